@@ -1,0 +1,281 @@
+"""The frozen, typed configuration of a training run, and how recipes and overrides become one.
+
+Nothing here imports torch: a misspelt key is answered at once. Option classes of methods and networks
+stand beside them (``methods/options.py``, ``networks/options.py``) and are found through the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from ebat.errors import ConfigError
+from ebat.registry import METHODS, NETWORKS
+from ebat.units import PixelLength, parse_fraction
+
+
+class Section(BaseModel):
+    """Base of every part of a configuration: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which images: a known name, or ``folder`` with ``root`` at a folder, tar, zip or npz."""
+
+    name: str = "digits"
+    root: str | None = Field(None, description="where the archives or images are; may be read-only")
+    size: PositiveInt | None = Field(None, description="resize to size x size pixels")
+    held_out: float = Field(0.1, gt=0, lt=0.5, description="share of the training images kept for selection")
+
+
+class ThreatConfig(Section):
+    """The perturbations that training and evaluation defend against."""
+
+    norm: Literal["linf", "l2"] = "linf"
+    radius: PixelLength = "8/255"
+
+
+class AttackConfig(Section):
+    """The attack of training; a value of ``None`` means the method's own."""
+
+    steps: PositiveInt | None = Field(None, description="gradient steps")
+    step_size: PixelLength | None = Field(None, description="pixel units per step")
+
+
+class SamplerConfig(Section):
+    """The sampler of training; a value of ``None`` means the method's own."""
+
+    name: Literal["langevin", "momentum", "proximal"] | None = None
+    steps: PositiveInt | None = None
+    step_size: PositiveFloat | None = Field(None, description="multiplies the energy gradient")
+    noise_std: NonNegativeFloat | None = Field(None, description="standard deviation per step, pixel units")
+    clamp: PositiveFloat | None = Field(
+        None, description="bound on each entry of the gradient; None: the sampler's own"
+    )
+    energy: Literal["marginal", "joint"] | None = Field(
+        None, description="what a chain descends: E(x), or E(x,y) of the class it was started for"
+    )
+    start: (
+        Literal["uniform", "gaussian", "class-mean-noise", "class-gaussian", "class-pca", "data"] | None
+    ) = None
+    buffer_size: NonNegativeInt | None = Field(
+        None, description="images in the replay buffer; 0: fresh starts"
+    )
+    reinit: float | None = Field(None, ge=0, le=1, description="probability that a drawn image starts anew")
+    mode: Literal["eval", "train"] | None = Field(None, description="BatchNorm mode while sampling")
+
+
+def filled_sampler(defaults: Mapping[str, Any], sampler: SamplerConfig) -> SamplerConfig:
+    """``sampler`` with ``defaults`` where it is silent.
+
+    The default step, noise and clamp belong to the default sampler; another one brings its own.
+    """
+    given = sampler.model_dump(exclude_none=True)
+    if given.get("name", defaults.get("name")) != defaults.get("name"):
+        defaults = {k: v for k, v in defaults.items() if k not in ("step_size", "noise_std", "clamp")}
+    return SamplerConfig.model_validate({**defaults, **given})
+
+
+class RegulariserConfig(Section):
+    """The Delta Energy Regulariser (arXiv 2505.22486)."""
+
+    name: Literal["der"]
+    beta: NonNegativeFloat = Field(1.0, description="weight of the penalty")
+    margin: NonNegativeFloat = Field(0.0, description="shift length without a penalty (gamma of the paper)")
+    form: Literal["auto", "multi-step", "single-step"] = Field(
+        "auto", description="single-step: only abnormal adversarial examples; auto: by the method's attack"
+    )
+
+
+class UpdateConfig(Section):
+    """How a gradient becomes a weight step."""
+
+    name: Literal["plain", "sam"] = "plain"
+    rho: PositiveFloat = Field(2.0, description="radius of the adaptive sharpness step (sam)")
+
+
+class OptimiserConfig(Section):
+    name: Literal["sgd", "adam"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: NonNegativeFloat = 5e-4
+
+
+class ScheduleConfig(Section):
+    """The learning rate over the run, as a multiple of ``training.lr``."""
+
+    name: Literal["constant", "cyclic", "one-cycle", "multistep", "cosine"] = "one-cycle"
+    warmup_steps: NonNegativeInt = Field(0, description="linear rise from 0 over this many steps")
+    peak: float = Field(0.25, gt=0, lt=1, description="where the maximum lies, as a share of the run")
+    milestones: tuple[PositiveInt, ...] = Field(
+        (), description="epochs after which the rate falls (multistep)"
+    )
+    factor: float = Field(0.1, gt=0, lt=1, description="what the rate is multiplied by at a milestone")
+
+
+class AugmentationConfig(Section):
+    """``auto`` follows the data: padding of size / 8; no flip for digits, MNIST and SVHN."""
+
+    crop: Literal["auto"] | NonNegativeInt = Field(
+        "auto", description="padding before the random crop, pixels"
+    )
+    flip: Literal["auto"] | bool = "auto"
+    cutout: NonNegativeInt = Field(0, description="side of the square set to 0, pixels; 0: none")
+
+
+class MonitorConfig(Section):
+    """What watches the run, and how often a divergence is met by going back."""
+
+    overfitting: bool = True
+    divergence: bool = True
+    max_rollbacks: NonNegativeInt = Field(3, description="times a diverged run goes back before it fails")
+    rate_factor: float = Field(0.3, gt=0, le=1, description="learning-rate factor after each return")
+
+
+class TrainingConfig(Section):
+    epochs: PositiveInt = 10
+    max_minutes: PositiveFloat | None = Field(
+        None, description="stop after the step that passes this wall time"
+    )
+    batch_size: PositiveInt = 128
+    lr: PositiveFloat = 0.1
+    seed: NonNegativeInt = 0
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights; None: no average")
+    select: Literal["auto", "clean", "pgd-10"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    input_noise: NonNegativeFloat = Field(0.0, description="Gaussian noise on training images, pixel units")
+    reestimate_bn: bool = Field(True, description="BatchNorm statistics from clean images before evaluation")
+    log_every: PositiveInt = Field(10, description="steps between metric lines")
+    evaluate_every: PositiveInt = Field(1, description="epochs between evaluations on held-out images")
+    held_out_images: PositiveInt = Field(512, description="held-out images used for selection")
+    checkpoint_minutes: PositiveFloat = Field(2.0, description="at most this long between checkpoints")
+
+
+class MethodOptions(Section):
+    """Base of every method's options; a user's own method derives from it in its own file.
+
+    The class variables say what the method needs, so that impossible combinations fail early.
+    """
+
+    uses_attack: ClassVar[bool] = False
+    uses_sampler: ClassVar[bool] = False
+    single_step: ClassVar[bool] = False
+    forwards_clean: ClassVar[bool] = True  # whether clean images are among the loss's own
+    image_sets: ClassVar[int] = 1  # image sets forwarded in the loss, 3 forward passes each
+    extra_forwards: ClassVar[int] = 0  # forward passes beside walks and loss
+    attack_defaults: ClassVar[dict[str, object]] = {}
+    sampler_defaults: ClassVar[dict[str, object]] = {}
+
+    name: str
+    attack_mode: Literal["eval", "train"] = Field("eval", description="BatchNorm mode during the attack")
+
+    def resolved_attack(self, attack: AttackConfig, threat: ThreatConfig | None) -> AttackConfig:
+        """``attack`` with the method's values where it is silent; the default step is radius / 4."""
+        if not self.uses_attack or threat is None:
+            return attack
+        values = {**self.attack_defaults, **attack.model_dump(exclude_none=True)}
+        share = values.pop("step_share", "1/4")
+        values.setdefault("step_size", str(parse_fraction(threat.radius) * parse_fraction(share)))
+        return AttackConfig(**values)
+
+    def resolved_sampler(self, sampler: SamplerConfig) -> SamplerConfig:
+        """``sampler`` with the method's values where it is silent."""
+        if not self.uses_sampler:
+            return sampler
+        return filled_sampler(self.sampler_defaults, sampler)
+
+    def warnings(self, attack: AttackConfig, sampler: SamplerConfig) -> list[str]:
+        """Combinations that work but are known to disappoint, one line each."""
+        return []
+
+
+def _options_from(registry: Any, kind: str) -> Any:
+    def validate(value: object) -> object:
+        if isinstance(value, BaseModel):
+            return value
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            raise ValueError(f"needs a name; {kind}s: {', '.join(registry.names())}")
+        return registry.options(value["name"]).model_validate(value)
+
+    return BeforeValidator(validate)
+
+
+class Config(Section):
+    """A whole run. Built by :func:`ebat.recipe.load_config`, saved as the run's ``config.yaml``."""
+
+    data: DataConfig = DataConfig()
+    network: Annotated[SerializeAsAny[Section], _options_from(NETWORKS, "network")]
+    method: Annotated[SerializeAsAny[MethodOptions], _options_from(METHODS, "method")]
+    regulariser: RegulariserConfig | None = None
+    threat: ThreatConfig | None = None
+    attack: AttackConfig = AttackConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    update: UpdateConfig = UpdateConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    monitors: MonitorConfig = MonitorConfig()
+    training: TrainingConfig = TrainingConfig()
+    devices: PositiveInt = Field(1, description="processes of this run, one per device")
+
+    @field_validator("attack", "sampler", mode="after")
+    @classmethod
+    def _fill_from_method(cls, value: Any, info: ValidationInfo) -> Any:
+        """Writes the method's own attack and sampler into the config, so that the saved one is whole."""
+        options = info.data.get("method")
+        if options is None:  # the method itself is at fault and reported instead
+            return value
+        used = options.uses_attack if info.field_name == "attack" else options.uses_sampler
+        if not used and value.model_dump(exclude_none=True):
+            raise ConfigError(
+                f"{info.field_name}: method {options.name!r} has no {info.field_name}; "
+                f"remove the {info.field_name} keys ({info.field_name}={{}}) or choose another method"
+            )
+        if info.field_name == "attack":
+            return options.resolved_attack(value, info.data.get("threat"))
+        return options.resolved_sampler(value)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        name = self.method.name
+        if self.method.uses_attack and self.threat is None:
+            raise ConfigError(
+                f"threat: method {name!r} trains on adversarial images and needs threat.norm and threat.radius"
+            )
+        if self.regulariser is not None and not self.method.uses_attack:
+            raise ConfigError(
+                f"regulariser.name: 'der' compares clean with adversarial energies, but method {name!r} makes no "
+                "adversarial images; use it with pgd-at, trades, n-fgsm or another adversarial method"
+            )
+        if self.training.select == "pgd-10" and self.threat is None:
+            raise ConfigError("training.select: 'pgd-10' needs threat.norm and threat.radius")
+        if self.schedule.name == "multistep" and not self.schedule.milestones:
+            raise ConfigError(
+                "schedule.milestones: a multistep schedule needs at least one epoch, such as [30, 40]"
+            )
+        return self
+
+    @property
+    def warnings(self) -> list[str]:
+        """Combinations that work but are known to disappoint, one line each."""
+        return self.method.warnings(self.attack, self.sampler)

@@ -1,0 +1,74 @@
+"""The shared idea: the logits of a classifier define an energy (JEM, arXiv 1912.03263).
+
+With logits ``f(x)`` of shape ``[N, K]``: joint energy ``E(x, y) = -f(x)[y]``, marginal energy
+``E(x) = -logsumexp_k f(x)[k]``; low energy means high density. Every function here keeps gradients.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def joint_energy(logits: Tensor, labels: Tensor) -> Tensor:
+    """``E(x, y) = -f(x)[y]``.
+
+    Args:
+        logits: ``[N, K]``.
+        labels: int64 ``[N]``, in ``0..K-1``.
+
+    Returns:
+        ``[N]``, in logit units.
+    """
+    return -logits.gather(1, labels[:, None]).squeeze(1)
+
+
+def marginal_energy(logits: Tensor) -> Tensor:
+    """``E(x) = -logsumexp_k f(x)[k]``: ``[N, K]`` to ``[N]``, in logit units."""
+    return -logits.logsumexp(1)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """``CE(x, y) = E(x, y) - E(x) >= 0``, per image: ``[N]``."""
+    return joint_energy(logits, labels) - marginal_energy(logits)
+
+
+def delta_energies(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Clean minus adversarial energies ``(dE(x), dE(x, y))``, each ``[N]`` (DER, arXiv 2505.22486).
+
+    Args:
+        clean_logits: ``[N, K]`` at x.
+        adversarial_logits: ``[N, K]`` at x*.
+        labels: int64 ``[N]``.
+    """
+    marginal = marginal_energy(clean_logits) - marginal_energy(adversarial_logits)
+    joint = joint_energy(clean_logits, labels) - joint_energy(adversarial_logits, labels)
+    return marginal, joint
+
+
+def abnormal(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor) -> Tensor:
+    """Abnormal adversarial examples: the loss fell under the attack, ``dE(x, y) > dE(x)``. Bool ``[N]``."""
+    marginal, joint = delta_energies(clean_logits, adversarial_logits, labels)
+    return joint > marginal
+
+
+def shift_length(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor) -> Tensor:
+    """``||[dE(x), dE(x, y)]||_2`` per image, ``[N]``; the gradient at a shift of 0 is 0, not NaN."""
+    marginal, joint = delta_energies(clean_logits, adversarial_logits, labels)
+    return (marginal.square() + joint.square() + 1e-12).sqrt()
+
+
+def delta_energy_penalty(
+    clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, margin: float = 0.0
+) -> Tensor:
+    """``L_dE = max(||[dE(x), dE(x, y)]||_2 - margin, 0)`` per image, ``[N]`` (DER, arXiv 2505.22486).
+
+    The gradient flows through both the clean and the adversarial logits.
+    """
+    return (shift_length(clean_logits, adversarial_logits, labels) - margin).clamp_min(0.0)
+
+
+def kl_divergence(logits: Tensor, other_logits: Tensor) -> Tensor:
+    """``KL(softmax f(x) || softmax f(x*))`` per image, ``[N]``; gradient through both sides (TRADES)."""
+    log_p = torch.log_softmax(logits, dim=1)
+    return (log_p.exp() * (log_p - torch.log_softmax(other_logits, dim=1))).sum(1)

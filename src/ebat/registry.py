@@ -1,0 +1,248 @@
+"""Tables of name -> "module:object", imported on demand, so that listing them needs no torch.
+
+A user's own package adds rows through the entry-point groups ``ebat.methods``, ``ebat.networks``,
+``ebat.attacks``, ``ebat.samplers``, ``ebat.datasets`` and ``ebat.protocols``, or at run time with
+:meth:`Registry.add`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from ebat.errors import UnknownNameError, nearest
+
+
+@dataclass(frozen=True)
+class Row:
+    """One registry row.
+
+    Attributes:
+        target: ``"module:object"`` of the thing itself.
+        summary: one line for ``ebat list``.
+        options: ``"module:object"`` of a torch-free options class; "" means ``target.Options``.
+        paper: where it comes from.
+        cost: forward passes per training image, where that is a number (a step of a walk is 2, a loss term 3).
+    """
+
+    target: str
+    summary: str = ""
+    options: str = ""
+    paper: str = ""
+    cost: str = ""
+
+
+def import_object(target: str) -> Any:
+    """The object named ``"module:object"``."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
+
+
+class Registry:
+    """Rows of one kind, with helpful errors."""
+
+    def __init__(self, kind: str, rows: Mapping[str, Row], group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._rows = dict(rows)
+
+    @cached_property
+    def _external(self) -> dict[str, Row]:
+        return {
+            point.name: Row(
+                target=point.value, summary=f"from {point.dist.name if point.dist else 'elsewhere'}"
+            )
+            for point in entry_points(group=self.group)
+        }
+
+    def add(self, name: str, target: str, **about: str) -> None:
+        """Adds a row at run time; ``about`` are the other fields of :class:`Row`."""
+        self._rows[name] = Row(target=target, **about)
+
+    def rows(self) -> dict[str, Row]:
+        """Every row; this package's own names win over those of others."""
+        return {**self._external, **self._rows}
+
+    def names(self) -> list[str]:
+        return sorted(self.rows())
+
+    def row(self, name: str) -> Row:
+        """The row of ``name``.
+
+        Raises:
+            UnknownNameError: naming the nearest one and all that exist.
+        """
+        rows = self.rows()
+        if name not in rows:
+            raise UnknownNameError(
+                f"unknown {self.kind} {name!r}.{nearest(name, rows)} "
+                f"{self.kind.capitalize()}s: {', '.join(sorted(rows))}"
+            )
+        return rows[name]
+
+    def get(self, name: str) -> Any:
+        """The object of ``name``, imported now."""
+        return import_object(self.row(name).target)
+
+    def options(self, name: str) -> Any:
+        """The options class of ``name``; torch-free for this package's own rows."""
+        row = self.row(name)
+        return import_object(row.options) if row.options else self.get(name).Options
+
+
+def _method(module: str, class_name: str, summary: str, paper: str, cost: str) -> Row:
+    return Row(
+        f"ebat.methods.{module}:{class_name}", summary, f"ebat.methods.options:{class_name}", paper, cost
+    )
+
+
+METHODS = Registry(
+    "method",
+    {
+        "standard": _method("standard", "Standard", "cross-entropy on clean images", "", "3"),
+        "pgd-at": _method(
+            "pgd_at",
+            "PgdAT",
+            "cross-entropy on multi-step adversarial images",
+            "Madry et al. 2018",
+            "2 steps + 3",
+        ),
+        "n-fgsm": _method(
+            "n_fgsm", "NFgsm", "one sign step from strong noise, not projected", "de Jorge et al. 2022", "5"
+        ),
+        "trades": _method(
+            "trades",
+            "Trades",
+            "clean cross-entropy plus beta KL to the adversarial image",
+            "Zhang et al. 2019",
+            "2 steps + 7",
+        ),
+        "sada-jem": _method(
+            "sada_jem",
+            "SadaJem",
+            "joint energy model with class-informed chains",
+            "Yang et al. 2023",
+            "2 steps + 9",
+        ),
+        "jeat": _method(
+            "jeat",
+            "Jeat",
+            "likelihood of adversarial images under the energy model",
+            "arXiv 2108.09093",
+            "2 (attack + sampler steps) + 6",
+        ),
+        "eb-jdat": _method(
+            "eb_jdat",
+            "EbJdat",
+            "joint model of clean images, adversarial images and labels",
+            "arXiv 2505.19459",
+            "2 (attack + sampler steps) + 9 to 12",
+        ),
+    },
+    "ebat.methods",
+)
+
+NETWORKS = Registry(
+    "network",
+    {
+        "small-resnet": Row(
+            "ebat.networks.small_resnet:SmallResNet",
+            "residual net for CPU, 0.08 M parameters and up",
+            "ebat.networks.options:SmallResNetOptions",
+            "He et al. 2016",
+        ),
+        "preact-resnet": Row(
+            "ebat.networks.preact_resnet:PreActResNet",
+            "PreActResNet-18, CIFAR form, 11.17 M parameters",
+            "ebat.networks.options:PreActResNetOptions",
+            "He et al. 2016",
+        ),
+        "wide-resnet": Row(
+            "ebat.networks.wide_resnet:WideResNet",
+            "WRN-depth-width; 28-10 has 36.5 M parameters",
+            "ebat.networks.options:WideResNetOptions",
+            "Zagoruyko and Komodakis 2016",
+        ),
+        "timm": Row(
+            "ebat.networks.timm_network:timm_network",
+            "any network of timm (extra 'timm')",
+            "ebat.networks.options:TimmOptions",
+        ),
+    },
+    "ebat.networks",
+)
+
+ATTACKS = Registry(
+    "attack",
+    {
+        "fgsm": Row(
+            "ebat.attacks.fgsm:fgsm", "one sign step of the radius", paper="Goodfellow et al. 2015", cost="2"
+        ),
+        "pgd": Row(
+            "ebat.attacks.pgd:pgd",
+            "projected gradient steps on the cross-entropy",
+            paper="Madry et al. 2018",
+            cost="2 steps",
+        ),
+    },
+    "ebat.attacks",
+)
+
+SAMPLERS = Registry(
+    "sampler",
+    {
+        "langevin": Row(
+            "ebat.samplers.langevin:langevin",
+            "plain gradient steps on the energy with noise",
+            paper="Grathwohl et al. 2020",
+        ),
+        "momentum": Row(
+            "ebat.samplers.momentum:momentum", "gradient steps with momentum and little noise", paper="WEAT"
+        ),
+        "proximal": Row(
+            "ebat.samplers.proximal:proximal",
+            "steps along the clamped gradient, no noise",
+            paper="Yang and Ji 2021",
+        ),
+    },
+    "ebat.samplers",
+)
+
+DATASETS = Registry(
+    "dataset",
+    {
+        "digits": Row(
+            "ebat.data.sources:load_splits", "scikit-learn's 8x8 digits, embedded: 1,200 / 200 / 397 images"
+        ),
+        "cifar10": Row(
+            "ebat.data.sources:load_splits", "32x32 colour, 10 classes, official archive or data.root"
+        ),
+        "cifar100": Row(
+            "ebat.data.sources:load_splits", "32x32 colour, 100 classes, official archive or data.root"
+        ),
+        "mnist": Row("ebat.data.sources:load_splits", "28x28 grey digits, official archive or data.root"),
+        "fashion-mnist": Row(
+            "ebat.data.sources:load_splits", "28x28 grey clothing, official archive or data.root"
+        ),
+        "svhn": Row(
+            "ebat.data.sources:load_splits", "32x32 colour house numbers, official archive or data.root"
+        ),
+        "folder": Row(
+            "ebat.data.sources:load_splits", "any image folder, tar, tar.gz, zip or npz at data.root"
+        ),
+    },
+    "ebat.datasets",
+)
+
+PROTOCOLS = Registry(
+    "protocol",
+    {
+        "clean": Row("ebat.evaluation.protocols:clean", "accuracy on unperturbed images"),
+        "pgd-20": Row("ebat.evaluation.protocols:pgd_20", "CE, 20 steps of radius / 4, one random start"),
+    },
+    "ebat.protocols",
+)
