@@ -1,0 +1,59 @@
+"""DER: the Delta Energy Regulariser, carried by any adversarial method (arXiv 2505.22486)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ebat import energies
+from ebat.classifier import Classifier
+from ebat.config import RegulariserConfig
+from ebat.contexts import running_statistics_kept
+from ebat.data.batch import Batch
+from ebat.data.image_set import ImageSet
+from ebat.methods.base import Method, MethodState, Points, Step, seen
+
+
+class Regularised(Method):
+    """A method plus DER::
+
+        multi-step:   L = L_base + beta mean(L_dE)
+        single-step:  L = L_base + beta mean(1_AAE L_dE)
+
+    ``L_dE = max(||[dE(x), dE(x, y)]||_2 - margin, 0)``, with gradient through both x and x*. The mean
+    runs over the whole batch in both forms. Where the base method does not forward clean images, one
+    clean forward is added; it leaves BatchNorm's running statistics to the base method.
+    """
+
+    def __init__(self, base: Method, der: RegulariserConfig) -> None:
+        super().__init__(base.options, base._threat, base.attack, base.sampler)
+        self.base = base
+        self.der = der
+        self.views = base.views
+        single = self.base.options.single_step is True
+        self.abnormal_only = single if der.form == "auto" else der.form == "single-step"
+
+    def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> MethodState:
+        return self.base.init_state(clf, data, seed)
+
+    def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
+        return self.base.points(clf, batch, state)
+
+    def terms(self, clf: Classifier, points: Points) -> Step:
+        step = self.base.terms(clf, points)
+        starred, clean = step.live["adversarial"], step.live.get("clean")
+        if clean is None:
+            with running_statistics_kept(clf):
+                clean = clf.logits(points.clean)
+        penalty = energies.delta_energy_penalty(clean, starred, points.labels, self.der.margin)
+        if self.abnormal_only:
+            penalty = penalty * energies.abnormal(clean, starred, points.labels)
+        penalty = penalty.mean()
+        return replace(
+            step,
+            loss=step.loss + self.der.beta * penalty,
+            clean=seen(points.clean, clean),
+            metrics={**step.metrics, "der": penalty.detach()},
+        )
+
+    def after_backward(self, points: Points, state: MethodState) -> None:
+        self.base.after_backward(points, state)

@@ -1,0 +1,78 @@
+"""The inner loops that methods share: a training attack and a training chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ebat import noise
+from ebat.attacks import objectives
+from ebat.attacks.ball import ascend
+from ebat.classifier import Classifier
+from ebat.config import SamplerConfig
+from ebat.contexts import inner_loop
+from ebat.methods.base import Method, MethodState
+from ebat.registry import SAMPLERS
+from ebat.units import parse_fraction
+from ebat.walk import Objective
+
+
+def fresh_seeds(state: MethodState, images: Tensor) -> Tensor:
+    """One noise seed per image, from the method's own generator."""
+    return noise.image_seeds(len(images), state.generator, images.device)
+
+
+def attacked(
+    method: Method,
+    clf: Classifier,
+    images: Tensor,
+    start: Tensor,
+    objective: Callable[[], Objective],
+    *,
+    project: bool = True,
+) -> Tensor:
+    """x*: the method's steps up ``objective`` from ``start``, in its BatchNorm mode.
+
+    Args:
+        objective: built inside the loop, so that clean logits it needs are taken in the attack's mode.
+
+    Returns:
+        ``[N, C, H, W]``, cut from the graph; it asks for its own gradient, which ``after_backward`` reads.
+    """
+    attack = method.attack
+    assert attack.steps is not None and attack.step_size is not None  # filled in by the options
+    with inner_loop(clf, method.options.attack_mode):
+        step_size = float(parse_fraction(attack.step_size))
+        starred = ascend(
+            clf, start, images, method.threat, objective(), attack.steps, step_size, project=project
+        )
+    return starred.requires_grad_()
+
+
+def chain(
+    clf: Classifier, state: MethodState, sampler: SamplerConfig, count: int, clip: bool = True
+) -> dict[str, Tensor]:
+    """x^: chains drawn from the replay buffer, walked down their energy, and written back.
+
+    Returns:
+        ``generated`` ``[count, C, H, W]`` and, for chains of E(x, y), the ``generated_labels`` they were started for.
+    """
+    if state.buffer is not None:
+        images, labels, places = state.buffer.draw(count, state.generator)
+    else:
+        assert state.starts is not None
+        labels = torch.randint(clf.num_classes, (count,), generator=state.generator).to(clf.device)
+        images = state.starts(labels)
+    run: Callable[..., Tensor] = SAMPLERS.get(sampler.name or "langevin")
+    seeds = noise.image_seeds(count, state.generator, images.device)
+    energy = (
+        objectives.joint_energy(clf, labels) if sampler.energy == "joint" else objectives.marginal_energy(clf)
+    )
+    with inner_loop(clf, sampler.mode or "eval"):
+        settings = sampler.model_dump(include={"step_size", "noise_std", "clamp"}, exclude_none=True)
+        images = run(clf, images, energy, sampler.steps, seeds=seeds, clip=clip, **settings)
+    if state.buffer is not None:
+        state.buffer.write(places, images, labels)
+    return {"generated": images} | ({"generated_labels": labels} if sampler.energy == "joint" else {})

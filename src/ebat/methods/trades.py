@@ -1,0 +1,46 @@
+"""TRADES: accuracy and stability as two terms (Zhang et al. 2019)."""
+
+from __future__ import annotations
+
+import torch
+
+from ebat import energies, noise
+from ebat.attacks import objectives
+from ebat.classifier import Classifier
+from ebat.data.batch import Batch
+from ebat.methods import options
+from ebat.methods.base import Method, MethodState, Points, Step, forward_sets, seen
+from ebat.methods.inner import attacked, fresh_seeds
+from ebat.walk import Objective
+
+
+class Trades(Method):
+    """``L = mean [CE(x, y) + beta KL(f(x) || f(x*))]``, x* climbing the KL from ``x + 0.001 n``.
+
+    In energies, ``KL = E_{k~p(.|x)}[E(x*, k) - E(x, k)] + dE(x)``. The gradient goes through both sides.
+    """
+
+    Options = options.Trades
+
+    def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
+        x, y = batch.images, batch.labels
+        nearby = x + 0.001 * noise.normal(fresh_seeds(state, x), 0, x.shape[1:])
+
+        def objective() -> Objective:
+            with torch.no_grad():
+                return objectives.divergence(clf, clf.logits(x))
+
+        return Points(x, y, adversarial=attacked(self, clf, x, nearby, objective))
+
+    def terms(self, clf: Classifier, points: Points) -> Step:
+        assert points.adversarial is not None
+        clean, starred = forward_sets(clf, points.clean, points.adversarial)
+        natural = energies.cross_entropy(clean, points.labels).mean()
+        divergence = energies.kl_divergence(clean, starred).mean()
+        return Step(
+            natural + self.options.beta * divergence,
+            clean=seen(points.clean, clean),
+            adversarial=seen(points.adversarial, starred),
+            metrics={"natural": natural.detach(), "divergence": divergence.detach()},
+            live={"clean": clean, "adversarial": starred},
+        )

@@ -1,0 +1,85 @@
+"""What every step tells, collected on the device and read once every n steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ebat import energies
+from ebat.methods.base import Step
+
+NAMES = (
+    "loss", "clean_accuracy", "robust_accuracy", "energy_clean", "energy_adversarial", "energy_generated",
+    "delta_marginal", "delta_joint", "shift", "shift_p95", "abnormal", "saturated",
+)  # fmt: skip
+
+Reading = dict[str, float | None]
+
+
+@torch.no_grad()
+def read_step(step: Step, labels: Tensor) -> dict[str, Tensor]:
+    """The scalars of one step, still on the device; names as in :data:`NAMES`, absent ones left out.
+
+    ``saturated`` is the share of generated pixels at (or beyond) the edge of the box, ``abnormal`` the
+    share of abnormal adversarial examples, ``shift`` the length of (dE(x), dE(x, y)).
+    """
+    values: dict[str, Tensor] = {"loss": step.loss.detach()}
+    if step.clean is not None:
+        values["clean_accuracy"] = (step.clean.logits.argmax(1) == labels).float().mean()
+        values["energy_clean"] = energies.marginal_energy(step.clean.logits).mean()
+    if step.adversarial is not None:
+        values["robust_accuracy"] = (step.adversarial.logits.argmax(1) == labels).float().mean()
+        values["energy_adversarial"] = energies.marginal_energy(step.adversarial.logits).mean()
+    if step.generated is not None:
+        values["energy_generated"] = energies.marginal_energy(step.generated.logits).mean()
+        images = step.generated.images
+        values["saturated"] = ((images <= 0) | (images >= 1)).float().mean()
+    if step.clean is not None and step.adversarial is not None:
+        marginal, joint = energies.delta_energies(step.clean.logits, step.adversarial.logits, labels)
+        shift = energies.shift_length(step.clean.logits, step.adversarial.logits, labels)
+        values["delta_marginal"], values["delta_joint"] = marginal.mean(), joint.mean()
+        values["shift"] = shift.mean()
+        values["shift_p95"] = shift.kthvalue(max(1, round(0.95 * len(shift)))).values
+        values["abnormal"] = (joint > marginal).float().mean()
+    return values
+
+
+class Readings:
+    """Collects device scalars; :meth:`take` moves them to the host in one transfer."""
+
+    def __init__(self) -> None:
+        self._steps: list[dict[str, Tensor]] = []
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        self._steps.append(values)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def take(self, mean: Callable[[Tensor], Tensor]) -> list[Reading]:
+        """One dictionary per step since the last call, ``None`` where a step had no such value.
+
+        Args:
+            mean: over the processes, so that all see the same numbers.
+        """
+        steps, self._steps = self._steps, []
+        if not steps:
+            return []
+        flat = torch.stack([value.float() for values in steps for value in values.values()])
+        host = iter(mean(flat).tolist())
+        read: list[Reading] = []
+        for values in steps:
+            known = {name: next(host) for name in values}
+            read.append({name: known.get(name) for name in (*NAMES, *(n for n in known if n not in NAMES))})
+        return read
+
+
+def mean_reading(readings: list[Reading]) -> Reading:
+    """The mean over steps of each value that some step had."""
+    result: Reading = {}
+    for name in readings[0] if readings else ():
+        known = [value for reading in readings if (value := reading.get(name)) is not None]
+        result[name] = sum(known) / len(known) if known else None
+    return result

@@ -1,0 +1,1 @@
+"""How a gradient becomes a weight step, and the average of the weights."""

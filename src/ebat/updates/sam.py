@@ -1,0 +1,49 @@
+"""Adaptive sharpness-aware step (Kwon et al. 2021), as SADA-JEM uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ebat.contexts import running_statistics_kept
+from ebat.methods.base import Step
+from ebat.updates.plain import Reduce
+
+
+def sam(
+    compute: Callable[[], Step],
+    optimiser: torch.optim.Optimizer,
+    reduce: Reduce,
+    network: nn.Module,
+    rho: float,
+) -> Step:
+    """The gradient taken at ``w + rho w^2 g / (|| |w| g ||_2 + 1e-12)``, applied at ``w``.
+
+    The norm runs over all parameters. Both passes use the same points; the second leaves BatchNorm's
+    running statistics alone.
+
+    Args:
+        rho: radius of the step; 2 in SADA-JEM. The others as in :func:`ebat.updates.plain.plain`.
+    """
+    step = compute()
+    optimiser.zero_grad(set_to_none=True)
+    step.loss.backward()
+    reduce()
+    weights = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    saved = [w.detach().clone() for w in weights]
+    with torch.no_grad():
+        scaled = [w.abs() * w.grad for w in weights]
+        length = torch.stack([s.norm() for s in scaled]).norm() + 1e-12
+        for w, s in zip(weights, scaled, strict=True):
+            w.add_(w.abs() * s * (rho / length))
+    optimiser.zero_grad(set_to_none=True)
+    with running_statistics_kept(network):
+        compute().loss.backward()
+    reduce()
+    with torch.no_grad():
+        for w, before in zip(weights, saved, strict=True):
+            w.copy_(before)
+    optimiser.step()
+    return step
