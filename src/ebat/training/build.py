@@ -1,0 +1,92 @@
+"""From a configuration to the parts of a run: data, classifier, loader, optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from ebat.classifier import Classifier
+from ebat.config import AugmentationConfig, Config
+from ebat.data.augmentation import Augmentation, default_augmentation
+from ebat.data.image_set import ImageSet, Splits
+from ebat.data.loader import Loader
+from ebat.data.sources import load_splits
+from ebat.methods.base import Step
+from ebat.networks.create import create_network
+from ebat.threat import Threat
+from ebat.updates.plain import Reduce, plain
+from ebat.updates.sam import sam
+
+# A network sees 2 x - 1, the scale in which the papers of the field state their steps.
+CENTRE, HALF_WIDTH = 0.5, 0.5
+
+Update = Callable[[Callable[[], Step], torch.optim.Optimizer, Reduce], Step]
+
+
+def build_data(config: Config) -> Splits:
+    """The splits that the configuration names."""
+    data = config.data
+    return load_splits(data.name, root=data.root, size=data.size, held_out=data.held_out)
+
+
+def build_classifier(config: Config, train: ImageSet) -> Classifier:
+    """An untrained classifier for the data."""
+    channels = train.image_shape[0]
+    return Classifier(
+        create_network(config.network, train.num_classes, train.image_shape),
+        train.num_classes,
+        mean=[CENTRE] * channels,
+        std=[HALF_WIDTH] * channels,
+        class_names=train.class_names,
+        image_shape=train.image_shape,
+        threat=None if config.threat is None else Threat(config.threat.norm, config.threat.radius),
+        network_config=config.network.model_dump(mode="json"),
+    )
+
+
+def build_augmentation(section: AugmentationConfig, train: ImageSet) -> Augmentation:
+    """The augmentation asked for, with ``auto`` resolved by the data."""
+    own = default_augmentation(train.name, train.image_shape)
+    return Augmentation(
+        crop=own.crop if section.crop == "auto" else section.crop,
+        flip=own.flip if section.flip == "auto" else section.flip,
+        cutout=section.cutout,
+    )
+
+
+def build_loader(
+    config: Config, train: ImageSet, device: torch.device, rank: int = 0, world_size: int = 1
+) -> Loader:
+    """Batches of training images on the device."""
+    return Loader(
+        train,
+        config.training.batch_size,
+        device=device,
+        augmentation=build_augmentation(config.augmentation, train),
+        seed=config.training.seed,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def build_optimiser(config: Config, clf: Classifier) -> torch.optim.Optimizer:
+    """SGD or Adam over all parameters."""
+    section, lr = config.optimiser, config.training.lr
+    if section.name == "adam":
+        return torch.optim.Adam(
+            clf.parameters(), lr=lr, betas=(section.momentum, 0.999), weight_decay=section.weight_decay
+        )
+    return torch.optim.SGD(
+        clf.parameters(),
+        lr=lr,
+        momentum=section.momentum,
+        nesterov=section.nesterov,
+        weight_decay=section.weight_decay,
+    )
+
+
+def build_update(config: Config, clf: Classifier) -> Update:
+    """The weight step by name."""
+    return partial(sam, network=clf, rho=config.update.rho) if config.update.name == "sam" else plain

@@ -1,0 +1,293 @@
+"""The loop: points, terms, backward, update, average, watch, save. Only it carries out remedies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ebat import noise
+from ebat.config import Config
+from ebat.contexts import running_statistics_kept
+from ebat.data.batch import Batch
+from ebat.data.image_set import Splits
+from ebat.errors import TrainingFailedError
+from ebat.methods.base import Points, Seen, Step
+from ebat.methods.creation import create_from_config
+from ebat.monitors.alarm import Alarm, Rollback, ScaleRate, remedies
+from ebat.monitors.readings import Readings, read_step
+from ebat.training import build
+from ebat.training.checkpoint import load_state
+from ebat.training.finish import finished_classifier
+from ebat.training.interrupt import StopRequest
+from ebat.training.record import Record
+from ebat.training.schedule import rate
+from ebat.training.selection import criterion, held_out_accuracies
+from ebat.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+# Methods that never forward clean images have their clean logits taken every this many steps.
+CLEAN_EVERY = 10
+
+
+class Loop:
+    """One training run, in one process of possibly several.
+
+    Args:
+        config: the whole run.
+        record: where it is written.
+        data: the splits; ``test`` is never touched.
+        fabric: device, precision, and gradient averaging.
+        stop: set when a signal asked to end.
+    """
+
+    def __init__(
+        self, config: Config, record: Record, data: Splits, fabric: Fabric, stop: StopRequest
+    ) -> None:
+        self.config, self.record, self.data, self.fabric, self.stop = config, record, data, fabric, stop
+        training = config.training
+        torch.manual_seed(training.seed)
+        self.clf = build.build_classifier(config, data.train).to(fabric.device)
+        if training.channels_last:
+            self.clf.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if training.compile:
+            self.clf.network.compile()
+        self.loader = build.build_loader(
+            config, data.train, fabric.device, fabric.global_rank, fabric.world_size
+        )
+        self.method = create_from_config(config)
+        seed = training.seed * 1000 + fabric.global_rank
+        self.state = TrainingState(config, self.clf, self.method, data.train, self.loader, seed)
+        self.update = build.build_update(config, self.clf)
+        self.readings = Readings()
+        self.criterion = criterion(config, self.method)
+        self.total_steps = training.epochs * self.loader.steps_per_epoch
+        self.returned = False  # no regular checkpoint since the last rollback
+        self.clf.train()
+
+    def resume(self) -> None:
+        """Takes up the saved state; metric lines beyond it are cut, since those steps run again."""
+        self.state.load_state_dict(load_state(self.record.run.state_file))
+        self.record.cut_metrics(self.state)
+        self.record.event(self.state, "restart", "resume", f"from the checkpoint of step {self.state.step}")
+
+    def train(self) -> str:
+        """Runs to the end; returns ``finished`` or, at the time limit, ``stopped``.
+
+        Raises:
+            KeyboardInterrupt: a signal asked to end; the state is saved.
+            TrainingFailedError: diverged once more after every remedy.
+        """
+        training, state = self.config.training, self.state
+        self.clock = time.monotonic()
+        self.record.status(state, "running")
+        if not self.record.run.state_file.is_file():
+            self.record.checkpoint(state)
+        batches = self._batches()
+        late = state.step > 0 and self._out_of_time()  # stopped by the clock, resumed with the same limit
+        while not late and state.step < self.total_steps:
+            self._one_step(next(batches))
+            epochs, within = divmod(state.step, self.loader.steps_per_epoch)
+            if not (within == 0 or state.step % training.log_every == 0 or self._ends_now()):
+                continue
+            stops, late, due = self._in_any(self.stop.name is not None, self._out_of_time(), self._is_due())
+            if (alarm := self._log()) is not None:
+                self._remedy(alarm)
+                batches = self._batches()
+                continue
+            if within == 0 and epochs % training.evaluate_every == 0:
+                self._evaluate()
+            if stops:
+                self._interrupt(self.stop.name or "another process was stopped")
+            if due:
+                self._checkpoint()
+        return self._finish()
+
+    def _ends_now(self) -> bool:
+        """Whether to leave between two logging steps; several processes agree at the next one instead."""
+        return self.fabric.world_size == 1 and (self.stop.name is not None or self._out_of_time())
+
+    def _in_any(self, *flags: bool) -> tuple[bool, ...]:
+        """Each flag, true where some process has it: all must go the same way, or they wait for each other."""
+        if self.fabric.world_size == 1:
+            return flags
+        reduced = self.fabric.all_reduce(
+            torch.tensor(flags, device=self.fabric.device).int(), reduce_op="max"
+        )
+        assert isinstance(reduced, Tensor)
+        return tuple(flag > 0 for flag in reduced.tolist())
+
+    def _batches(self) -> Iterator[Batch]:
+        """Batches from the current position on."""
+        while True:
+            epoch, first = divmod(self.state.step, self.loader.steps_per_epoch)
+            yield from self.loader.epoch(epoch, first)
+
+    def _one_step(self, batch: Batch) -> None:
+        training, state = self.config.training, self.state
+        factor = rate(self.config.schedule, state.step, self.total_steps, self.loader.steps_per_epoch)
+        for group in state.optimiser.param_groups:
+            group["lr"] = training.lr * state.rate_factor * factor
+        if training.input_noise:
+            batch = self._with_noise(batch)
+        with self.fabric.autocast():
+            points = self.method.points(self.clf, batch, state.method_state)
+            step = self.update(
+                lambda: self.method.terms(self.clf, points), state.optimiser, self._average_gradients
+            )
+        self.method.after_backward(points, state.method_state)
+        if state.ema is not None:
+            state.ema.update(self.clf)
+        self.readings.add(self._read(step, points))
+        state.step += 1
+
+    def _with_noise(self, batch: Batch) -> Batch:
+        """Gaussian noise on the training images, as JEM adds it; a value leaves [0, 1] by design."""
+        seeds = noise.image_seeds(len(batch.images), self.state.method_state.generator, batch.images.device)
+        noisy = batch.images + self.config.training.input_noise * noise.normal(
+            seeds, 0, batch.images.shape[1:]
+        )
+        return replace(batch, images=noisy)
+
+    def _average_gradients(self) -> None:
+        """One mean over the processes after backward (walks need plain ``autograd.grad``, so no wrapper)."""
+        if self.fabric.world_size > 1:
+            gradients = [p.grad for p in self.clf.parameters() if p.grad is not None]
+            mean = self._mean(torch.cat([g.flatten() for g in gradients]))
+            for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """The mean over the processes."""
+        mean = self.fabric.all_reduce(values, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean
+
+    def _read(self, step: Step, points: Points) -> dict[str, Tensor]:
+        """The step's scalars; a method without a clean forward lends one every tenth step."""
+        if step.clean is None and step.adversarial is not None and self.state.step % CLEAN_EVERY == 0:
+            with torch.no_grad(), running_statistics_kept(self.clf), self.fabric.autocast():
+                step = replace(step, clean=Seen(points.clean, self.clf.logits(points.clean)))
+        return {
+            **read_step(step, points.labels),
+            **{f"terms/{name}": value for name, value in step.metrics.items()},
+        }
+
+    def _log(self) -> Alarm | None:
+        """Reads the collected scalars and writes a line, or returns the divergence that they show."""
+        readings = self.readings.take(self._mean)
+        if not readings:
+            return None
+        state, monitors = self.state, self.config.monitors
+        first = state.step - len(readings) + 1
+        for step, reading in enumerate(readings, first):
+            if monitors.divergence and (alarm := state.divergence.read(reading, step)) is not None:
+                return alarm
+            for alarm in state.overfitting.read(reading, step) if monitors.overfitting else ():
+                self.record.event(state, "alarm", alarm.name, alarm.message, alarm.step)
+        now = time.monotonic()
+        seconds, self.clock = now - self.clock, now
+        state.minutes += seconds / 60
+        self.record.steps(state, readings, seconds, self.total_steps)
+        return None
+
+    def _remedy(self, alarm: Alarm) -> None:
+        """Carries out what the alarm asks for, and writes it down."""
+        state, monitors = self.state, self.config.monitors
+        self.record.event(state, "alarm", alarm.name, alarm.message, alarm.step)
+        for remedy in remedies(alarm, state.rollbacks, monitors.max_rollbacks, monitors.rate_factor):
+            if isinstance(remedy, Rollback):
+                self._roll_back(alarm)
+            elif isinstance(remedy, ScaleRate):
+                state.rate_factor *= remedy.factor
+                text = f"learning rate x {remedy.factor:g}, x {state.rate_factor:.3g} in all"
+                self.record.event(state, "remedy", "scale-rate", text)
+                self.record.checkpoint(state, rotate=False)
+            else:
+                self.record.status(state, "failed")
+                text = f"{alarm.message} at step {alarm.step}, after {state.rollbacks} rollbacks"
+                self.record.event(state, "stop", "failed", text)
+                run = self.record.run
+                kept = (
+                    "the best checkpoint is kept"
+                    if run.best_classifier.is_file()
+                    else "no checkpoint was evaluated yet"
+                )
+                raise TrainingFailedError(
+                    f"{run.path}: {text}; {kept}. Lower training.lr, or raise sampler.steps"
+                )
+
+    def _roll_back(self, alarm: Alarm) -> None:
+        """Back to the last checkpoint; twice in a row, to the one before: the last was sick already."""
+        run, state = self.record.run, self.state
+        minutes = state.minutes + (time.monotonic() - self.clock) / 60
+        kept: dict[str, Any] = {
+            "rollbacks": state.rollbacks + 1,
+            "rate_factor": state.rate_factor,
+            "minutes": minutes,
+            "best": state.best,  # its file stays too: a weaker classifier must not replace it
+        }
+        older = self.returned and run.previous_state_file.is_file()
+        state.load_state_dict(load_state(run.previous_state_file if older else run.state_file))
+        for name, value in kept.items():
+            setattr(state, name, value)
+        self.returned = True
+        self.clock = time.monotonic()
+        self.record.cut_metrics(state)
+        text = f"from step {alarm.step} to the checkpoint of step {state.step}"
+        self.record.event(state, "remedy", "rollback", text)
+
+    def _checkpoint(self) -> None:
+        self.returned = False
+        self.record.checkpoint(self.state)
+        self.record.status(self.state, "running")
+
+    def _evaluate(self) -> None:
+        """Held-out accuracies of the finished classifier; the best one so far is written."""
+        state, training = self.state, self.config.training
+        state.evaluated_at = state.step
+        finished = finished_classifier(self.clf, state.ema, self.data.train, training.reestimate_bn)
+        clean, robust = held_out_accuracies(finished, self.data.held_out, training.held_out_images)
+        score = [clean, robust or 0.0] if self.criterion == "clean" else [robust or 0.0, clean]
+        selected = score > state.best
+        self.record.held_out(state, clean, robust, selected)
+        if selected:
+            state.best = score
+            self.record.classifier(finished, self.data.train, state, "best", self.criterion)
+        self._checkpoint()
+
+    def _out_of_time(self) -> bool:
+        limit = self.config.training.max_minutes
+        return limit is not None and self.state.minutes + (time.monotonic() - self.clock) / 60 >= limit
+
+    def _is_due(self) -> bool:
+        """Whether the last checkpoint is older than it may be."""
+        return time.monotonic() - self.record.saved_at > 60 * self.config.training.checkpoint_minutes
+
+    def _interrupt(self, signal: str) -> None:
+        self._checkpoint()
+        self.record.status(self.state, "interrupted")
+        self.record.event(self.state, "stop", "interrupted", f"{signal}: state saved")
+        self.fabric.barrier()  # nobody leaves before it is saved
+        raise KeyboardInterrupt(f"state saved at step {self.state.step}; go on with --resume")
+
+    def _finish(self) -> str:
+        state, training = self.state, self.config.training
+        if state.evaluated_at != state.step:
+            self._evaluate()
+        last = finished_classifier(self.clf, state.ema, self.data.train, training.reestimate_bn)
+        self.record.classifier(last, self.data.train, state, "last", self.criterion)
+        done = "finished" if state.step >= self.total_steps else "stopped"
+        if done == "stopped":
+            text = f"the limit of {training.max_minutes:g} minutes was reached"
+            self.record.event(state, "stop", "max-minutes", text)
+            self._checkpoint()
+        self.record.status(state, done)
+        self.fabric.barrier()
+        return done

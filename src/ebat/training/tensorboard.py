@@ -1,0 +1,32 @@
+"""Metric lines for TensorBoard, when it is installed (extra ``tensorboard``)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+class TensorBoard:
+    """Writes the numbers of metric lines as scalars; without TensorBoard it does nothing.
+
+    Args:
+        folder: where the event files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._writer: Any = None
+        with suppress(ImportError):  # an extra; metrics.jsonl holds the same numbers
+            self._writer = import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One metric line; nested terms become ``terms/NAME``."""
+        if self._writer is None:
+            return
+        flat = {name: value for name, value in row.items() if name not in ("kind", "step", "terms")}
+        flat |= {f"terms/{name}": value for name, value in row.get("terms", {}).items()}
+        for name, value in flat.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(name, value, row["step"])
+        self._writer.flush()

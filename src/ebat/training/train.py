@@ -1,0 +1,132 @@
+"""``ebat.train``: a recipe becomes a run folder with a finished classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebat.classifier import Classifier
+from ebat.config import Config
+from ebat.errors import ConfigError, RunError
+from ebat.loading import load
+from ebat.recipe import load_config
+from ebat.training.build import build_data
+from ebat.training.interrupt import stop_on_signals
+from ebat.training.loop import Loop
+from ebat.training.progress import reporter
+from ebat.training.record import Record
+from ebat.training.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk.
+
+    Attributes:
+        path: its folder.
+        classifier: the best finished classifier.
+        metrics: the lines of ``metrics.jsonl``.
+    """
+
+    path: Path
+    classifier: Classifier
+    metrics: list[dict[str, Any]]
+
+
+def train(
+    recipe: str | Config,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    device: str = "auto",
+) -> Run:
+    """Trains a classifier, or goes on with a run that was interrupted.
+
+    Args:
+        recipe: a packaged name (``digits/eb-jdat``), a YAML file, or a :class:`ebat.config.Config`.
+        overrides: ``{"training.lr": 0.1}`` or ``["training.lr=0.1"]``.
+        out: run folder; ``runs/`` and the recipe's name by default.
+        resume: go on from the last checkpoint; the configuration must be the one saved there.
+        progress: show progress on standard error.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Returns:
+        The run, with the best finished classifier in eval mode on the CPU.
+
+    Raises:
+        UserError: a mistake in the recipe, the data or the folder, in one line.
+        TrainingFailedError: diverged after every remedy.
+        KeyboardInterrupt: SIGINT or SIGTERM, after the state was saved.
+    """
+    config = recipe if isinstance(recipe, Config) else load_config(recipe, overrides)
+    name = (
+        "run"
+        if isinstance(recipe, Config)
+        else Path(recipe).stem
+        if recipe.endswith((".yaml", ".yml"))
+        else recipe
+    )
+    path = Path(out) if out is not None else Path("runs") / name.replace("/", "-")
+    continuing = resume and (path / "config.yaml").is_file()
+    if resume and not continuing:
+        raise RunError(f"{path}: no run to resume; start it without --resume")
+    run = RunDirectory.open(path) if continuing else None
+    if run is not None:
+        _same_config(run, config)
+        name = run.environment().get("recipe") or name
+        if run.status().get("status") == "finished":
+            return Run(path, load(path), run.metrics())
+    else:
+        RunDirectory.check_free(path)
+    data = build_data(config)
+    # Further processes are started here and come to this same line by running the program from its beginning,
+    # so the folder, which they too must find free, is made after it.
+    fabric = _fabric(config, device)
+    if run is None and fabric.is_global_zero:
+        RunDirectory.create(path, config, name)
+    fabric.barrier()
+    run = RunDirectory(path)
+    shown = reporter(name, progress and fabric.is_global_zero)
+    for warning in config.warnings:
+        shown.message(f"warning: {warning}")
+    try:
+        with torch.random.fork_rng(), stop_on_signals() as stop:
+            record = Record(run, config, shown, name, writes=fabric.is_global_zero)
+            loop = Loop(config, record, data, fabric, stop)
+            if continuing and run.state_file.is_file():
+                loop.resume()
+            loop.train()
+    finally:
+        shown.close()
+    return Run(path, load(path), run.metrics())
+
+
+def _same_config(run: RunDirectory, config: Config) -> None:
+    saved = run.config().model_dump(mode="json")
+    asked = config.model_dump(mode="json")
+    for tree in (saved, asked):  # what changes no step: where it runs, and for how long
+        del tree["devices"], tree["training"]["max_minutes"]
+    for section in asked:
+        if asked[section] != saved[section]:
+            raise ConfigError(
+                f"{run.path}: resuming with another {section!r} than the run was started with "
+                f"(saved: {saved[section]}, asked: {asked[section]}); use the run's own config.yaml, or a new --out"
+            )
+
+
+def _fabric(config: Config, device: str) -> Any:
+    """Lightning Fabric for devices, precision and reduction; imported late, for it takes seconds."""
+    from lightning_fabric import Fabric
+
+    kind, _, place = device.partition(":")
+    devices: Any = [int(place)] if place else config.devices
+    precision: Any = "bf16-mixed" if config.training.precision == "bf16" else "32-true"
+    strategy = "ddp" if config.devices > 1 else "auto"
+    fabric = Fabric(accelerator=kind, devices=devices, precision=precision, strategy=strategy)
+    fabric.launch()
+    return fabric
