@@ -1,0 +1,120 @@
+"""``ebat generate``: images from a classifier, beside the starts they came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ebat.cli.console import print_json, print_table, share, tell, watched
+from ebat.cli.folder import writable_folder
+from ebat.cli.options import Device, Json, Quiet, Seed, Source
+from ebat.cli.source import find_source, load_classifier
+from ebat.registry import SAMPLERS
+
+StartName = Annotated[
+    str,
+    typer.Option(
+        "--start",
+        metavar="S",
+        help="uniform, gaussian, class-mean-noise, class-gaussian, class-pca or data",
+    ),
+]
+SamplerName = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        metavar="S",
+        help="`ebat list samplers`  [default: the chain it was trained with, else momentum]",
+        show_default=False,
+    ),
+]
+EnergyName = Annotated[
+    str | None,
+    typer.Option(
+        "--energy",
+        metavar="E",
+        help="joint, marginal, ce or reference  [default: that of its chain, else joint]",
+        show_default=False,
+    ),
+]
+
+
+def generate(
+    source: Source,
+    per_class: Annotated[
+        int, typer.Option("--per-class", metavar="N", min=1, help="images of each class")
+    ] = 10,
+    start: StartName = "class-pca",
+    sampler: SamplerName = None,
+    energy: EnergyName = None,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=0, help="steps of the sampler")] = 100,
+    namer: Annotated[
+        str | None,
+        typer.Option(
+            "--namer", metavar="RUN_OR_FILE", help="an independent classifier that judges", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="where to write  [default: RUN/samples, or samples]",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Draws images of every class, and a labelled grid.
+
+    Prints what samples, their starts and real test images have in common: the share that --namer names
+    as the class asked for, and the distance to the nearest training image. A sample is judged beside its
+    own start: class-informed starts look like their class before any step.
+
+    \b
+    Examples:
+      ebat generate runs/digits-eb-jdat --start uniform --steps 300
+      ebat generate runs/digits-eb-jdat --per-class 20 --namer runs/digits-standard
+    """
+    if sampler is not None:
+        SAMPLERS.row(sampler)
+    run = find_source(source)
+    if namer is not None:
+        find_source(namer)
+    folder = out or (Path("samples") if run is None else run.path / "samples")
+    writable_folder(folder)
+    from ebat.evaluation.run import run_splits
+    from ebat.evaluation.samples import generate_samples, own_chain
+
+    clf = load_classifier(source, device)
+    judge = None if namer is None else load_classifier(namer, device)
+    tell(f"generating {per_class} images per class from {source}", quiet)
+    chain = own_chain(clf, sampler, energy)
+    record = generate_samples(
+        clf, per_class, start, chain.sampler, chain.energy, steps, seed, folder, judge,
+        None if run is None else run_splits(run.path), progress=watched(quiet), **chain.options,
+    )  # fmt: skip
+    grid = folder / f"{record['name']}.png"
+    if as_json:
+        print_json({**record, "grid": str(grid)})
+        return
+    print_table(figures(record))
+    print(f"grid: {grid}\nimages: {folder / record['name']}")
+
+
+def figures(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Start, sample and real images side by side."""
+    return [
+        {
+            "images": name,
+            "count": row["count"],
+            "named as their class": share(row["named"]),
+            "distance to nearest": row["distance"],
+        }
+        for name, row in record["figures"].items()
+    ]

@@ -1,0 +1,160 @@
+"""``ebat.evaluate``: protocols over a data set become rows that say all that is needed to repeat them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebat import __version__
+from ebat.classifier import Classifier
+from ebat.data.image_set import ImageSet
+from ebat.data.sources import load_images
+from ebat.errors import ConfigError, DataError
+from ebat.evaluation.progress import bar
+from ebat.evaluation.protocol import Protocol
+from ebat.metrics.accuracy import share
+from ebat.registry import PROTOCOLS
+from ebat.threat import Threat
+
+DEFAULT_PROTOCOLS = ("clean", "pgd-20")
+
+Data = str | Path | tuple[Tensor, Tensor] | ImageSet
+
+
+def evaluate(
+    clf: Classifier,
+    data: Data,
+    protocols: Sequence[str] = DEFAULT_PROTOCOLS,
+    threat: Threat | None = None,
+    images: int | None = None,
+    seed: int = 0,
+    *,
+    batch_size: int = 250,
+    progress: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """One row per protocol.
+
+    Args:
+        clf: the classifier; left exactly as it was. It works on its own device.
+        data: a data set's name, a path (of both, the test part), ``(images, labels)``, or an image set.
+        protocols: names (``ebat list protocols``).
+        threat: what attacks may do; by default the one stored with the classifier.
+        images: how many, from a fixed stratified order; ``None`` for all.
+        seed: of every random number of the attacks.
+        batch_size: images at a time; does not change the result beyond rounding.
+        progress: show a bar on standard error.
+
+    Returns:
+        Protocol name to row: ``protocol``, ``version``, ``value`` (accuracy in [0, 1]), ``lower`` and ``upper`` (95 %,
+        Wilson), ``count``, ``data`` (name, split, which images), ``threat`` (norm and exact radius, or ``None``),
+        ``seed``, ``checkpoint``, ``seconds``, ``device``, ``ebat``, ``torch`` and the protocol's own ``facts``.
+
+    Raises:
+        UnknownNameError: no such protocol.
+        ConfigError: an attack without a threat, a network that is not wrapped, or a count below 1.
+        DataError: data that cannot be read or have other classes.
+        ImageError: images of another shape than the classifier takes.
+    """
+    if not isinstance(clf, Classifier):
+        kind = type(clf).__name__
+        raise ConfigError(
+            f"evaluate: got a {kind}; wrap the network first: ebat.Classifier(network, num_classes=K)"
+        )
+    names = [protocols] if isinstance(protocols, str) else list(protocols)
+    chosen: dict[str, Protocol] = {name: PROTOCOLS.get(name) for name in names}
+    threat = threat or clf.threat
+    attacking = [name for name, found in chosen.items() if found.needs_threat]
+    if attacking and threat is None:
+        raise ConfigError(
+            f"{attacking[0]}: the classifier has no threat stored; pass threat=ebat.Threat(norm, radius)"
+        )
+    if images is not None and images < 1:
+        raise ConfigError(f"images: {images} asked for; give a count of at least 1, or None for all")
+    everything = open_data(clf, data)
+    part = everything if images is None or images >= len(everything) else everything.first(images)
+    check_fit(clf, part)
+    about = {"name": part.name, "split": part.split, "images": _which(len(part), len(everything))}
+    return {
+        name: _row(
+            name, found, clf, part, about, threat if found.needs_threat else None, seed, batch_size, progress
+        )
+        for name, found in chosen.items()
+    }
+
+
+def open_data(
+    clf: Classifier, data: Data, root: str | Path | None = None, size: int | None = None
+) -> ImageSet:
+    """The images to evaluate on, their labels in the classifier's order where it knows its classes by name."""
+    if isinstance(data, ImageSet):
+        return data
+    numbered = clf.class_names == tuple(str(k) for k in range(clf.num_classes))
+    named = None if numbered and not isinstance(data, tuple) else clf.class_names
+    return load_images(data, root=root, size=size, class_names=named)
+
+
+def check_fit(clf: Classifier, data: ImageSet) -> None:
+    """Refuses data of other classes or another image shape than the classifier's.
+
+    Raises:
+        DataError: naming both numbers.
+    """
+    if data.num_classes != clf.num_classes:
+        raise DataError(
+            f"{data.name}: has {data.num_classes} classes, but the classifier has {clf.num_classes}; "
+            "evaluate it on data with the classes it was trained for"
+        )
+    if clf.image_shape is not None and data.image_shape != tuple(clf.image_shape):
+        have, want = ("x".join(map(str, shape)) for shape in (data.image_shape, clf.image_shape))
+        raise DataError(
+            f"{data.name}: images are {have} (C, H, W), but the classifier takes {want}; resize the data"
+        )
+
+
+def _which(count: int, total: int) -> str:
+    return f"all {total}" if count == total else f"first {count} of {total}, stratified order"
+
+
+def _row(
+    name: str,
+    found: Protocol,
+    clf: Classifier,
+    data: ImageSet,
+    about: dict[str, Any],
+    threat: Threat | None,
+    seed: int,
+    batch_size: int,
+    progress: bool,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    with bar(name, len(data), progress) as advance:
+        verdicts = found.judge(
+            clf, data.images, data.labels, threat, seed, batch_size=batch_size, advance=advance
+        )
+    accuracy = share(verdicts.right)
+    return {
+        "protocol": name,
+        "version": found.version,
+        "value": accuracy.value,
+        "lower": accuracy.lower,
+        "upper": accuracy.upper,
+        "count": accuracy.count,
+        "data": about,
+        "threat": None if threat is None else {"norm": threat.norm, "radius": threat.radius},
+        "seed": seed,
+        "checkpoint": dict(clf.about),
+        "seconds": round(time.perf_counter() - started, 2),
+        "facts": dict(verdicts.facts),
+        **made_with(clf.device),
+    }
+
+
+def made_with(device: torch.device) -> dict[str, str]:
+    """Device and versions, as every result states them."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "ebat": __version__, "torch": torch.__version__}
