@@ -1,0 +1,41 @@
+"""``ebat list`` shows every name of every registry, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ebat.cli.list import KINDS, REGISTRIES
+from ebat.recipe import recipe_names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_json_covers_the_registry(ebat, kind):
+    rows = json.loads(ebat("list", kind, "--json").stdout)
+    names = recipe_names() if kind == "recipes" else REGISTRIES[kind].names()
+    assert [row["name"] for row in rows] == names
+    assert all(row["summary"] for row in rows)
+
+
+@pytest.mark.parametrize("kind", list(REGISTRIES))
+def test_rows_carry_paper_and_cost(ebat, kind):
+    rows = {row["name"]: row for row in json.loads(ebat("list", kind, "--json").stdout)}
+    for name, row in REGISTRIES[kind].rows().items():
+        assert (rows[name]["paper"], rows[name]["cost"]) == (row.paper, row.cost)
+
+
+def test_json_of_everything_has_every_kind(ebat):
+    assert tuple(json.loads(ebat("list", "--json").stdout)) == KINDS
+
+
+def test_a_row_is_a_line_that_can_be_searched(ebat):
+    lines = ebat("list", "methods").stdout.splitlines()
+    assert sum("arXiv 2505.19459" in line and "eb-jdat" in line for line in lines) == 1
+
+
+def test_a_row_added_at_run_time_is_listed(ebat, monkeypatch):
+    registry = REGISTRIES["methods"]
+    monkeypatch.setattr(registry, "_rows", dict(registry._rows))
+    registry.add("mine", "my.module:Mine", summary="my own")
+    assert "my own" in ebat("list", "methods").stdout

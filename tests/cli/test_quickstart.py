@@ -1,0 +1,148 @@
+"""``ebat quickstart`` goes on where it was, and never does anything twice. Training and pages are stubs here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ebat.cli.quickstart import NAMES, PROTOCOLS, STARTS
+from ebat.training.run_directory import RunDirectory
+
+WORK = Path("quickstart")
+
+
+@pytest.fixture
+def done(monkeypatch, untrained_run):
+    """What was done, in order; every job leaves what the real one leaves."""
+    jobs: list[tuple[object, ...]] = []
+
+    def train(recipe, overrides=(), *, out, resume, progress, device):
+        jobs.append(("train", out.name, resume))
+        if not resume:
+            shutil.copytree(untrained_run, out)
+        RunDirectory(out).write_status(status="finished", minutes=1.0)
+
+    def evaluate_run(run, protocols, *, threat, **_):
+        jobs.append(("evaluate", run.name, *protocols))
+        assert (threat.norm, threat.epsilon) == ("linf", pytest.approx(0.2))
+        (run / "evaluation").mkdir(exist_ok=True)
+        for name in protocols:
+            row = {"protocol": name, "value": 0.5}
+            (run / "evaluation" / f"{name}.json").write_text(json.dumps(row))
+
+    def generate_samples(run, *, start, namer, **_):
+        jobs.append(("generate", run.name, start, namer and namer.name))
+        (run / "samples").mkdir(exist_ok=True)
+        figures = {name: {"named": 0.9, "distance": 1.0} for name in ("start", "sample")}
+        record = {"name": start, "start": start, "figures": figures}
+        (run / "samples" / f"{start}.json").write_text(json.dumps(record))
+
+    def diagnose_run(run, **_):
+        jobs.append(("diagnose", run.name))
+        (run / "figures").mkdir(exist_ok=True)
+        (run / "figures" / "energies.json").write_text("{}")
+
+    def write_comparison(runs, path, title=""):
+        jobs.append(("compare", *[run.name for run in runs]))
+        path.write_text("the page")
+        return path
+
+    monkeypatch.setattr("ebat.training.train.train", train)
+    monkeypatch.setattr("ebat.evaluation.run.evaluate_run", evaluate_run)
+    monkeypatch.setattr("ebat.evaluation.samples.generate_samples", generate_samples)
+    monkeypatch.setattr("ebat.evaluation.diagnose.diagnose_run", diagnose_run)
+    monkeypatch.setattr("ebat.report.html.write_report", lambda run: jobs.append(("report", run.name)))
+    monkeypatch.setattr("ebat.report.comparison.write_comparison", write_comparison)
+    return jobs
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(target, stop)
+
+
+def test_everything_is_done_once_and_the_page_comes_last(ebat, done):
+    result = ebat("quickstart")
+    assert result.exit_code == 0, result.output
+    assert [job for job in done if job[0] == "train"] == [("train", name, False) for name in NAMES]
+    for name in NAMES:
+        assert ("evaluate", name, *PROTOCOLS) in done
+        assert ("diagnose", name) in done
+        assert ("report", name) in done
+        namer = None if name == "standard" else "standard"
+        assert [job for job in done if job[:2] == ("generate", name)] == [
+            ("generate", name, start, namer) for start in STARTS
+        ]
+    assert done[-1] == ("compare", *NAMES)
+    assert len(set(done)) == len(done)
+    assert result.stdout.splitlines()[-1] == "quickstart/report.html"
+    assert all(f"quickstart/{name}" in result.stdout for name in NAMES)
+
+
+def test_a_finished_one_prints_its_report_again_and_does_nothing(ebat, done):
+    ebat("quickstart")
+    done.clear()
+    result = ebat("quickstart")
+    assert (result.exit_code, done, result.stderr) == (0, [], "")
+    assert result.stdout.splitlines()[-1] == "quickstart/report.html"
+
+
+def test_finished_runs_are_not_trained_again_and_an_interrupted_one_is_resumed(ebat, done):
+    ebat("quickstart")
+    (WORK / "report.html").unlink()
+    RunDirectory(WORK / "pgd-at").write_status(status="interrupted", minutes=0.5)
+    shutil.rmtree(WORK / "eb-jdat")
+    done.clear()
+    assert ebat("quickstart").exit_code == 0
+    assert [job for job in done if job[0] == "train"] == [
+        ("train", "pgd-at", True),
+        ("train", "eb-jdat", False),
+    ]
+
+
+def test_what_was_measured_is_not_measured_again(ebat, done):
+    ebat("quickstart")
+    (WORK / "report.html").unlink()
+    (WORK / "pgd-at" / "evaluation" / "pgd-20.json").unlink()
+    (WORK / "standard" / "samples" / "uniform.json").unlink()
+    done.clear()
+    ebat("quickstart")
+    assert [job for job in done if job[0] in ("evaluate", "generate", "diagnose")] == [
+        ("generate", "standard", "uniform", None),
+        ("evaluate", "pgd-at", "pgd-20"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "ebat.training.train.train",
+        "ebat.evaluation.run.evaluate_run",
+        "ebat.report.comparison.write_comparison",
+    ],
+)
+def test_an_interruption_at_any_stage_says_how_to_go_on(ebat, done, monkeypatch, target):
+    interrupt_at(monkeypatch, target)
+    result = ebat("quickstart", "--out", "my look", "--quiet")
+    assert result.exit_code == 130
+    assert (
+        result.stderr
+        == "ebat: interrupted; what is done is kept, go on with: ebat quickstart --out 'my look'\n"
+    )
+    assert not Path("my look/report.html").exists()
+
+
+def test_json(ebat, done):
+    result = json.loads(ebat("quickstart", "--json", "--quiet").stdout)
+    assert result["report"] == "quickstart/report.html"
+    assert [row["method"] for row in result["runs"]] == ["standard"] * 3  # copies of one stub run
+    assert result["runs"][0]["accuracy"] == {"clean": 0.5, "pgd-20": 0.5}
+
+
+def test_quiet_says_nothing_on_standard_error(ebat, done):
+    assert ebat("quickstart", "--quiet").stderr == ""

@@ -1,0 +1,130 @@
+"""``evaluate``, ``generate``, ``diagnose``, ``report`` and ``compare`` on a run of random weights: small but whole."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ebat as package
+
+
+def test_evaluate_a_run_prints_rows_and_keeps_them(ebat, run_folder):
+    result = ebat("evaluate", run_folder, "--protocol", "clean", "--json")
+    rows = json.loads(result.stdout)
+    assert rows["clean"]["count"] == 397
+    assert json.loads((run_folder / "evaluation" / "clean.json").read_text()) == rows["clean"]
+
+
+def test_evaluate_equals_the_library(ebat, run_folder):
+    row = json.loads(ebat("evaluate", run_folder, "--images", 40, "--seed", 3, "--json").stdout)["pgd-20"]
+    same = package.evaluate(package.load(run_folder), "digits", ["pgd-20"], images=40, seed=3)["pgd-20"]
+    assert {**row, "seconds": 0} == {**same, "seconds": 0}
+
+
+def test_evaluate_prints_interval_data_and_threat(ebat, run_folder):
+    lines = ebat("evaluate", run_folder, "--images", 20, "--radius", "8/255").stdout.splitlines()
+    (line,) = [line for line in lines if "pgd-20" in line]
+    assert "linf 8/255" in line and "digits test" in line and "% to " in line
+
+
+def test_evaluate_a_file_on_the_data_it_names(ebat, run_folder):
+    file = run_folder / "checkpoints" / "best" / "classifier.safetensors"
+    result = ebat("evaluate", file, "--protocol", "clean", "--json")
+    assert json.loads(result.stdout)["clean"]["data"]["name"] == "digits"
+
+
+OWN = """
+import torch
+def network():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+def number():
+    return 3
+"""
+
+
+def test_evaluate_a_network_of_ones_own(ebat, tmp_path):
+    (tmp_path / "ownnets.py").write_text(OWN)
+    options = ["--data", "digits", "--images", "20", "--radius", "0.1", "--json"]
+    rows = json.loads(ebat("evaluate", "--model", "ownnets:network", *options).stdout)
+    assert rows["pgd-20"]["threat"] == {"norm": "linf", "radius": "0.1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--model", "ownnets", "--data", "digits"], "--model ownnets: not of the form MODULE:FUNCTION"),
+        (
+            ["--model", "ownnets:netwrk", "--data", "digits"],
+            "has no function 'netwrk'. Did you mean 'network'?",
+        ),
+        (["--model", "nowhere:network", "--data", "digits"], "no module named 'nowhere' here"),
+        (["--model", "ownnets:number", "--data", "digits"], "gave int; return a torch.nn.Module"),
+        (["--model", "ownnets:network"], "say on which images with --data"),
+        (
+            ["--model", "ownnets:network", "--data", "digits"],
+            "no threat model is stored with this classifier",
+        ),
+        (["--model", "ownnets:network", "--data", "digits", "--norm", "l2"], "--norm l2: needs --radius too"),
+        (["--model", "ownnets:network", "--data", "digit"], "'digit' is neither a data set nor a path"),
+    ],
+)
+def test_mistakes_about_ones_own_network(mistake, tmp_path, arguments, expected):
+    (tmp_path / "ownnets.py").write_text(OWN)
+    assert expected in mistake("evaluate", *arguments)
+
+
+def test_generate_writes_images_and_prints_the_figures_of_start_and_sample(ebat, run_folder):
+    result = ebat("generate", run_folder, "--per-class", 1, "--start", "uniform", "--steps", 2)
+    assert result.exit_code == 0, result.output
+    grid, folder = (line.split(": ")[1] for line in result.stdout.splitlines()[-2:])
+    with Image.open(grid) as picture:
+        assert picture.width > 0
+    assert len(list((run_folder / "samples").glob("*/*.png"))) == 10
+    assert folder.startswith(str(run_folder / "samples"))
+    assert [line.split()[0] for line in result.stdout.splitlines()[2:-2]] == ["start", "sample", "real"]
+
+
+def test_generate_is_a_function_of_its_seed(ebat, run_folder):
+    def samples(seed: int, out: str) -> Any:
+        ebat("generate", run_folder, "--per-class", 1, "--steps", 2, "--seed", seed, "--out", out)
+        (file,) = run_folder.parent.glob(f"{out}/*.npz")
+        return np.load(file)["samples"]
+
+    first, again, other = samples(1, "a"), samples(1, "b"), samples(2, "c")
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_generate_refuses_a_classifier_as_its_own_judge(mistake, run_folder):
+    line = mistake("generate", run_folder, "--per-class", 1, "--steps", 1, "--namer", run_folder)
+    assert "cannot judge its own samples" in line
+
+
+def test_diagnose_writes_figures_and_prints_three_sets(ebat, run_folder):
+    result = ebat("diagnose", run_folder, "--images", 10)
+    assert result.exit_code == 0, result.output
+    first = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
+    assert {"clean", "adversarial", "generated"} <= set(first)
+    assert (run_folder / "figures" / "energies.json").is_file()
+
+
+def test_report_prints_the_path_of_its_page(ebat, run_folder):
+    result = ebat("report", run_folder)
+    assert result.stdout == f"{run_folder / 'report.html'}\n"
+    assert (run_folder / "report.html").is_file()
+
+
+def test_compare_prints_a_table_and_writes_the_page(ebat, run_folder, tmp_path):
+    ebat("evaluate", run_folder, "--protocol", "clean", "--images", 20)
+    result = ebat("compare", run_folder, "--out", "side/by-side.html")
+    assert result.stdout.splitlines()[-1] == "side/by-side.html"
+    assert (tmp_path / "side" / "by-side.html").is_file()
+    assert any(str(run_folder) in line and "%" in line for line in result.stdout.splitlines())
+
+
+def test_compare_does_not_write_a_page_over_a_folder(mistake, run_folder, tmp_path):
+    assert mistake("compare", run_folder, "--out", tmp_path).startswith(f"{tmp_path}: is a folder")

@@ -1,0 +1,126 @@
+"""``ebat.evaluate``: known accuracies, whole rows, repeatability, and one clear line for each mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import ebat
+from ebat.data.image_set import ImageSet
+from ebat.errors import ConfigError, DataError, UnknownNameError
+from ebat.evaluation.protocol import Protocol
+from ebat.metrics.accuracy import wilson_interval
+from ebat.registry import PROTOCOLS
+
+KEYS = {
+    "protocol", "version", "value", "lower", "upper", "count", "data", "threat", "seed", "checkpoint", "seconds",
+    "device", "ebat", "torch", "facts",
+}  # fmt: skip
+
+
+def test_known_accuracies_on_a_classifier_that_can_be_solved_by_hand(clf, grey):
+    # Eight of ten are right; a shift of 0.2 carries 0.35, 0.45, 0.55 and 0.65 over the border at 0.5.
+    rows = ebat.evaluate(clf, grey, threat=ebat.Threat("linf", 0.2))
+    assert (rows["clean"]["value"], rows["clean"]["count"]) == (0.8, 10)
+    assert rows["pgd-20"]["value"] == 0.4
+    assert (rows["pgd-20"]["lower"], rows["pgd-20"]["upper"]) == wilson_interval(4, 10)
+    assert rows["pgd-20"]["facts"] == {"attacked": 8}
+
+
+def test_l2_needs_the_root_of_the_pixels_more(clf, grey):
+    # In L2 a shift of 0.2 in each of 4 pixels has length 0.4.
+    threat = ebat.Threat("l2", 0.4)
+    assert ebat.evaluate(clf, grey, ["pgd-20"], threat)["pgd-20"]["value"] == 0.4
+
+
+@pytest.mark.parametrize("name", PROTOCOLS.names())
+def test_every_protocol_gives_a_whole_row(name, clf, grey):
+    found = PROTOCOLS.get(name)
+    assert isinstance(found, Protocol)
+    row = ebat.evaluate(clf, grey, [name], ebat.Threat("linf", "8/255"), images=6, seed=3)[name]
+    assert set(row) == KEYS
+    assert (row["protocol"], row["version"], row["count"], row["seed"]) == (name, found.version, 6, 3)
+    assert 0 <= row["lower"] <= row["value"] <= row["upper"] <= 1
+    assert row["data"]["images"] == "first 6 of 10, stratified order"
+    assert row["threat"] == ({"norm": "linf", "radius": "8/255"} if found.needs_threat else None)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS.names())
+def test_no_protocol_is_better_than_clean_and_a_larger_radius_never_helps(name, clf, grey):
+    clean = ebat.evaluate(clf, grey, ["clean"])["clean"]["value"]
+    values = [
+        ebat.evaluate(clf, grey, [name], ebat.Threat("linf", r))[name]["value"] for r in (0.01, 0.1, 0.3)
+    ]
+    assert clean >= values[0] >= values[1] >= values[2]
+
+
+def test_the_same_seed_gives_the_same_row_in_any_batch_size(finished_run):
+    network = ebat.load(finished_run)
+    rows = [
+        ebat.evaluate(network, "digits", ["pgd-20"], images=60, seed=5, batch_size=size)["pgd-20"]
+        for size in (60, 60, 7)
+    ]
+    assert rows[0] | {"seconds": 0} == rows[1] | {"seconds": 0}
+    assert rows[0]["value"] == rows[2]["value"]
+
+
+def test_the_classifier_is_left_as_it_was(clf, grey):
+    clf.train()
+    before = clf.network.scale.clone()
+    ebat.evaluate(clf, grey, threat=ebat.Threat())
+    assert clf.training
+    assert clf.network.scale.requires_grad
+    assert clf.network.scale.grad is None
+    assert torch.equal(clf.network.scale, before)
+
+
+def test_logits_that_are_not_finite_count_as_wrong(grey):
+    class Broken(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(images), 2), torch.nan)
+
+    assert ebat.evaluate(ebat.Classifier(Broken(), 2), grey, ["clean"])["clean"]["value"] == 0
+
+
+def test_the_stored_threat_serves_where_none_is_given(clf, grey):
+    with pytest.raises(ConfigError, match="pass threat="):
+        ebat.evaluate(clf, grey)
+    assert ebat.evaluate(clf, grey, ["clean"])["clean"]["threat"] is None
+    clf.threat = ebat.Threat("linf", "0.2")
+    assert ebat.evaluate(clf, grey)["pgd-20"]["threat"] == {"norm": "linf", "radius": "0.2"}
+
+
+def test_an_attack_that_leaves_the_ball_is_a_bug_not_a_result(clf, grey, monkeypatch):
+    def far(clf, images, *rest, **options):
+        return 1 - images
+
+    monkeypatch.setattr("ebat.evaluation.protocols.pgd", far)
+    with pytest.raises(RuntimeError, match=r"outside linf 0\.2"):
+        ebat.evaluate(clf, grey, ["pgd-20"], ebat.Threat("linf", 0.2))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"clf": nn.Identity()}, ConfigError, "wrap the network first: ebat.Classifier"),
+        ({"protocols": ["pgd-2"]}, UnknownNameError, "Did you mean 'pgd-20'"),
+        ({"images": 0}, ConfigError, "at least 1"),
+    ],
+)
+def test_mistakes_get_one_line_that_says_what_to_do(change, error, message, clf, grey):
+    arguments = {"clf": clf, "data": grey, "protocols": ["clean"]} | change
+    with pytest.raises(error, match=message) as caught:
+        ebat.evaluate(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_data_of_other_classes_or_another_shape_are_refused(clf, grey):
+    three = ImageSet(grey[0], grey[1], ("a", "b", "c"), "letters", "test")
+    with pytest.raises(DataError, match="letters: has 3 classes, but the classifier has 2"):
+        ebat.evaluate(clf, three, ["clean"])
+    wide = dataclasses.replace(three, images=torch.rand(10, 1, 2, 3), class_names=("a", "b"))
+    with pytest.raises(DataError, match=r"images are 1x2x3 .* takes 1x2x2"):
+        ebat.evaluate(clf, wide, ["clean"])

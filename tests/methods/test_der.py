@@ -1,0 +1,127 @@
+"""DER on top of any adversarial method, in its two forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ebat
+from ebat.methods import Points
+
+THREAT = ebat.Threat("linf", 0.1)
+
+
+def points(toy) -> Any:
+    """Images whose pairs hold normal and abnormal examples alike."""
+    return Points(toy.images(24, seed=0), toy.labels(24), adversarial=toy.images(24, seed=1))
+
+
+def reference(toy, clf, at):
+    """L_dE (margin 0) and the abnormal examples, in NumPy float64."""
+    f, g = toy.logits64(clf, at.clean), toy.logits64(clf, at.adversarial)
+    rows, y = np.arange(24), at.labels.numpy()
+    marginal = -np.log(np.exp(f).sum(1)) + np.log(np.exp(g).sum(1))
+    joint = -f[rows, y] + g[rows, y]
+    loss_x, loss_s = (np.log(np.exp(a).sum(1)) - a[rows, y] for a in (f, g))
+    return np.hypot(marginal, joint), loss_s < loss_x
+
+
+def added(toy, name: str, clf, at, **der):
+    """What the regulariser adds to the loss of the method alone."""
+    base = ebat.methods.create(name, THREAT).terms(clf, at).loss
+    step = ebat.methods.create(name, THREAT, regulariser={"name": "der"} | der).terms(clf, at)
+    return (step.loss - base).item(), step
+
+
+@pytest.mark.parametrize("name", ["pgd-at", "trades", "eb-jdat"])
+def test_the_multi_step_form_adds_exactly_beta_times_the_mean(toy, name: str) -> None:
+    clf, at = toy.mlp(), points(toy)
+    if name == "eb-jdat":
+        at = Points(at.clean, at.labels, at.adversarial, generated=toy.images(24, seed=3), data=at.clean)
+        der: dict[str, Any] = {
+            "regulariser": {"name": "der", "beta": 0.7, "margin": 0.3},
+            "sampler": {"buffer_size": 0},
+        }
+        step, base = (ebat.methods.create(name, THREAT, **extra).terms(clf, at) for extra in (der, {}))
+        extra = (step.loss - base.loss).item()
+    else:
+        extra, step = added(toy, name, clf, at, beta=0.7, margin=0.3)
+    shift, _ = reference(toy, clf, at)
+    wanted = np.maximum(shift - 0.3, 0).mean()
+    np.testing.assert_allclose(extra, 0.7 * wanted, atol=1e-5)
+    np.testing.assert_allclose(step.metrics["der"], wanted, rtol=1e-5)
+
+
+def test_the_single_step_form_is_the_mean_over_the_whole_batch_of_abnormal_examples(toy) -> None:
+    clf, at = toy.mlp(), points(toy)
+    shift, abnormal = reference(toy, clf, at)
+    assert 0 < abnormal.sum() < 24
+    extra, _ = added(toy, "n-fgsm", clf, at, beta=2.0)
+    np.testing.assert_allclose(extra, 2 * (shift * abnormal).sum() / 24, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "single"), [("pgd-at", "single-step", True), ("n-fgsm", "multi-step", False)]
+)
+def test_the_form_can_be_chosen(toy, name: str, form: str, single: bool) -> None:
+    clf, at = toy.mlp(), points(toy)
+    shift, abnormal = reference(toy, clf, at)
+    extra, _ = added(toy, name, clf, at, form=form)
+    np.testing.assert_allclose(extra, (shift * abnormal if single else shift).mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["n-fgsm", "pgd-at", "jeat"])
+def test_the_term_trains_through_clean_and_adversarial_images(toy, name: str) -> None:
+    """A public implementation detaches every logit, and so trains without the term."""
+    clf, at = toy.mlp(), points(toy)
+    at = Points(at.clean.requires_grad_(), at.labels, at.adversarial.requires_grad_(), toy.images(24, seed=3))
+    der = {"name": "der", "beta": 1.0, "form": "multi-step"}
+    base, regularised = (
+        ebat.methods.create(name, THREAT, regulariser=regulariser).terms(clf, at).loss
+        for regulariser in (None, der)
+    )
+    inputs = (at.clean, at.adversarial, *clf.parameters())
+    for gradient in torch.autograd.grad(regularised - base, inputs):
+        assert gradient.abs().sum() > 0
+
+
+def test_inside_the_margin_the_loss_and_its_gradient_are_those_of_the_method(toy) -> None:
+    clf, at = toy.mlp(), points(toy)
+    extra, step = added(toy, "pgd-at", clf, at, margin=100.0)
+    assert extra == 0
+    base = ebat.methods.create("pgd-at", THREAT).terms(clf, at).loss
+    parameters = list(clf.parameters())
+    pairs = zip(
+        torch.autograd.grad(step.loss, parameters), torch.autograd.grad(base, parameters), strict=True
+    )
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_the_added_clean_forward_is_seen_and_moves_no_statistics(toy) -> None:
+    at = points(toy)
+    buffers = []
+    for regulariser in (None, {"name": "der"}):
+        clf = toy.conv().train()
+        step = ebat.methods.create("pgd-at", THREAT, regulariser=regulariser).terms(clf, at)
+        buffers.append([buffer.clone() for buffer in clf.buffers()])
+    assert step.clean is not None and torch.equal(step.clean.images, at.clean)
+    assert not step.clean.logits.requires_grad
+    assert all(torch.equal(one, other) for one, other in zip(*buffers, strict=True))
+
+
+def test_a_regularised_method_is_its_method_in_everything_else(toy) -> None:
+    base, der = (
+        ebat.methods.create("eb-jdat", THREAT, sampler={"buffer_size": 6}, regulariser=regulariser)
+        for regulariser in (None, {"name": "der"})
+    )
+    assert der.views == base.views and der.trains_on_adversarial
+    assert der.attack == base.attack and der.sampler == base.sampler
+    clf = toy.mlp()
+    one, other = (
+        method.points(clf, toy.batch(), method.init_state(clf, toy.image_set(), 0)) for method in (base, der)
+    )
+    for images, wanted in ((other.adversarial, one.adversarial), (other.generated, one.generated)):
+        assert images is not None and wanted is not None and torch.equal(images, wanted)

@@ -1,0 +1,44 @@
+"""Which images move BatchNorm's running statistics: clean ones, and x* where a method forwards no clean image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import ebat
+from ebat.methods import Points
+
+MOVED_BY = {
+    "standard": "clean",
+    "pgd-at": "adversarial",
+    "n-fgsm": "adversarial",
+    "trades": "clean",
+    "sada-jem": "clean",
+    "jeat": "adversarial",
+    "eb-jdat": "clean",
+}
+
+
+@pytest.mark.parametrize("name", MOVED_BY)
+def test_the_running_statistics_are_those_of_one_forward_of_the_right_images(toy, name: str) -> None:
+    names = ("clean", "adversarial", "generated", "data")
+    points = Points(labels=toy.labels(), **{role: toy.images(seed=k) for k, role in enumerate(names)})
+    threat = None if name in ("standard", "sada-jem") else ebat.Threat("linf", 0.1)
+    clf, alone = toy.conv().train(), toy.conv().train()
+    ebat.methods.create(name, threat).terms(clf, points).loss.backward()
+    alone.logits(getattr(points, MOVED_BY[name]))
+    for buffer, wanted in zip(clf.buffers(), alone.buffers(), strict=True):
+        assert torch.equal(buffer, wanted)
+
+
+@pytest.mark.parametrize("name", ["trades", "eb-jdat"])
+def test_each_set_is_normalised_by_its_own_batch(toy, name: str) -> None:
+    scales = {"clean": 1.0, "adversarial": 0.5, "generated": 0.2, "data": 0.9}
+    images = {role: scale * toy.images(seed=k) for k, (role, scale) in enumerate(scales.items())}
+    points = Points(labels=toy.labels(), **images)
+    clf = toy.conv().train()
+    step = ebat.methods.create(name, ebat.Threat("linf", 0.1)).terms(clf, points)
+    for seen in (step.clean, step.adversarial, step.generated):
+        if seen is None:
+            continue
+        torch.testing.assert_close(clf.logits(seen.images).detach(), seen.logits)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ebat.errors import ConfigError, UnknownNameError
+from ebat.networks.create import create_network
+from ebat.networks.options import PreActResNetOptions, SmallResNetOptions, WideResNetOptions
+from ebat.registry import NETWORKS
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SmallResNetOptions(width=8, depth=14),
+        PreActResNetOptions(norm="group"),
+        WideResNetOptions(depth=10, width=2, bias=True, stride_conv=2, activation="leaky_relu"),
+    ],
+    ids=lambda options: options.name,
+)
+def test_options_become_the_network_they_name(options: SmallResNetOptions) -> None:
+    with torch.device("meta"):
+        network = create_network(options, num_classes=7, image_shape=(1, 28, 28))
+        assert isinstance(network, NETWORKS.get(options.name))
+        assert network(torch.empty(2, 1, 28, 28)).shape == (2, 7)
+
+
+def test_every_option_reaches_the_network() -> None:
+    options = WideResNetOptions(depth=16, width=2, norm="none", activation="silu", stride_conv=2, dropout=0.3)
+    with torch.device("meta"):
+        network = create_network(options, 10, (3, 32, 32))
+    blocks = [module for module in network.modules() if type(module).__name__ == "PreActBlock"]
+    kinds = {type(module) for module in network.modules()}
+    assert len(blocks) == 6
+    assert nn.SiLU in kinds
+    assert not kinds & {nn.ReLU, nn.BatchNorm2d}
+    assert {module.p for module in network.modules() if isinstance(module, nn.Dropout)} == {0.3}
+    assert blocks[2].conv1.stride == (1, 1)
+    assert blocks[2].conv2.stride == (2, 2)
+
+
+def test_one_class_is_not_a_classifier() -> None:
+    with pytest.raises(ConfigError, match="at least 2 classes"):
+        create_network(SmallResNetOptions(), 1, (3, 8, 8))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (3, 0, 8)])
+def test_images_need_three_positive_sizes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="channels, height, width"):
+        create_network(SmallResNetOptions(), 10, shape)  # type: ignore[arg-type]
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    options = SmallResNetOptions.model_construct(name="small-resnets")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="Did you mean 'small-resnet'"):
+        create_network(options, 10, (3, 8, 8))

@@ -1,0 +1,107 @@
+"""Figures show the data they are given, at the place they are given for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.quiver import Quiver
+
+from ebat.metrics.energy_landscape import EnergyPoints
+from ebat.report.comparison_figure import draw_trade_off
+from ebat.report.curves import CURVES, draw_loss
+from ebat.report.energy_figures import draw_histograms, draw_quiver, energy_range
+from ebat.report.sample_grid import draw_grid
+from ebat.report.style import DARK, LIGHT, render
+
+ROWS = [
+    {
+        "kind": "step",
+        "step": s,
+        "epoch": s / 10,
+        "loss": 1 / s,
+        "energy_clean": -1.0,
+        "delta_marginal": 0.1,
+        "delta_joint": 0.2,
+    }
+    for s in range(1, 50)
+]
+EVENTS = [
+    {"epoch": 2.0, "kind": "alarm", "name": "divergence"},
+    {"epoch": 3.0, "kind": "alarm", "name": "divergence"},
+    {"epoch": 3.0, "kind": "warning", "name": "slow"},
+]
+
+
+def _points(shift: float) -> EnergyPoints:
+    marginal = torch.randn(100, generator=torch.Generator().manual_seed(0)) + shift
+    return EnergyPoints(marginal, marginal + 1)
+
+
+@pytest.mark.parametrize("curve", CURVES, ids=lambda curve: curve[0])
+def test_every_curve_draws_in_both_themes(curve):
+    light, dark = render(lambda theme: curve[1](ROWS, EVENTS, theme))
+    assert light.startswith(b"\x89PNG")
+    assert light != dark
+
+
+def test_alarms_are_marked_where_they_rang_and_named():
+    (axes,) = draw_loss(ROWS, EVENTS, LIGHT).axes
+    marks = [np.asarray(line.get_xdata()) for line in axes.lines if line.get_color() == LIGHT.alarm]
+    assert [tuple(mark) for mark in marks] == [(2.0, 2.0), (3.0, 3.0)]
+    assert [text.get_text() for text in axes.texts] == ["divergence", "divergence"]
+
+
+def test_values_that_are_not_finite_do_not_hide_the_others():
+    rows = [*ROWS, {"kind": "step", "step": 50, "epoch": 5.0, "loss": float("nan")}]
+    (axes,) = draw_loss(rows, [], LIGHT).axes
+    assert all(np.isfinite(line.get_ydata()).all() for line in axes.lines)
+
+
+def test_histograms_hold_every_image_also_those_beyond_the_axis():
+    points = {
+        "clean": _points(0),
+        "generated": EnergyPoints(torch.full((50,), -1e4), torch.full((50,), -1e4)),
+    }
+    figure = draw_histograms(points, DARK, {"marginal": (-3, 3), "joint": (-3, 3)})
+    for axes in figure.axes:
+        for outline in axes.patches:
+            assert np.asarray(outline.get_path().vertices)[:, 1].max() > 0
+        assert axes.get_xlim() == (-3, 3)
+
+
+def test_an_energy_axis_covers_all_sets():
+    low, high = energy_range({"clean": _points(0), "adversarial": _points(20)}, "joint")
+    assert low < 0
+    assert high > 20
+
+
+def test_arrows_go_from_clean_to_adversarial():
+    figure = draw_quiver(_points(0), _points(2), LIGHT)
+    (quiver,) = [c for c in figure.axes[0].collections if isinstance(c, Quiver)]
+    np.testing.assert_allclose(np.asarray(quiver.U), 2, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(quiver.V), 2, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(quiver.get_array()), 8**0.5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_grid_has_one_labelled_row_per_class_start_left_sample_right(channels):
+    labels = torch.arange(3).repeat_interleave(2)
+    starts, samples = torch.zeros(6, channels, 4, 4), torch.ones(6, channels, 4, 4)
+    left, right = draw_grid(starts, samples, labels, ["cat", "dog", "owl"], 7, DARK).axes
+    assert [text.get_text() for text in left.get_yticklabels()] == ["cat", "dog", "owl"]
+    assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("start", "after 7 steps")
+    dark, bright = (np.asarray(axes.images[0].get_array()) for axes in (left, right))
+    assert dark[:4, :4].max() == 0
+    assert bright[:4, :4].min() == 1
+    assert dark.shape == bright.shape == (3 * 5 - 1, 2 * 5 - 1, 3)
+
+
+def test_the_trade_off_shows_each_run_at_its_values():
+    rows = [{"value": v, "lower": v - 0.05, "upper": v + 0.05} for v in (0.9, 0.5, 0.8, 0.6)]
+    (axes,) = draw_trade_off([("a", rows[0], rows[1]), ("b", rows[2], rows[3])], "pgd-20", LIGHT).axes
+    places = [tuple(float(v[0]) for v in container[0].get_data()) for container in axes.containers]
+    assert places == [(0.9, 0.5), (0.8, 0.6)]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]

@@ -1,0 +1,144 @@
+"""The pages: self-contained, in both themes, whole from whatever the run folder holds, and never trusting its text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from ebat.errors import RunError
+from ebat.evaluation.diagnose import diagnose_run
+from ebat.evaluation.run import evaluate_run
+from ebat.evaluation.samples import generate_samples
+from ebat.report.comparison import write_comparison
+from ebat.report.html import write_report
+
+LOADING = {"src", "srcset", "href", "data", "poster", "action", "xlink:href"}
+
+
+class Page(HTMLParser):
+    """What a page would load, its text, and whether its tags are balanced."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.html = path.read_text(encoding="utf-8")
+        self.loaded: list[str] = []
+        self.tags: list[str] = []
+        self.media: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(self.html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.loaded += [value or "" for name, value in attributes if name in LOADING]
+        self.media += [value for name, value in attributes if name == "media"]
+        if tag not in {"meta", "img", "source"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def check_self_contained(page: Page) -> None:
+    assert page.loaded
+    assert all(address.startswith("data:image/png;base64,") for address in page.loaded)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert "url(" not in page.html
+    assert "@import" not in page.html
+    assert "http://" not in page.html
+    assert "https://" not in page.html
+    assert page.open == []
+
+
+@pytest.fixture(scope="module")
+def full_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with results, samples and diagnosis."""
+    path = Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("full") / "full"))
+    evaluate_run(path, images=20)
+    diagnose_run(path, images=20)
+    generate_samples(path, per_class=2, steps=2)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(full_run: Path) -> Page:
+    return Page(write_report(full_run))
+
+
+def test_a_full_report_is_self_contained_in_both_themes_and_fits_a_phone(page):
+    check_self_contained(page)
+    assert page.media.count("(prefers-color-scheme: dark)") == page.tags.count("img") == 7
+    assert "@media (prefers-color-scheme: dark)" in page.html
+    assert '<meta name="viewport" content="width=device-width' in page.html
+    assert "Not run yet" not in page.text
+
+
+def test_a_full_report_shows_rows_energies_samples_and_events(full_run, page):
+    text = page.text
+    row = json.loads((full_run / "evaluation" / "pgd-20.json").read_text())
+    assert f"{100 * row['lower']:.1f} to {100 * row['upper']:.1f}" in text
+    for expected in (
+        "digits/pgd-at",
+        "cross-entropy on multi-step adversarial images",
+        "radius 0.2",
+        "rollback",
+        "real test images",
+        "clean and adversarial",
+        "best by pgd-10 on held-out images, epoch 4",
+    ):
+        assert expected in text
+    assert "loss <b>not</b> finite" in text  # escaped in the page, so the parser reads it as text
+
+
+def test_what_has_not_been_run_names_its_command(run_copy):
+    text = Page(write_report(run_copy)).text
+    for command in ("evaluate", "diagnose", "generate"):
+        assert f"ebat {command} pgd-at" in text
+    assert str(run_copy.parent) not in text
+
+
+def test_a_run_that_has_not_logged_a_step_still_has_a_page(run_copy):
+    (run_copy / "metrics.jsonl").unlink()
+    (run_copy / "status.json").write_text('{"status": "failed", "step": 0, "epochs": 0, "minutes": 0.1}')
+    text = Page(write_report(run_copy)).text
+    assert "No step has been logged yet" in text
+    assert "failed after every remedy" in text
+
+
+def test_a_report_can_lie_elsewhere_and_a_folder_without_a_run_is_refused(full_run, tmp_path):
+    assert write_report(full_run, tmp_path / "page.html") == tmp_path / "page.html"
+    with pytest.raises(RunError, match="not a run folder"):
+        write_report(tmp_path)
+
+
+def test_a_page_that_cannot_be_written_is_one_clear_line(full_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        write_report(full_run, tmp_path / "file" / "page.html")
+
+
+def test_a_comparison_is_self_contained_and_names_what_is_missing(full_run, run_copy, tmp_path):
+    page = Page(write_comparison([full_run, run_copy], tmp_path / "compare.html"))
+    check_self_contained(page)
+    assert "ebat diagnose pgd-at" in page.text
+    assert "ebat generate pgd-at" in page.text
+    assert "not comparable" not in page.text
+
+
+def test_rows_measured_differently_are_said_to_be_incomparable(full_run, run_copy, tmp_path):
+    evaluate_run(run_copy, ["clean"], images=30)
+    text = Page(write_comparison([full_run, run_copy], tmp_path / "compare.html")).text
+    assert "clean: the rows differ in data, so they are not comparable." in text
+
+
+def test_a_comparison_of_bare_runs_has_a_page(run_copy, tmp_path):
+    page = Page(write_comparison([run_copy], tmp_path / "compare.html"))
+    assert "nothing evaluated yet" in page.text
+    assert page.loaded == []

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ebat import energies, samplers
+from ebat.data.statistics import ClassPCA
+from ebat.errors import ConfigError, ImageError, UnknownNameError
+from ebat.samplers.generate import ENERGIES, energy_objective, reference_stop, starting_images
+
+
+def known(toy):
+    """A classifier with the statistics that training stores."""
+    clf = toy.mlp()
+    clf.statistics = {
+        f"pca.{name}": value for name, value in ClassPCA.fit(toy.image_set()).state_dict().items()
+    }
+    clf.statistics |= {
+        "energy_mean": torch.tensor([-1.0, -2.0, -3.0]),
+        "energy_std": torch.tensor([0.2, 0.4, 0.6]),
+    }
+    return clf
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("sampler", ["langevin", "momentum", "proximal"])
+@pytest.mark.parametrize("energy", ENERGIES)
+def test_generated_images_are_images_and_repeat_with_their_seed(toy, sampler: str, energy: str) -> None:
+    clf, labels = known(toy), toy.labels()
+    first, again, other = (
+        samplers.generate(clf, labels, "class-pca", sampler, energy, 3, generator=generator(seed))
+        for seed in (0, 0, 1)
+    )
+    assert first.shape == (6, 1, 4, 4) and first.min() >= 0 and first.max() <= 1
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_images_of_a_class_do_not_depend_on_the_batch(toy) -> None:
+    clf, labels = known(toy), toy.labels()
+    whole = samplers.generate(clf, labels, steps=4, generator=generator())
+    source = generator()
+    parts = [samplers.generate(clf, part, steps=4, generator=source) for part in labels.split(4)]
+    torch.testing.assert_close(torch.cat(parts), whole, atol=1e-5, rtol=0)
+
+
+def test_each_energy_is_its_formula(toy) -> None:
+    clf, labels, images = known(toy), toy.labels(), toy.images()
+    f = torch.from_numpy(toy.logits64(clf, images)).float()
+    joint, marginal = -f[torch.arange(6), labels], -f.exp().sum(1).log()
+    means = torch.tensor([-1.0, -2.0, -3.0])[labels]
+    wanted = {
+        "joint": joint,
+        "marginal": marginal,
+        "ce": joint - marginal,
+        "reference": (joint - means).square(),
+    }
+    assert set(wanted) == set(ENERGIES)
+    for name, values in wanted.items():
+        torch.testing.assert_close(energy_objective(clf, name, labels)(images, torch.arange(6))[0], values)
+
+
+def test_the_reference_energy_pulls_to_the_energy_of_real_images(toy) -> None:
+    clf, labels = known(toy), toy.labels()
+    options: dict[str, Any] = {
+        "start": "class-pca",
+        "sampler": "langevin",
+        "energy": "reference",
+        "noise_std": 0.0,
+        "step_size": 0.02,
+    }
+    distance = []
+    for steps in (0, 60):
+        images = samplers.generate(clf, labels, steps=steps, generator=generator(), **options)
+        means = clf.statistics["energy_mean"][labels]
+        distance.append((energies.joint_energy(clf(images), labels) - means).abs())
+    assert distance[1].mean() < 0.3 * distance[0].mean()
+
+
+def test_stopping_freezes_an_image_at_the_energy_of_its_class(toy) -> None:
+    clf, labels = known(toy), toy.labels(12)
+    options: dict[str, Any] = {
+        "start": "uniform",
+        "energy": "joint",
+        "sampler": "langevin",
+        "noise_std": 0.0,
+        "step_size": 0.01,
+    }
+    frozen = samplers.generate(clf, labels, steps=80, stop=True, generator=generator(), **options)
+    free = samplers.generate(clf, labels, steps=80, generator=generator(), **options)
+    gap = (energies.joint_energy(clf(frozen), labels) - clf.statistics["energy_mean"][labels]).abs()
+    near = gap < clf.statistics["energy_std"][labels] / 2  # tau is a quarter of the class's variance
+    assert near.any()
+    assert (energies.joint_energy(clf(free), labels) < energies.joint_energy(clf(frozen), labels))[near].all()
+
+
+def test_the_stopping_rule_takes_its_tau(toy) -> None:
+    clf, labels = known(toy), toy.labels(3)
+    logits = torch.eye(3) * torch.tensor([1.25, 2.25, 3.25])  # each 0.25 away from its class
+    index = torch.arange(3)
+    assert reference_stop(clf, labels, tau=0.07)(logits[0], logits, index).tolist() == [True] * 3
+    assert reference_stop(clf, labels, tau=0.06)(logits[0], logits, index).tolist() == [False] * 3
+    assert reference_stop(clf, labels)(logits[0], logits, index).tolist() == [False, False, True]
+
+
+def test_counterfactuals_start_from_the_image_and_keep_the_budget(toy) -> None:
+    clf, images, targets = known(toy), toy.images(), toy.labels()
+    moved = samplers.generate(
+        clf, targets, images, "langevin", "ce", 30, noise_std=0.0, step_size=0.05, budget=0.4
+    )
+    assert ((moved - images).flatten(1).norm(dim=1) <= 0.4 + 1e-5).all()
+    before, after = (energies.cross_entropy(clf(x), targets) for x in (images, moved))
+    assert (after < before).all()
+    assert torch.equal(samplers.generate(clf, targets, images, steps=0), images)
+
+
+def test_no_steps_return_the_start_that_is_shown_beside_the_sample(toy) -> None:
+    clf, labels = known(toy), toy.labels()
+    start = samplers.generate(clf, labels, "class-pca", steps=0, generator=generator())
+    from ebat import noise
+
+    seeds = noise.derive(noise.image_seeds(6, generator()), 0)
+    assert torch.equal(start, starting_images(clf, "class-pca", labels, seeds))
+
+
+def test_data_may_be_tensors(toy) -> None:
+    data = (toy.images(30), toy.labels(30))
+    images = samplers.generate(toy.mlp(), toy.labels(), "data", steps=0, data=data, generator=generator())
+    found = (images.flatten(1)[:, None] == data[0].flatten(1)[None]).all(2)
+    assert found.any(1).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"start": "class-pcs"}, ConfigError, "Did you mean 'class-pca'"),
+        ({"sampler": "momentun"}, UnknownNameError, "Did you mean 'momentum'"),
+        ({"energy": "joined"}, ConfigError, "Did you mean 'joint'"),
+        ({"energy": "reference"}, ConfigError, "need 'energy_mean' of the training images"),
+        ({"stop": True}, ConfigError, "need 'energy_mean' of the training images"),
+        ({"start": "class-pca"}, ConfigError, "needs class statistics; pass data="),
+        ({"start": torch.zeros(2, 1, 4, 4)}, ImageError, "2 images for 6 labels; give one image per label"),
+        ({"start": torch.full((6, 1, 4, 4), 2.0)}, ImageError, r"outside \[0, 1\]"),
+        ({"labels": torch.full((6,), 5)}, ImageError, r"values 5..5, but classes are 0..2"),
+    ],
+)
+def test_what_cannot_be_generated_is_said_in_one_line(toy, change, error, message: str) -> None:
+    arguments = {"labels": toy.labels(), "start": "uniform", "steps": 1} | change
+    with pytest.raises(error, match=message) as raised:
+        samplers.generate(toy.mlp(), **arguments)
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from ebat import registry
+from ebat.errors import UnknownNameError, UserError
+from ebat.registry import Registry, Row, import_object
+
+ALL = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
+ROWS = [(table, name) for table, rows in ALL.items() for name in rows.names()]
+
+
+@pytest.mark.parametrize(("table", "name"), ROWS)
+def test_every_row_has_a_target_that_exists_and_a_summary(table: str, name: str) -> None:
+    row = ALL[table].row(name)
+    assert row.summary and "\n" not in row.summary
+    assert import_object(row.target) is not None
+    if row.options:
+        assert import_object(row.options).model_fields["name"].default == name
+
+
+def test_an_unknown_name_names_the_nearest_and_all() -> None:
+    with pytest.raises(UnknownNameError) as error:
+        registry.METHODS.get("eb-jadt")
+    assert isinstance(error.value, UserError)
+    line = str(error.value)
+    assert line.startswith("unknown method 'eb-jadt'. Did you mean 'eb-jdat'? Methods: eb-jdat, jeat, ")
+    assert "\n" not in line
+    with pytest.raises(UnknownNameError) as error:
+        registry.METHODS.get("zzzzzz")
+    assert "Did you mean" not in str(error.value)
+
+
+def test_a_row_can_be_added_at_run_time() -> None:
+    table = Registry("thing", {}, "ebat.things")
+    table.add("own", "fractions:Fraction", summary="mine")
+    assert table.names() == ["own"] and table.row("own").summary == "mine"
+    assert table.get("own")(1, 2) == 0.5
+
+
+def test_other_packages_add_rows_by_entry_points_and_cannot_take_our_names(monkeypatch) -> None:
+    points = [
+        EntryPoint("theirs", "fractions:Fraction", "ebat.things"),
+        EntryPoint("ours", "os:remove", "ebat.things"),
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "ebat.things" else [])
+    table = Registry("thing", {"ours": Row("math:sqrt")}, "ebat.things")
+    assert table.names() == ["ours", "theirs"]
+    assert table.get("ours")(4) == 2 and table.get("theirs")(1, 2) == 0.5
+    assert table.row("theirs").summary == "from elsewhere"
+
+
+def test_lists_options_recipes_and_their_mistakes_need_no_torch() -> None:
+    program = """
+import sys
+from ebat import registry
+from ebat.errors import ConfigError
+from ebat.recipe import load_config, recipe_names
+tables = [value for value in vars(registry).values() if isinstance(value, registry.Registry)]
+assert all(table.rows() for table in tables)
+for table in (registry.METHODS, registry.NETWORKS):
+    for name in table.names():
+        assert table.options(name).model_fields
+for recipe in recipe_names():
+    load_config(recipe)
+try:
+    load_config(recipe_names()[0], ["training.lrr=1"])
+except ConfigError:
+    print("torch" in sys.modules, "numpy" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == "False"

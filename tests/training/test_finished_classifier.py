@@ -1,0 +1,192 @@
+"""The finished classifier: averaged weights, BatchNorm of clean images, chosen on held-out images alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.support import SMALL_CHAIN, tiny
+from torch import Tensor, nn
+
+from ebat import energies
+from ebat.attacks.pgd import pgd
+from ebat.classifier import Classifier
+from ebat.config import Config
+from ebat.data.image_set import Splits
+from ebat.data.sources import load_splits
+from ebat.data.statistics import ClassPCA
+from ebat.loading import load
+from ebat.methods.creation import create_from_config
+from ebat.training import train as training
+from ebat.training.build import build_classifier
+from ebat.training.checkpoint import load_state
+from ebat.training.finish import finished_classifier
+from ebat.training.run_directory import RunDirectory
+from ebat.training.selection import criterion, held_out_accuracies
+from ebat.training.train import Run, train
+from ebat.updates.ema import EMA
+
+
+@pytest.fixture(scope="module")
+def data() -> Splits:
+    return load_splits("digits")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    config = tiny("pgd-at", {"ema": 0.9}, attack={"steps": 1})
+    return train(config, out=tmp_path_factory.mktemp("runs") / "run", progress=False)
+
+
+def raw_state(run: Run) -> dict[str, Any]:
+    return load_state(RunDirectory(run.path).state_file)
+
+
+@torch.no_grad()
+def moments_seen(clf: Classifier, images: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean over batches of each BatchNorm layer's input mean and unbiased variance, in train mode, by hooks."""
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    layers = {name: m for name, m in clf.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    for name, layer in layers.items():
+        layer.train()
+        layer.register_forward_pre_hook(
+            lambda module, inputs, name=name: seen.setdefault(name, []).append(
+                (inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=True))
+            )
+        )
+    for batch in images:
+        clf.logits(batch)
+    return {name: (mean_of([m for m, _ in v]), mean_of([s for _, s in v])) for name, v in seen.items()}
+
+
+def mean_of(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean(0)
+
+
+def test_it_has_the_averaged_weights_and_the_moments_of_clean_images(run: Run, data: Splits) -> None:
+    last = load(RunDirectory(run.path).last_classifier)
+    average = raw_state(run)["ema"]["average"]
+    for name, weight in last.named_parameters():
+        assert torch.equal(weight, average[name])
+
+    independent = build_classifier(RunDirectory(run.path).config(), data.train)
+    independent.load_state_dict(average)
+    images = data.train.first(4096).float_images().split(256)
+    moments = moments_seen(independent.eval(), list(images))
+    assert len(moments) == 7
+    for name, (mean, variance) in moments.items():
+        layer = last.get_submodule(name)
+        torch.testing.assert_close(layer.running_mean, mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(layer.running_var, variance, rtol=1e-4, atol=1e-5)
+        assert isinstance(layer.running_mean, Tensor)
+        assert not torch.allclose(layer.running_mean, average[f"{name}.running_mean"], rtol=1e-2)
+
+
+def test_making_it_leaves_the_raw_weights_and_their_average_alone(data: Splits) -> None:
+    clf = build_classifier(tiny("standard"), data.train).train()
+    ema = EMA(clf, 0.9)
+    with torch.no_grad():
+        for weight in clf.parameters():
+            weight.add_(1e-3)
+    ema.update(clf)
+    before = [value.clone() for value in (*clf.state_dict().values(), *ema.average.values())]
+    finished = finished_classifier(clf, ema, data.train, reestimate=True)
+    after = [*clf.state_dict().values(), *ema.average.values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(module.training for module in clf.modules())
+    assert not any(module.training for module in finished.modules())
+
+
+def test_without_reestimation_the_averaged_buffers_stay(data: Splits) -> None:
+    clf = build_classifier(tiny("standard"), data.train)
+    ema = EMA(clf, 0.9)
+    finished = finished_classifier(clf, ema, data.train, reestimate=False)
+    assert all(torch.equal(value, ema.average[name]) for name, value in finished.state_dict().items())
+
+
+def test_it_carries_the_statistics_of_its_training_images(run: Run, data: Splits) -> None:
+    clf = run.classifier
+    assert clf.about == {
+        "recipe": "run", "data": "digits", "method": "pgd-at", "checkpoint": "best",
+        "step": clf.about["step"], "epoch": clf.about["epoch"], "select": "pgd-10",
+    }  # fmt: skip
+    assert str(clf.threat) == "linf 0.2" and clf.image_shape == (1, 8, 8) and not clf.training
+    with torch.no_grad():
+        joint = energies.joint_energy(clf(data.train.float_images()), data.train.labels)
+    for k in range(10):
+        own = joint[data.train.labels == k]
+        assert float(clf.statistics["energy_mean"][k]) == pytest.approx(float(own.mean()), rel=1e-3)
+        assert float(clf.statistics["energy_std"][k]) == pytest.approx(float(own.std()), rel=1e-3)
+    state = {n.removeprefix("pca."): v for n, v in clf.statistics.items() if n.startswith("pca.")}
+    pca = ClassPCA.from_state_dict(state)
+    for k in range(10):
+        mean = data.train.float_images(data.train.labels == k).flatten(1).mean(0)
+        torch.testing.assert_close(pca.means[k], mean, atol=1e-6, rtol=0)
+
+
+class Untouchable:
+    """Stands where the test images are; using it in any way is a failure."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"training read the test images ({name})")
+
+    def __len__(self) -> int:
+        raise AssertionError("training counted the test images")
+
+
+def test_training_never_reads_the_test_images(
+    tmp_path: Path, data: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned: Any = dataclasses.replace(data, test=Untouchable())  # type: ignore[arg-type]
+    monkeypatch.setattr(training, "build_data", lambda config: poisoned)
+    config = tiny("eb-jdat", {"epochs": 1}, sampler=SMALL_CHAIN, attack={"steps": 1})
+    assert train(config, out=tmp_path / "run", progress=False).classifier.about["data"] == "digits"
+
+
+def test_the_best_is_the_best_on_held_out_images(run: Run, data: Splits) -> None:
+    """The accuracies written down are those of the finished classifier on the held-out part."""
+    rows = [row for row in run.metrics if row["kind"] == "epoch"]
+    chosen = max(rows, key=lambda row: (row["held_out_pgd10"], row["held_out_clean"]))
+    assert run.classifier.about["step"] == chosen["step"]
+    part = data.held_out.first(50)
+    images = part.float_images()
+    with torch.no_grad():
+        right = run.classifier(images).argmax(1) == part.labels
+    assert chosen["held_out_clean"] == pytest.approx(float(right.float().mean()))
+    assert run.classifier.threat is not None
+    generator = torch.Generator().manual_seed(0)
+    starred = pgd(run.classifier, images, part.labels, run.classifier.threat, steps=10, generator=generator)
+    with torch.no_grad():
+        right = run.classifier(starred).argmax(1) == part.labels
+    assert chosen["held_out_pgd10"] == pytest.approx(float(right.float().mean()))
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (tiny("standard"), "clean"),
+        (tiny("sada-jem"), "clean"),
+        (tiny("pgd-at"), "pgd-10"),
+        (tiny("pgd-at", regulariser={"name": "der"}), "pgd-10"),
+        (tiny("eb-jdat"), "pgd-10"),
+        (tiny("standard", {"select": "pgd-10"}), "pgd-10"),
+        (tiny("pgd-at", {"select": "clean"}), "clean"),
+    ],
+)
+def test_auto_selects_by_robustness_only_where_training_is_adversarial(config: Config, expected: str) -> None:
+    assert criterion(config, create_from_config(config)) == expected
+
+
+def test_without_a_threat_there_is_no_robust_accuracy(data: Splits) -> None:
+    clf = build_classifier(tiny("standard", threat=None), data.train)
+    clean, robust = held_out_accuracies(clf, data.held_out, 20)
+    assert 0 <= clean <= 1 and robust is None
+
+
+def test_two_comparisons_of_one_classifier_agree(run: Run, data: Splits) -> None:
+    assert held_out_accuracies(run.classifier, data.held_out, 60) == held_out_accuracies(
+        run.classifier, data.held_out, 60
+    )

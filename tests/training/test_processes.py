@@ -1,0 +1,75 @@
+"""Two processes on one machine: the weights of one process up to rounding, one record, one end."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training.support import python, tiny, wait_until
+
+from ebat.recipe import dump_config
+from ebat.training.checkpoint import load_state
+from ebat.training.run_directory import RunDirectory
+from ebat.training.train import train
+
+SCRIPT = """
+import sys
+from ebat.training.train import train
+run = train(sys.argv[1], ["devices=2", *sys.argv[3:]], out=sys.argv[2], device="cpu")
+print("weights", sum(float(p.double().sum()) for p in run.classifier.parameters()))
+"""
+
+
+def two_processes(
+    folder: Path, run: Path, *overrides: str, end_at_first_line: bool = False
+) -> tuple[int, str, str]:
+    """Exit code and words of a run in two processes (of one thread each) started by Fabric."""
+    # nothing averages over the batch in the forward, so a half batch each is the same mathematics
+    network = {"name": "small-resnet", "width": 8, "norm": "group"}
+    (folder / "two.yaml").write_text(dump_config(tiny("standard", network=network)))
+    (folder / "script.py").write_text(SCRIPT)
+    process = python(folder / "script.py", folder / "two.yaml", run, *overrides)
+    try:
+        if end_at_first_line:
+            wait_until(RunDirectory(run).metrics_file.is_file, process)
+            process.send_signal(signal.SIGTERM)
+        said, complained = process.communicate(timeout=120)
+    except BaseException:
+        process.kill()
+        raise
+    if "Operation not permitted" in complained or "Address family not supported" in complained:
+        pytest.skip("processes of this machine may not talk to each other over the loopback device")
+    return process.returncode, said, complained
+
+
+def test_two_processes_reach_the_weights_of_one(tmp_path: Path) -> None:
+    code, said, complained = two_processes(tmp_path, tmp_path / "two")
+    assert code == 0, complained[-3000:]
+    two = RunDirectory.open(tmp_path / "two")
+    one = RunDirectory.open(train(str(tmp_path / "two.yaml"), out=tmp_path / "one", progress=False).path)
+
+    states = [load_state(run.state_file) for run in (one, two)]
+    for name, weight in states[0]["weights"].items():
+        torch.testing.assert_close(states[1]["weights"][name], weight, rtol=1e-3, atol=1e-4)
+    weights = [line for line in said.splitlines() if line.startswith("weights")]
+    assert len(weights) == 2 and len(set(weights)) == 1  # both processes hold the same finished classifier
+
+    rows = [[row for row in run.metrics() if row["kind"] == "step"] for run in (one, two)]
+    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
+    for alone, shared in zip(*rows, strict=True):
+        assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-3)
+        assert shared["energy_clean"] == pytest.approx(alone["energy_clean"], rel=1e-3)
+    assert two.status()["status"] == "finished" and two.events() == []
+    assert complained.count("100%") <= 1  # one process reports
+
+
+def test_a_signal_to_the_first_process_ends_both_with_the_state_saved(tmp_path: Path) -> None:
+    code, _, complained = two_processes(
+        tmp_path, tmp_path / "run", "training.epochs=1000", end_at_first_line=True
+    )
+    assert code != 0 and "KeyboardInterrupt" in complained, complained[-3000:]
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.status()["status"] == "interrupted"
+    assert load_state(run.state_file)["position"]["step"] == run.status()["step"]

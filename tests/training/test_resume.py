@@ -1,0 +1,114 @@
+"""A run that was interrupted and resumed is the run that never was: bit for bit on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.training.conftest import Interrupt
+from tests.training.support import SMALL_CHAIN, STEPS_PER_EPOCH, differences, state_of, tiny, without_clock
+
+from ebat.config import Config
+from ebat.errors import ConfigError, RunError
+from ebat.training.run_directory import RunDirectory
+from ebat.training.train import train
+
+CASES: dict[str, Any] = {
+    "standard": {},
+    "pgd-at": {"attack": {"steps": 2}, "regulariser": {"name": "der", "beta": 0.5}},
+    "n-fgsm": {"optimiser": {"name": "adam"}, "schedule": {"name": "cyclic"}},
+    "sada-jem": {"sampler": SMALL_CHAIN, "update": {"name": "sam"}, "training": {"input_noise": 0.03}},
+    "eb-jdat": {"sampler": SMALL_CHAIN, "attack": {"steps": 2}, "training": {"ema": 0.9}},
+}
+
+
+@pytest.fixture(params=CASES)
+def config(request: pytest.FixtureRequest) -> Config:
+    return tiny(request.param, **CASES[request.param])
+
+
+def interrupted(config: Config, path: Path) -> RunDirectory:
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        train(config, out=path, progress=False)
+    return RunDirectory.open(path)
+
+
+def test_a_run_interrupted_within_an_epoch_ends_as_if_it_had_not_been(
+    config: Config, tmp_path: Path, interrupt_after: Interrupt
+) -> None:
+    whole = train(config, out=tmp_path / "whole", progress=False)
+    middle = STEPS_PER_EPOCH + 3
+    interrupt_after(middle)
+    broken = interrupted(config, tmp_path / "broken")
+    assert broken.status()["status"] == "interrupted" and broken.status()["step"] == middle
+    interrupt_after(0)
+    resumed = train(config, out=tmp_path / "broken", resume=True, progress=False)
+
+    assert differences(state_of(whole.path), state_of(resumed.path)) == []
+    ours, theirs = resumed.classifier.state_dict(), whole.classifier.state_dict()
+    assert differences(ours, theirs) == []
+    assert differences(resumed.classifier.statistics, whole.classifier.statistics) == []
+    # the line right after the interruption is a mean over fewer steps; every other one is the same
+    split = -(-middle // 5) * 5
+    rows = [
+        [without_clock(r) for r in run.metrics if r["step"] not in (middle, split)]
+        for run in (whole, resumed)
+    ]
+    assert rows[0] == rows[1]
+    assert [event["name"] for event in broken.events()] == ["interrupted", "resume"]
+
+
+def test_every_step_is_a_good_one_to_be_interrupted_at(tmp_path: Path, interrupt_after: Interrupt) -> None:
+    config = tiny("eb-jdat", {"ema": 0.9, "epochs": 1}, sampler=SMALL_CHAIN, attack={"steps": 1})
+    whole = train(config, out=tmp_path / "whole", progress=False)
+    path = tmp_path / "broken"
+    for step in range(1, STEPS_PER_EPOCH + 1):
+        interrupt_after(step)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, out=path, resume=step > 1, progress=False)
+    interrupt_after(0)
+    train(config, out=path, resume=True, progress=False)
+    assert differences(state_of(whole.path), state_of(path)) == []
+
+
+def test_resuming_with_another_configuration_is_refused(tmp_path: Path, interrupt_after: Interrupt) -> None:
+    interrupt_after(1)
+    interrupted(tiny("standard"), tmp_path / "run")
+    interrupt_after(0)
+    with pytest.raises(ConfigError, match=r"another 'training'.*0\.05.*0\.01.*config\.yaml, or a new --out"):
+        train(tiny("standard", {"lr": 0.01}), out=tmp_path / "run", resume=True, progress=False)
+
+
+def test_resuming_a_finished_run_returns_at_once(tmp_path: Path, interrupt_after: Interrupt) -> None:
+    config = tiny("standard", {"epochs": 1})
+    first = train(config, out=tmp_path / "run", progress=False)
+    files = {file: file.stat().st_mtime_ns for file in first.path.rglob("*") if file.is_file()}
+    interrupt_after(1)  # would be seen if a step were taken
+    again = train(config, out=tmp_path / "run", resume=True, progress=False)
+    assert again.metrics == first.metrics
+    assert files == {file: file.stat().st_mtime_ns for file in first.path.rglob("*") if file.is_file()}
+
+
+def test_resume_without_a_run_says_how_to_start_one(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="start it without --resume"):
+        train(tiny("standard"), out=tmp_path / "none", resume=True, progress=False)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path: Path) -> None:
+    config = tiny("standard", {"epochs": 1})
+    RunDirectory.create(tmp_path / "run", config)
+    run = train(config, out=tmp_path / "run", resume=True, progress=False)
+    assert RunDirectory.open(run.path).status()["status"] == "finished"
+
+
+def test_another_time_limit_or_number_of_processes_may_be_resumed(tmp_path: Path) -> None:
+    stopped = tiny("standard", {"epochs": 1, "max_minutes": 1e-6})
+    train(stopped, out=tmp_path / "run", progress=False)
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.status()["status"] == "stopped" and run.status()["step"] == 1
+    train(stopped, out=tmp_path / "run", resume=True, progress=False)
+    assert run.status()["status"] == "stopped" and run.status()["step"] == 1
+    train(tiny("standard", {"epochs": 1}), out=tmp_path / "run", resume=True, progress=False)
+    assert run.status()["status"] == "finished" and run.status()["step"] == STEPS_PER_EPOCH
