@@ -46,7 +46,7 @@ class LogitPairing(Method):
         x, y = batch.images, batch.labels
         start = self.threat.random_start(x, fresh_seeds(state, x))
         starred = attacked(self, clf, x, start, lambda: objectives.cross_entropy(clf, y))
-        return Points(x, y, adversarial=starred)
+        return Points(x, y, **starred)
 
     def terms(self, clf: ebat.Classifier, points: Points) -> Step:
         assert points.adversarial is not None

@@ -103,48 +103,25 @@ def _method(module: str, class_name: str, summary: str, paper: str, cost: str) -
 METHODS = Registry(
     "method",
     {
-        "standard": _method("standard", "Standard", "cross-entropy on clean images", "", "3"),
-        "pgd-at": _method(
-            "pgd_at",
-            "PgdAT",
-            "cross-entropy on multi-step adversarial images",
-            "Madry et al. 2018",
-            "2 steps + 3",
-        ),
-        "n-fgsm": _method(
-            "n_fgsm", "NFgsm", "one sign step from strong noise, not projected", "de Jorge et al. 2022", "5"
-        ),
-        "trades": _method(
-            "trades",
-            "Trades",
-            "clean cross-entropy plus beta KL to the adversarial image",
-            "Zhang et al. 2019",
-            "2 steps + 7",
-        ),
-        "sada-jem": _method(
-            "sada_jem",
-            "SadaJem",
-            "joint energy model with class-informed chains",
-            "Yang et al. 2023",
-            "2 steps + 9",
-        ),
-        "jeat": _method(
-            "jeat",
-            "Jeat",
-            "likelihood of adversarial images under the energy model",
-            "arXiv 2108.09093",
-            "2 (attack + sampler steps) + 6",
-        ),
-        "eb-jdat": _method(
-            "eb_jdat",
-            "EbJdat",
-            "joint model of clean images, adversarial images and labels",
-            "arXiv 2505.19459",
-            "2 (attack + sampler steps) + 9 to 12",
-        ),
+        "standard": _method("standard", "Standard",
+            "cross-entropy on clean images", "", "3"),
+        "n-fgsm": _method("n_fgsm", "NFgsm",
+            "one sign step from strong noise, not projected", "de Jorge et al. 2022", "5"),
+        "pgd-at": _method("pgd_at", "PgdAT",
+            "cross-entropy on multi-step adversarial images", "Madry et al. 2018", "2 steps + 3"),
+        "trades": _method("trades", "Trades",
+            "clean cross-entropy plus beta KL to the adversarial image", "Zhang et al. 2019", "2 steps + 7"),
+        "sada-jem": _method("sada_jem", "SadaJem",
+            "joint energy model with class-informed chains", "Yang et al. 2023", "2 steps + 9"),
+        "jeat": _method("jeat", "Jeat",
+            "likelihood of adversarial images under the energy model", "arXiv 2108.09093",
+            "2 (attack + sampler steps) + 6"),
+        "eb-jdat": _method("eb_jdat", "EbJdat",
+            "joint model of clean images, adversarial images and labels", "arXiv 2505.19459",
+            "2 (attack + sampler steps) + 9 to 12"),
     },
     "ebat.methods",
-)
+)  # fmt: skip
 
 NETWORKS = Registry(
     "network",

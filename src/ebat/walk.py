@@ -85,7 +85,8 @@ def walk(
         steps: number of steps; 0 returns the starts.
         seeds: int64 ``[N]``, one noise seed per image, for noisy rules.
         stop: ``(values, logits, index) -> bool [n]``, asked before each step; arrived images leave the batch.
-        callback: called after each step with ``step``, ``images``, ``index`` and ``values``, all detached.
+        callback: called after each step with ``step``, ``images``, ``index``, and the ``values`` and ``gradient``
+            of before the step, all detached.
 
     Returns:
         The final images, ``[N, C, H, W]``, detached, in the order handed in.
@@ -120,9 +121,8 @@ def walk(
                         return final
             walkers.images = constraint(step_rule(walkers, gradient), walkers.index)
         if callback is not None:
-            callback(
-                {"step": step, "images": walkers.images, "index": walkers.index, "values": values.detach()}
-            )
+            told = {"images": walkers.images, "values": values.detach(), "gradient": gradient}
+            callback({"step": step, "index": walkers.index, **told})
     if final is None:
         return walkers.images
     final[walkers.index] = walkers.images

@@ -88,7 +88,7 @@ def test_a_step_trains_the_network_and_touches_nothing_else(name: str, case) -> 
     step = method.terms(clf, points)
     check_step(step, batch, classes)
     step.loss.backward()
-    method.after_backward(points, state)
+    method.after_backward(points, state, step)
 
     gradients = [p.grad for p in clf.parameters()]
     assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)

@@ -31,6 +31,9 @@ class Points:
         generated: x^, or ``None``.
         generated_labels: int64 ``[N]``, the classes of chains that descend E(x, y); ``None`` for chains of E(x).
         data: the real images of the generative term (un-augmented), or ``None``.
+        gradient: input gradient of the attack's last step, ``[N, C, H, W]``; the gradient-cosine alarm compares it
+            with the one that the loss leaves in ``adversarial.grad``.
+        extra: what else one method needs (a second point, a weight from its state), named by it.
     """
 
     clean: Tensor
@@ -39,6 +42,8 @@ class Points:
     generated: Tensor | None = None
     generated_labels: Tensor | None = None
     data: Tensor | None = None
+    gradient: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -162,8 +167,8 @@ class Method(ABC):
         """``terms`` at ``points``."""
         return self.terms(clf, self.points(clf, batch, state))
 
-    def after_backward(self, points: Points, state: MethodState) -> None:  # noqa: B027  a hook, not a duty
-        """Called once after the backward pass; x* holds its gradient there."""
+    def after_backward(self, points: Points, state: MethodState, step: Step | None = None) -> None:  # noqa: B027  a hook, not a duty
+        """Called once after the weight step; x* holds its gradient, and ``step`` is what ``terms`` gave."""
 
 
 def seen(images: Tensor, logits: Tensor) -> Seen:

@@ -55,5 +55,5 @@ class Regularised(Method):
             metrics={**step.metrics, "der": penalty.detach()},
         )
 
-    def after_backward(self, points: Points, state: MethodState) -> None:
-        self.base.after_backward(points, state)
+    def after_backward(self, points: Points, state: MethodState, step: Step | None = None) -> None:
+        self.base.after_backward(points, state, step)

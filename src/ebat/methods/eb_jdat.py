@@ -39,7 +39,7 @@ class EbJdat(Method):
         starred = attacked(self, clf, x, start, lambda: self._objective(clf, x, y), project=project)
         chains = chain(clf, state, self.sampler, len(x), clip=self.options.backbone != "jem")
         data = data_view(batch, self.options.data_view) if self.options.backbone == "sada-jem" else x
-        return Points(x, y, adversarial=starred, data=data, **chains)
+        return Points(x, y, data=data, **starred, **chains)
 
     def terms(self, clf: Classifier, points: Points) -> Step:
         option = self.options

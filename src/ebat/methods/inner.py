@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -19,6 +21,20 @@ from ebat.units import parse_fraction
 from ebat.walk import Objective
 
 
+class Attacked(TypedDict):
+    """What an attack adds to :class:`Points`."""
+
+    adversarial: Tensor
+    gradient: Tensor
+
+
+class Chain(TypedDict):
+    """What a chain adds to :class:`Points`."""
+
+    generated: Tensor
+    generated_labels: Tensor | None
+
+
 def fresh_seeds(state: MethodState, images: Tensor) -> Tensor:
     """One noise seed per image, from the method's own generator."""
     return noise.image_seeds(len(images), state.generator, images.device)
@@ -32,32 +48,36 @@ def attacked(
     objective: Callable[[], Objective],
     *,
     project: bool = True,
-) -> Tensor:
+) -> Attacked:
     """x*: the method's steps up ``objective`` from ``start``, in its BatchNorm mode.
 
     Args:
         objective: built inside the loop, so that clean logits it needs are taken in the attack's mode.
 
     Returns:
-        ``[N, C, H, W]``, cut from the graph; it asks for its own gradient, which ``after_backward`` reads.
+        ``adversarial`` ``[N, C, H, W]``, cut from the graph; it asks for its own gradient, which ``after_backward``
+        reads. And ``gradient``, the input gradient of the attack's last step, which the training one is compared with.
     """
     attack = method.attack
     assert attack.steps is not None and attack.step_size is not None  # filled in by the options
     with inner_loop(clf, method.options.attack_mode):
         step_size = float(parse_fraction(attack.step_size))
+        gradients: deque[Tensor] = deque(maxlen=1)
         starred = ascend(
-            clf, start, images, method.threat, objective(), attack.steps, step_size, project=project
-        )
-    return starred.requires_grad_()
+            clf, start, images, method.threat, objective(), attack.steps, step_size,
+            project=project, callback=lambda at: gradients.append(at["gradient"]),
+        )  # fmt: skip
+    return {"adversarial": starred.requires_grad_(), "gradient": gradients[-1]}
 
 
 def chain(
     clf: Classifier, state: MethodState, sampler: SamplerConfig, count: int, clip: bool = True
-) -> dict[str, Tensor]:
+) -> Chain:
     """x^: chains drawn from the replay buffer, walked down their energy, and written back.
 
     Returns:
-        ``generated`` ``[count, C, H, W]`` and, for chains of E(x, y), the ``generated_labels`` they were started for.
+        ``generated`` ``[count, C, H, W]`` and, for chains of E(x, y), the ``generated_labels`` they were started for
+        (``None`` for chains of E(x)).
     """
     if state.buffer is not None:
         images, labels, places = state.buffer.draw(count, state.generator)
@@ -75,4 +95,4 @@ def chain(
         images = run(clf, images, energy, sampler.steps, seeds=seeds, clip=clip, **settings)
     if state.buffer is not None:
         state.buffer.write(places, images, labels)
-    return {"generated": images} | ({"generated_labels": labels} if sampler.energy == "joint" else {})
+    return {"generated": images, "generated_labels": labels if sampler.energy == "joint" else None}

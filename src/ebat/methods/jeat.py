@@ -25,7 +25,7 @@ class Jeat(Method):
         x, y = batch.images, batch.labels
         start = self.threat.random_start(x, fresh_seeds(state, x))
         starred = attacked(self, clf, x, start, lambda: objectives.joint_energy(clf, y))
-        return Points(x, y, adversarial=starred, **chain(clf, state, self.sampler, len(x), clip=False))
+        return Points(x, y, **starred, **chain(clf, state, self.sampler, len(x), clip=False))
 
     def terms(self, clf: Classifier, points: Points) -> Step:
         assert points.adversarial is not None and points.generated is not None

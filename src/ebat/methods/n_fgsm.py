@@ -25,7 +25,7 @@ class NFgsm(Method):
         seeds = noise.derive(fresh_seeds(state, x), 0)
         noisy = self.threat.random_start(x, seeds, scale=self.options.noise)
         starred = attacked(self, clf, x, noisy, lambda: objectives.cross_entropy(clf, y), project=False)
-        return Points(x, y, adversarial=starred)
+        return Points(x, y, **starred)
 
     def terms(self, clf: Classifier, points: Points) -> Step:
         return adversarial_cross_entropy(clf, points)

@@ -19,9 +19,7 @@ class PgdAT(Method):
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         x, y = batch.images, batch.labels
         start = self.threat.random_start(x, fresh_seeds(state, x))
-        return Points(
-            x, y, adversarial=attacked(self, clf, x, start, lambda: objectives.cross_entropy(clf, y))
-        )
+        return Points(x, y, **attacked(self, clf, x, start, lambda: objectives.cross_entropy(clf, y)))
 
     def terms(self, clf: Classifier, points: Points) -> Step:
         return adversarial_cross_entropy(clf, points)

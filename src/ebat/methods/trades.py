@@ -30,7 +30,7 @@ class Trades(Method):
             with torch.no_grad():
                 return objectives.divergence(clf, clf.logits(x))
 
-        return Points(x, y, adversarial=attacked(self, clf, x, nearby, objective))
+        return Points(x, y, **attacked(self, clf, x, nearby, objective))
 
     def terms(self, clf: Classifier, points: Points) -> Step:
         assert points.adversarial is not None

@@ -141,7 +141,7 @@ class Loop:
             step = self.update(
                 lambda: self.method.terms(self.clf, points), state.optimiser, self._average_gradients
             )
-        self.method.after_backward(points, state.method_state)
+        self.method.after_backward(points, state.method_state, step)
         if state.ema is not None:
             state.ema.update(self.clf)
         self.readings.add(self._read(step, points))

@@ -1,0 +1,50 @@
+"""Options of the JEM family and of its adversarial members, with the chains they share."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat
+
+from ebat.config import MethodOptions
+
+# The step of the JEM++ family on [0, 1] images: step 1 and clamp 1 on [-1, 1] (METHODS, conversion s / 4 and 2 c).
+PROXIMAL = {
+    "name": "proximal", "energy": "marginal", "steps": 10, "step_size": 0.25, "clamp": 2.0, "noise_std": 0.0,
+    "start": "class-gaussian", "buffer_size": 10_000, "reinit": 0.05, "mode": "train",
+}  # fmt: skip
+# JEM's Langevin chain: step 1 and noise 0.01 on [-1, 1].
+LANGEVIN = {
+    "name": "langevin", "energy": "marginal", "steps": 20, "step_size": 0.25, "noise_std": 0.005,
+    "start": "uniform", "buffer_size": 10_000, "reinit": 0.05, "mode": "eval",
+}  # fmt: skip
+
+DataView = Annotated[
+    Literal["unaugmented", "classified"],
+    Field(
+        description="real images of the generative term: un-augmented ones, as published, or those that the "
+        "cross-entropy sees; with chains of E(x,y), un-cropped images beside cropped ones can leave classes untrained"
+    ),
+]
+
+
+class SadaJem(MethodOptions):
+    image_sets: ClassVar[int] = 3
+    uses_sampler: ClassVar[bool] = True
+    sampler_defaults: ClassVar[dict[str, object]] = PROXIMAL
+
+    name: Literal["sada-jem"] = "sada-jem"
+    data_view: DataView = "unaugmented"
+    generative: NonNegativeFloat = Field(1.0, description="weight of the contrastive term")
+
+
+class Jeat(MethodOptions):
+    forwards_clean: ClassVar[bool] = False
+    image_sets: ClassVar[int] = 2
+    uses_attack: ClassVar[bool] = True
+    uses_sampler: ClassVar[bool] = True
+    attack_defaults: ClassVar[dict[str, object]] = {"steps": 10}
+    sampler_defaults: ClassVar[dict[str, object]] = LANGEVIN
+
+    name: Literal["jeat"] = "jeat"
+    generative: NonNegativeFloat = Field(1.0, description="weight of the contrastive term")
