@@ -1,39 +1,51 @@
 """What every registered training method must hold; a new one is tested the day it is registered.
 
-The cases cover every pair of (classes, channels, size, norm of the ball, norm layer).
+The cases cover every pair of classes, size, network and normalisation, and each of those with both of channels and
+of the norms of the ball.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 import ebat
 from ebat.classifier import Classifier
 from ebat.data.image_set import ImageSet
 from ebat.methods import Method, Step
 from ebat.networks.create import create_network
-from ebat.networks.options import SmallResNetOptions
+from ebat.networks.options import SmallResNetOptions, WideResNetOptions
 from ebat.registry import METHODS
 
+# classes, channels, size, norm of the ball, network, its normalisation
 CASES = [
-    (2, 1, 8, "linf", "batch"),
-    (2, 3, 32, "l2", "batch"),
-    (10, 1, 32, "linf", "none"),
-    (10, 3, 8, "l2", "none"),
-    (2, 3, 8, "linf", "none"),
-    (10, 1, 8, "l2", "batch"),
-    (10, 3, 32, "linf", "batch"),
+    (2, 1, 8, "linf", "small-resnet", "batch"),
+    (10, 3, 32, "l2", "small-resnet", "group"),
+    (100, 1, 64, "linf", "small-resnet", "none"),
+    (2, 3, 32, "linf", "wide-resnet", "none"),
+    (10, 1, 64, "l2", "wide-resnet", "batch"),
+    (100, 3, 8, "l2", "wide-resnet", "group"),
+    (2, 3, 64, "l2", "mlp", "group"),
+    (10, 1, 8, "linf", "mlp", "none"),
+    (100, 1, 32, "l2", "mlp", "batch"),
 ]
 NAMES = METHODS.names()
 VIEWS = {"unaugmented"}  # what the loader gives
 
 
-def classifier(classes: int, channels: int, size: int, norm: str) -> Classifier:
+def classifier(classes: int, channels: int, size: int, norm: str, kind: str = "small-resnet") -> Classifier:
     shape = (channels, size, size)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = create_network(SmallResNetOptions(width=8, norm=norm), classes, shape)
+        if kind == "mlp":  # somebody's own: no convolution, dropout, another kind of BatchNorm
+            norms = {"batch": nn.BatchNorm1d(8), "group": nn.GroupNorm(2, 8), "none": nn.Identity()}
+            layers = (nn.Linear(channels * size * size, 8), norms[norm], nn.SiLU(), nn.Linear(8, classes))
+            network: nn.Module = nn.Sequential(nn.Flatten(), *layers)
+        elif kind == "wide-resnet":
+            network = create_network(WideResNetOptions(depth=10, width=1, norm=norm), classes, shape)
+        else:
+            network = create_network(SmallResNetOptions(width=8, norm=norm), classes, shape)
     return Classifier(network, classes, [0.5] * channels, [0.5] * channels, image_shape=shape).train()
 
 
@@ -77,8 +89,8 @@ def check_step(step: Step, batch: ebat.Batch, classes: int) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_trains_the_network_and_touches_nothing_else(name: str, case) -> None:
-    classes, channels, size, ball, norm = case
-    clf, data = classifier(classes, channels, size, norm), image_set(classes, channels, size)
+    classes, channels, size, ball, network, norm = case
+    clf, data = classifier(classes, channels, size, norm, network), image_set(classes, channels, size)
     method, batch = build(name, ball), batch_of(image_set(classes, channels, size), 6)
     handed = [value.clone() for value in (batch.images, batch.labels, batch.views["unaugmented"])]
     state = method.init_state(clf, data, seed=0)
