@@ -1,7 +1,6 @@
 """What every registered training method must hold; a new one is tested the day it is registered.
 
-The cases cover every pair of classes, size, network and normalisation, and each of those with both of channels and
-of the norms of the ball.
+The cases cover every pair of (classes, channels, size, norm of the ball, network, normalisation).
 """
 
 from __future__ import annotations
@@ -29,6 +28,9 @@ CASES = [
     (2, 3, 64, "l2", "mlp", "group"),
     (10, 1, 8, "linf", "mlp", "none"),
     (100, 1, 32, "l2", "mlp", "batch"),
+    (10, 1, 32, "linf", "mlp", "group"),
+    (2, 3, 8, "l2", "small-resnet", "none"),
+    (100, 3, 8, "linf", "small-resnet", "batch"),
 ]
 NAMES = METHODS.names()
 VIEWS = {"unaugmented"}  # what the loader gives
@@ -38,7 +40,7 @@ def classifier(classes: int, channels: int, size: int, norm: str, kind: str = "s
     shape = (channels, size, size)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if kind == "mlp":  # somebody's own: no convolution, dropout, another kind of BatchNorm
+        if kind == "mlp":  # somebody's own: no convolution, another kind of BatchNorm
             norms = {"batch": nn.BatchNorm1d(8), "group": nn.GroupNorm(2, 8), "none": nn.Identity()}
             layers = (nn.Linear(channels * size * size, 8), norms[norm], nn.SiLU(), nn.Linear(8, classes))
             network: nn.Module = nn.Sequential(nn.Flatten(), *layers)
