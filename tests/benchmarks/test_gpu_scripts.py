@@ -1,0 +1,45 @@
+"""The scripts for an accelerator run on a CPU too, at toy size, so that they cannot rot."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ebat.registry import METHODS
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_cpu_agrees_with_itself() -> None:
+    rows = script("agreement").main(["--device", "cpu", "--images", "8"])
+    assert [row["method"] for row in rows] == METHODS.names()
+    assert all(row["loss"] == 0 and row["gradient"] == 0 for row in rows)
+
+
+def test_speed_is_measured_against_plain_float32(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--device",
+        "cpu",
+        "--methods",
+        "pgd-at",
+        "eb-jdat",
+        "--network",
+        "small-resnet",
+        "--batch",
+        "16",
+    ]
+    rows = script("throughput").main([*arguments, "--steps", "1", "--settings", "fp32", "bf16"])
+    assert [row["ratio"] for row in rows if row["setting"] == "fp32"] == [1.0, 1.0]
+    assert all(row["images"] > 0 and row["tflops"] > 0 for row in rows)
+    assert "| eb-jdat | bf16 |" in capsys.readouterr().out
