@@ -42,6 +42,9 @@ class DataConfig(Section):
     root: str | None = Field(None, description="where the archives or images are; may be read-only")
     size: PositiveInt | None = Field(None, description="resize to size x size pixels")
     held_out: float = Field(0.1, gt=0, lt=0.5, description="share of the training images kept for selection")
+    train_images: PositiveInt | None = Field(
+        None, description="only the first of a fixed stratified order of the training images; null: all"
+    )
 
 
 class ThreatConfig(Section):
@@ -101,13 +104,30 @@ class RegulariserConfig(Section):
     form: Literal["auto", "multi-step", "single-step"] = Field(
         "auto", description="single-step: only abnormal adversarial examples; auto: by the method's attack"
     )
+    reference: Literal["clean", "start"] = Field(
+        "clean", description="what x* is compared with: the clean image, or the random start of a single step"
+    )
+
+    def check(self, method: MethodOptions) -> None:
+        """Raises :class:`ConfigError` for a reference that the method does not have."""
+        if self.reference == "start" and not method.keeps_start:
+            raise ConfigError(
+                f"regulariser.reference: method {method.name!r} keeps no random start; use 'clean', or a single step "
+                "from noise such as fgsm-rs or n-fgsm"
+            )
 
 
 class UpdateConfig(Section):
     """How a gradient becomes a weight step."""
 
-    name: Literal["plain", "sam"] = "plain"
+    name: Literal["plain", "sam", "awp"] = "plain"
     rho: PositiveFloat = Field(2.0, description="radius of the adaptive sharpness step (sam)")
+    gamma: PositiveFloat = Field(
+        5e-3, description="length of the weight perturbation, as a share of each weight tensor's own (awp)"
+    )
+    from_epoch: PositiveInt = Field(
+        1, description="first epoch, counted from 1, with the perturbation; plain steps before it (awp)"
+    )
 
 
 class OptimiserConfig(Section):
@@ -180,16 +200,26 @@ class MethodOptions(Section):
     single_step: ClassVar[bool] = False
     forwards_clean: ClassVar[bool] = True  # whether clean images are among the loss's own
     image_sets: ClassVar[int] = 1  # image sets forwarded in the loss, 3 forward passes each
+    double_backwards: ClassVar[int] = 0  # of these, sets whose input gradient is differentiated: 3 more each
+    leaves_box: ClassVar[bool] = False  # x* keeps to the ball, but not to [0, 1]
     extra_forwards: ClassVar[int] = 0  # forward passes beside walks and loss
+    detached_sets: ClassVar[int] = 0  # image sets forwarded in the loss without gradient, 1 forward pass each
+    inner_attack: ClassVar[bool] = True  # whether x* is made by attack.steps; else by the training gradient
+    keeps_start: ClassVar[bool] = False  # whether the points hold the attack's random start
     attack_defaults: ClassVar[dict[str, object]] = {}
     sampler_defaults: ClassVar[dict[str, object]] = {}
 
     name: str
     attack_mode: Literal["eval", "train"] = Field("eval", description="BatchNorm mode during the attack")
 
+    @property
+    def repeats(self) -> int:
+        """How many steps in a row see the same batch."""
+        return 1
+
     def resolved_attack(self, attack: AttackConfig, threat: ThreatConfig | None) -> AttackConfig:
         """``attack`` with the method's values where it is silent; the default step is radius / 4."""
-        if not self.uses_attack or threat is None:
+        if not (self.uses_attack and self.inner_attack) or threat is None:
             return attack
         values = {**self.attack_defaults, **attack.model_dump(exclude_none=True)}
         share = values.pop("step_share", "1/4")
@@ -245,7 +275,8 @@ class Config(Section):
         options = info.data.get("method")
         if options is None:  # the method itself is at fault and reported instead
             return value
-        used = options.uses_attack if info.field_name == "attack" else options.uses_sampler
+        attacks = options.uses_attack and options.inner_attack
+        used = attacks if info.field_name == "attack" else options.uses_sampler
         if not used and value.model_dump(exclude_none=True):
             raise ConfigError(
                 f"{info.field_name}: method {options.name!r} has no {info.field_name}; "
@@ -267,6 +298,13 @@ class Config(Section):
                 f"regulariser.name: 'der' compares clean with adversarial energies, but method {name!r} makes no "
                 "adversarial images; use it with pgd-at, trades, n-fgsm or another adversarial method"
             )
+        if self.regulariser is not None:
+            self.regulariser.check(self.method)
+        if self.training.compile and self.method.double_backwards:
+            raise ConfigError(
+                f"training.compile: method {name!r} differentiates an input gradient, which a compiled network "
+                "cannot; leave it false"
+            )
         if self.training.select == "pgd-10" and self.threat is None:
             raise ConfigError("training.select: 'pgd-10' needs threat.norm and threat.radius")
         if self.schedule.name == "multistep" and not self.schedule.milestones:
@@ -278,4 +316,10 @@ class Config(Section):
     @property
     def warnings(self) -> list[str]:
         """Combinations that work but are known to disappoint, one line each."""
-        return self.method.warnings(self.attack, self.sampler)
+        found = self.method.warnings(self.attack, self.sampler)
+        if self.update.name == "awp" and self.update.from_epoch > self.training.epochs:
+            found.append(
+                f"update.from_epoch: {self.update.from_epoch} lies beyond the run's {self.training.epochs} epochs, "
+                "so every step will be a plain one"
+            )
+        return found

@@ -105,8 +105,26 @@ METHODS = Registry(
     {
         "standard": _method("standard", "Standard",
             "cross-entropy on clean images", "", "3"),
+        "fgsm": _method("fgsm", "Fgsm",
+            "one sign step from the clean image; collapses at large radii", "Goodfellow et al. 2015", "5"),
+        "fgsm-rs": _method("fgsm_rs", "FgsmRS",
+            "one sign step of 5/4 of the radius from a random start, projected", "Wong et al. 2020", "5"),
         "n-fgsm": _method("n_fgsm", "NFgsm",
             "one sign step from strong noise, not projected", "de Jorge et al. 2022", "5"),
+        "grad-align": _method("grad_align", "GradAlign",
+            "one sign step, and input gradients that agree all over the ball",
+            "Andriushchenko and Flammarion 2020", "11"),
+        "elle": _method("elle", "Elle",
+            "one sign step, and a loss that is linear between points near the image",
+            "Abad Rocamora et al. 2024", "14"),
+        "elle-a": _method("elle_a", "ElleA",
+            "elle, its weight raised only while the linearity error stands out",
+            "Abad Rocamora et al. 2024", "14"),
+        "free-at": _method("free_at", "FreeAT",
+            "the weight step's own backward moves the perturbation, a batch 8 times over", "Shafahi et al. 2019",
+            "3 per replay"),
+        "aaer": _method("aaer", "Aaer",
+            "a single step from noise plus a penalty on abnormal adversarial examples", "Lin et al. 2023", "6"),
         "pgd-at": _method("pgd_at", "PgdAT",
             "cross-entropy on multi-step adversarial images", "Madry et al. 2018", "2 steps + 3"),
         "trades": _method("trades", "Trades",
@@ -220,6 +238,9 @@ PROTOCOLS = Registry(
     {
         "clean": Row("ebat.evaluation.protocols:clean", "accuracy on unperturbed images"),
         "pgd-20": Row("ebat.evaluation.protocols:pgd_20", "CE, 20 steps of radius / 4, one random start"),
+        "pgd-50-10": Row(
+            "ebat.evaluation.protocols:pgd_50_10", "CE, 50 steps of radius / 4, the worst of 10 random starts"
+        ),
     },
     "ebat.protocols",
 )

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebat.data import ImageSet, load_splits
+from ebat.data.augmentation import default_augmentation
+from ebat.data.image_set import source_name
 from ebat.data.splitting import allocate, stratified_order, stratified_split
 from ebat.errors import DataError
 
@@ -105,3 +107,28 @@ def test_image_set_refuses_what_does_not_fit(small_set: ImageSet) -> None:
         ImageSet(small_set.images, small_set.labels[1:], ("a", "b", "c"), "small", "train")
     with pytest.raises(DataError, match="uint8 or float32"):
         ImageSet(small_set.images[0], small_set.labels, ("a", "b", "c"), "small", "train")
+
+
+def test_a_small_training_set_is_a_fixed_stratified_part_under_its_own_name(shared_cache: None) -> None:
+    whole, small = load_splits("digits"), load_splits("digits", train_images=300)
+    assert (small.train.name, len(small.train)) == ("digits[:300]", 300)
+    assert (
+        small.train.labels.bincount().float().std() < 1.5
+    )  # the classes' own proportions, almost equal here
+    assert torch.equal(small.train.images, whole.train.first(300).images)
+    assert torch.equal(small.train.images[:100], load_splits("digits", train_images=100).train.images)
+    for part in ("held_out", "test"):
+        ours, full = getattr(small, part), getattr(whole, part)
+        assert ours.name == "digits" and torch.equal(ours.images, full.images)
+
+
+@pytest.mark.parametrize("count", [9, 1201])
+def test_a_small_training_set_must_lie_within_the_data(count: int, shared_cache: None) -> None:
+    with pytest.raises(DataError, match=f"train_images is {count}; digits has 1,200 training images in 10"):
+        load_splits("digits", train_images=count)
+
+
+def test_the_name_of_a_part_leads_back_to_its_source() -> None:
+    names = ("digits", "digits[:300]", "cifar10-jpeg@16", "cifar10-jpeg@16[:2000]")
+    assert [source_name(name) for name in names] == ["digits", "digits", "cifar10-jpeg", "cifar10-jpeg"]
+    assert not default_augmentation("digits[:300]", (1, 8, 8)).flip

@@ -124,3 +124,40 @@ def test_data_of_other_classes_or_another_shape_are_refused(clf, grey):
     wide = dataclasses.replace(three, images=torch.rand(10, 1, 2, 3), class_names=("a", "b"))
     with pytest.raises(DataError, match=r"images are 1x2x3 .* takes 1x2x2"):
         ebat.evaluate(clf, wide, ["clean"])
+
+
+def test_ten_starts_of_fifty_steps_break_at_least_what_one_of_twenty_breaks(finished_run):
+    network = ebat.load(finished_run)
+    rows = {
+        size: ebat.evaluate(network, "digits", ["pgd-20", "pgd-50-10"], images=60, seed=5, batch_size=size)
+        for size in (60, 7)
+    }
+    row = rows[60]["pgd-50-10"]
+    assert row["value"] <= rows[60]["pgd-20"]["value"]
+    assert row["value"] == rows[7]["pgd-50-10"]["value"]  # random numbers do not depend on the batch
+    assert row["facts"] == rows[7]["pgd-50-10"]["facts"]
+    standing = row["facts"]["standing"]
+    assert len(standing) == 10 and standing == sorted(standing, reverse=True)
+    assert standing[-1] == round(60 * row["value"]) and row["facts"]["attacked"] >= standing[0]
+
+
+def test_a_start_is_spent_on_images_that_still_stand_alone(clf, grey, monkeypatch):
+    attacked = []
+
+    def unlucky(clf, images, labels, threat, **options):
+        """Breaks the first image of each call, by a change within the ball."""
+        assert (options["steps"], options["step_size"]) == (50, threat.epsilon / 4)
+        attacked.append(len(images))
+        images = images.clone()
+        images[0] += torch.where(labels[0] == 1, -0.5, 0.5)
+        return images.clamp(0, 1)
+
+    monkeypatch.setattr("ebat.evaluation.protocols.pgd", unlucky)
+    told: list[int] = []
+    found = PROTOCOLS.get("pgd-50-10").judge(
+        clf, *grey, ebat.Threat("linf", 0.5), 0, batch_size=10, advance=told.append
+    )
+    assert attacked == [8, 7, 6, 5, 4, 3, 2, 1]  # two of ten are wrong unattacked; then none is left
+    assert found.facts["standing"] == [7, 6, 5, 4, 3, 2, 1, 0, 0, 0]
+    assert not found.right.any()
+    assert sum(told) == 10

@@ -76,13 +76,14 @@ def images_for(clf: Classifier, run: RunDirectory | None, name: str | None) -> I
         DataError: no data are known, or they are at fault.
     """
     from ebat.data.catalogue import NAMES
+    from ebat.data.image_set import source_name
     from ebat.evaluation.runner import open_data
 
     own = None if run is None else run.config().data
     if own is not None and name in (None, own.name):
         return open_data(clf, own.name, own.root, own.size)
     if name is None:
-        name = str(clf.about.get("data", "no data it names")).partition("@")[0]
+        name = source_name(str(clf.about.get("data", "no data it names")))
         if name not in NAMES:
             raise DataError(
                 f"this classifier was trained on {name}; say with --data where they are (a name or a path)"

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ebat import noise
+from ebat.data.image_set import source_name
 from ebat.errors import DataError
 
 # Data whose meaning a mirror changes.
@@ -85,4 +86,4 @@ def default_augmentation(name: str, image_shape: tuple[int, int, int]) -> Augmen
             do not flip.
         image_shape: (C, H, W).
     """
-    return Augmentation(crop=min(image_shape[1:]) // 8, flip=name.split("@")[0] not in _NO_FLIP)
+    return Augmentation(crop=min(image_shape[1:]) // 8, flip=source_name(name) not in _NO_FLIP)

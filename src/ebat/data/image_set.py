@@ -18,6 +18,11 @@ def as_float(images: Tensor) -> Tensor:
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
+def source_name(name: str) -> str:
+    """The data set that an image set's name begins with: ``digits`` of ``digits@16[:300]``."""
+    return name.partition("[")[0].partition("@")[0]
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Labelled images on the CPU.
@@ -29,7 +34,7 @@ class ImageSet:
         class_names: one name per class, in label order.
         name: the data's own name in result rows: ``"digits"``, ``"cifar10-jpeg"``,
             ``"imagefolder:1a2b3c4d5e6f"``; followed by ``@SIZE`` where the images were resized from what that
-            name stands for.
+            name stands for, and by ``[:N]`` where only the first N training images were kept.
         split: ``"train"``, ``"held-out"``, ``"test"`` or ``"all"``.
 
     Raises:

@@ -29,7 +29,12 @@ TEST_FRACTION = 0.2
 
 
 def load_splits(
-    name: str, root: str | Path | None = None, size: int | None = None, held_out: float = 0.1, seed: int = 0
+    name: str,
+    root: str | Path | None = None,
+    size: int | None = None,
+    held_out: float = 0.1,
+    seed: int = 0,
+    train_images: int | None = None,
 ) -> Splits:
     """The train, held-out and test parts of a data set.
 
@@ -54,6 +59,8 @@ def load_splits(
         size: side in pixels to resize every image to, or ``None``.
         held_out: fraction of the train part, in (0, 1).
         seed: of the held-out part.
+        train_images: leave only so many training images, the first of a fixed stratified order; the train part's
+            name then ends in ``[:train_images]``. Held-out and test part are those of the whole data set.
 
     Raises:
         DataError: the source or an argument is at fault; one line says what, where and what to do.
@@ -73,7 +80,19 @@ def load_splits(
             raise DataError(
                 f"{source.where}: too few images for a {images.split} part; add images to every class"
             )
-    return splits
+    if train_images is None:
+        return splits
+    return dataclasses.replace(splits, train=_shortened(splits.train, train_images))
+
+
+def _shortened(train: ImageSet, count: int) -> ImageSet:
+    """The first ``count`` images, under a name that says so."""
+    if not train.num_classes <= count <= len(train):
+        raise DataError(
+            f"train_images is {count}; {train.name} has {len(train):,} training images in {train.num_classes} "
+            "classes: give a number from the one to the other, or none for all"
+        )
+    return dataclasses.replace(train.first(count), name=f"{train.name}[:{count}]")
 
 
 def load_images(

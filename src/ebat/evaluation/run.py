@@ -9,18 +9,17 @@ from typing import Any
 import torch
 
 from ebat.data.image_set import Splits
-from ebat.data.sources import load_splits
 from ebat.evaluation.records import write_row
 from ebat.evaluation.runner import DEFAULT_PROTOCOLS, Data, evaluate, open_data
 from ebat.loading import load
 from ebat.threat import Threat
+from ebat.training.build import build_data
 from ebat.training.run_directory import RunDirectory
 
 
 def run_splits(path: str | Path) -> Splits:
     """The train, held-out and test images that the run at ``path`` was configured with."""
-    config = RunDirectory.open(path).config()
-    return load_splits(config.data.name, config.data.root, config.data.size, config.data.held_out)
+    return build_data(RunDirectory.open(path).config())
 
 
 def evaluate_run(

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from ebat.classifier import Classifier
-from ebat.config import AugmentationConfig, Config
+from ebat.config import AugmentationConfig, Config, UpdateConfig
 from ebat.data.augmentation import Augmentation, default_augmentation
 from ebat.data.image_set import ImageSet, Splits
 from ebat.data.loader import Loader
@@ -16,6 +16,7 @@ from ebat.data.sources import load_splits
 from ebat.methods.base import Step
 from ebat.networks.create import create_network
 from ebat.threat import Threat
+from ebat.updates.awp import awp
 from ebat.updates.plain import Reduce, plain
 from ebat.updates.sam import sam
 
@@ -28,7 +29,9 @@ Update = Callable[[Callable[[], Step], torch.optim.Optimizer, Reduce], Step]
 def build_data(config: Config) -> Splits:
     """The splits that the configuration names."""
     data = config.data
-    return load_splits(data.name, root=data.root, size=data.size, held_out=data.held_out)
+    return load_splits(
+        data.name, root=data.root, size=data.size, held_out=data.held_out, train_images=data.train_images
+    )
 
 
 def build_classifier(config: Config, train: ImageSet) -> Classifier:
@@ -68,6 +71,7 @@ def build_loader(
         seed=config.training.seed,
         rank=rank,
         world_size=world_size,
+        repeats=config.method.repeats,
     )
 
 
@@ -87,6 +91,10 @@ def build_optimiser(config: Config, clf: Classifier) -> torch.optim.Optimizer:
     )
 
 
-def build_update(config: Config, clf: Classifier) -> Update:
-    """The weight step by name."""
-    return partial(sam, network=clf, rho=config.update.rho) if config.update.name == "sam" else plain
+def build_update(section: UpdateConfig, clf: Classifier, epoch: int) -> Update:
+    """The weight step of an epoch, counted from 1, by name."""
+    if section.name == "sam":
+        return partial(sam, network=clf, rho=section.rho)
+    if section.name == "awp" and epoch >= section.from_epoch:
+        return partial(awp, network=clf, gamma=section.gamma)
+    return plain

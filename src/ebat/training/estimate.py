@@ -13,10 +13,10 @@ from torch import nn
 from ebat.config import Config
 from ebat.data import catalogue
 from ebat.data.cache import cache_folder
-from ebat.data.sources import load_splits
 from ebat.errors import EbatError
 from ebat.networks.cost import count_macs, count_parameters
 from ebat.networks.create import create_network
+from ebat.training.build import build_data
 
 # A timed forward touches at most this many multiply-accumulates: a second or two on a small CPU.
 MACS = 40e9
@@ -51,7 +51,7 @@ def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
     macs, parameters = count_macs(network, shape), count_parameters(network)
     passes = forward_passes(config)
     batch = config.training.batch_size
-    steps = config.training.epochs * (images // batch)
+    steps = config.training.epochs * (images // batch) * config.method.repeats
     seconds = _seconds_per_image(network, macs, shape) * passes * batch / config.devices
     memory = _memory_gb(config, network, shape, parameters, images)
     disk = _disk_gb(config, parameters, shape)
@@ -65,14 +65,20 @@ def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
 
 
 def forward_passes(config: Config) -> int:
-    """Forward passes per training image: 2 per walk step, 3 per image set in the loss, twice that under SAM."""
+    """Forward passes per training image: 2 per walk step, 3 per image set in the loss, twice that under SAM or AWP.
+
+    A set forwarded without gradient counts 1. Where steps repeat a batch, this is what each of them costs.
+    AWP counts twice from the first epoch on, wherever ``update.from_epoch`` lets it begin.
+    """
     method = config.method
     walks = 2 * ((config.attack.steps or 0) if method.uses_attack else 0)
     walks += 2 * ((config.sampler.steps or 0) if method.uses_sampler else 0)
-    sets = method.image_sets + (config.regulariser is not None and not method.forwards_clean)
+    der = config.regulariser
+    sets = method.image_sets + (der is not None and (not method.forwards_clean or der.reference == "start"))
     if getattr(method, "data_view", None) == "classified":
         sets -= 1  # the generative term's real images are the classified ones
-    return walks + method.extra_forwards + 3 * sets * (2 if config.update.name == "sam" else 1)
+    loss = 3 * sets + method.detached_sets
+    return walks + method.extra_forwards + loss * (1 if config.update.name == "plain" else 2)
 
 
 def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None, str]:
@@ -81,6 +87,7 @@ def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None,
     official = catalogue.OFFICIAL.get(section.name)
     if official is not None and section.root is None and not _in_cache(section.name):
         classes, (channels, *side), images = SHAPES[section.name]
+        images = section.train_images or images
         height, width = (section.size, section.size) if section.size else side
         return (
             classes,
@@ -88,7 +95,7 @@ def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None,
             images,
         ), f"{section.name} will be downloaded when training starts"
     try:
-        train = load_splits(section.name, section.root, section.size, section.held_out).train
+        train = build_data(config).train
     except EbatError as error:
         return None, str(error)
     return (train.num_classes, train.image_shape, len(train)), f"{train.name}: {len(train):,} training images"
@@ -156,6 +163,9 @@ def _memory_gb(
     for handle in handles:
         handle.remove()
     copies = 2 + (2 if config.optimiser.name == "adam" else 1) + (config.training.ema is not None)
+    copies += 3 * (
+        config.update.name != "plain"
+    )  # the first pass's gradient, the weights kept and the ones moved to
     pixels = shape[0] * shape[1] * shape[2]
     buffer = (config.sampler.buffer_size or 0) * pixels if config.method.uses_sampler else 0
     graph = activations * config.training.batch_size * config.method.image_sets // config.devices
