@@ -28,7 +28,8 @@ MEANINGS = {
     "sampler.name": "step rule of the chain",
     "sampler.steps": "steps of the chain per training step",
     "sampler.start": "where a new chain begins",
-    "update.name": "`sam`: adaptive sharpness-aware step, two passes over the loss",
+    "update.name": "`sam`: adaptive sharpness-aware step; `awp`: adversarial weight perturbation; each two passes "
+    "over the loss",
     "optimiser.name": "the optimiser of the weights",
     "optimiser.momentum": "momentum of `sgd`, first beta of `adam`",
     "optimiser.nesterov": "Nesterov momentum (`sgd`)",

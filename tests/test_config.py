@@ -76,7 +76,7 @@ def test_an_unknown_key_names_itself_the_nearest_and_what_is_allowed(change, mes
         ({"threat": {"radius": "8/0"}}, ("threat.radius:", "'8/0' is not a number such as 0.03 or '8/255'")),
         ({"threat": {"radius": -1}}, ("threat.radius:", "-1 must be above 0")),
         ({"attack": {"steps": 0}}, ("attack.steps:", "greater than 0", "got 0")),
-        ({"update": {"name": "sams"}}, ("update.name:", "'plain' or 'sam'", "got 'sams'")),
+        ({"update": {"name": "sams"}}, ("update.name:", "'plain', 'sam' or 'awp'", "got 'sams'")),
         ({"network": {"name": "small-resnet", "depth": 9}}, ("network.depth:", "6 n + 2", "got 9")),
         (
             {"network": {"name": "small-resnett"}},
@@ -114,6 +114,14 @@ def test_a_missing_section_is_named_and_further_mistakes_are_counted() -> None:
 )  # fmt: skip
 def test_an_impossible_combination_fails_before_any_work(wrong, message: str) -> None:
     assert refused(wrong).startswith(message)
+
+
+def test_a_perturbation_that_begins_after_the_last_epoch_draws_a_warning() -> None:
+    for from_epoch, count in ((5, 0), (6, 1)):
+        update = {"name": "awp", "from_epoch": from_epoch}
+        found = build_config(tree(update=update, training={"epochs": 5})).warnings
+        assert len(found) == count and all(line.startswith("update.from_epoch: 6 ") for line in found)
+    assert build_config(tree(update={"from_epoch": 6}, training={"epochs": 5})).warnings == []
 
 
 def test_a_config_is_frozen_in_every_part() -> None:

@@ -29,6 +29,7 @@ from ebat.training.estimate import estimate, forward_passes
         ("eb-jdat", {}, 5 * 2 + 10 * 2 + 4 * 3),  # METHODS 2.2: 39 to 43
         ("eb-jdat", {"attack": {"steps": 3}, "sampler": {"steps": 7}}, 3 * 2 + 7 * 2 + 4 * 3),
     ],
+        ("trades", {"update": {"name": "awp"}}, 1 + 10 * 2 + 2 * (3 + 3)),
 )
 def test_forward_passes_are_those_counted_by_hand(method: str, sections: dict[str, Any], passes: int) -> None:
     assert forward_passes(tiny(method, **sections)) == passes

@@ -17,6 +17,7 @@ from ebat.training.train import train
 CASES: dict[str, Any] = {
     "standard": {},
     "pgd-at": {"attack": {"steps": 2}, "regulariser": {"name": "der", "beta": 0.5}},
+    "trades": {"attack": {"steps": 2}, "update": {"name": "awp", "from_epoch": 2}},
     "n-fgsm": {"optimiser": {"name": "adam"}, "schedule": {"name": "cyclic"}},
     "sada-jem": {"sampler": SMALL_CHAIN, "update": {"name": "sam"}, "training": {"input_noise": 0.03}},
     "eb-jdat": {"sampler": SMALL_CHAIN, "attack": {"steps": 2}, "training": {"ema": 0.9}},

@@ -163,9 +163,8 @@ def _memory_gb(
     for handle in handles:
         handle.remove()
     copies = 2 + (2 if config.optimiser.name == "adam" else 1) + (config.training.ema is not None)
-    copies += 3 * (
-        config.update.name != "plain"
-    )  # the first pass's gradient, the weights kept and the ones moved to
+    # a second pass: the first one's gradient, the weights kept, and those moved to
+    copies += 3 * (config.update.name != "plain")
     pixels = shape[0] * shape[1] * shape[2]
     buffer = (config.sampler.buffer_size or 0) * pixels if config.method.uses_sampler else 0
     graph = activations * config.training.batch_size * config.method.image_sets // config.devices

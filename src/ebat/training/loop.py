@@ -64,7 +64,6 @@ class Loop:
         self.method = create_from_config(config)
         seed = training.seed * 1000 + fabric.global_rank
         self.state = TrainingState(config, self.clf, self.method, data.train, self.loader, seed)
-        self.update = build.build_update(config, self.clf)
         self.readings = Readings()
         self.criterion = criterion(config, self.method)
         self.total_steps = training.epochs * self.loader.steps_per_epoch
@@ -136,9 +135,11 @@ class Loop:
             group["lr"] = training.lr * state.rate_factor * factor
         if training.input_noise:
             batch = self._with_noise(batch)
+        epoch = state.step // self.loader.steps_per_epoch + 1
+        update = build.build_update(self.config.update, self.clf, epoch)
         with self.fabric.autocast():
             points = self.method.points(self.clf, batch, state.method_state)
-            step = self.update(
+            step = update(
                 lambda: self.method.terms(self.clf, points), state.optimiser, self._average_gradients
             )
         self.method.after_backward(points, state.method_state, step)

@@ -9,6 +9,7 @@ from torch import nn
 
 from ebat.contexts import running_statistics_kept
 from ebat.methods.base import Step
+from ebat.updates.gradients import weight_gradients
 from ebat.updates.plain import Reduce
 
 
@@ -26,24 +27,23 @@ def sam(
 
     Args:
         rho: radius of the step; 2 in SADA-JEM. The others as in :func:`ebat.updates.plain.plain`.
+
+    Returns:
+        What ``compute`` gave at w.
     """
     step = compute()
-    optimiser.zero_grad(set_to_none=True)
-    step.loss.backward()
-    reduce()
-    weights = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
-    saved = [w.detach().clone() for w in weights]
+    reached = weight_gradients(step.loss, optimiser, reduce)
+    own = [w.detach().clone() for w, _ in reached]
     with torch.no_grad():
-        scaled = [w.abs() * w.grad for w in weights]
+        scaled = [w.abs() * g for w, g in reached]
         length = torch.stack([s.norm() for s in scaled]).norm() + 1e-12
-        for w, s in zip(weights, scaled, strict=True):
+        for (w, _), s in zip(reached, scaled, strict=True):
             w.add_(w.abs() * s * (rho / length))
-    optimiser.zero_grad(set_to_none=True)
     with running_statistics_kept(network):
         compute().loss.backward()
     reduce()
     with torch.no_grad():
-        for w, before in zip(weights, saved, strict=True):
+        for (w, _), before in zip(reached, own, strict=True):
             w.copy_(before)
     optimiser.step()
     return step
