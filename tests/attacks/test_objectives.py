@@ -19,6 +19,7 @@ def test_each_objective_is_its_formula_at_the_images_still_on_the_way(toy) -> No
     wanted = {
         objectives.cross_entropy(clf, labels): lse - of_label,
         objectives.targeted_cross_entropy(clf, labels): of_label - lse,
+        objectives.high_energy(clf, labels, 1.5): lse - of_label - 1.5 * lse,
         objectives.joint_energy(clf, labels): -of_label,
         objectives.marginal_energy(clf): -lse,
         objectives.divergence(clf, clean): (p * (np.log(p) - f + lse[:, None])).sum(1),

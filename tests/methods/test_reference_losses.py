@@ -44,12 +44,37 @@ def points(toy, **change) -> Points:
     return Points(labels=toy.labels(), **{**images, **change})
 
 
+def softmax(f):
+    return np.exp(f) / np.exp(f).sum(1, keepdims=True)
+
+
+def mart(x, s, y, beta):
+    """The boosted cross-entropy of x*, plus the KL weighed by 1 - p_y(x), with the release's constants."""
+    total = []
+    for p, q, label in zip(softmax(x), softmax(s), y, strict=True):
+        rival = max(q[k] for k in range(len(q)) if k != label)
+        boosted = -np.log(q[label]) - np.log(1.0001 - rival + 1e-12)
+        total.append(boosted + beta * (p * np.log(p / q)).sum() * (1.0000001 - p[label]))
+    return np.mean(total)
+
+
+def weat(x, s, classified, y, beta=6.0):
+    weight = 1 / np.log(1 + np.exp(np.abs(-lse(x))))
+    return (weight * (ce(classified, y) + beta * kl(x, s))).mean()
+
+
 FORMULAS: dict[str, Any] = {
     "standard": ({}, lambda x, s, g, d, y: ce(x, y).mean()),
     "pgd-at": ({}, lambda x, s, g, d, y: ce(s, y).mean()),
     "n-fgsm": ({}, lambda x, s, g, d, y: ce(s, y).mean()),
     "trades": ({}, lambda x, s, g, d, y: ce(x, y).mean() + 6 * kl(x, s).mean()),
     "trades-2": ({"beta": 2.0}, lambda x, s, g, d, y: ce(x, y).mean() + 2 * kl(x, s).mean()),
+    "mart": ({}, lambda x, s, g, d, y: mart(x, s, y, 5.0)),
+    "mart-6": ({"beta": 6.0}, lambda x, s, g, d, y: mart(x, s, y, 6.0)),
+    "weat-nat": ({}, lambda x, s, g, d, y: weat(x, s, x, y)),
+    "weat-nat-2": ({"beta": 2.0}, lambda x, s, g, d, y: weat(x, s, x, y, 2.0)),
+    "weat-adv": ({}, lambda x, s, g, d, y: weat(x, s, s, y)),
+    "weat-adv-7": ({"beta": 7.0}, lambda x, s, g, d, y: weat(x, s, s, y, 7.0)),
     "sada-jem": ({}, lambda x, s, g, d, y: -lse(d).mean() + lse(g).mean() + ce(x, y).mean()),
     "sada-jem-3": (
         {"generative": 3.0},
@@ -123,11 +148,17 @@ def test_chains_of_given_classes_are_told_from_data_by_the_joint_energy(toy, nam
 
 WEIGHTS = {
     "trades": {"beta": 6.0},
+    "mart": {"beta": 5.0},
+    "weat-nat": {"beta": 6.0},
+    "weat-adv": {"beta": 6.0},
     "sada-jem": {"generative": 1.5},
     "jeat": {"generative": 1.5},
     "eb-jdat": {"generative": 1.5, "align": 0.5, "clean": 2.0, "adversarial": 0.25},
 }
-ALWAYS = {"trades": "natural", "sada-jem": "natural", "jeat": "robust"}
+ALWAYS = {
+    "trades": "natural", "mart": "robust", "weat-nat": "natural", "weat-adv": "robust", "sada-jem": "natural",
+    "jeat": "robust",
+}  # fmt: skip
 TERM = {"beta": "divergence", "align": "alignment", "clean": "natural", "adversarial": "robust"}
 
 

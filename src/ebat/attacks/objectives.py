@@ -34,6 +34,17 @@ def targeted_cross_entropy(clf: Classifier, target_labels: Tensor) -> Objective:
     return objective
 
 
+def high_energy(clf: Classifier, labels: Tensor, gamma: float) -> Objective:
+    """``CE(x, y) + gamma E(x)``: climbing it raises the loss and, for gamma above 1, the marginal energy too."""
+
+    def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        logits = clf.logits(images)
+        loss = energies.cross_entropy(logits, rows(labels, index))
+        return loss + gamma * energies.marginal_energy(logits), logits
+
+    return objective
+
+
 def divergence(clf: Classifier, clean_logits: Tensor) -> Objective:
     """``KL(f(x) || f(x*))`` with the clean side held: the inner objective of TRADES."""
 

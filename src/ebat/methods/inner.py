@@ -40,6 +40,11 @@ def fresh_seeds(state: MethodState, images: Tensor) -> Tensor:
     return noise.image_seeds(len(images), state.generator, images.device)
 
 
+def nearby_start(state: MethodState, images: Tensor) -> Tensor:
+    """``x + 0.001 N(0, I)``, as TRADES leaves a point where its divergence has no gradient; not cut to [0, 1]."""
+    return images + 0.001 * noise.normal(fresh_seeds(state, images), 0, images.shape[1:])
+
+
 def attacked(
     method: Method,
     clf: Classifier,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
-from ebat import energies, noise
+from ebat import energies
 from ebat.attacks import objectives
 from ebat.classifier import Classifier
+from ebat.config import MethodOptions
 from ebat.data.batch import Batch
 from ebat.methods import options
 from ebat.methods.base import Method, MethodState, Points, Step, forward_sets, seen
-from ebat.methods.inner import attacked, fresh_seeds
+from ebat.methods.inner import attacked, nearby_start
 from ebat.walk import Objective
 
 
@@ -20,17 +23,16 @@ class Trades(Method):
     In energies, ``KL = E_{k~p(.|x)}[E(x*, k) - E(x, k)] + dE(x)``. The gradient goes through both sides.
     """
 
-    Options = options.Trades
+    Options: ClassVar[type[MethodOptions]] = options.Trades
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         x, y = batch.images, batch.labels
-        nearby = x + 0.001 * noise.normal(fresh_seeds(state, x), 0, x.shape[1:])
 
         def objective() -> Objective:
             with torch.no_grad():
                 return objectives.divergence(clf, clf.logits(x))
 
-        return Points(x, y, **attacked(self, clf, x, nearby, objective))
+        return Points(x, y, **attacked(self, clf, x, nearby_start(state, x), objective))
 
     def terms(self, clf: Classifier, points: Points) -> Step:
         assert points.adversarial is not None

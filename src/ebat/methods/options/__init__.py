@@ -4,7 +4,7 @@ They stand here, not in the methods' own files, so that a misspelt option is ans
 torch. A class variable tells the configuration what the method needs.
 """
 
-from ebat.methods.options.adversarial import PgdAT, Standard, Trades
+from ebat.methods.options.adversarial import Mart, PgdAT, Standard, Trades, WeatAdv, WeatNat
 from ebat.methods.options.energy_models import LANGEVIN, PROXIMAL, DataView, Jeat, SadaJem
 from ebat.methods.options.joint import EbJdat
 from ebat.methods.options.single_step import NFgsm
@@ -15,9 +15,12 @@ __all__ = [
     "DataView",
     "EbJdat",
     "Jeat",
+    "Mart",
     "NFgsm",
     "PgdAT",
     "SadaJem",
     "Standard",
     "Trades",
+    "WeatAdv",
+    "WeatNat",
 ]
