@@ -90,3 +90,16 @@ def test_impossible_batches_are_refused(small_set: ImageSet) -> None:
         Loader(small_set, 31)
     with pytest.raises(DataError, match="cannot be shared equally by 3 processes"):
         Loader(small_set, 8, world_size=3)
+
+
+@pytest.mark.parametrize("first_step", range(9))
+def test_a_batch_is_handed_out_as_often_as_asked_and_resumed_within(
+    small_set: ImageSet, first_step: int
+) -> None:
+    once, thrice = (Loader(small_set, 8, augmentation=CROP, seed=5, repeats=count) for count in (1, 3))
+    assert thrice.steps_per_epoch == 3 * once.steps_per_epoch == 9
+    wanted = [batch for batch in once.epoch(2) for _ in range(3)][first_step:]
+    found = list(thrice.epoch(2, first_step))
+    assert len(found) == 9 - first_step
+    for expected, batch in zip(wanted, found, strict=True):
+        assert torch.equal(expected.images, batch.images) and torch.equal(expected.labels, batch.labels)

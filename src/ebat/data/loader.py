@@ -29,9 +29,10 @@ class Loader:
         rank: which equal slice of every batch is ours, 0 to ``world_size - 1``. The slices of a smaller last
             batch are uneven and may be empty.
         world_size: number of ranks.
+        repeats: how many steps in a row hand out the same batch, augmentation and all.
 
     Attributes:
-        steps_per_epoch: number of batches of an epoch.
+        steps_per_epoch: number of steps of an epoch: its batches times ``repeats``.
 
     Raises:
         DataError: the batch is larger than the set (with ``drop_last``), or cannot be shared equally.
@@ -48,6 +49,7 @@ class Loader:
         drop_last: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        repeats: int = 1,
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise DataError(
@@ -65,23 +67,31 @@ class Loader:
         self.shuffle = shuffle
         self.rank = rank
         self.world_size = world_size
-        self.steps_per_epoch = len(image_set) // batch_size if drop_last else -(-len(image_set) // batch_size)
+        self.repeats = repeats
+        batches = len(image_set) // batch_size if drop_last else -(-len(image_set) // batch_size)
+        self.steps_per_epoch = batches * repeats
         self._images = image_set.images.to(device)
         self._labels = image_set.labels.to(device)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (counted from 0), from ``first_step`` on."""
+        """The batches of an epoch (counted from 0), one for each step from ``first_step`` on."""
         key = (self.seed * 1_000_003 + epoch) % 2**31
         count = len(self._labels)
         generator = torch.Generator().manual_seed(key)
         # On the CPU always, so that the order does not depend on the device.
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         order = order.to(self._labels.device)
-        for step in range(first_step, self.steps_per_epoch):
-            whole = order[step * self.batch_size : (step + 1) * self.batch_size]
+        first, done = divmod(first_step, self.repeats)
+        for number in range(first, self.steps_per_epoch // self.repeats):
+            whole = order[number * self.batch_size : (number + 1) * self.batch_size]
             places = whole.tensor_split(self.world_size)[self.rank]
             plain = as_float(self._images[places])
-            images = plain
+            images = basic = plain
             if self.augmentation is not None:
-                images = self.augmentation.apply(plain, (key << 32) + places)
-            yield Batch(images, self._labels[places], {"unaugmented": plain}, places)
+                seeds = (key << 32) + places
+                basic = self.augmentation.basic(plain, seeds)
+                images = self.augmentation.rest(basic, seeds)
+            views = {"unaugmented": plain, "basic": basic}
+            batch = Batch(images, self._labels[places], views, places)
+            for _ in range(self.repeats - (done if number == first else 0)):
+                yield batch

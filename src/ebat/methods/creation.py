@@ -59,13 +59,15 @@ def create(
             f"method {name!r} makes adversarial images and needs threat=ebat.Threat(norm, radius)"
         )
     for section, given, used in (
-        ("attack", attack, chosen.uses_attack),
+        ("attack", attack, chosen.uses_attack and chosen.inner_attack),
         ("sampler", sampler, chosen.uses_sampler),
     ):
         if not used and _plain(given):
             raise ConfigError(f"method {name!r} has no {section}; leave {section}=... out")
     if der is not None and not chosen.uses_attack:
         raise ConfigError(f"method {name!r} makes no adversarial images, so 'der' has nothing to compare")
+    if der is not None:
+        der.check(chosen)
     ball = (
         None
         if threat is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from ebat import energies
@@ -21,7 +22,8 @@ class Regularised(Method):
 
     ``L_dE = max(||[dE(x), dE(x, y)]||_2 - margin, 0)``, with gradient through both x and x*. The mean
     runs over the whole batch in both forms. Where the base method does not forward clean images, one
-    clean forward is added; it leaves BatchNorm's running statistics to the base method.
+    clean forward is added; it leaves BatchNorm's running statistics to the base method. With ``reference: start``
+    the random start of the single step, inside the box, takes the place of x, and that forward is of it.
     """
 
     def __init__(self, base: Method, der: RegulariserConfig) -> None:
@@ -40,20 +42,24 @@ class Regularised(Method):
 
     def terms(self, clf: Classifier, points: Points) -> Step:
         step = self.base.terms(clf, points)
-        starred, clean = step.live["adversarial"], step.live.get("clean")
-        if clean is None:
-            with running_statistics_kept(clf):
-                clean = clf.logits(points.clean)
-        penalty = energies.delta_energy_penalty(clean, starred, points.labels, self.der.margin)
+        starred, at_clean = step.live["adversarial"], self.der.reference == "clean"
+        reference = step.live.get("clean") if at_clean else None
+        if reference is None:
+            with self.loss_context(clf), running_statistics_kept(clf):
+                reference = clf.logits(points.clean if at_clean else points.extra["start"])
+        penalty = energies.delta_energy_penalty(reference, starred, points.labels, self.der.margin)
         if self.abnormal_only:
-            penalty = penalty * energies.abnormal(clean, starred, points.labels)
+            penalty = penalty * energies.abnormal(reference, starred, points.labels)
         penalty = penalty.mean()
         return replace(
             step,
             loss=step.loss + self.der.beta * penalty,
-            clean=seen(points.clean, clean),
+            clean=seen(points.clean, reference) if at_clean else step.clean,
             metrics={**step.metrics, "der": penalty.detach()},
         )
+
+    def loss_context(self, clf: Classifier) -> AbstractContextManager[None]:
+        return self.base.loss_context(clf)
 
     def after_backward(self, points: Points, state: MethodState, step: Step | None = None) -> None:
         self.base.after_backward(points, state, step)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from ebat import noise
-from ebat.attacks import objectives
 from ebat.classifier import Classifier
 from ebat.data.batch import Batch
 from ebat.methods import options
 from ebat.methods.base import Method, MethodState, Points, Step
-from ebat.methods.inner import attacked, fresh_seeds
+from ebat.methods.fgsm_rs import stepped_from_noise
 from ebat.methods.pgd_at import adversarial_cross_entropy
 
 
@@ -21,11 +19,7 @@ class NFgsm(Method):
     Options = options.NFgsm
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
-        x, y = batch.images, batch.labels
-        seeds = noise.derive(fresh_seeds(state, x), 0)
-        noisy = self.threat.random_start(x, seeds, scale=self.options.noise)
-        starred = attacked(self, clf, x, noisy, lambda: objectives.cross_entropy(clf, y), project=False)
-        return Points(x, y, **starred)
+        return stepped_from_noise(self, clf, batch, state, scale=self.options.noise, project=False)
 
     def terms(self, clf: Classifier, points: Points) -> Step:
         return adversarial_cross_entropy(clf, points)
