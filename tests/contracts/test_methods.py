@@ -65,7 +65,7 @@ def build(name: str, norm: str = "linf") -> Method:
     return ebat.methods.create(
         name,
         ebat.Threat(norm, 0.1 if norm == "linf" else 1.0) if kind.uses_attack else None,
-        attack={"steps": min(2, kind.attack_defaults["steps"])} if kind.uses_attack else None,
+        attack={"steps": min(2, kind.attack_defaults["steps"])} if kind.attack_defaults else None,
         sampler={"buffer_size": 20, "steps": 2} if kind.uses_sampler else None,
     )
 
@@ -147,7 +147,8 @@ def test_what_a_method_declares_is_what_it_does(name: str) -> None:
     assert (points.adversarial is not None) == (step.adversarial is not None) == options.uses_attack
     assert (points.generated is not None) == (step.generated is not None) == options.uses_sampler
     assert (step.clean is not None) == options.forwards_clean
-    assert len(forwards) == options.image_sets
+    assert len(forwards) == options.image_sets + options.detached_sets
+    assert ("start" in points.extra) == options.keeps_start
     assert method.trains_on_adversarial == options.uses_attack
     for role, seen in (("clean", step.clean), ("adversarial", step.adversarial)):
         assert (seen is not None) == (role in step.live), "a regulariser finds the logits that were seen"

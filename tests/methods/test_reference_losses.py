@@ -36,12 +36,21 @@ def delta(f, g, y):
     return -lse(f) + lse(g), -f[rows, y] + g[rows, y]
 
 
+def aaer(f_start, f_starred, y, weight, gap, spread):
+    """CE(x*) plus the penalty on examples whose loss fell; both groups have to be there."""
+    fall = ce(f_start, y) - ce(f_starred, y)
+    moved, bad = ((f_starred - f_start) ** 2).sum(1), fall > 0
+    assert 0 < bad.sum() < len(y)
+    excess = max(moved[bad].mean() - moved[~bad].mean(), 0)
+    return ce(f_starred, y).mean() + weight * bad.mean() * (gap * fall[bad].mean() + spread * excess)
+
+
 def points(toy, **change) -> Points:
-    """Five different images in every role, so that no two can be mistaken for each other."""
+    """Different images in every role, so that no two can be mistaken for each other; a start is the data of aaer."""
     images = {
         name: toy.images(seed=k) for k, name in enumerate(("clean", "adversarial", "generated", "data"))
     }
-    return Points(labels=toy.labels(), **{**images, **change})
+    return Points(labels=toy.labels(), **{**images, "extra": {"start": images["data"]}, **change})
 
 
 def softmax(f):
@@ -67,6 +76,15 @@ FORMULAS: dict[str, Any] = {
     "standard": ({}, lambda x, s, g, d, y: ce(x, y).mean()),
     "pgd-at": ({}, lambda x, s, g, d, y: ce(s, y).mean()),
     "n-fgsm": ({}, lambda x, s, g, d, y: ce(s, y).mean()),
+    "fgsm": ({}, lambda x, s, g, d, y: ce(s, y).mean()),
+    "fgsm-rs": ({}, lambda x, s, g, d, y: ce(s, y).mean()),
+    "free-at": ({}, lambda x, s, g, d, y: ce(s, y).mean()),
+    "aaer": ({}, lambda x, s, g, d, y: aaer(d, s, y, 1, 2.5, 1.5)),
+    "aaer-n": ({"base": "n-fgsm"}, lambda x, s, g, d, y: aaer(d, s, y, 1, 1.5, 0.15)),
+    "aaer-own": (
+        {"weight": 0.5, "gap": 0.3, "spread": 2.0},
+        lambda x, s, g, d, y: aaer(d, s, y, 0.5, 0.3, 2.0),
+    ),
     "trades": ({}, lambda x, s, g, d, y: ce(x, y).mean() + 6 * kl(x, s).mean()),
     "trades-2": ({"beta": 2.0}, lambda x, s, g, d, y: ce(x, y).mean() + 2 * kl(x, s).mean()),
     "mart": ({}, lambda x, s, g, d, y: mart(x, s, y, 5.0)),

@@ -21,6 +21,10 @@ from ebat.training.estimate import estimate, forward_passes
         ("pgd-at", {}, 10 * 2 + 3),
         ("pgd-at", {"regulariser": {"name": "der"}}, 10 * 2 + 3 + 3),  # and x once, with gradient
         ("n-fgsm", {}, 2 + 3),
+        ("fgsm-rs", {"regulariser": {"name": "der", "reference": "start"}}, 2 + 3 + 3),
+        ("free-at", {}, 3),  # of each replay: its backward is the attack's too
+        ("aaer", {}, 2 + 3 + 1),  # x0 without gradient
+        ("aaer", {"update": {"name": "sam"}}, 2 + 2 * (3 + 1)),
         ("trades", {}, 1 + 10 * 2 + 3 + 3),  # the clean logits of the attack, then x and x*
         ("trades", {"regulariser": {"name": "der"}}, 1 + 10 * 2 + 3 + 3),  # x is among the loss's own
         ("sada-jem", {}, 10 * 2 + 3 * 3),  # x, x^ and the un-augmented x
@@ -33,6 +37,10 @@ from ebat.training.estimate import estimate, forward_passes
 )
 def test_forward_passes_are_those_counted_by_hand(method: str, sections: dict[str, Any], passes: int) -> None:
     assert forward_passes(tiny(method, **sections)) == passes
+
+
+def test_replays_are_steps() -> None:
+    assert estimate(tiny("free-at", {"epochs": 3}), device="cpu")["steps"] == 3 * 9 * 8
 
 
 def test_the_numbers_of_a_small_run() -> None:

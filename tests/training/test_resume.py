@@ -19,6 +19,7 @@ CASES: dict[str, Any] = {
     "pgd-at": {"attack": {"steps": 2}, "regulariser": {"name": "der", "beta": 0.5}},
     "trades": {"attack": {"steps": 2}, "update": {"name": "awp", "from_epoch": 2}},
     "n-fgsm": {"optimiser": {"name": "adam"}, "schedule": {"name": "cyclic"}},
+    "free-at": {"training": {"epochs": 1}},  # interrupted within the eight replays of its second batch
     "sada-jem": {"sampler": SMALL_CHAIN, "update": {"name": "sam"}, "training": {"input_noise": 0.03}},
     "eb-jdat": {"sampler": SMALL_CHAIN, "attack": {"steps": 2}, "training": {"ema": 0.9}},
 }
