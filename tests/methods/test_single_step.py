@@ -42,7 +42,7 @@ def test_fgsm_steps_the_radius_from_the_image_itself(toy) -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), [("fgsm-rs", {}), ("aaer", {}), ("aaer", {"base": "n-fgsm"})])
-def test_a_step_from_noise_is_the_published_one(toy, name: str, options: dict[str, str]) -> None:
+def test_a_step_from_noise_is_the_published_one(toy, name: str, options: dict[str, Any]) -> None:
     """fgsm-rs: U(-eps, eps), 5/4 eps, projected; n-fgsm: U(-2 eps, 2 eps), eps, box only."""
     strong = bool(options)
     scale, step = (2, EPSILON) if strong else (1, 1.25 * EPSILON)
@@ -65,7 +65,7 @@ def test_a_step_from_noise_is_the_published_one(toy, name: str, options: dict[st
      ("aaer", {"base": "n-fgsm"}, "8/255")],
 )  # fmt: skip
 def test_one_step_of_the_published_length_in_train_mode(
-    name: str, options: dict[str, str], size: str
+    name: str, options: dict[str, Any], size: str
 ) -> None:
     method = ebat.methods.create(name, ebat.Threat("linf", "8/255"), **options)
     assert (method.attack.steps, method.attack.step_size) == (1, size)  # 10/255 = 2/51
@@ -129,7 +129,7 @@ def test_the_free_gradient_is_the_weight_steps_own_under_sharpness_aware_updates
 
     method, clf = ebat.methods.create("free-at", THREAT), toy.mlp()
     state = method.init_state(clf, toy.image_set(), 0)
-    at = method.points(clf, toy.batch(8), state)
+    at: Any = method.points(clf, toy.batch(8), state)
     optimiser, applied = torch.optim.SGD(clf.parameters(), lr=0.0), []
 
     def compute():
@@ -157,7 +157,7 @@ def test_free_training_has_no_attack_to_set() -> None:
 # --- aaer -----------------------------------------------------------------------------------------------
 
 
-def mixed(toy, clf, count: int = 24) -> tuple[Points, Tensor]:
+def mixed(toy, clf, count: int = 24) -> tuple[Any, Tensor]:
     """Points with abnormal and normal examples, and which are abnormal."""
     at = Points(
         toy.images(count, seed=0),
@@ -174,7 +174,7 @@ def mixed(toy, clf, count: int = 24) -> tuple[Points, Tensor]:
     return at, abnormal
 
 
-def penalty_gradient(toy, clf, at: Points, **weights: float) -> Tensor:
+def penalty_gradient(toy, clf, at: Any, **weights: Any) -> Tensor:
     """At x*, of the term alone."""
     images = at.adversarial.detach().clone().requires_grad_()
     at = Points(at.clean, at.labels, images, extra=at.extra)
