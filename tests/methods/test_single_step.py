@@ -174,7 +174,7 @@ def mixed(toy, clf, count: int = 24) -> tuple[Any, Tensor]:
     return at, abnormal
 
 
-def penalty_gradient(toy, clf, at: Any, **weights: Any) -> Tensor:
+def penalty_gradient(toy, clf, at: Any, **weights: Any) -> Any:
     """At x*, of the term alone."""
     images = at.adversarial.detach().clone().requires_grad_()
     at = Points(at.clean, at.labels, images, extra=at.extra)
