@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from ebat.errors import ConfigError
+from ebat.ladders import Ladders
 from ebat.registry import METHODS, NETWORKS
 from ebat.units import PixelLength, parse_fraction
 
@@ -64,9 +65,11 @@ class AttackConfig(Section):
 class SamplerConfig(Section):
     """The sampler of training; a value of ``None`` means the method's own."""
 
-    name: Literal["langevin", "momentum", "proximal"] | None = None
+    name: Literal["langevin", "momentum", "normalised", "proximal"] | None = None
     steps: PositiveInt | None = None
-    step_size: PositiveFloat | None = Field(None, description="multiplies the energy gradient")
+    step_size: PositiveFloat | None = Field(
+        None, description="multiplies the energy gradient; `normalised`: L2 length of a step, pixel units"
+    )
     noise_std: NonNegativeFloat | None = Field(None, description="standard deviation per step, pixel units")
     clamp: PositiveFloat | None = Field(
         None, description="bound on each entry of the gradient; None: the sampler's own"
@@ -75,7 +78,16 @@ class SamplerConfig(Section):
         None, description="what a chain descends: E(x), or E(x,y) of the class it was started for"
     )
     start: (
-        Literal["uniform", "gaussian", "class-mean-noise", "class-gaussian", "class-pca", "data"] | None
+        Literal[
+            "uniform",
+            "gaussian",
+            "class-mean-noise",
+            "class-gaussian",
+            "class-pca",
+            "data",
+            "phase-scrambled",
+        ]  # fmt: skip
+        | None
     ) = None
     buffer_size: NonNegativeInt | None = Field(
         None, description="images in the replay buffer; 0: fresh starts"
@@ -156,19 +168,41 @@ class AugmentationConfig(Section):
         "auto", description="padding before the random crop, pixels"
     )
     flip: Literal["auto"] | bool = "auto"
+    policy: Literal["none", "autoaugment"] = Field(
+        "none",
+        description="colours and shapes changed after crop and flip: the CIFAR-10 policy of AutoAugment",
+    )
     cutout: NonNegativeInt = Field(0, description="side of the square set to 0, pixels; 0: none")
 
 
 class MonitorConfig(Section):
-    """What watches the run, and how often a divergence is met by going back."""
+    """What watches the run, and what is done about its alarms."""
 
     overfitting: bool = True
     divergence: bool = True
-    max_rollbacks: NonNegativeInt = Field(3, description="times a diverged run goes back before it fails")
-    rate_factor: float = Field(0.3, gt=0, le=1, description="learning-rate factor after each return")
+    remedies: Ladders = Field(
+        {"divergence": (("rollback", "scale-rate"),)},
+        description="ALARM: [RUNG, RUNG, ...]; a rung is an action or a list of them, carried out at the first, "
+        "second, ... sounding (the last one repeats). Actions: `rollback`, `scale-rate`, `der`, `pgd-2`, `stop`, "
+        "`{set: {KEY: VALUE}}`",
+    )
+    max_rollbacks: NonNegativeInt = Field(
+        3, description="times the run goes back, over all alarms, before it fails"
+    )
+    rate_factor: float = Field(
+        0.3, gt=0, le=1, description="what `scale-rate` multiplies the learning rate by"
+    )
+    der_beta: PositiveFloat = Field(
+        1.0, description="beta of the regulariser that `der` turns on; where it is on, its own is doubled"
+    )
 
 
 class TrainingConfig(Section):
+    start: str | None = Field(
+        None,
+        description="weights to begin with: a run folder, a classifier file, or a recipe, which is trained first "
+        "in `stage-1` of the run folder on the same data and network; null: fresh ones",
+    )
     epochs: PositiveInt = 10
     max_minutes: PositiveFloat | None = Field(
         None, description="stop after the step that passes this wall time"
@@ -182,6 +216,12 @@ class TrainingConfig(Section):
     channels_last: bool = True
     compile: bool = False
     input_noise: NonNegativeFloat = Field(0.0, description="Gaussian noise on training images, pixel units")
+    bn_momentum: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="weight of a new batch in BatchNorm's running statistics; null: the network's own, usually 0.1",
+    )
     reestimate_bn: bool = Field(True, description="BatchNorm statistics from clean images before evaluation")
     log_every: PositiveInt = Field(10, description="steps between metric lines")
     evaluate_every: PositiveInt = Field(1, description="epochs between evaluations on held-out images")
@@ -198,6 +238,7 @@ class MethodOptions(Section):
     uses_attack: ClassVar[bool] = False
     uses_sampler: ClassVar[bool] = False
     single_step: ClassVar[bool] = False
+    freezes_batch_norm: ClassVar[bool] = False  # trains with the BatchNorm statistics it began with
     forwards_clean: ClassVar[bool] = True  # whether clean images are among the loss's own
     image_sets: ClassVar[int] = 1  # image sets forwarded in the loss, 3 forward passes each
     double_backwards: ClassVar[int] = 0  # of these, sets whose input gradient is differentiated: 3 more each
@@ -205,12 +246,18 @@ class MethodOptions(Section):
     extra_forwards: ClassVar[int] = 0  # forward passes beside walks and loss
     detached_sets: ClassVar[int] = 0  # image sets forwarded in the loss without gradient, 1 forward pass each
     inner_attack: ClassVar[bool] = True  # whether x* is made by attack.steps; else by the training gradient
+    reach: ClassVar[float] = 1.0  # how far x* may lie from x, in radii (single steps from noise: three)
     keeps_start: ClassVar[bool] = False  # whether the points hold the attack's random start
     attack_defaults: ClassVar[dict[str, object]] = {}
     sampler_defaults: ClassVar[dict[str, object]] = {}
 
     name: str
     attack_mode: Literal["eval", "train"] = Field("eval", description="BatchNorm mode during the attack")
+
+    @property
+    def loss_sets(self) -> int:
+        """``image_sets``, less those that these options make one and the same."""
+        return self.image_sets
 
     @property
     def repeats(self) -> int:
@@ -305,6 +352,16 @@ class Config(Section):
                 f"training.compile: method {name!r} differentiates an input gradient, which a compiled network "
                 "cannot; leave it false"
             )
+        for alarm, ladder in self.monitors.remedies.items():
+            for action in (action for rung in ladder for action in rung):
+                if action == "der" and not self.method.uses_attack:
+                    raise ConfigError(
+                        f"monitors.remedies.{alarm}: 'der' needs an adversarial method, not {name!r}"
+                    )
+                if action == "pgd-2" and not self.method.single_step:
+                    raise ConfigError(
+                        f"monitors.remedies.{alarm}: 'pgd-2' is for single-step methods, not {name!r}"
+                    )
         if self.training.select == "pgd-10" and self.threat is None:
             raise ConfigError("training.select: 'pgd-10' needs threat.norm and threat.radius")
         if self.schedule.name == "multistep" and not self.schedule.milestones:
@@ -322,4 +379,16 @@ class Config(Section):
                 f"update.from_epoch: {self.update.from_epoch} lies beyond the run's {self.training.epochs} epochs, "
                 "so every step will be a plain one"
             )
+        if self.method.freezes_batch_norm and getattr(self.network, "norm", "batch") == "batch":
+            name, training = self.method.name, self.training
+            if training.start is None:
+                found.append(
+                    f"training.start: {name} keeps the BatchNorm statistics it begins with, and those of fresh "
+                    "weights mean nothing; give the run, file or recipe of a first stage"
+                )
+            if training.reestimate_bn:
+                found.append(
+                    f"training.reestimate_bn: {name} trains with fixed BatchNorm statistics, and others make "
+                    "another classifier of its weights; set it to false"
+                )
         return found

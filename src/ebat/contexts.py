@@ -60,6 +60,29 @@ def running_statistics_kept(network: nn.Module) -> Iterator[None]:
             layer.track_running_stats = tracks
 
 
+@contextmanager
+def batch_norm_frozen(network: nn.Module) -> Iterator[None]:
+    """Inside, BatchNorm normalises by its running statistics and leaves them alone; its weights still train."""
+    layers = [(module, module.training) for module in _batch_norms(network)]
+    for layer, _ in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer, training in layers:
+            layer.training = training
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Inside, autocast is off: for differences and second derivatives that half precision would drown."""
+    if not torch.amp.is_autocast_available(device.type):
+        yield
+        return
+    with torch.autocast(device.type, enabled=False):
+        yield
+
+
 def batch_norm_trains(network: nn.Module) -> bool:
     """Whether some BatchNorm layer would normalise by the batch, so that one image changes the others."""
     return any(layer.training or layer.running_mean is None for layer in _batch_norms(network))
@@ -67,6 +90,12 @@ def batch_norm_trains(network: nn.Module) -> bool:
 
 def _batch_norms(network: nn.Module) -> list[BatchNorm]:
     return [module for module in network.modules() if isinstance(module, BatchNorm)]
+
+
+def set_batch_norm_momentum(network: nn.Module, momentum: float) -> None:
+    """Sets the weight of a new batch in every BatchNorm layer's running statistics (PyTorch's sense)."""
+    for layer in _batch_norms(network):
+        layer.momentum = momentum
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ CASES = [
     (100, 3, 8, "linf", "small-resnet", "batch"),
 ]
 NAMES = METHODS.names()
-VIEWS = {"unaugmented"}  # what the loader gives
+VIEWS = {"unaugmented", "basic"}  # what the loader gives
 
 
 def classifier(classes: int, channels: int, size: int, norm: str, kind: str = "small-resnet") -> Classifier:
@@ -110,10 +110,14 @@ def test_a_step_trains_the_network_and_touches_nothing_else(name: str, case) -> 
     for value, before in zip((batch.images, batch.labels, batch.views["unaugmented"]), handed, strict=True):
         assert torch.equal(value, before)
     if points.adversarial is not None:
-        assert points.adversarial.min() >= 0 and points.adversarial.max() <= 1
-        reach = 3 if method.options.single_step else 1
+        beyond = points.adversarial - points.adversarial.clamp(0, 1)
+        assert method.options.leaves_box or not beyond.any()
+        reach = 3 if method.options.single_step else method.options.reach
         threat = ebat.Threat(ball, reach * method.threat.epsilon)
-        assert threat.contains(points.adversarial, batch.images, tolerance=1e-5).all()
+        # moved by the same offsets from the middle of the box, where only the ball bounds them
+        offsets = (points.adversarial - batch.images) / 2
+        half = ebat.Threat(ball, threat.epsilon / 2)
+        assert half.contains(0.5 + offsets, torch.full_like(offsets, 0.5), tolerance=1e-5).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -142,12 +146,13 @@ def test_what_a_method_declares_is_what_it_does(name: str) -> None:
     assert set(method.views) <= VIEWS
     forwards: list[int] = []
     points = method.points(clf, batch_of(data, 6), method.init_state(clf, data, seed=0))
-    clf.network.register_forward_hook(lambda *_: forwards.append(1))
+    # images, since several sets may be one forward
+    clf.network.register_forward_hook(lambda *called: forwards.append(len(called[2])))
     step = method.terms(clf, points)
     assert (points.adversarial is not None) == (step.adversarial is not None) == options.uses_attack
     assert (points.generated is not None) == (step.generated is not None) == options.uses_sampler
     assert (step.clean is not None) == options.forwards_clean
-    assert len(forwards) == options.image_sets + options.detached_sets
+    assert sum(forwards) == len(points.clean) * (options.image_sets + options.detached_sets)
     assert ("start" in points.extra) == options.keeps_start
     assert method.trains_on_adversarial == options.uses_attack
     for role, seen in (("clean", step.clean), ("adversarial", step.adversarial)):

@@ -7,6 +7,7 @@ import torch
 
 import ebat
 from ebat.methods import Points
+from ebat.registry import METHODS
 
 MOVED_BY = {
     "standard": "clean",
@@ -16,6 +17,10 @@ MOVED_BY = {
     "sada-jem": "clean",
     "jeat": "adversarial",
     "eb-jdat": "clean",
+    "jem": "clean",
+    "jem++": "clean",
+    "prejeat": "adversarial",
+    "eb-jdat-release": "clean",
 }
 
 
@@ -23,7 +28,7 @@ MOVED_BY = {
 def test_the_running_statistics_are_those_of_one_forward_of_the_right_images(toy, name: str) -> None:
     names = ("clean", "adversarial", "generated", "data")
     points = Points(labels=toy.labels(), **{role: toy.images(seed=k) for k, role in enumerate(names)})
-    threat = None if name in ("standard", "sada-jem") else ebat.Threat("linf", 0.1)
+    threat = ebat.Threat("linf", 0.1) if METHODS.options(name).uses_attack else None
     clf, alone = toy.conv().train(), toy.conv().train()
     ebat.methods.create(name, threat).terms(clf, points).loss.backward()
     alone.logits(getattr(points, MOVED_BY[name]))

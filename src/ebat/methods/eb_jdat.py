@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -13,8 +15,8 @@ from ebat.classifier import Classifier
 from ebat.data.batch import Batch
 from ebat.methods import options
 from ebat.methods.base import Method, MethodState, Points, Step, forward_sets, seen
+from ebat.methods.generative import contrastive, data_view, distinct_data
 from ebat.methods.inner import attacked, chain, fresh_seeds
-from ebat.methods.sada_jem import contrastive, data_view, distinct_data
 from ebat.walk import Objective
 
 
@@ -29,16 +31,17 @@ class EbJdat(Method):
     ``min_theta max_x* E(x*) - E(x)``. The options ``inner`` and ``alignment`` hold the variants.
     """
 
-    Options = options.EbJdat
+    Options: ClassVar[type[options.JointModel]] = options.EbJdat
     views = ("unaugmented",)
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         x, y = batch.images, batch.labels
-        start = self.threat.random_start(x, noise.derive(fresh_seeds(state, x), 0))
+        seeds = fresh_seeds(state, x)
+        start = self.threat.random_start(x, noise.derive(seeds, 0), scale=self.options.start_scale)
         project = self.options.project
         starred = attacked(self, clf, x, start, lambda: self._objective(clf, x, y), project=project)
         chains = chain(clf, state, self.sampler, len(x), clip=self.options.backbone != "jem")
-        data = data_view(batch, self.options.data_view) if self.options.backbone == "sada-jem" else x
+        data = self._real_images(batch, noise.derive(seeds, 1))
         return Points(x, y, data=data, **starred, **chains)
 
     def terms(self, clf: Classifier, points: Points) -> Step:
@@ -47,8 +50,9 @@ class EbJdat(Method):
         clean, starred, generated, *data = forward_sets(
             clf, points.clean, points.adversarial, points.generated, *distinct_data(points)
         )
-        generative = contrastive(points, data[0] if data else clean, generated)
-        alignment = self._alignment(clean, starred, points.labels)
+        real = data[0] if data else clean
+        generative = contrastive(points, real, generated)
+        alignment = self._alignment(clean, starred, real, points.labels)
         natural = energies.cross_entropy(clean, points.labels).mean()
         robust = energies.cross_entropy(starred, points.labels).mean()
         loss = (
@@ -67,12 +71,25 @@ class EbJdat(Method):
             live={"clean": clean, "adversarial": starred},
         )
 
-    def _alignment(self, clean: Tensor, starred: Tensor, labels: Tensor) -> Tensor:
-        """How far the energies of the pair are apart."""
-        if self.options.alignment == "der":
+    def _real_images(self, batch: Batch, seeds: Tensor) -> Tensor:
+        """x_data, as the backbone takes them: the classified images, or for SADA-JEM a view of their own."""
+        option = self.options
+        if option.backbone != "sada-jem" or option.data_view == "classified":
+            return batch.images
+        images = data_view(batch, option.data_view)
+        if not option.data_noise:
+            return images
+        scale: float = option.data_noise
+        return images + scale * noise.normal(seeds, 0, images.shape[1:]).to(images)
+
+    def _alignment(self, clean: Tensor, starred: Tensor, data: Tensor, labels: Tensor) -> Tensor:
+        """How far the energies of clean and adversarial images are apart."""
+        kind = self.options.alignment
+        if kind == "der":
             return energies.delta_energy_penalty(clean, starred, labels, self.options.margin).mean()
-        gap = (energies.marginal_energy(starred) - energies.marginal_energy(clean)).mean()
-        return gap if self.options.alignment == "close" else -gap
+        real = energies.marginal_energy(data if kind == "widen-data" else clean)
+        gap = (energies.marginal_energy(starred) - real).mean()
+        return gap if kind == "close" else -gap
 
     def _objective(self, clf: Classifier, x: Tensor, y: Tensor) -> Objective:
         """What the inner attack climbs."""

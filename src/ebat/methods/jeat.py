@@ -8,8 +8,8 @@ from ebat.classifier import Classifier
 from ebat.data.batch import Batch
 from ebat.methods import options
 from ebat.methods.base import Method, MethodState, Points, Step, forward_sets, seen
-from ebat.methods.inner import attacked, chain, fresh_seeds
-from ebat.methods.sada_jem import contrastive
+from ebat.methods.generative import contrastive
+from ebat.methods.inner import Attacked, attacked, chain, fresh_seeds
 
 
 class Jeat(Method):
@@ -22,10 +22,9 @@ class Jeat(Method):
     Options = options.Jeat
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
-        x, y = batch.images, batch.labels
-        start = self.threat.random_start(x, fresh_seeds(state, x))
-        starred = attacked(self, clf, x, start, lambda: objectives.joint_energy(clf, y))
-        return Points(x, y, **starred, **chain(clf, state, self.sampler, len(x), clip=False))
+        starred = energy_attack(self, clf, batch, state)
+        chains = chain(clf, state, self.sampler, len(batch.images), clip=False)
+        return Points(batch.images, batch.labels, **starred, **chains)
 
     def terms(self, clf: Classifier, points: Points) -> Step:
         assert points.adversarial is not None and points.generated is not None
@@ -39,3 +38,10 @@ class Jeat(Method):
             metrics={"robust": robust.detach(), "contrastive": contrast.detach()},
             live={"adversarial": starred},
         )
+
+
+def energy_attack(method: Method, clf: Classifier, batch: Batch, state: MethodState) -> Attacked:
+    """``x* <- project(x* + a sign grad E(x*, y))`` from a uniform start in the ball."""
+    x, y = batch.images, batch.labels
+    start = method.threat.random_start(x, fresh_seeds(state, x))
+    return attacked(method, clf, x, start, lambda: objectives.joint_energy(clf, y))

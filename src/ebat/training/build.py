@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+from torch import nn
 
 from ebat.classifier import Classifier
 from ebat.config import AugmentationConfig, Config, UpdateConfig
+from ebat.contexts import set_batch_norm_momentum
 from ebat.data.augmentation import Augmentation, default_augmentation
 from ebat.data.image_set import ImageSet, Splits
 from ebat.data.loader import Loader
@@ -36,14 +38,27 @@ def build_data(config: Config) -> Splits:
 
 def build_classifier(config: Config, train: ImageSet) -> Classifier:
     """An untrained classifier for the data."""
-    channels = train.image_shape[0]
+    network = create_network(config.network, train.num_classes, train.image_shape)
+    if config.training.bn_momentum is not None:
+        set_batch_norm_momentum(network, config.training.bn_momentum)
+    return wrapped(config, network, train.num_classes, train.image_shape, train.class_names)
+
+
+def wrapped(
+    config: Config,
+    network: nn.Module,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    class_names: Sequence[str] | None = None,
+) -> Classifier:
+    """The classifier around a network of the configuration."""
     return Classifier(
-        create_network(config.network, train.num_classes, train.image_shape),
-        train.num_classes,
-        mean=[CENTRE] * channels,
-        std=[HALF_WIDTH] * channels,
-        class_names=train.class_names,
-        image_shape=train.image_shape,
+        network,
+        num_classes,
+        mean=[CENTRE] * image_shape[0],
+        std=[HALF_WIDTH] * image_shape[0],
+        class_names=class_names,
+        image_shape=image_shape,
         threat=None if config.threat is None else Threat(config.threat.norm, config.threat.radius),
         network_config=config.network.model_dump(mode="json"),
     )
@@ -56,6 +71,7 @@ def build_augmentation(section: AugmentationConfig, train: ImageSet) -> Augmenta
         crop=own.crop if section.crop == "auto" else section.crop,
         flip=own.flip if section.flip == "auto" else section.flip,
         cutout=section.cutout,
+        policy=section.policy,
     )
 
 

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from ebat.classifier import Classifier
 from ebat.config import Config
 from ebat.data import catalogue
 from ebat.data.cache import cache_folder
 from ebat.errors import EbatError
 from ebat.networks.cost import count_macs, count_parameters
 from ebat.networks.create import create_network
-from ebat.training.build import build_data
+from ebat.training import build
+from ebat.training.start import check_fit, described, find_start, first_stage
 
 # A timed forward touches at most this many multiply-accumulates: a second or two on a small CPU.
 MACS = 40e9
@@ -49,6 +51,8 @@ def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
     kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     network = create_network(config.network, classes, shape).to(kind if checks[0]["ok"] else "cpu")
     macs, parameters = count_macs(network, shape), count_parameters(network)
+    if config.training.start is not None:
+        checks.append(_check_start(config, build.wrapped(config, network, classes, shape)))
     passes = forward_passes(config)
     batch = config.training.batch_size
     steps = config.training.epochs * (images // batch) * config.method.repeats
@@ -68,16 +72,16 @@ def forward_passes(config: Config) -> int:
     """Forward passes per training image: 2 per walk step, 3 per image set in the loss, twice that under SAM or AWP.
 
     A set forwarded without gradient counts 1. Where steps repeat a batch, this is what each of them costs.
+    A set whose input gradient is differentiated counts 6: its forward 1, the gradient 1, and a backward of 2
+    each through the gradient and through the forward.
     AWP counts twice from the first epoch on, wherever ``update.from_epoch`` lets it begin.
     """
     method = config.method
     walks = 2 * ((config.attack.steps or 0) if method.uses_attack else 0)
     walks += 2 * ((config.sampler.steps or 0) if method.uses_sampler else 0)
     der = config.regulariser
-    sets = method.image_sets + (der is not None and (not method.forwards_clean or der.reference == "start"))
-    if getattr(method, "data_view", None) == "classified":
-        sets -= 1  # the generative term's real images are the classified ones
-    loss = 3 * sets + method.detached_sets
+    sets = method.loss_sets + (der is not None and (not method.forwards_clean or der.reference == "start"))
+    loss = 3 * (sets + method.double_backwards) + method.detached_sets
     return walks + method.extra_forwards + loss * (1 if config.update.name == "plain" else 2)
 
 
@@ -95,7 +99,7 @@ def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None,
             images,
         ), f"{section.name} will be downloaded when training starts"
     try:
-        train = build_data(config).train
+        train = build.build_data(config).train
     except EbatError as error:
         return None, str(error)
     return (train.num_classes, train.image_shape, len(train)), f"{train.name}: {len(train):,} training images"
@@ -118,6 +122,22 @@ def _check_device(device: str) -> dict[str, Any]:
         return {"name": "device", "ok": False, "message": f"{device}: {str(error).splitlines()[0]}"}
     threads = f", {torch.get_num_threads()} threads" if where.device.type == "cpu" else ""
     return {"name": "device", "ok": True, "message": f"{where.device}{threads}"}
+
+
+def _check_start(config: Config, clf: Classifier) -> dict[str, Any]:
+    """The weights that the run begins with, or the recipe that is trained for them."""
+    start = str(config.training.start)
+    try:
+        stage = first_stage(config)
+        if stage is not None:
+            message = f"{start} is trained first ({stage.training.epochs} epochs), which is not counted here"
+        else:
+            found = find_start(start)
+            check_fit(clf, found, start)
+            message = f"weights of {start}{described(found)}"
+    except EbatError as error:
+        return {"name": "start", "ok": False, "message": str(error)}
+    return {"name": "start", "ok": True, "message": message}
 
 
 def _check_disk(needed_gb: float) -> dict[str, Any]:
@@ -167,7 +187,7 @@ def _memory_gb(
     copies += 3 * (config.update.name != "plain")
     pixels = shape[0] * shape[1] * shape[2]
     buffer = (config.sampler.buffer_size or 0) * pixels if config.method.uses_sampler else 0
-    graph = activations * config.training.batch_size * config.method.image_sets // config.devices
+    graph = activations * config.training.batch_size * config.method.loss_sets // config.devices
     return (BYTES * (copies * parameters + graph + buffer) + images * pixels) / 1e9
 
 

@@ -5,23 +5,43 @@ torch. A class variable tells the configuration what the method needs.
 """
 
 from ebat.methods.options.adversarial import Mart, PgdAT, Standard, Trades, WeatAdv, WeatNat
-from ebat.methods.options.energy_models import LANGEVIN, PROXIMAL, DataView, Jeat, SadaJem
-from ebat.methods.options.joint import EbJdat
+from ebat.methods.options.dual import Dat
+from ebat.methods.options.energy_models import (
+    LANGEVIN,
+    PROXIMAL,
+    DataView,
+    Jeat,
+    Jem,
+    JemPlusPlus,
+    PreJeat,
+    SadaJem,
+)
+from ebat.methods.options.joint import EbJdat, EbJdatRelease, JointModel
+from ebat.methods.options.second_order import Elle, ElleA, GradAlign
 from ebat.methods.options.single_step import Aaer, Fgsm, FgsmRS, FreeAT, NFgsm
 
 __all__ = [
     "LANGEVIN",
     "PROXIMAL",
     "Aaer",
+    "Dat",
     "DataView",
     "EbJdat",
+    "EbJdatRelease",
+    "Elle",
+    "ElleA",
     "Fgsm",
     "FgsmRS",
     "FreeAT",
+    "GradAlign",
     "Jeat",
+    "Jem",
+    "JemPlusPlus",
+    "JointModel",
     "Mart",
     "NFgsm",
     "PgdAT",
+    "PreJeat",
     "SadaJem",
     "Standard",
     "Trades",

@@ -28,22 +28,56 @@ DataView = Annotated[
 ]
 
 
-class SadaJem(MethodOptions):
-    image_sets: ClassVar[int] = 3
+class JointEnergyModel(MethodOptions):
+    """What the joint energy models of images and labels share."""
+
+    image_sets: ClassVar[int] = 2
     uses_sampler: ClassVar[bool] = True
     sampler_defaults: ClassVar[dict[str, object]] = PROXIMAL
 
+    generative: NonNegativeFloat = Field(1.0, description="weight of the contrastive term")
+    energy_penalty: NonNegativeFloat = Field(
+        0.0,
+        description="weight of mean E^2 of real and generated images; 0.1 is its users' remedy for divergence",
+    )
+
+
+class Jem(JointEnergyModel):
+    sampler_defaults: ClassVar[dict[str, object]] = LANGEVIN
+
+    name: Literal["jem"] = "jem"
+
+
+class JemPlusPlus(JointEnergyModel):
+    name: Literal["jem++"] = "jem++"
+
+
+class SadaJem(JointEnergyModel):
+    image_sets: ClassVar[int] = 3
+
     name: Literal["sada-jem"] = "sada-jem"
     data_view: DataView = "unaugmented"
-    generative: NonNegativeFloat = Field(1.0, description="weight of the contrastive term")
+
+    @property
+    def loss_sets(self) -> int:
+        return self.image_sets - (self.data_view == "classified")
 
 
-class Jeat(MethodOptions):
+class EnergyAttack(MethodOptions):
+    """What the methods that train on x* of the energy attack alone share."""
+
     forwards_clean: ClassVar[bool] = False
-    image_sets: ClassVar[int] = 2
     uses_attack: ClassVar[bool] = True
-    uses_sampler: ClassVar[bool] = True
     attack_defaults: ClassVar[dict[str, object]] = {"steps": 10}
+
+
+class PreJeat(EnergyAttack):
+    name: Literal["prejeat"] = "prejeat"
+
+
+class Jeat(EnergyAttack):
+    image_sets: ClassVar[int] = 2
+    uses_sampler: ClassVar[bool] = True
     sampler_defaults: ClassVar[dict[str, object]] = LANGEVIN
 
     name: Literal["jeat"] = "jeat"
