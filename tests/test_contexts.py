@@ -8,6 +8,7 @@ from ebat import attacks
 from ebat.contexts import (
     Mode,
     batch_norm_trains,
+    full_precision,
     inner_loop,
     reestimate_batch_norm,
     running_statistics_kept,
@@ -156,3 +157,14 @@ def test_reestimation_that_raises_puts_momentum_and_modes_back(toy) -> None:
     with pytest.raises(ImageError):
         reestimate_batch_norm(clf, clf.logits, [toy.images(), toy.images()[0]])
     assert not clf.network[1].training and clf.network[1].momentum == 0.1
+
+
+def test_full_precision_turns_autocast_off_where_there_is_one() -> None:
+    layer, images = nn.Linear(2, 2), torch.rand(3, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(images).dtype == torch.bfloat16
+        with full_precision(images.device):
+            assert layer(images).dtype == torch.float32
+        assert layer(images).dtype == torch.bfloat16
+    with full_precision(torch.device("meta")):
+        pass

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ebat.errors import ConfigError
 from ebat.noise import image_seeds
-from ebat.threat import NORMS, Threat
+from ebat.threat import NORMS, Threat, image_norm
 
 few = settings(max_examples=15, derandomize=True, deadline=None, database=None)
 
@@ -131,6 +131,22 @@ def test_the_scale_of_a_random_start_is_in_radii() -> None:
     seeds = image_seeds(64, torch.Generator().manual_seed(0))
     wide = Threat("linf", 0.1).random_start(clean, seeds, scale=2.0) - clean
     assert 0.19 < wide.abs().max() <= 0.2 + 1e-6
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_random_start_may_be_asked_for_without_the_box(norm: str) -> None:
+    clean, seeds = torch.zeros(64, 1, 4, 4), image_seeds(64, torch.Generator().manual_seed(0))
+    threat = Threat(norm, 0.1)
+    free = threat.random_start(clean, seeds, clip=False)
+    assert free.min() < 0
+    assert torch.equal(free.clamp(0, 1), threat.random_start(clean, seeds))
+
+
+def test_the_radius_per_pixel_value_is_that_of_a_full_step_of_the_same_length() -> None:
+    shape = torch.Size((3, 4, 4))
+    assert Threat("linf", "8/255").pixel_radius(shape) == 8 / 255
+    step = torch.full((1, *shape), Threat("l2", 0.5).pixel_radius(shape))
+    assert image_norm(step).item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("norm", NORMS)

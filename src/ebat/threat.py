@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -85,7 +86,16 @@ class Threat:
             return gradient.sign()
         return gradient / image_norm(gradient).clamp_min(1e-12)
 
-    def random_start(self, images: Tensor, seeds: Tensor, stream: int = 0, scale: float = 1.0) -> Tensor:
+    def pixel_radius(self, shape: torch.Size) -> float:
+        """The radius per pixel value of images of ``shape`` (C, H, W), pixel units.
+
+        Of an L2 ball it is the L-inf radius whose full step is as long: ``epsilon / sqrt(C H W)``.
+        """
+        return self.epsilon if self.norm == "linf" else self.epsilon / math.sqrt(shape.numel())
+
+    def random_start(
+        self, images: Tensor, seeds: Tensor, stream: int = 0, scale: float = 1.0, clip: bool = True
+    ) -> Tensor:
         """A uniform point of the ball of ``scale`` radii around each image, inside the box.
 
         Args:
@@ -93,6 +103,7 @@ class Threat:
             seeds: int64 ``[N]``, one per image (see :mod:`ebat.noise`).
             stream: which draw of the image this is.
             scale: ball size in radii.
+            clip: to the box; without it the point may lie outside [0, 1].
         """
         shape = images.shape[1:]
         if self.norm == "linf":
@@ -101,7 +112,8 @@ class Threat:
             direction = noise.normal(seeds, stream, shape)
             length = noise.uniform(~seeds, stream, (1,)).view(-1).pow(1 / shape.numel())
             delta = direction / image_norm(direction) * (scale * self.epsilon) * _per_image(length, images)
-        return (images + delta.to(images)).clamp(0.0, 1.0)
+        start = images + delta.to(images)
+        return start.clamp(0.0, 1.0) if clip else start
 
     def contains(self, images: Tensor, clean: Tensor, tolerance: float = 1e-6) -> Tensor:
         """Whether each image is in the ball and in the box, bool ``[N]``."""

@@ -13,7 +13,7 @@ from ebat.registry import METHODS
 from ebat.training.checkpoint import load_state, save_state
 
 CHAIN = {"buffer_size": 12, "steps": 2, "reinit": 0.5}
-WITHOUT_CHANCE = {"standard", "fgsm", "free-at"}
+WITHOUT_CHANCE = {"standard", "fgsm", "free-at", "elle-a"}  # the weight of elle-a's random term starts at 0
 
 
 def build(name: str):

@@ -22,6 +22,7 @@ def ascend(
     step_size: float,
     *,
     project: bool = True,
+    clip: bool = True,
     callback: Callback | None = None,
 ) -> Tensor:
     """``x <- project(x + step_size * ascent(gradient))``, ``steps`` times.
@@ -31,14 +32,17 @@ def ascend(
         start: where the walk begins, ``[N, C, H, W]``.
         clean: the centres of the balls, ``[N, C, H, W]``.
         step_size: pixel units; the sign (linf) or the normalised gradient (l2) is multiplied by it.
-        project: keep to the ball; without it only to the box [0, 1].
+        project: keep to the ball and the box; without it only to the box [0, 1].
+        clip: without it and without ``project``, not even to the box.
     """
 
     def step(walkers: Walkers, gradient: Tensor) -> Tensor:
         return walkers.images + step_size * threat.ascent(gradient)
 
     def constraint(images: Tensor, index: Tensor) -> Tensor:
-        return threat.project(images, rows(clean, index)) if project else images.clamp(0.0, 1.0)
+        if project:
+            return threat.project(images, rows(clean, index))
+        return images.clamp(0.0, 1.0) if clip else images
 
     return walk(clf, start, objective, step, constraint, steps, callback=callback)
 

@@ -53,11 +53,13 @@ def attacked(
     objective: Callable[[], Objective],
     *,
     project: bool = True,
+    clip: bool = True,
 ) -> Attacked:
     """x*: the method's steps up ``objective`` from ``start``, in its BatchNorm mode.
 
     Args:
         objective: built inside the loop, so that clean logits it needs are taken in the attack's mode.
+        project, clip: as in :func:`ebat.attacks.ball.ascend`.
 
     Returns:
         ``adversarial`` ``[N, C, H, W]``, cut from the graph; it asks for its own gradient, which ``after_backward``
@@ -70,7 +72,7 @@ def attacked(
         gradients: deque[Tensor] = deque(maxlen=1)
         starred = ascend(
             clf, start, images, method.threat, objective(), attack.steps, step_size,
-            project=project, callback=lambda at: gradients.append(at["gradient"]),
+            project=project, clip=clip, callback=lambda at: gradients.append(at["gradient"]),
         )  # fmt: skip
     return {"adversarial": starred.requires_grad_(), "gradient": gradients[-1]}
 
@@ -90,14 +92,28 @@ def chain(
         assert state.starts is not None
         labels = torch.randint(clf.num_classes, (count,), generator=state.generator).to(clf.device)
         images = state.starts(labels)
-    run: Callable[..., Tensor] = SAMPLERS.get(sampler.name or "langevin")
     seeds = noise.image_seeds(count, state.generator, images.device)
+    walked = descended(clf, images, labels, sampler, sampler.steps or 0, seeds, clip)
+    if state.buffer is not None:
+        state.buffer.write(places, walked["generated"], labels)
+    return walked
+
+
+def descended(
+    clf: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    sampler: SamplerConfig,
+    steps: int,
+    seeds: Tensor,
+    clip: bool = True,
+) -> Chain:
+    """``images`` walked down the energy of ``sampler``, E(x) or E(x, y) of ``labels``, by ``steps`` of its steps."""
+    run: Callable[..., Tensor] = SAMPLERS.get(sampler.name or "langevin")
     energy = (
         objectives.joint_energy(clf, labels) if sampler.energy == "joint" else objectives.marginal_energy(clf)
     )
     with inner_loop(clf, sampler.mode or "eval"):
         settings = sampler.model_dump(include={"step_size", "noise_std", "clamp"}, exclude_none=True)
-        images = run(clf, images, energy, sampler.steps, seeds=seeds, clip=clip, **settings)
-    if state.buffer is not None:
-        state.buffer.write(places, images, labels)
-    return {"generated": images, "generated_labels": labels if sampler.energy == "joint" else None}
+        generated = run(clf, images, energy, steps, seeds=seeds, clip=clip, **settings)
+    return {"generated": generated, "generated_labels": labels if sampler.energy == "joint" else None}
