@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ebat.config import Config
 from ebat.errors import ConfigError, UnknownNameError, nearest
+from ebat.ladders import SetAction
 
 _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
@@ -136,11 +137,28 @@ def build_config(tree: Mapping[str, Any], where: str = "config") -> Config:
         ConfigError: naming the key, the value, what is allowed, and the nearest valid name.
     """
     try:
-        return Config.model_validate(dict(tree))
+        config = Config.model_validate(dict(tree))
     except ValidationError as error:
         raise ConfigError(f"{where}: {_one_line(error, tree)}") from None
     except (ConfigError, UnknownNameError) as error:
         raise type(error)(f"{where}: {error}") from None
+    for alarm, ladder in config.monitors.remedies.items():
+        options: dict[str, Any] = {}
+        for action in (action for rung in ladder for action in rung if isinstance(action, SetAction)):
+            options |= action.set
+            with_options(config, options, f"{where}: monitors.remedies.{alarm}")  # a wrong key fails now
+    return config
+
+
+def with_options(config: Config, options: Mapping[str, Any], where: str = "config") -> Config:
+    """``config`` with some dotted keys changed, validated anew; the remedies themselves stay as they are.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    tree = {**config.model_dump(mode="json"), "monitors": {}}
+    _apply(tree, options)
+    return build_config(tree, where).model_copy(update={"monitors": config.monitors})
 
 
 def load_config(recipe: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -> Config:

@@ -12,6 +12,7 @@ from tests.training.support import SMALL_CHAIN, tiny
 from torch import Tensor, nn
 
 from ebat import energies
+from ebat.attacks.fgsm import fgsm
 from ebat.attacks.pgd import pgd
 from ebat.classifier import Classifier
 from ebat.config import Config
@@ -182,8 +183,17 @@ def test_auto_selects_by_robustness_only_where_training_is_adversarial(config: C
 
 def test_without_a_threat_there_is_no_robust_accuracy(data: Splits) -> None:
     clf = build_classifier(tiny("standard", threat=None), data.train)
-    clean, robust = held_out_accuracies(clf, data.held_out, 20)
-    assert 0 <= clean <= 1 and robust is None
+    clean, robust, single_step = held_out_accuracies(clf, data.held_out, 20, single_step=True)
+    assert 0 <= clean <= 1 and robust is None and single_step is None
+
+
+def test_accuracy_under_a_single_step_is_measured_where_it_is_asked_for(run: Run, data: Splits) -> None:
+    clf, part = run.classifier, data.held_out.first(60)
+    assert clf.threat is not None and held_out_accuracies(clf, data.held_out, 60).fgsm is None
+    images = part.float_images(torch.arange(60))
+    right = clf.logits(fgsm(clf, images, part.labels, clf.threat)).argmax(1) == part.labels
+    found = held_out_accuracies(clf, data.held_out, 60, single_step=True)
+    assert found.fgsm == pytest.approx(float(right.float().mean()))
 
 
 def test_two_comparisons_of_one_classifier_agree(run: Run, data: Splits) -> None:

@@ -19,9 +19,11 @@ from ebat.training.train import Run, train
 STEP_KEYS = {
     "kind", "step", "epoch", "minutes", "lr", "loss", "clean_accuracy", "robust_accuracy", "energy_clean",
     "energy_adversarial", "energy_generated", "delta_marginal", "delta_joint", "shift", "shift_p95", "abnormal",
-    "images_per_second", "terms",
+    "images_per_second", "gradient_cosine", "terms",
 }  # fmt: skip
-EPOCH_KEYS = {"kind", "step", "epoch", "minutes", "held_out_clean", "held_out_pgd10", "selected"}
+EPOCH_KEYS = {
+    "kind", "step", "epoch", "minutes", "held_out_clean", "held_out_pgd10", "held_out_fgsm", "selected",
+}  # fmt: skip
 
 
 def test_an_existing_run_is_refused_and_the_way_on_named(tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_what_a_method_does_not_have_is_null(tmp_path: Path) -> None:
     absent = {name for name in STEP_KEYS if step[name] is None}
     assert absent == {
         "robust_accuracy", "energy_adversarial", "energy_generated",
-        "delta_marginal", "delta_joint", "shift", "shift_p95", "abnormal",
+        "delta_marginal", "delta_joint", "shift", "shift_p95", "abnormal", "gradient_cosine",
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -10,19 +11,26 @@ class Alarm:
     """Something a monitor saw.
 
     Attributes:
-        name: ``divergence``, ``catastrophic-overfitting`` or ``robust-overfitting``.
+        name: one of :data:`ebat.ladders.AlarmName`.
         message: what was seen, with figures.
-        step: at which step.
+        step: at which step, counted from 1.
+        lag: steps before it at which its cause may have begun; a checkpoint from before that is healthy.
     """
 
     name: str
     message: str
     step: int
+    lag: int = 1
+
+    @property
+    def onset(self) -> int:
+        """The last step whose weights count as healthy."""
+        return max(0, self.step - self.lag)
 
 
 @dataclass(frozen=True)
 class Rollback:
-    """Back to the last healthy checkpoint."""
+    """Back to the newest checkpoint from before the alarm's onset."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +41,24 @@ class ScaleRate:
 
 
 @dataclass(frozen=True)
-class Stop:
-    """Training ends as failed; the best checkpoint stays."""
+class SetOption:
+    """One option of method, regulariser, attack or sampler has another value from now on.
 
-
-Remedy = Rollback | ScaleRate | Stop
-
-
-def remedies(alarm: Alarm, rollbacks: int, max_rollbacks: int, rate_factor: float) -> list[Remedy]:
-    """What to do about an alarm: a divergence goes back and slows down until the limit is reached.
-
-    Overfitting alarms are recorded and drawn; they ask for nothing by themselves.
+    Attributes:
+        name: which action asked for it.
+        key: dotted, as on the command line.
     """
-    if alarm.name != "divergence":
-        return []
-    if rollbacks >= max_rollbacks:
-        return [Stop()]
-    return [Rollback(), ScaleRate(rate_factor)]
+
+    name: str
+    key: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Training ends; the best checkpoint stays. ``failed``: nothing else is left to do."""
+
+    failed: bool
+
+
+Remedy = Rollback | ScaleRate | SetOption | Stop

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ebat.monitors.alarm import Alarm
+from ebat.monitors.once import Once
 from ebat.monitors.readings import Reading
 
 SIGNALS = ("shift", "shift_p95", "abnormal", "delta_marginal")
@@ -19,14 +20,17 @@ class OverfittingMonitor:
     """Alarms by slow and fast running means of the delta energies.
 
     Catastrophic overfitting: within about an epoch the mean and the 95th percentile of the shift length
-    jump, and the share of abnormal adversarial examples jumps with them. Robust overfitting: late in
+    jump, and the share of abnormal adversarial examples jumps with them. A small network may go the same
+    way over many epochs: then the abnormal share has left its lowest level while the input gradients of attack
+    and training have parted (:mod:`ebat.monitors.gradient_cosine`). Robust overfitting: late in
     training the mean dE(x) has slid far below the level it had settled at; while a network learns, dE(x)
     grows from 0 to that level, which is no overfitting. The sign of dE(x) alone says nothing.
 
     Args:
         window: steps of the fast mean, about an epoch at most; the slow mean runs over ten windows.
         jump: factor of the shift length that counts as a jump.
-        abnormal_jump: rise of the abnormal share that counts.
+        abnormal_jump: rise of the abnormal share that counts as a jump.
+        abnormal_rise: rise above its lowest settled level that counts once the gradients have parted.
         slide: fall of dE(x) below twice its settled level, logit units, that counts as robust overfitting.
         settled_at: step from which dE(x) counts as settled; half of a run.
     """
@@ -36,12 +40,14 @@ class OverfittingMonitor:
         window: int,
         jump: float = 2.0,
         abnormal_jump: float = 0.1,
+        abnormal_rise: float = 0.05,
         slide: float = 0.2,
         settled_at: int = 0,
     ) -> None:
         self.window = max(2, window)
         self.jump = jump
         self.abnormal_jump = abnormal_jump
+        self.abnormal_rise = abnormal_rise
         self.slide = slide
         self.settled_at = settled_at
         self.fast: dict[str, float] = {}
@@ -49,10 +55,16 @@ class OverfittingMonitor:
         self.count = 0
         self.last: int | None = None
         self.highest = float("-inf")
-        self.present: dict[str, int] = {}  # the last step at which each alarm's cause was there
+        self.lowest = 1.0  # level of the abnormal share
+        self.rested = 0  # the last step at which dE(x) had no trend
+        self.once = Once(10 * self.window)
 
-    def read(self, reading: Reading, step: int) -> list[Alarm]:
-        """Takes in one step; an alarm is raised again once its cause was away for ten windows."""
+    def read(self, reading: Reading, step: int, parted: bool = False) -> list[Alarm]:
+        """Takes in one step; an alarm is raised again once its cause was away for ten windows.
+
+        Args:
+            parted: whether the input gradients of attack and training have lost their former agreement.
+        """
         values = {name: value for name in SIGNALS if (value := reading.get(name)) is not None}
         if len(values) < len(SIGNALS):
             return []
@@ -67,43 +79,37 @@ class OverfittingMonitor:
                 means[name] = before + (value - before) * min(1.0, elapsed / min(self.count, length))
         if self.count < 3 * self.window:
             return []
-        alarms = [alarm for alarm in (self._catastrophic(step), self._robust(step)) if alarm is not None]
-        return alarms
+        return [*self._catastrophic(step, parted), *self._robust(step)]
 
-    def _catastrophic(self, step: int) -> Alarm | None:
+    def _catastrophic(self, step: int, parted: bool) -> list[Alarm]:
         fast, slow = self.fast, self.slow
+        self.lowest = min(self.lowest, slow["abnormal"])
         jumped = (
             fast["shift"] > self.jump * slow["shift"]
             and fast["shift_p95"] > self.jump * slow["shift_p95"]
             and fast["abnormal"] > slow["abnormal"] + self.abnormal_jump
         )
-        return self._once(
-            "catastrophic-overfitting",
-            jumped,
-            f"shift length {slow['shift']:.3g} -> {fast['shift']:.3g}, "
-            f"abnormal {slow['abnormal']:.2f} -> {fast['abnormal']:.2f}",
-            step,
+        crept = parted and fast["abnormal"] > self.lowest + self.abnormal_rise
+        if not (jumped or crept):
+            return []
+        usual = slow["abnormal"] if jumped else self.lowest
+        message = (
+            f"shift length {slow['shift']:.3g} -> {fast['shift']:.3g}, abnormal {usual:.2f} -> {fast['abnormal']:.2f}, "
+            f"mean dE(x) {slow['delta_marginal']:.2g} -> {fast['delta_marginal']:.2g}"
         )
+        return self.once(Alarm("catastrophic-overfitting", message, step, lag=3 * self.window))
 
-    def _robust(self, step: int) -> Alarm | None:
+    def _robust(self, step: int) -> list[Alarm]:
         if step < self.settled_at:
-            return None
+            return []
         level, settled = self.fast["delta_marginal"], self.slow["delta_marginal"]
         if abs(level - settled) < self.slide / 2:  # at rest: the slow mean has no trend to lag behind
             self.highest = max(self.highest, settled)
-        return self._once(
-            "robust-overfitting",
-            level < 2 * min(self.highest, 0.0) - self.slide,
-            f"mean dE(x) slid from {self.highest:.3g} to {level:.3g}",
-            step,
-        )
-
-    def _once(self, name: str, present: bool, message: str, step: int) -> Alarm | None:
-        if not present:
-            return None
-        before = self.present.get(name)
-        self.present[name] = step
-        return Alarm(name, message, step) if before is None or step - before > 10 * self.window else None
+            self.rested = step
+        if level >= 2 * min(self.highest, 0.0) - self.slide:
+            return []
+        message = f"mean dE(x) slid from {self.highest:.3g} to {level:.3g}"
+        return self.once(Alarm("robust-overfitting", message, step, lag=max(1, step - self.rested)))
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -112,11 +118,14 @@ class OverfittingMonitor:
             "count": self.count,
             "last": self.last,
             "highest": self.highest if self.highest > float("-inf") else None,
-            "present": dict(self.present),
+            "lowest": self.lowest,
+            "rested": self.rested,
+            "once": self.once.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.fast, self.slow = dict(state["fast"]), dict(state["slow"])
         self.count, self.last = state["count"], state["last"]
         self.highest = float("-inf") if state["highest"] is None else state["highest"]
-        self.present = dict(state["present"])
+        self.lowest, self.rested = state["lowest"], state["rested"]
+        self.once.load_state_dict(state["once"])

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ebat import energies
-from ebat.methods.base import Step
+from ebat.methods.base import Points, Step
 
 NAMES = (
     "loss", "clean_accuracy", "robust_accuracy", "energy_clean", "energy_adversarial", "energy_generated",
-    "delta_marginal", "delta_joint", "shift", "shift_p95", "abnormal", "saturated",
+    "delta_marginal", "delta_joint", "shift", "shift_p95", "abnormal", "saturated", "gradient_cosine",
 )  # fmt: skip
 
 Reading = dict[str, float | None]
@@ -44,6 +44,22 @@ def read_step(step: Step, labels: Tensor) -> dict[str, Tensor]:
         values["shift_p95"] = shift.kthvalue(max(1, round(0.95 * len(shift)))).values
         values["abnormal"] = (joint > marginal).float().mean()
     return values
+
+
+@torch.no_grad()
+def read_gradients(points: Points) -> dict[str, Tensor]:
+    """``gradient_cosine``: between the attack's last input gradient and the one that the loss left in x*.
+
+    One cosine per image, averaged over the images that have both gradients (one can vanish in rounding);
+    empty where the method kept none. Both were computed by the step anyway.
+    """
+    starred = None if points.adversarial is None else points.adversarial.grad
+    if points.gradient is None or starred is None:
+        return {}
+    attack, training = points.gradient.flatten(1).float(), starred.flatten(1).float()
+    lengths = attack.norm(dim=1) * training.norm(dim=1)
+    cosines = (attack * training).sum(1) / lengths.clamp_min(torch.finfo(torch.float32).tiny)
+    return {"gradient_cosine": cosines.sum() / (lengths > 0).sum().clamp_min(1)}
 
 
 class Readings:

@@ -41,3 +41,8 @@ def finished_classifier(clf: Classifier, ema: EMA | None, train: ImageSet, reest
         batches = (part.float_images(p, device=clf.device) for p in places if len(p) > 1)
         reestimate_batch_norm(finished, finished.logits, batches)
     return finished
+
+
+def is_finite(clf: Classifier) -> bool:
+    """Whether every weight and buffer is: the step that breaks the weights still had a finite loss."""
+    return all(bool(value.isfinite().all()) for value in clf.state_dict().values())

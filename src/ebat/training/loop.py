@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor
@@ -18,11 +18,13 @@ from ebat.data.image_set import Splits
 from ebat.errors import TrainingFailedError
 from ebat.methods.base import Points, Seen, Step
 from ebat.methods.creation import create_from_config
-from ebat.monitors.alarm import Alarm, Rollback, ScaleRate, remedies
-from ebat.monitors.readings import Readings, read_step
+from ebat.monitors.alarm import Alarm, Rollback, ScaleRate, SetOption
+from ebat.monitors.readings import Readings, read_gradients, read_step
+from ebat.monitors.remedies import remedies
+from ebat.recipe import with_options
 from ebat.training import build
 from ebat.training.checkpoint import load_state
-from ebat.training.finish import finished_classifier
+from ebat.training.finish import finished_classifier, is_finite
 from ebat.training.interrupt import StopRequest
 from ebat.training.record import Record
 from ebat.training.schedule import rate
@@ -51,6 +53,7 @@ class Loop:
         self, config: Config, record: Record, data: Splits, fabric: Fabric, stop: StopRequest
     ) -> None:
         self.config, self.record, self.data, self.fabric, self.stop = config, record, data, fabric, stop
+        self.first_config = config  # before any remedy
         training = config.training
         torch.manual_seed(training.seed)
         self.clf = build.build_classifier(config, data.train).to(fabric.device)
@@ -67,12 +70,13 @@ class Loop:
         self.readings = Readings()
         self.criterion = criterion(config, self.method)
         self.total_steps = training.epochs * self.loader.steps_per_epoch
-        self.returned = False  # no regular checkpoint since the last rollback
+        self.returned_to: int | None = None  # by the last rollback, with no regular checkpoint since
         self.clf.train()
 
     def resume(self) -> None:
         """Takes up the saved state; metric lines beyond it are cut, since those steps run again."""
         self.state.load_state_dict(load_state(self.record.run.state_file))
+        self._take_options()
         self.record.cut_metrics(self.state)
         self.record.event(self.state, "restart", "resume", f"from the checkpoint of step {self.state.step}")
 
@@ -90,23 +94,26 @@ class Loop:
             self.record.checkpoint(state)
         batches = self._batches()
         late = state.step > 0 and self._out_of_time()  # stopped by the clock, resumed with the same limit
-        while not late and state.step < self.total_steps:
-            self._one_step(next(batches))
-            epochs, within = divmod(state.step, self.loader.steps_per_epoch)
-            if not (within == 0 or state.step % training.log_every == 0 or self._ends_now()):
-                continue
-            stops, late, due = self._in_any(self.stop.name is not None, self._out_of_time(), self._is_due())
-            if (alarm := self._log()) is not None:
-                self._remedy(alarm)
-                batches = self._batches()
-                continue
-            if within == 0 and epochs % training.evaluate_every == 0:
-                self._evaluate()
-            if stops:
-                self._interrupt(self.stop.name or "another process was stopped")
-            if due:
-                self._checkpoint()
-        return self._finish()
+        while True:
+            while not (late or state.ended or state.step >= self.total_steps):
+                self._one_step(next(batches))
+                epochs, within = divmod(state.step, self.loader.steps_per_epoch)
+                if not (within == 0 or state.step % training.log_every == 0 or self._ends_now()):
+                    continue
+                stops, late, due = self._in_any(
+                    self.stop.name is not None, self._out_of_time(), self._is_due()
+                )
+                evaluates = within == 0 and epochs % training.evaluate_every == 0
+                if self._log() or (evaluates and self._evaluate()):
+                    batches = self._batches()
+                    continue
+                if stops:
+                    self._interrupt(self.stop.name or "another process was stopped")
+                if due or (within == 0 and state.watch.horizon):
+                    self._checkpoint()
+            if state.evaluated_at == state.step or not self._evaluate():
+                return self._finish()
+            batches = self._batches()  # only the last evaluation showed that the run had to go back
 
     def _ends_now(self) -> bool:
         """Whether to leave between two logging steps; several processes agree at the next one instead."""
@@ -177,91 +184,126 @@ class Loop:
                 step = replace(step, clean=Seen(points.clean, self.clf.logits(points.clean)))
         return {
             **read_step(step, points.labels),
+            **(read_gradients(points) if self.config.monitors.overfitting else {}),
             **{f"terms/{name}": value for name, value in step.metrics.items()},
         }
 
-    def _log(self) -> Alarm | None:
-        """Reads the collected scalars and writes a line, or returns the divergence that they show."""
+    def _log(self) -> bool:
+        """Reads the collected scalars and writes a line, unless they make the run go back: then true."""
         readings = self.readings.take(self._mean)
         if not readings:
-            return None
-        state, monitors = self.state, self.config.monitors
+            return False
+        state = self.state
         first = state.step - len(readings) + 1
         for step, reading in enumerate(readings, first):
-            if monitors.divergence and (alarm := state.divergence.read(reading, step)) is not None:
-                return alarm
-            for alarm in state.overfitting.read(reading, step) if monitors.overfitting else ():
-                self.record.event(state, "alarm", alarm.name, alarm.message, alarm.step)
+            for alarm in state.watch.read(reading, step):
+                if self._alarm(alarm):
+                    return True
         now = time.monotonic()
         seconds, self.clock = now - self.clock, now
         state.minutes += seconds / 60
         self.record.steps(state, readings, seconds, self.total_steps)
-        return None
+        return False
 
-    def _remedy(self, alarm: Alarm) -> None:
-        """Carries out what the alarm asks for, and writes it down."""
-        state, monitors = self.state, self.config.monitors
+    def _alarm(self, alarm: Alarm) -> bool:
+        """Writes an alarm down and carries out what it asks for; whether the run has gone back."""
+        state = self.state
         self.record.event(state, "alarm", alarm.name, alarm.message, alarm.step)
-        for remedy in remedies(alarm, state.rollbacks, monitors.max_rollbacks, monitors.rate_factor):
+        asked = remedies(alarm, self.config, state.sounded.get(alarm.name, 0), state.rollbacks)
+        state.sounded[alarm.name] = state.sounded.get(alarm.name, 0) + 1
+        back = False
+        for remedy in asked:
             if isinstance(remedy, Rollback):
                 self._roll_back(alarm)
+                back = True
             elif isinstance(remedy, ScaleRate):
                 state.rate_factor *= remedy.factor
                 text = f"learning rate x {remedy.factor:g}, x {state.rate_factor:.3g} in all"
                 self.record.event(state, "remedy", "scale-rate", text)
-                self.record.checkpoint(state, rotate=False)
+            elif isinstance(remedy, SetOption):
+                state.options[remedy.key] = remedy.value
+                self.record.event(state, "remedy", remedy.name, f"{remedy.key} = {remedy.value}")
+            elif remedy.failed:
+                self._fail(alarm)
             else:
-                self.record.status(state, "failed")
-                text = f"{alarm.message} at step {alarm.step}, after {state.rollbacks} rollbacks"
-                self.record.event(state, "stop", "failed", text)
-                run = self.record.run
-                kept = (
-                    "the best checkpoint is kept"
-                    if run.best_classifier.is_file()
-                    else "no checkpoint was evaluated yet"
-                )
-                raise TrainingFailedError(
-                    f"{run.path}: {text}; {kept}. Lower training.lr, or raise sampler.steps"
-                )
+                state.ended = True
+                text = f"{alarm.name}: ended early at step {state.step}, the best checkpoint is kept"
+                self.record.event(state, "stop", "early", text)
+        if asked:
+            self._take_options()
+            if not back:
+                state.watch.remedied(state.step)
+            self.record.checkpoint(state)  # a resumed run must not forget the remedy
+        return back
+
+    def _fail(self, alarm: Alarm) -> NoReturn:
+        run, state = self.record.run, self.state
+        self.record.status(state, "failed")
+        text = f"{alarm.message} at step {alarm.step}, after {state.rollbacks} rollbacks"
+        self.record.event(state, "stop", "failed", text)
+        best = run.best_classifier.is_file()
+        kept = "the best checkpoint is kept" if best else "no checkpoint was evaluated yet"
+        advice = (
+            "Lower training.lr, or raise sampler.steps"
+            if alarm.name == "divergence"
+            else "Raise attack.steps"
+        )
+        raise TrainingFailedError(f"{run.path}: {text}; {kept}. {advice}")
+
+    def _take_options(self) -> None:
+        """The method anew, with the options that remedies have set; its state goes on."""
+        self.config = with_options(self.first_config, self.state.options, str(self.record.run.path))
+        self.method = create_from_config(self.config)
+        self.record.config = self.config
 
     def _roll_back(self, alarm: Alarm) -> None:
-        """Back to the last checkpoint; twice in a row, to the one before: the last was sick already."""
-        run, state = self.record.run, self.state
+        """Back to the newest checkpoint from before the onset; twice in a row, to one before: it was sick already."""
+        state = self.state
         minutes = state.minutes + (time.monotonic() - self.clock) / 60
-        kept: dict[str, Any] = {
-            "rollbacks": state.rollbacks + 1,
-            "rate_factor": state.rate_factor,
-            "minutes": minutes,
-            "best": state.best,  # its file stays too: a weaker classifier must not replace it
-        }
-        older = self.returned and run.previous_state_file.is_file()
-        state.load_state_dict(load_state(run.previous_state_file if older else run.state_file))
+        kept = {name: getattr(state, name) for name in ("rate_factor", "options", "sounded")}
+        kept |= {"rollbacks": state.rollbacks + 1, "minutes": minutes}
+        kept["best"] = state.best  # its file stays too: a weaker classifier must not replace it
+        files = self.record.run.earlier_states()
+        limit = alarm.onset if self.returned_to is None else min(alarm.onset, self.returned_to - 1)
+        self.returned_to = max((step for step in files if step <= limit), default=min(files))
+        state.load_state_dict(load_state(files[self.returned_to]))
         for name, value in kept.items():
             setattr(state, name, value)
-        self.returned = True
         self.clock = time.monotonic()
         self.record.cut_metrics(state)
         text = f"from step {alarm.step} to the checkpoint of step {state.step}"
         self.record.event(state, "remedy", "rollback", text)
 
     def _checkpoint(self) -> None:
-        self.returned = False
+        self.returned_to = None
         self.record.checkpoint(self.state)
         self.record.status(self.state, "running")
 
-    def _evaluate(self) -> None:
-        """Held-out accuracies of the finished classifier; the best one so far is written."""
+    def _evaluate(self) -> bool:
+        """Held-out accuracies of the finished classifier; writes the best so far. Whether the run has gone back."""
         state, training = self.state, self.config.training
-        state.evaluated_at = state.step
         finished = finished_classifier(self.clf, state.ema, self.data.train, training.reestimate_bn)
-        clean, robust = held_out_accuracies(finished, self.data.held_out, training.held_out_images)
+        (sick,) = self._in_any(not is_finite(finished))
+        if sick:
+            alarm = Alarm("divergence", "the weights are not finite", state.step)
+            return self._alarm(alarm) or self._fail(alarm)
+        state.evaluated_at = state.step
+        single_step = self.config.method.single_step and self.config.monitors.overfitting
+        found = held_out_accuracies(
+            finished, self.data.held_out, training.held_out_images, single_step=single_step
+        )
+        clean, robust = found.clean, found.pgd10
         score = [clean, robust or 0.0] if self.criterion == "clean" else [robust or 0.0, clean]
         selected = score > state.best
-        self.record.held_out(state, clean, robust, selected)
+        self.record.held_out(state, found, selected)
         if selected:
             state.best = score
             self.record.classifier(finished, self.data.train, state, "best", self.criterion)
+        for alarm in state.watch.evaluated(found.fgsm, found.pgd10, state.step):
+            if self._alarm(alarm):
+                return True
         self._checkpoint()
+        return False
 
     def _out_of_time(self) -> bool:
         limit = self.config.training.max_minutes
@@ -280,12 +322,10 @@ class Loop:
 
     def _finish(self) -> str:
         state, training = self.state, self.config.training
-        if state.evaluated_at != state.step:
-            self._evaluate()
         last = finished_classifier(self.clf, state.ema, self.data.train, training.reestimate_bn)
         self.record.classifier(last, self.data.train, state, "last", self.criterion)
         done = "finished" if state.step >= self.total_steps else "stopped"
-        if done == "stopped":
+        if done == "stopped" and not state.ended:
             text = f"the limit of {training.max_minutes:g} minutes was reached"
             self.record.event(state, "stop", "max-minutes", text)
             self._checkpoint()

@@ -15,6 +15,7 @@ from ebat.monitors.readings import Reading, mean_reading
 from ebat.training.checkpoint import save_state
 from ebat.training.progress import Reporter
 from ebat.training.run_directory import RunDirectory
+from ebat.training.selection import HeldOut
 from ebat.training.state import TrainingState
 from ebat.training.statistics import attach, fit_pca
 from ebat.training.tensorboard import TensorBoard
@@ -60,12 +61,13 @@ class Record:
             left = max(0.0, min(left, 60 * (limit - state.minutes)))
         self.reporter.row(row, state.step / total_steps, left)
 
-    def held_out(self, state: TrainingState, clean: float, robust: float | None, selected: bool) -> None:
+    def held_out(self, state: TrainingState, accuracies: HeldOut, selected: bool) -> None:
         """One line for an evaluation on held-out images."""
         self._metrics(
             {
                 "kind": "epoch", "step": state.step, "epoch": state.epoch, "minutes": state.minutes,
-                "held_out_clean": clean, "held_out_pgd10": robust, "selected": selected,
+                "held_out_clean": accuracies.clean, "held_out_pgd10": accuracies.pgd10,
+                "held_out_fgsm": accuracies.fgsm, "selected": selected,
             }
         )  # fmt: skip
 
@@ -115,18 +117,32 @@ class Record:
             )
         finished.save(self.run.best_classifier if checkpoint == "best" else self.run.last_classifier)
 
-    def checkpoint(self, state: TrainingState, rotate: bool = True) -> None:
-        """The raw state; the one before it stays for a rollback that needs an older one."""
+    def checkpoint(self, state: TrainingState) -> None:
+        """The raw state; some earlier ones stay, for a rollback to before an alarm's onset."""
         self.saved_at = time.monotonic()
         if not self.writes:
             return
-        if rotate and self.run.state_file.is_file():
-            self.run.previous_state_file.unlink(missing_ok=True)
-            try:
-                self.run.previous_state_file.hardlink_to(self.run.state_file)
-            except OSError:  # some network and removable disks have no hard links
-                shutil.copyfile(self.run.state_file, self.run.previous_state_file)
         save_state(self.run.state_file, state.state_dict())
+        kept = self.run.earlier_state(state.step)
+        kept.unlink(missing_ok=True)
+        try:
+            kept.hardlink_to(self.run.state_file)  # the file itself is replaced, never written again
+        except OSError:  # some network and removable disks have no hard links
+            shutil.copyfile(self.run.state_file, kept)
+        self._drop_states(state)
+
+    def _drop_states(self, state: TrainingState) -> None:
+        """Keeps the newest two, those within the monitors' horizon, and the newest from before it.
+
+        Those beyond the current step belong to steps that were taken back.
+        """
+        files = self.run.earlier_states()
+        steps = sorted(step for step in files if step <= state.step)
+        edge = state.step - state.watch.horizon
+        before = [step for step in steps if step <= edge]
+        kept = {*steps[-2:], *before[-1:], *(step for step in steps if step > edge)}
+        for step in files.keys() - kept:
+            files[step].unlink(missing_ok=True)
 
     def status(self, state: TrainingState, status: str) -> None:
         """``running``, ``interrupted``, ``stopped``, ``failed`` or ``finished``, with cost so far."""

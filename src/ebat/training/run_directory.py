@@ -50,7 +50,6 @@ class RunDirectory:
         self.events_file = self.path / "events.jsonl"
         self.status_file = self.path / "status.json"
         self.state_file = self.path / "checkpoints" / "last" / "state.safetensors"
-        self.previous_state_file = self.path / "checkpoints" / "last" / "previous.safetensors"
         self.last_classifier = self.path / "checkpoints" / "last" / "classifier.safetensors"
         self.best_classifier = self.path / "checkpoints" / "best" / "classifier.safetensors"
 
@@ -107,6 +106,15 @@ class RunDirectory:
             raise RunError(f"{path}: is a file, not a folder; choose another --out")
         if run.path.is_dir() and any(run.path.iterdir()):
             raise RunError(f"{path}: is not empty and holds no run; choose another --out")
+
+    def earlier_states(self) -> dict[int, Path]:
+        """Raw states to go back to, the last one among them, by their step."""
+        files = self.state_file.parent.glob("state-*.safetensors")
+        return {int(file.stem.removeprefix("state-")): file for file in sorted(files)}
+
+    def earlier_state(self, step: int) -> Path:
+        """Where the raw state of a step is kept."""
+        return self.state_file.with_name(f"state-{step:09d}.safetensors")
 
     def config(self) -> Config:
         return load_config(str(self.config_file))

@@ -11,8 +11,7 @@ from ebat.config import Config
 from ebat.data.image_set import ImageSet
 from ebat.data.loader import Loader
 from ebat.methods.base import Method
-from ebat.monitors.divergence import DivergenceMonitor
-from ebat.monitors.overfitting import OverfittingMonitor
+from ebat.monitors.watch import Watch
 from ebat.training import build
 from ebat.updates.ema import EMA
 
@@ -40,16 +39,15 @@ class TrainingState:
         self.method_state = method.init_state(clf, train, seed)
         self.optimiser = build.build_optimiser(config, clf)
         self.ema = EMA(clf, decay) if decay is not None else None
-        self.divergence = DivergenceMonitor()
-        self.overfitting = OverfittingMonitor(
-            window=min(100, loader.steps_per_epoch),
-            settled_at=config.training.epochs * loader.steps_per_epoch // 2,
-        )
+        self.watch = Watch(config, loader.steps_per_epoch)
         self.steps_per_epoch = loader.steps_per_epoch
         self.step = self.rollbacks = 0
         self.evaluated_at = -1
         self.rate_factor, self.minutes = 1.0, 0.0
         self.best: list[float] = []
+        self.ended = False  # a remedy ended the run in good order
+        self.options: dict[str, Any] = {}  # what remedies have set, by dotted key
+        self.sounded: dict[str, int] = {}  # how often each alarm did
 
     @property
     def epoch(self) -> float:
@@ -64,8 +62,7 @@ class TrainingState:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "method": self.method_state.state_dict(),
             "rng": torch.get_rng_state(),
-            "divergence": self.divergence.state_dict(),
-            "overfitting": self.overfitting.state_dict(),
+            "watch": self.watch.state_dict(),
             "position": {name: getattr(self, name) for name in _POSITION},
         }
 
@@ -81,10 +78,11 @@ class TrainingState:
             self.ema.load_state_dict(state["ema"])
         self.method_state.load_state_dict(state["method"])
         torch.set_rng_state(state["rng"])
-        self.divergence.load_state_dict(state["divergence"])
-        self.overfitting.load_state_dict(state["overfitting"])
+        self.watch.load_state_dict(state["watch"])
         for name in _POSITION:
             setattr(self, name, state["position"][name])
 
 
-_POSITION = ("step", "minutes", "best", "rollbacks", "rate_factor", "evaluated_at")
+_POSITION = (
+    "step", "minutes", "best", "rollbacks", "rate_factor", "evaluated_at", "ended", "options", "sounded",
+)  # fmt: skip

@@ -5,24 +5,8 @@ import pytest
 import torch
 
 from ebat.methods import Step
-from ebat.methods.base import Seen
-from ebat.monitors.alarm import Alarm, Rollback, ScaleRate, Stop, remedies
-from ebat.monitors.readings import NAMES, Readings, mean_reading, read_step
-
-DIVERGED = Alarm("divergence", "loss is nan", 7)
-
-
-def test_a_divergence_goes_back_and_slows_down_until_the_limit_then_stops() -> None:
-    for rollbacks in range(3):
-        assert remedies(DIVERGED, rollbacks, 3, 0.3) == [Rollback(), ScaleRate(0.3)]
-    assert remedies(DIVERGED, 3, 3, 0.3) == [Stop()]
-    assert remedies(DIVERGED, 0, 0, 0.3) == [Stop()]
-
-
-@pytest.mark.parametrize("name", ["catastrophic-overfitting", "robust-overfitting"])
-def test_an_overfitting_alarm_asks_for_nothing_by_itself(name: str) -> None:
-    assert remedies(Alarm(name, "", 1), 0, 3, 0.3) == []
-
+from ebat.methods.base import Points, Seen
+from ebat.monitors.readings import NAMES, Readings, mean_reading, read_gradients, read_step
 
 def seen_step(toy):
     """A step with all three image sets, and the NumPy logits of each."""
@@ -56,7 +40,7 @@ def test_a_step_is_read_as_its_definitions(toy) -> None:
         "saturated": 0.5,
     }
     values = read_step(step, labels)
-    assert set(values) == set(wanted) == set(NAMES)
+    assert set(values) == set(wanted) == set(NAMES) - {"gradient_cosine"}
     for name, value in wanted.items():
         np.testing.assert_allclose(values[name].item(), value, rtol=1e-4, atol=1e-6, err_msg=name)
 
@@ -65,6 +49,28 @@ def test_what_a_method_does_not_see_is_left_out(toy) -> None:
     step, _ = seen_step(toy)
     only_adversarial = read_step(Step(step.loss, adversarial=step.adversarial), toy.labels(40))
     assert set(only_adversarial) == {"loss", "robust_accuracy", "energy_adversarial"}
+
+
+def test_the_cosine_is_a_mean_over_the_images_that_have_both_gradients(toy) -> None:
+    source = np.random.default_rng(0)
+    attack, training = source.standard_normal((2, 6, 1, 4, 4))
+    attack[4], training[5] = 0, 0  # vanished in rounding: no direction to compare
+    a, b = attack[:4].reshape(4, -1), training[:4].reshape(4, -1)
+    wanted = ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).mean()
+    starred = toy.images(6).requires_grad_()
+    starred.grad = torch.tensor(training, dtype=torch.float32)
+    points = Points(toy.images(6), toy.labels(6), starred, gradient=torch.tensor(attack, dtype=torch.float32))
+    np.testing.assert_allclose(read_gradients(points)["gradient_cosine"].item(), wanted, rtol=1e-5)
+
+
+def test_without_both_gradients_there_is_no_cosine(toy) -> None:
+    x, y = toy.images(6), toy.labels(6)
+    starred = toy.images(6).requires_grad_()
+    assert read_gradients(Points(x, y)) == {}
+    assert read_gradients(Points(x, y, starred, gradient=torch.ones_like(x))) == {}
+    starred.grad = torch.ones_like(x)
+    assert read_gradients(Points(x, y, starred)) == {}
+    assert read_gradients(Points(x, y, starred, gradient=torch.zeros_like(x)))["gradient_cosine"] == 0  # not NaN
 
 
 def test_readings_are_moved_at_once_and_in_order() -> None:
