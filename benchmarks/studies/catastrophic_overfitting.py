@@ -1,0 +1,333 @@
+"""Who collapses in single-step training, who does not, and who rings before?
+
+    python benchmarks/studies/catastrophic_overfitting.py --jobs 2
+    python benchmarks/studies/catastrophic_overfitting.py --data cifar10 --root PATH --jobs 2
+
+Single-step training at a radius where plain FGSM does not hold, with its remedies and with multi-step training beside
+it. Per run: clean, FGSM and PGD-50-10 accuracy on test images of the last and of the best checkpoint, PGD-10 accuracy
+on held-out images after every epoch, and the alarms. Definitions:
+
+- wide gap: at the end FGSM accuracy exceeds PGD-50-10 accuracy by at least 0.348, the smallest gap of the collapsed
+  ones among 186 public runs;
+- fell: held-out PGD-10 accuracy ends below half of its best;
+- collapsed: both. Its onset is the first epoch from which held-out PGD-10 accuracy stays below half of its best before;
+- lead of an alarm: onset minus the epoch at which it first rang; above 0 it came early.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from common import (
+    Draw,
+    Job,
+    Row,
+    Scale,
+    Study,
+    accuracies,
+    cases,
+    cell,
+    classifier_file,
+    curves,
+    epoch_rows,
+    finished,
+    main,
+    of,
+    table,
+)  # fmt: skip
+from matplotlib.figure import Figure
+
+from ebat.report.style import Theme, legend_above, new_figure
+from ebat.training.run_directory import RunDirectory
+
+GAP = 0.348
+ALARMS = ("catastrophic-overfitting", "gradient-cosine", "accuracy-gap", "robust-overfitting")
+SIGNALS = (
+    "clean_accuracy",
+    "robust_accuracy",
+    "shift",
+    "shift_p95",
+    "abnormal",
+    "gradient_cosine",
+    "delta_marginal",
+)
+
+# The setting in which fgsm and fgsm-rs collapse, by data: found by a few trial runs, then left alone.
+SETTINGS: dict[str, Row] = {
+    "digits": {
+        "threat": {"norm": "linf", "radius": "0.3"},
+        "schedule": {"name": "cyclic", "peak": 0.5},
+        "training": {"epochs": 60, "batch_size": 128, "lr": 0.1},
+    },
+    "cifar10": {
+        "data": {"train_images": 10_000},
+        "threat": {"norm": "linf", "radius": "16/255"},
+        "schedule": {"name": "cyclic", "peak": 0.5},
+        "training": {"epochs": 30, "batch_size": 128, "lr": 0.2},
+    },
+}
+DER = {"name": "der", "beta": 0.5}
+AUTOMATIC = {"remedies": {"catastrophic-overfitting": [["rollback", "der"], ["rollback", "pgd-2"]]}}
+CASES: dict[str, Row] = {
+    "fgsm": {"method": "fgsm"},
+    "fgsm-rs": {"method": "fgsm-rs"},
+    "n-fgsm": {"method": "n-fgsm"},
+    "fgsm + der": {"method": "fgsm", "regulariser": DER},
+    "fgsm-rs + der": {"method": "fgsm-rs", "regulariser": DER},
+    "fgsm + remedies": {"method": "fgsm", "regulariser": None, "monitors": AUTOMATIC},
+    "grad-align": {"method": "grad-align"},
+    "elle": {"method": "elle"},
+    "aaer (fgsm-rs)": {"method": {"name": "aaer", "base": "fgsm-rs"}},
+    "aaer (n-fgsm)": {"method": {"name": "aaer", "base": "n-fgsm"}},
+    "pgd-2": {"method": "pgd-at", "attack": {"steps": 2, "step_share": "1/2"}},
+    "pgd-10": {"method": "pgd-at"},
+}
+FEWER = ("fgsm", "fgsm-rs", "n-fgsm", "fgsm + der", "fgsm-rs + der", "fgsm + remedies", "pgd-2")
+SEEDS = {"digits": range(5), "cifar10": range(2)}
+BETAS, MARGINS = (0.1, 0.5, 2.0), (0.0, 0.3, 1.0)
+GRID_SEEDS = {"digits": range(2), "cifar10": range(0)}
+
+
+class CatastrophicOverfitting(Study):
+    name = "catastrophic_overfitting"
+    title = "Catastrophic overfitting"
+
+    def jobs(self, scale: Scale) -> list[Job]:
+        names = CASES if scale.data == "digits" else FEWER
+        seeds, grid = (range(1), range(1)) if scale.toy else (SEEDS[scale.data], GRID_SEEDS[scale.data])
+        found = [Job(name, seed, self._config(CASES[name], seed, scale)) for name in names for seed in seeds]
+        found += [
+            Job(f"{beta}, {margin}", seed, self._config(self._der(beta, margin), seed, scale), "grid")
+            for beta in (BETAS[:1] if scale.toy else BETAS)
+            for margin in (MARGINS[:1] if scale.toy else MARGINS)
+            for seed in grid
+        ]
+        return found
+
+    def _der(self, beta: float, margin: float) -> Row:
+        return {"method": "fgsm", "regulariser": {"name": "der", "beta": beta, "margin": margin}}
+
+    def _config(self, case: Row, seed: int, scale: Scale) -> Row:
+        base, setting = scale.base(), SETTINGS[scale.data]
+        training = {**setting["training"], "seed": seed, "log_every": 3, "evaluate_every": 1}
+        if scale.toy:
+            training |= {"epochs": 3, "batch_size": 20, "held_out_images": 20}
+        config = {**base, **setting, **case}
+        config["data"] = {**setting.get("data", {}), **base["data"]}
+        config["training"] = training
+        if "attack" in case:  # a share of the radius, as configurations have none
+            share = case["attack"]["step_share"]
+            config["attack"] = {
+                "steps": case["attack"]["steps"],
+                "step_size": _times(setting["threat"]["radius"], share),
+            }
+        return {key: value for key, value in config.items() if value is not None}
+
+    def measure(self, job: Job, run: Path, scale: Scale) -> Row:
+        grid = job.group == "grid"
+        last = accuracies(run, "last", ("clean", "pgd-20" if grid else "pgd-50-10"), scale)
+        row: Row = {"clean": last["clean"], "pgd": last["pgd-20" if grid else "pgd-50-10"]}
+        row["fgsm"] = _fgsm(run, scale)
+        if not grid:
+            row["best"] = accuracies(run, "best", ("clean", "pgd-50-10"), scale)
+        held = epoch_rows(run)
+        row["held_out"] = {
+            "epoch": [round(line["epoch"], 2) for line in held], "pgd10": [line["held_out_pgd10"] for line in held],
+            "fgsm": [line.get("held_out_fgsm") for line in held],
+        }  # fmt: skip
+        row |= judged(row["fgsm"] - row["pgd"], row["held_out"])
+        alarms = [event for event in RunDirectory(run).events() if event["kind"] == "alarm"]
+        row["alarms"] = {
+            name: min(event["epoch"] for event in alarms if event["name"] == name)
+            for name in sorted({event["name"] for event in alarms})
+        }
+        row["curve"] = curves(run, SIGNALS)
+        return row
+
+    def tables(self, rows: list[Row], scale: Scale) -> str:
+        main, grid = finished(rows, group="main"), finished(rows, group="grid")
+        radius = SETTINGS[scale.data]["threat"]["radius"]
+        lines = []
+        for case in cases(of(rows, group="main")):
+            own = of(main, case=case)
+            lost = len(of(rows, group="main", case=case)) - len(own)
+            lines.append(
+                [
+                    case, cell(row["clean"] for row in own), cell(row["fgsm"] for row in own),
+                    cell(row["pgd"] for row in own), cell(row["best"]["pgd-50-10"] for row in own),
+                    f"{sum(row['wide_gap'] for row in own)}/{len(own)}",
+                    f"{sum(row['collapsed'] for row in own)}/{len(own)}" + (f", {lost} diverged" if lost else ""),
+                ]
+            )  # fmt: skip
+        head = ["case", "clean", "FGSM", "PGD-50-10", "PGD-50-10, best checkpoint", "wide gap", "collapsed"]
+        text = (
+            f"L-inf {radius}, test images, last checkpoint unless said otherwise. Wide gap: FGSM minus PGD-50-10 at "
+            f"least {GAP}. Collapsed: wide gap, and held-out PGD-10 ends below half of its best.\n\n"
+        )
+        text += f"{table(head, lines)}\n\nAlarms, over all runs of this table:\n\n{_alarm_table(main)}"
+        if grid:
+            text += (
+                f"\n\nDER on `fgsm`: PGD-20 of the last checkpoint (collapsed runs / runs), by weight and margin.\n\n"
+                f"{_grid_table(grid)}"
+            )
+        return text
+
+    def figures(self, rows: list[Row], scale: Scale) -> dict[str, Draw]:
+        main = of(rows, group="main")
+        if not main:
+            return {}
+        drawn: dict[str, Draw] = {"": lambda theme: _draw_dots(main, theme)}
+        example = _example(main)
+        if example is not None:
+            drawn["-curves"] = lambda theme: _draw_curves(example, theme)
+        return drawn
+
+
+def _times(radius: str, share: str) -> str:
+    from ebat.units import parse_fraction
+
+    return str(parse_fraction(radius) * parse_fraction(share))
+
+
+def _fgsm(run: Path, scale: Scale) -> float:
+    """FGSM accuracy of the last checkpoint on the test images that the protocols see."""
+    import torch
+
+    import ebat
+    from ebat.evaluation.runner import open_data
+    from ebat.evaluation.verdict import right
+
+    directory = RunDirectory(run)
+    data, clf = directory.config().data, ebat.load(classifier_file(directory, "last")).to(scale.device)
+    assert clf.threat is not None
+    test = open_data(clf, data.name, data.root, data.size)
+    test = test if scale.test_images is None else test.first(scale.test_images)
+    count = 0
+    for places in torch.arange(len(test)).split(250):
+        images, labels = test.float_images(places, clf.device), test.labels[places].to(clf.device)
+        count += int(right(clf, ebat.attacks.fgsm(clf, images, labels, clf.threat), labels).sum())
+    return count / len(test)
+
+
+def judged(gap: float, held: Row) -> Row:
+    """``wide_gap``, ``fell``, ``collapsed`` and ``onset`` (an epoch, or ``None``), as the head of this file says."""
+    values, best, onset = held["pgd10"], 0.0, None
+    for epoch, value in zip(held["epoch"], values, strict=True):
+        best = max(best, value)
+        if value >= best / 2:
+            onset = None
+        elif onset is None:
+            onset = epoch
+    wide, fell = gap >= GAP, values[-1] < best / 2
+    return {
+        "wide_gap": wide,
+        "fell": fell,
+        "collapsed": wide and fell,
+        "onset": onset if wide and fell else None,
+    }
+
+
+def _alarm_table(rows: list[Row]) -> str:
+    ill, well = [row for row in rows if row["collapsed"]], [row for row in rows if not row["collapsed"]]
+    lines = []
+    for name in ALARMS:
+        leads = [row["onset"] - row["alarms"][name] for row in ill if name in row["alarms"]]
+        lines.append(
+            [
+                name, f"{len(leads)}/{len(ill)}", f"{median(leads):+.1f}" if leads else "-",
+                f"{sum(lead > 0 for lead in leads)}/{len(leads)}",
+                f"{sum(name in row['alarms'] for row in well)}/{len(well)}",
+            ]
+        )  # fmt: skip
+    head = [
+        "alarm",
+        "rang in collapsed runs",
+        "median lead, epochs",
+        "rang before the onset",
+        "rang in other runs",
+    ]
+    return table(head, lines)
+
+
+def _grid_table(rows: list[Row]) -> str:
+    def at(beta: float, margin: float) -> str:
+        own = of(rows, case=f"{beta}, {margin}")
+        ill = sum(row["collapsed"] for row in own)
+        return f"{cell((row['pgd'] for row in own), 2)} ({ill}/{len(own)})" if own else "-"
+
+    lines = [[str(beta), *(at(beta, margin) for margin in MARGINS)] for beta in BETAS]
+    return table(["beta", *(f"margin {margin}" for margin in MARGINS)], lines)
+
+
+def _example(rows: list[Row]) -> Row | None:
+    """A collapsed run of plain FGSM or FGSM-RS to draw: the one with the widest gap."""
+    plain = [row for row in rows if row["case"] in ("fgsm", "fgsm-rs")]
+    found = [row for row in plain if row["collapsed"]] or plain
+    return max(found, key=lambda row: row["fgsm"] - row["pgd"], default=None)
+
+
+def _draw_dots(rows: list[Row], theme: Theme) -> Any:
+    names = cases(rows)
+    figure, axes = new_figure(5.6, 0.9 + 0.34 * len(names))
+    for place, name in enumerate(names):
+        own = of(rows, case=name)
+        shared = {"linestyle": "none", "markersize": 6}
+        best, last = [row["best"]["pgd-50-10"] for row in own], [row["pgd"] for row in own]
+        label = {"label": "best checkpoint"} if place == 0 else {}
+        axes.plot(best, [place] * len(own), "o", mfc="none", mec=theme.muted, **shared, **label)
+        for ill, marker, colour, word in (
+            (False, "o", theme.runs[0], "last"),
+            (True, "X", theme.alarm, "last, collapsed"),
+        ):
+            values = [value for value, row in zip(last, own, strict=True) if row["collapsed"] == ill]
+            known = word in axes.get_legend_handles_labels()[1]
+            label = {"label": word} if values and not known else {}
+            axes.plot(values, [place] * len(values), marker, color=colour, **shared, **label)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(True, axis="x")
+    axes.set_xlim(-0.02, None)
+    axes.set_xlabel("accuracy under PGD-50-10")
+    axes.set_title("Robustness at the end of single-step training", pad=24)
+    legend_above(axes)
+    return figure
+
+
+def _draw_curves(row: Row, theme: Theme) -> Figure:
+    """One run: accuracies, and three signals of training itself, with the alarms as vertical lines."""
+    curve, held = row["curve"], row["held_out"]
+    figure, panels = new_figure(5.6, 7.2, 4, 1, sharex=True)
+    panels[0].plot(
+        curve["epoch"], curve["robust_accuracy"], color=theme.sets["adversarial"], label="FGSM, batch"
+    )
+    panels[0].plot(
+        held["epoch"], held["pgd10"], "o-", markersize=3, color=theme.runs[0], label="PGD-10, held out"
+    )
+    panels[0].set_ylim(-0.02, 1.02)
+    for axes, (name, title) in zip(
+        panels[1:],
+        (("shift", "length of (dE(x), dE(x, y))"), ("abnormal", "share of abnormal examples"),
+         ("gradient_cosine", "cosine of attack and training gradient")),
+        strict=True,
+    ):  # fmt: skip
+        known = [(e, v) for e, v in zip(curve["epoch"], curve[name], strict=True) if v is not None]
+        axes.plot([e for e, _ in known], [v for _, v in known], color=theme.text)
+        axes.set_title(title)
+    panels[0].set_title(f"{row['case']}, seed {row['seed']}: accuracy", pad=24)
+    styles = dict(zip(ALARMS, ("-", "--", "-.", ":"), strict=True))
+    for axes in panels:
+        for name, epoch in row["alarms"].items():
+            axes.axvline(epoch, color=theme.alarm, linewidth=1.2, linestyle=styles.get(name, ":"), label=name)
+        if row["onset"] is not None:
+            axes.axvspan(row["onset"], held["epoch"][-1], color=theme.alarm, alpha=0.10, linewidth=0)
+    panels[-1].set_xlabel("epoch")
+    legend_above(panels[0], columns=2)
+    return figure
+
+
+if __name__ == "__main__":
+    assert __doc__ is not None
+    sys.exit(main(CatastrophicOverfitting(), __doc__))

@@ -1,0 +1,496 @@
+"""What the studies share: cases and seeds as processes of their own, rows kept on disk, tables, figures, pages.
+
+A study says which runs it needs (:meth:`Study.jobs`), what is measured of each (:meth:`Study.measure`) and how the
+rows become tables and figures. :func:`main` does the rest:
+
+- each run is one process on one thread, ``--jobs`` of them at a time;
+- what a finished run measured is a file ``rows/KEY.json`` of the work folder, and no such run is made again. KEY ends
+  in a hash of the run's configuration, so that a changed setting is another run. An interrupted run goes on from its
+  own checkpoint;
+- a run that diverged after every remedy is a row with that outcome; one that failed otherwise is reported with its log,
+  leaves the others alone, and is tried again by the next call;
+- results go to ``benchmarks/results/STUDY-DATA.{json,md,png}`` and into ``docs/studies.md``. What is written below
+  ``## Reading`` in the ``.md`` is kept and shown on the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ebat.errors import TrainingFailedError, UserError
+from ebat.report.style import Theme, dark_path, save_figure
+from ebat.training.run_directory import RunDirectory, write_atomically
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
+READING = "## Reading"
+NOT_READ = "Not written yet."
+INTERRUPTED = 130
+
+Row = dict[str, Any]
+Draw = Callable[[Theme], Figure]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the command line chose.
+
+    Attributes:
+        data: ``digits`` or ``cifar10`` (16x16, from the image archives in ``root``).
+        toy: every run as small as it can be, to see that the script works; its numbers mean nothing.
+        work: where runs and rows are kept.
+    """
+
+    data: str
+    work: Path
+    toy: bool = False
+    root: Path | None = None
+    device: str = "cpu"
+
+    def base(self) -> Row:
+        """Data and network of every run, as the sections of a recipe."""
+        data: Row = {"name": self.data}
+        if self.data == "cifar10":
+            data |= {"root": str(self.root), "size": 16}
+        network = {"name": "small-resnet", "width": 16, "depth": 8}
+        if self.toy:
+            data["train_images"] = 40
+            network["width"] = 4
+        return {"data": data, "network": network}
+
+    @property
+    def test_images(self) -> int | None:
+        """How many test images a protocol sees; ``None``: all."""
+        return 20 if self.toy else None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run of a study.
+
+    Attributes:
+        case: what the run shows; a row of the table.
+        config: a recipe as a tree, seed included.
+        group: which of the study's tables it belongs to.
+        first: must be there before the others are measured.
+    """
+
+    case: str
+    seed: int
+    config: Row
+    group: str = "main"
+    first: bool = False
+
+    @cached_property
+    def key(self) -> str:
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:8]
+        name = re.sub(r"[^\w.+=-]+", "_", f"{self.group}-{self.case}")
+        return f"{name}-{self.seed}-{digest}"
+
+
+class Study(ABC):
+    """One question, asked of several cases by several seeds."""
+
+    name: str
+    title: str
+
+    @abstractmethod
+    def jobs(self, scale: Scale) -> list[Job]:
+        """Every run of the study."""
+
+    @abstractmethod
+    def measure(self, job: Job, run: Path, scale: Scale) -> Row:
+        """What the row of a finished run holds; ``curve`` is kept out of the results except for the first seed."""
+
+    @abstractmethod
+    def tables(self, rows: list[Row], scale: Scale) -> str:
+        """The rows as Markdown: tables, each with the line that says how to read it."""
+
+    @abstractmethod
+    def figures(self, rows: list[Row], scale: Scale) -> dict[str, Draw]:
+        """Suffix of the file name (``""`` for the main figure) to painter; rows are those that finished."""
+
+
+# --- Rows ------------------------------------------------------------------------------------------------
+
+
+def row_file(scale: Scale, job: Job) -> Path:
+    return scale.work / "rows" / f"{job.key}.json"
+
+
+def run_folder(scale: Scale, job: Job) -> Path:
+    return scale.work / "runs" / job.key
+
+
+def stored_rows(jobs: Sequence[Job], scale: Scale) -> list[Row]:
+    """The rows that are there, in the order of the jobs."""
+    files = [row_file(scale, job) for job in jobs]
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
+
+
+def finished(rows: Iterable[Row], **where: Any) -> list[Row]:
+    """Rows that ended well and have these values."""
+    return [row for row in rows if row["outcome"] == "finished" and _has(row, where)]
+
+
+def of(rows: Iterable[Row], **where: Any) -> list[Row]:
+    """Rows with these values, however they ended."""
+    return [row for row in rows if _has(row, where)]
+
+
+def _has(row: Row, where: Mapping[str, Any]) -> bool:
+    return all(row.get(key) == value for key, value in where.items())
+
+
+def make_row(study: Study, job: Job, scale: Scale) -> Row:
+    """Trains (or goes on, or finds it done), measures, and writes the row."""
+    import ebat
+    from ebat.recipe import build_config
+
+    config, folder = build_config(job.config), run_folder(scale, job)
+    row: Row = {"case": job.case, "group": job.group, "seed": job.seed, "key": job.key, "config": job.config}
+    try:
+        resume = (folder / "config.yaml").is_file()
+        ebat.train(config, out=folder, resume=resume, progress=False, device=scale.device)
+        began = time.perf_counter()
+        row |= {"outcome": "finished", **study.measure(job, folder, scale)}
+        row["measure_seconds"] = round(time.perf_counter() - began, 1)
+    except TrainingFailedError as error:
+        row |= {"outcome": "diverged", "message": str(error)}
+    run = RunDirectory(folder)
+    row["train_seconds"] = round(60 * run.status()["minutes"], 1)
+    row["events"] = [{key: event[key] for key in ("step", "epoch", "kind", "name")} for event in run.events()]
+    write_atomically(row_file(scale, job), json.dumps(row) + "\n")
+    return row
+
+
+# --- Processes -------------------------------------------------------------------------------------------
+
+
+def make_rows(
+    study: Study, jobs: Sequence[Job], scale: Scale, parallel: int, arguments: Sequence[str]
+) -> list[str]:
+    """Makes what is missing; returns the keys of the jobs that failed.
+
+    Args:
+        parallel: processes at a time; 0 works in this process.
+        arguments: of this program, handed on to each process.
+
+    Raises:
+        KeyboardInterrupt: after every process saved its state.
+    """
+    missing = [job for job in jobs if not row_file(scale, job).is_file()]
+    tell(f"{study.name}, {scale.data}: {len(jobs)} runs, {len(jobs) - len(missing)} of them done before")
+    failed: list[str] = []
+    progress = _Progress(len(missing), max(parallel, 1))
+    for early in (True, False):
+        part = [job for job in missing if job.first == early]
+        if parallel == 0:
+            for job in part:
+                began = time.monotonic()
+                make_row(study, job, scale)
+                progress.done(job, scale, time.monotonic() - began)
+        else:
+            failed += _processes(part, scale, parallel, arguments, progress)
+    return failed
+
+
+class _Progress:
+    """One line on standard error per finished run, with the time left."""
+
+    def __init__(self, total: int, parallel: int) -> None:
+        self.total, self.parallel, self.count, self.seconds = total, parallel, 0, 0.0
+
+    def done(self, job: Job, scale: Scale, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+        left = self.seconds / self.count * (self.total - self.count) / self.parallel
+        file = row_file(scale, job)
+        outcome = json.loads(file.read_text())["outcome"] if file.is_file() else "failed"
+        tell(
+            f"[{self.count}/{self.total}] {job.group}: {job.case}, seed {job.seed}: {outcome}, {seconds:.0f} s; "
+            f"about {left / 60:.1f} min left"
+        )
+
+
+def _processes(
+    jobs: Sequence[Job], scale: Scale, parallel: int, arguments: Sequence[str], progress: _Progress
+) -> list[str]:
+    logs = scale.work / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    alive: set[subprocess.Popen[bytes]] = set()
+
+    def one(job: Job) -> float:
+        began = time.monotonic()
+        with (logs / f"{job.key}.log").open("wb") as log:
+            command = [sys.executable, sys.argv[0], *arguments, "--row", job.key]
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            alive.add(process)
+            process.wait()
+            alive.discard(process)
+        return time.monotonic() - began
+
+    def end(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    failed = []
+    before = signal.signal(signal.SIGTERM, end)
+    pool = ThreadPoolExecutor(parallel)
+    try:
+        for future in as_completed(found := {pool.submit(one, job): job for job in jobs}):
+            job = found[future]
+            progress.done(job, scale, future.result())
+            if not row_file(scale, job).is_file():
+                failed.append(job.key)
+                tell(f"  see {logs / (job.key + '.log')}: {_last_line(logs / (job.key + '.log'))}")
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(alive):
+            process.send_signal(signal.SIGTERM)  # each saves its state and leaves
+        raise
+    finally:
+        pool.shutdown(wait=True)
+        signal.signal(signal.SIGTERM, before)
+    return failed
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "empty"
+
+
+def tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- Measures that several studies take -------------------------------------------------------------------
+
+
+def accuracies(
+    run: Path, checkpoint: str, protocols: Sequence[str], scale: Scale, radius: str | None = None
+) -> Row:
+    """Protocol name to accuracy on the run's test images, of its ``best`` or ``last`` checkpoint."""
+    import ebat
+    from ebat.evaluation.runner import open_data
+
+    directory = RunDirectory(run)
+    data = directory.config().data
+    clf = ebat.load(classifier_file(directory, checkpoint)).to(scale.device)
+    threat = None if radius is None else ebat.Threat(clf.threat.norm if clf.threat else "linf", radius)
+    test = open_data(clf, data.name, data.root, data.size)
+    rows = ebat.evaluate(clf, test, list(protocols), threat, scale.test_images)
+    return {name: row["value"] for name, row in rows.items()}
+
+
+def classifier_file(run: RunDirectory, checkpoint: str) -> Path:
+    return run.best_classifier if checkpoint == "best" else run.last_classifier
+
+
+def epoch_rows(run: Path) -> list[Row]:
+    """The lines of the evaluations on held-out images, in order."""
+    return [row for row in RunDirectory(run).metrics() if row["kind"] == "epoch"]
+
+
+def curves(run: Path, names: Sequence[str]) -> Row:
+    """``epoch`` and the named training values, one mean per epoch (at most 200 points)."""
+    lines = [row for row in RunDirectory(run).metrics() if row["kind"] == "step"]
+    width = max(1.0, lines[-1]["epoch"] / 200) if lines else 1.0
+    bins: dict[int, list[Row]] = {}
+    for row in lines:
+        bins.setdefault(int((row["epoch"] - 1e-9) / width), []).append(row)
+    result: Row = {"epoch": [round(part[-1]["epoch"], 3) for part in bins.values()]}
+    for name in names:
+        values = [[row[name] for row in part if row.get(name) is not None] for part in bins.values()]
+        result[name] = [round(mean(part), 5) if part else None for part in values]
+    return result
+
+
+# --- Tables ----------------------------------------------------------------------------------------------
+
+
+def cell(values: Iterable[float | None], digits: int = 3) -> str:
+    """``mean (lowest-highest)``; a dash where nothing was measured."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ({min(known):.{digits}f} to {max(known):.{digits}f})" if len(known) > 1 else ""
+    return f"{mean(known):.{digits}f}{spread}"
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    rule = ["---"] * len(header)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines))
+
+
+def cases(rows: Iterable[Row]) -> list[str]:
+    """Case names in their first order."""
+    return list(dict.fromkeys(row["case"] for row in rows))
+
+
+# --- Results ---------------------------------------------------------------------------------------------
+
+
+def write_results(
+    study: Study, jobs: Sequence[Job], scale: Scale, results: Path, docs: Path | None, command: str
+) -> Path:
+    """Writes JSON, Markdown and figures of the rows that are there, and the page; returns the Markdown."""
+    rows = stored_rows(jobs, scale)
+    name = f"{study.name}-{scale.data}"
+    about = _about(rows, len(jobs))
+    first_seed = min((row["seed"] for row in rows), default=0)
+    kept = [{k: v for k, v in row.items() if k != "curve" or row["seed"] == first_seed} for row in rows]
+    lines = ",\n".join("  " + json.dumps(row) for row in kept)
+    head = json.dumps({"study": study.name, "data": scale.data, "command": command, "about": about}, indent=1)
+    write_atomically(results / f"{name}.json", head[:-2] + ',\n "rows": [\n' + lines + "\n]\n}\n")
+    drawn = study.figures([row for row in rows if row["outcome"] == "finished"], scale) if rows else {}
+    for suffix, draw in drawn.items():
+        save_figure(results / f"{name}{suffix}.png", draw)
+    page = results / f"{name}.md"
+    reading = _reading(page)
+    tables = f"`{command}`\n\n{about}\n\n{study.tables(rows, scale)}"
+    pictures = "\n\n".join(f"![{study.title}]({{}}{name}{suffix}.png)" for suffix in drawn)
+    parts = (f"# {study.title}: {scale.data}", tables, pictures.replace("{}", ""), READING, reading)
+    write_atomically(page, "\n\n".join(part for part in parts if part) + "\n")
+    if docs is not None:
+        for suffix in drawn:
+            for path in (results / f"{name}{suffix}.png", dark_path(results / f"{name}{suffix}.png")):
+                copy = docs / "images" / "studies" / path.name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(path.read_bytes())
+        shown = (tables, pictures.replace("{}", "images/studies/"), f"**Reading.** {reading}")
+        update_page(docs / "studies.md", name, "\n\n".join(part for part in shown if part))
+    return page
+
+
+def _reading(page: Path) -> str:
+    """What a person wrote below ``## Reading``; it outlives every run of the study."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    return text.partition(f"\n{READING}\n")[2].strip() or NOT_READ
+
+
+def update_page(page: Path, name: str, text: str) -> None:
+    """Puts ``text`` between the marks ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->`` of the page."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, mark, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, last, tail = rest.partition(end)
+    if not mark or not last:
+        raise SystemExit(f"{page}: has no marks '{begin}' and '{end}'")
+    write_atomically(page, f"{head}{begin}\n\n{text}\n\n{end}{tail}")
+
+
+def _about(rows: list[Row], wanted: int) -> str:
+    import torch
+
+    import ebat
+
+    minutes = sum(row["train_seconds"] + row.get("measure_seconds", 0) for row in rows) / 60
+    missing = f" {wanted - len(rows)} of {wanted} runs are missing." if len(rows) < wanted else ""
+    return (
+        f"ebat {ebat.__version__}, torch {torch.__version__}, {platform.machine()}; {len(rows)} runs, one thread each, "
+        f"{minutes:.0f} minutes of one core in all. Mean over seeds (lowest to highest).{missing}"
+    )
+
+
+# --- Command line ----------------------------------------------------------------------------------------
+
+
+def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
+    """Runs a study; returns the exit code."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--data", choices=("digits", "cifar10"), default="digits")
+    parser.add_argument("--root", type=Path, help="folder with the CIFAR-10 archives (with --data cifar10)")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="runs at a time, one core each; 0: in this process"
+    )
+    parser.add_argument("--work", type=Path, help="where runs and rows are kept [runs/studies/STUDY-DATA]")
+    parser.add_argument("--results", type=Path, help="where tables and figures go [benchmarks/results]")
+    parser.add_argument("--cases", nargs="+", help="only these cases (results then say what is missing)")
+    parser.add_argument(
+        "--toy", action="store_true", help="tiny runs that show the script works; writes to --work"
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="no runs: tables and figures of the rows that are there"
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--row", metavar="KEY", help=argparse.SUPPRESS)
+    given = list(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(given)
+    if options.data == "cifar10" and options.root is None:
+        parser.error("--data cifar10 needs --root, the folder with train.tar.gz and test.tar.gz")
+    own = f"{study.name}-{options.data}" + ("-toy" if options.toy else "")
+    work = (options.work or Path("runs") / "studies" / own).resolve()
+    root = None if options.root is None else options.root.resolve()
+    scale = Scale(options.data, work, options.toy, root, options.device)
+    everything = study.jobs(scale)
+    if options.row is not None:
+        return _one_row(study, everything, scale, options.row)
+    chosen = [job for job in everything if options.cases is None or job.first or job.case in options.cases]
+    if not chosen or (options.cases and not {job.case for job in chosen} >= set(options.cases)):
+        parser.error(f"--cases: there are {', '.join(sorted({job.case for job in everything}))}")
+    _check(chosen)
+    failed: list[str] = []
+    try:
+        if not options.report:
+            failed = make_rows(study, chosen, scale, options.jobs, given)
+    except KeyboardInterrupt:
+        tell("interrupted: finished rows and the state of the others are kept; the same command goes on")
+        return INTERRUPTED
+    results = options.results or (work / "results" if options.toy else RESULTS)
+    docs = None if options.toy or options.results else DOCS
+    command = f"python benchmarks/studies/{study.name}.py --data {options.data}"
+    command += " --root PATH" if options.root else ""
+    page = write_results(study, everything, scale, results, docs, command)
+    print(page.read_text(encoding="utf-8"))
+    if failed:
+        tell(
+            f"{len(failed)} runs failed; their logs are in {work / 'logs'}; the same command tries them again"
+        )
+    return 1 if failed else 0
+
+
+def _check(jobs: Sequence[Job]) -> None:
+    """Every configuration is possible, before the first run begins."""
+    from ebat.recipe import build_config
+
+    wrong = []
+    for job in jobs:
+        try:
+            build_config(job.config)
+        except UserError as error:
+            wrong.append(f"{job.group}: {job.case}: {error}")
+    if wrong:
+        raise SystemExit("these runs are impossible:\n" + "\n".join(dict.fromkeys(wrong)))
+    if len({job.key for job in jobs}) < len(jobs):
+        raise SystemExit("two runs of the study are the same; a bug of the study")
+
+
+def _one_row(study: Study, jobs: Sequence[Job], scale: Scale, key: str) -> int:
+    found = [job for job in jobs if job.key == key]
+    if not found:
+        raise SystemExit(f"--row: no run {key!r}")
+    try:
+        make_row(study, found[0], scale)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0

@@ -1,0 +1,205 @@
+"""Robust accuracy that decays late in training on few images: does dE(x) show it, and who prevents it?
+
+    python benchmarks/studies/robust_overfitting.py --jobs 2
+    python benchmarks/studies/robust_overfitting.py --data cifar10 --root PATH --jobs 2
+
+Multi-step adversarial training of a small set of images, for so long that PGD-10 accuracy on held-out images falls
+from its best, with its remedies beside it. Per run: clean and PGD-50-10 accuracy on test images of the best checkpoint
+(by held-out images) and of the last one, held-out robust error over the epochs, and beside it the mean dE(x) of
+training itself. Robust overfitting is PGD-50-10 of the best checkpoint minus that of the last. Early stopping is the
+best checkpoint of `pgd-at`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from statistics import mean
+
+from common import (
+    Draw,
+    Job,
+    Row,
+    Scale,
+    Study,
+    accuracies,
+    cases,
+    cell,
+    curves,
+    epoch_rows,
+    finished,
+    main,
+    of,
+    table,
+)  # fmt: skip
+from matplotlib.figure import Figure
+
+from ebat.report.style import Theme, legend_above, new_figure
+
+PLAIN = "pgd-at"
+SIGNALS = ("delta_marginal", "delta_joint", "shift", "clean_accuracy", "robust_accuracy")
+SETTINGS: dict[str, Row] = {
+    "digits": {
+        "data": {"train_images": 250},
+        "threat": {"norm": "linf", "radius": "0.2"},
+        "schedule": {"name": "multistep", "milestones": [150], "factor": 0.1},
+        "training": {"epochs": 300, "batch_size": 50, "lr": 0.1, "evaluate_every": 5},
+    },
+    "cifar10": {
+        "data": {"train_images": 2_000},
+        "threat": {"norm": "linf", "radius": "8/255"},
+        "schedule": {"name": "multistep", "milestones": [40], "factor": 0.1},
+        "training": {"epochs": 80, "batch_size": 100, "lr": 0.1, "evaluate_every": 2},
+    },
+}
+CASES: dict[str, Row] = {
+    PLAIN: {"method": "pgd-at"},
+    "pgd-at + der 0.1": {"method": "pgd-at", "regulariser": {"name": "der", "beta": 0.1}},
+    "pgd-at + der 0.3": {"method": "pgd-at", "regulariser": {"name": "der", "beta": 0.3}},
+    "trades": {"method": "trades"},
+    "weat-adv": {"method": "weat-adv"},
+    "pgd-at + awp": {"method": "pgd-at", "update": {"name": "awp", "gamma": 0.01}},
+    "pgd-at + ema": {"method": "pgd-at", "training": {"ema": 0.995}},
+}
+SEEDS = {"digits": range(3), "cifar10": range(1)}
+DRAWN = (PLAIN, "pgd-at + der 0.3", "pgd-at + awp")
+
+
+class RobustOverfitting(Study):
+    name = "robust_overfitting"
+    title = "Robust overfitting"
+
+    def jobs(self, scale: Scale) -> list[Job]:
+        seeds = range(1) if scale.toy else SEEDS[scale.data]
+        return [Job(name, seed, _config(case, seed, scale)) for name, case in CASES.items() for seed in seeds]
+
+    def measure(self, job: Job, run: Path, scale: Scale) -> Row:
+        row: Row = {
+            checkpoint: accuracies(run, checkpoint, ("clean", "pgd-50-10"), scale)
+            for checkpoint in ("best", "last")
+        }
+        held = epoch_rows(run)
+        row["held_out"] = {
+            "epoch": [round(line["epoch"], 2) for line in held],
+            "pgd10": [line["held_out_pgd10"] for line in held],
+        }
+        row["best_epoch"] = [line["epoch"] for line in held if line["selected"]][-1]
+        row["curve"] = curves(run, SIGNALS)
+        return row
+
+    def tables(self, rows: list[Row], scale: Scale) -> str:
+        setting, lines = SETTINGS[scale.data], []
+        for case in cases(rows):
+            own = finished(rows, case=case)
+            lines.append(_line(case, own, "last", len(of(rows, case=case)) - len(own)))
+            if case == PLAIN:
+                lines.append(_line(f"{case}, early stopping", own, "best", 0))
+        head = ["case", "clean: best", "last", "PGD-50-10: best", "last", "fall", "best epoch", "dE(x) there",
+                "at the end", "alarm, epoch"]  # fmt: skip
+        return (
+            f"L-inf {setting['threat']['radius']}, {setting['data']['train_images']:,} training images, "
+            f"{setting['training']['epochs']} epochs, test images. Fall: PGD-50-10 of the best checkpoint minus that "
+            "of the last. dE(x): mean of training batches, clean minus adversarial. Alarm: `robust-overfitting`, the "
+            f"runs it rang in and their mean epoch.\n\n{table(head, lines)}"
+        )
+
+    def figures(self, rows: list[Row], scale: Scale) -> dict[str, Draw]:
+        drawn: dict[str, Draw] = {}
+        if of(rows, case=PLAIN):
+            drawn[""] = lambda theme: _draw_curves(rows, theme)
+        if rows:
+            drawn["-cases"] = lambda theme: _draw_cases(rows, theme)
+        return drawn
+
+
+def _config(case: Row, seed: int, scale: Scale) -> Row:
+    base, setting = scale.base(), SETTINGS[scale.data]
+    training = {**setting["training"], "log_every": 5, "seed": seed, **case.get("training", {})}
+    config = {**base, **setting, **case, "data": {**setting["data"], **base["data"]}}
+    if scale.toy:
+        training |= {"epochs": 3, "batch_size": 20, "evaluate_every": 1, "held_out_images": 20}
+        config["schedule"] = {**setting["schedule"], "milestones": [2]}
+    return {**config, "training": training}
+
+
+def _line(case: str, rows: list[Row], end: str, lost: int) -> list[str]:
+    alarms = [
+        event["epoch"]
+        for row in rows
+        for event in row["events"]
+        if event["kind"] == "alarm" and event["name"] == "robust-overfitting"
+    ]
+    rang = sum(any(event["name"] == "robust-overfitting" for event in row["events"]) for row in rows)
+    falls = [row["best"]["pgd-50-10"] - row[end]["pgd-50-10"] for row in rows]
+    stopped = end == "best"
+    return [
+        case + (f" ({lost} diverged)" if lost else ""),
+        cell(row["best"]["clean"] for row in rows), cell(row[end]["clean"] for row in rows),
+        cell(row["best"]["pgd-50-10"] for row in rows), cell(row[end]["pgd-50-10"] for row in rows), cell(falls),
+        cell((row["best_epoch"] for row in rows), 0), cell((_delta(row, row["best_epoch"]) for row in rows), 2),
+        "-" if stopped else cell((_delta(row, float("inf")) for row in rows), 2),
+        "-" if stopped else f"{rang}/{len(rows)}" + (f", {mean(alarms):.0f}" if alarms else ""),
+    ]  # fmt: skip
+
+
+def _delta(row: Row, epoch: float) -> float | None:
+    """Mean dE(x) of training over the tenth of the run that ends at ``epoch``."""
+    end = min(epoch, row["curve"]["epoch"][-1])
+    begin = end - 0.1 * row["curve"]["epoch"][-1]
+    both = zip(row["curve"]["epoch"], row["curve"]["delta_marginal"], strict=True)
+    values = [value for at, value in both if begin < at <= end and value is not None]
+    return mean(values) if values else None
+
+
+def _draw_curves(rows: list[Row], theme: Theme) -> Figure:
+    """Held-out robust error above, dE(x) of training below; a thin line per seed, a strong one for their mean."""
+    figure, panels = new_figure(5.6, 5.4, 2, 1, sharex=True)
+    for place, case in enumerate(case for case in DRAWN if of(rows, case=case)):
+        own, colour = of(rows, case=case), theme.runs[place]
+        for axes, part, key in ((panels[0], "held_out", "pgd10"), (panels[1], "curve", "delta_marginal")):
+            lines = []
+            for row in own:
+                known = [
+                    (at, 1 - value if key == "pgd10" else value)
+                    for at, value in zip(row[part]["epoch"], row[part][key], strict=True)
+                    if value is not None
+                ]
+                axes.plot(*zip(*known, strict=True), color=colour, linewidth=0.7, alpha=0.35)
+                lines.append(dict(known))
+            shared = sorted(set.intersection(*(set(line) for line in lines)))
+            axes.plot(shared, [mean(line[at] for line in lines) for at in shared], color=colour, label=case)
+    panels[0].set_title("Robust error on held-out images (PGD-10)", pad=24)
+    panels[1].set_title("Mean dE(x) of training batches, logits")
+    panels[1].axhline(0, color=theme.muted, linewidth=0.8)
+    panels[1].set_xlabel("epoch")
+    legend_above(panels[0])
+    return figure
+
+
+def _draw_cases(rows: list[Row], theme: Theme) -> Figure:
+    """From the best checkpoint to the last, per seed."""
+    names = cases(rows)
+    figure, axes = new_figure(5.6, 0.9 + 0.4 * len(names))
+    for place, case in enumerate(names):
+        own = of(rows, case=case)
+        for number, row in enumerate(own):
+            height = place + 0.18 * (number - (len(own) - 1) / 2)
+            best, last = row["best"]["pgd-50-10"], row["last"]["pgd-50-10"]
+            axes.plot([best, last], [height, height], color=theme.muted, linewidth=1)
+            first = place == number == 0
+            axes.plot(
+                best, height, "o", mfc="none", mec=theme.muted, label="best checkpoint" if first else None
+            )
+            axes.plot(last, height, "o", color=theme.runs[0], label="last checkpoint" if first else None)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(True, axis="x")
+    axes.set_xlabel("accuracy under PGD-50-10")
+    axes.set_title("What is lost after the best epoch", pad=24)
+    legend_above(axes)
+    return figure
+
+
+if __name__ == "__main__":
+    assert __doc__ is not None
+    sys.exit(main(RobustOverfitting(), __doc__))

@@ -1,0 +1,154 @@
+"""The studies run from end to end at their smallest size, go on where they were, and keep what a person wrote."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STUDIES = ROOT / "benchmarks" / "studies"
+NAMES = ("catastrophic_overfitting", "robust_overfitting", "trilemma")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _importable() -> Iterator[None]:
+    """The scripts' own folder is on the path, as when they are run."""
+    sys.path.insert(0, str(STUDIES))
+    yield
+    sys.path.remove(str(STUDIES))
+    for name in ("common", *NAMES):
+        sys.modules.pop(name, None)
+
+
+def study(name: str) -> Any:
+    module = importlib.import_module(name)
+    return next(
+        thing()
+        for thing in vars(module).values()
+        if isinstance(thing, type) and thing.__module__ == name and hasattr(thing, "jobs")
+    )
+
+
+def common() -> ModuleType:
+    return importlib.import_module("common")
+
+
+@pytest.mark.usefixtures("shared_cache")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_study_runs_from_end_to_end(name, tmp_path, capsys):
+    """Every case, in one process: a method that was renamed or an option that went stops here."""
+    argv = ["--toy", "--jobs", "0", "--work", str(tmp_path)]
+    asked = study(name)
+    assert common().main(asked, "About.", argv) == 0
+    result = json.loads((tmp_path / "results" / f"{name}-digits.json").read_text())
+    jobs = asked.jobs(common().Scale("digits", tmp_path, toy=True))
+    assert [row["key"] for row in result["rows"]] == [job.key for job in jobs]
+    assert {row["outcome"] for row in result["rows"]} <= {"finished", "diverged"}
+    page = (tmp_path / "results" / f"{name}-digits.md").read_text()
+    assert all(f"| {job.case} |" in page for job in jobs if job.group == "main")
+    figures = {figure.name for figure in (tmp_path / "results").glob("*.png")}
+    assert {f"{name}-digits.png", f"{name}-digits-dark.png"} <= figures
+    capsys.readouterr()
+
+    # asked again, nothing is run, and a reading that a person wrote stays
+    before = sorted((tmp_path / "rows").iterdir(), key=str)
+    times = [file.stat().st_mtime_ns for file in before]
+    file = tmp_path / "results" / f"{name}-digits.md"
+    file.write_text(page.replace("Not written yet.", "It holds on **every** seed."))
+    assert common().main(asked, "About.", argv) == 0
+    assert [row.stat().st_mtime_ns for row in before] == times
+    assert file.read_text().endswith("## Reading\n\nIt holds on **every** seed.\n")
+    assert f"{len(jobs)} of them done before" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_runs_are_processes_of_their_own_and_a_failed_one_leaves_the_others_alone(tmp_path):
+    script = STUDIES / "robust_overfitting.py"
+    command = [sys.executable, str(script), "--toy", "--jobs", "2", "--work", str(tmp_path)]
+    command += ["--cases", "pgd-at", "trades"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(file.read_text()) for file in sorted((tmp_path / "rows").iterdir())]
+    assert [row["case"] for row in rows] == ["pgd-at", "trades"]
+    assert "5 of 7 runs are missing" in done.stdout
+
+    (tmp_path / "rows" / f"{rows[0]['key']}.json").unlink()
+    (tmp_path / "runs" / rows[0]["key"] / "checkpoints" / "last" / "classifier.safetensors").write_bytes(
+        b"cut"
+    )
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert "1 runs failed; their logs are in" in again.stderr
+    assert "6 of 7 runs are missing" in again.stdout
+
+
+def test_a_run_that_diverged_is_a_row(tmp_path, monkeypatch):
+    import ebat
+    from ebat.errors import TrainingFailedError
+    from ebat.training.run_directory import RunDirectory
+
+    def fails(config: Any, out: Path, **_: Any) -> None:
+        run = RunDirectory.create(out, config)
+        run.write_status(status="failed", step=3, epochs=1.0, minutes=0.1)
+        raise TrainingFailedError("loss is nan at step 3, after 3 rollbacks")
+
+    monkeypatch.setattr(ebat, "train", fails)
+    asked = study("robust_overfitting")
+    scale = common().Scale("digits", tmp_path, toy=True)
+    jobs = asked.jobs(scale)[:2]
+    rows = [common().make_row(asked, job, scale) for job in jobs]
+    assert [row["outcome"] for row in rows] == ["diverged", "diverged"]
+    assert rows[0]["train_seconds"] == 6.0
+    assert "| pgd-at (1 diverged) |" in asked.tables(common().stored_rows(jobs, scale), scale)
+    assert asked.figures([], scale) == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("data", ["digits", "cifar10"])
+def test_the_full_studies_have_possible_runs_without_repetition(name, data, tmp_path):
+    scale = common().Scale(data, tmp_path, root=tmp_path)
+    jobs = study(name).jobs(scale)
+    common()._check(jobs)
+    assert len({job.key for job in jobs}) == len(jobs) > 5
+    marks = (ROOT / "docs" / "studies.md").read_text()
+    assert f"<!-- {name}-{data}: begin -->" in marks and f"<!-- {name}-{data}: end -->" in marks
+
+
+def test_a_collapse_needs_a_wide_gap_and_a_fall_that_stays():
+    judged = importlib.import_module("catastrophic_overfitting").judged
+    epochs = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+    def at(gap: float, *values: float) -> dict[str, Any]:
+        result: dict[str, Any] = judged(gap, {"epoch": epochs, "pgd10": list(values)})
+        return result
+
+    gone = at(0.5, 0.2, 0.6, 0.1, 0.5, 0.2, 0.1)
+    assert gone == {"wide_gap": True, "fell": True, "collapsed": True, "onset": 5.0}
+    assert not at(0.5, 0.0, 0.1, 0.2, 0.2, 0.2, 0.2)["collapsed"]  # never robust
+    assert at(0.5, 0.0, 0.1, 0.2, 0.2, 0.2, 0.2)["wide_gap"]
+    assert at(0.3, 0.2, 0.6, 0.1, 0.1, 0.1, 0.1) == {
+        "wide_gap": False, "fell": True, "collapsed": False, "onset": None
+    }  # fmt: skip
+
+
+def test_the_cases_of_the_trilemma_spend_the_same(tmp_path):
+    from ebat.recipe import build_config
+    from ebat.training.estimate import forward_passes
+
+    module = importlib.import_module("trilemma")
+    jobs = study("trilemma").jobs(common().Scale("digits", tmp_path))
+    spent: dict[tuple[str, int], float] = {}
+    for job in jobs:
+        config = build_config(job.config)
+        case = ("dat" if job.group == "stage-1" else job.case, job.seed)
+        if job.group in ("main", "stage-1"):
+            spent[case] = spent.get(case, 0) + config.training.epochs * forward_passes(config)
+    assert all(abs(value / module.BUDGET["digits"] - 1) < 0.03 for value in spent.values())
