@@ -86,7 +86,7 @@ class SamplerConfig(Section):
             "class-pca",
             "data",
             "phase-scrambled",
-        ]  # fmt: skip
+        ]
         | None
     ) = None
     buffer_size: NonNegativeInt | None = Field(
@@ -358,9 +358,9 @@ class Config(Section):
                     raise ConfigError(
                         f"monitors.remedies.{alarm}: 'der' needs an adversarial method, not {name!r}"
                     )
-                if action == "pgd-2" and not self.method.single_step:
+                if action == "pgd-2" and not (self.method.single_step and self.attack.steps == 1):
                     raise ConfigError(
-                        f"monitors.remedies.{alarm}: 'pgd-2' is for single-step methods, not {name!r}"
+                        f"monitors.remedies.{alarm}: 'pgd-2' replaces an attack of one step; {name!r} has none here"
                     )
         if self.training.select == "pgd-10" and self.threat is None:
             raise ConfigError("training.select: 'pgd-10' needs threat.norm and threat.radius")

@@ -89,7 +89,8 @@ def run_training(
     try:
         training.train(recipe, settings, out=out, resume=resume, progress=not quiet, device=chosen)
     except KeyboardInterrupt:
-        saved = RunDirectory(out).state_file.is_file()
+        run = RunDirectory(out)
+        saved = run.state_file.is_file() or run.first_stage.state_file.is_file()
         go_on = (
             f"state saved; go on with: ebat train {shlex.quote(str(out))} --resume"
             if saved

@@ -1,14 +1,16 @@
-"""Augmentation: random crop, flip and cutout of a batch at once; the random numbers belong to the image."""
+"""Augmentation: random crop, flip, policy and cutout of a batch at once; the random numbers belong to the image."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ebat import noise
+from ebat.data.auto_augment import auto_augment
 from ebat.data.image_set import source_name
 from ebat.errors import DataError
 
@@ -18,13 +20,14 @@ _NO_FLIP = ("digits", "mnist", "svhn")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop, horizontal flip and cutout, in this order.
+    """Random crop, horizontal flip, a policy of colours and shapes, and cutout, in this order.
 
     Attributes:
         crop: zero padding in pixels on every side before a crop of the original size; 0 for none.
         flip: mirror left and right with probability 1/2.
         cutout: side in pixels of a square set to 0 around a uniform centre, cut at the border; 0 for none
             (DeVries and Taylor, 2017).
+        policy: ``"autoaugment"`` for :func:`ebat.data.auto_augment.auto_augment`, or ``"none"``.
 
     Raises:
         DataError: a negative size.
@@ -33,6 +36,7 @@ class Augmentation:
     crop: int = 0
     flip: bool = False
     cutout: int = 0
+    policy: Literal["none", "autoaugment"] = "none"
 
     def __post_init__(self) -> None:
         if self.crop < 0 or self.cutout < 0:
@@ -46,13 +50,22 @@ class Augmentation:
 
     def apply(self, images: Tensor, seeds: Tensor) -> Tensor:
         """Augment with one seed per image (int64 ``[N]``); an image's result does not depend on the batch."""
-        if not (self.crop or self.flip or self.cutout):
+        return self.rest(self.basic(images, seeds), seeds)
+
+    def basic(self, images: Tensor, seeds: Tensor) -> Tensor:
+        """Crop and flip alone, the first part of :meth:`apply`."""
+        if not (self.crop or self.flip):
             return images
-        top, left, mirror, row, column = noise.uniform(seeds, 0, (5,)).unbind(1)
-        if self.crop or self.flip:
-            places = 2 * self.crop + 1
-            images = self._shift(images, (top * places).long(), (left * places).long(), mirror < 0.5)
+        top, left, mirror = noise.uniform(seeds, 0, (5,))[:, :3].unbind(1)
+        places = 2 * self.crop + 1
+        return self._shift(images, (top * places).long(), (left * places).long(), mirror < 0.5)
+
+    def rest(self, images: Tensor, seeds: Tensor) -> Tensor:
+        """Policy and cutout, the second part of :meth:`apply`."""
+        if self.policy == "autoaugment":
+            images = auto_augment(images, noise.derive(seeds, 0))
         if self.cutout:
+            row, column = noise.uniform(seeds, 0, (5,))[:, 3:].unbind(1)
             images = self._cut(images, row, column)
         return images
 

@@ -16,7 +16,8 @@ class Batch:
         images: float32 ``[N, C, H, W]`` in [0, 1], augmented where the recipe says so.
         labels: int64 ``[N]``.
         views: other versions of the same images, same shape and order. ``"unaugmented"`` is the image before
-            augmentation; where nothing was augmented it *is* ``images`` (the same object).
+            augmentation; where nothing was augmented it *is* ``images`` (the same object). ``"basic"`` is the
+            image after crop and flip alone; where nothing more was done it *is* ``images``.
         indices: int64 ``[N]``, places in the image set, or ``None`` for images from elsewhere.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -112,7 +113,7 @@ class Method(ABC):
 
     Class attributes:
         Options: the frozen option class.
-        views: names of extra views the loader must give (``"unaugmented"``).
+        views: names of the views of a batch that it reads beside the images (see :class:`ebat.data.batch.Batch`).
     """
 
     Options: ClassVar[type[MethodOptions]]
@@ -166,6 +167,10 @@ class Method(ABC):
     def loss(self, clf: Classifier, batch: Batch, state: MethodState) -> Step:
         """``terms`` at ``points``."""
         return self.terms(clf, self.points(clf, batch, state))
+
+    def loss_context(self, clf: Classifier) -> AbstractContextManager[None]:
+        """The state of the network in the loss's forwards, for whoever adds one of their own to them."""
+        return nullcontext()
 
     def after_backward(self, points: Points, state: MethodState, step: Step | None = None) -> None:  # noqa: B027  a hook, not a duty
         """Called once after the weight step; x* holds its gradient, and ``step`` is what ``terms`` gave."""

@@ -103,8 +103,9 @@ def generate(
         clf: the classifier; left exactly as it was.
         labels: int64 ``[N]``, the class of each image.
         start: a start's name (``uniform``, ``gaussian``, ``class-mean-noise``, ``class-gaussian``, ``class-pca``,
-            ``data``) or the starting images themselves, ``[N, C, H, W]`` in [0, 1] (counterfactuals).
-        sampler: ``langevin``, ``momentum`` or ``proximal``.
+            ``data``, ``phase-scrambled``) or the starting images themselves, ``[N, C, H, W]`` in [0, 1]
+            (counterfactuals).
+        sampler: ``langevin``, ``momentum``, ``normalised`` or ``proximal``.
         energy: ``joint``, ``marginal``, ``ce`` or ``reference``.
         steps: steps of the sampler; 0 returns the starts.
         data: training images for starts that need them; stored statistics serve ``class-pca``.

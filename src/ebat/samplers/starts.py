@@ -1,4 +1,4 @@
-"""Where chains begin: uniform noise, class Gaussians, class PCA, or real images."""
+"""Where chains begin: uniform noise, class Gaussians, class PCA, real images, or scrambled ones."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ebat import noise
 from ebat.data.image_set import ImageSet
 from ebat.data.statistics import ClassGaussian, ClassPCA, GaussianBank
 from ebat.errors import ConfigError, nearest
+from ebat.samplers.outside import OutsideImages
 
 # Per class: a second each at 32x32, and 99 % of the variance needs fewer directions than that.
 PCA_IMAGES = 1_000
@@ -19,7 +20,7 @@ PCA_IMAGES = 1_000
 # Keeps the starts of one process apart from the other random numbers of its own and of the next processes.
 STREAM = 500_000
 
-STARTS = ("uniform", "gaussian", "class-mean-noise", "class-gaussian", "class-pca", "data")
+STARTS = ("uniform", "gaussian", "class-mean-noise", "class-gaussian", "class-pca", "data", "phase-scrambled")
 
 
 def uniform(seeds: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
@@ -68,7 +69,7 @@ def make_start(
     Args:
         name: one of :data:`STARTS`.
         labels, seeds: int64 ``[N]``.
-        data: training images; needed by ``class-gaussian`` and ``data``.
+        data: training images; needed by ``class-gaussian``, ``data`` and ``phase-scrambled``.
         pca: class PCA; needed by ``class-pca`` and ``class-mean-noise`` where ``data`` is not given.
 
     Raises:
@@ -94,6 +95,8 @@ def make_start(
         return class_mean_noise(labels, seeds, pca.means.view(-1, *image_shape).to(seeds.device))
     if data is None:
         raise ConfigError(f"start: {name!r} needs training images; pass data=...")
+    if name == "phase-scrambled":
+        return OutsideImages(name, data, labels.device)(seeds)
     if name == "data":
         return data_images(labels, seeds, data)
     return ClassGaussian(data, labels.device).sample(labels, seeds)
@@ -114,6 +117,7 @@ class TrainingStarts:
         self.data = data
         self.generator = torch.Generator().manual_seed(seed + STREAM)
         self.bank = GaussianBank(ClassGaussian(data, device), seed) if name == "class-gaussian" else None
+        self.outside = OutsideImages(name, data, device) if name == "phase-scrambled" else None
         self.pca = fitted_pca(data, device) if name in ("class-pca", "class-mean-noise") else None
 
     def __call__(self, labels: Tensor) -> Tensor:
@@ -121,6 +125,8 @@ class TrainingStarts:
         if self.bank is not None:
             return self.bank.draw(labels)
         seeds = noise.image_seeds(len(labels), self.generator, labels.device)
+        if self.outside is not None:
+            return self.outside(seeds)
         return make_start(self.name, labels, seeds, self.data.image_shape, self.data, self.pca)
 
     def state_dict(self) -> dict[str, Any]:

@@ -187,7 +187,9 @@ def _memory_gb(
     copies += 3 * (config.update.name != "plain")
     pixels = shape[0] * shape[1] * shape[2]
     buffer = (config.sampler.buffer_size or 0) * pixels if config.method.uses_sampler else 0
-    graph = activations * config.training.batch_size * config.method.loss_sets // config.devices
+    # a gradient that is differentiated keeps a graph as large as that of its forward
+    sets = config.method.loss_sets + config.method.double_backwards
+    graph = activations * config.training.batch_size * sets // config.devices
     return (BYTES * (copies * parameters + graph + buffer) + images * pixels) / 1e9
 
 

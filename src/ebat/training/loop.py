@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ebat import noise
+from ebat.classifier import Classifier
 from ebat.config import Config
 from ebat.contexts import running_statistics_kept
 from ebat.data.batch import Batch
 from ebat.data.image_set import Splits
-from ebat.errors import TrainingFailedError
 from ebat.methods.base import Points, Seen, Step
 from ebat.methods.creation import create_from_config
 from ebat.monitors.alarm import Alarm, Rollback, ScaleRate, SetOption
@@ -25,10 +25,12 @@ from ebat.recipe import with_options
 from ebat.training import build
 from ebat.training.checkpoint import load_state
 from ebat.training.finish import finished_classifier, is_finite
+from ebat.training.going_back import fail, roll_back
 from ebat.training.interrupt import StopRequest
 from ebat.training.record import Record
 from ebat.training.schedule import rate
 from ebat.training.selection import criterion, held_out_accuracies
+from ebat.training.start import begin_with, described
 from ebat.training.state import TrainingState
 
 if TYPE_CHECKING:
@@ -47,16 +49,26 @@ class Loop:
         data: the splits; ``test`` is never touched.
         fabric: device, precision, and gradient averaging.
         stop: set when a signal asked to end.
+        start: whose weights to begin with, where no state is resumed; fresh ones by default.
     """
 
     def __init__(
-        self, config: Config, record: Record, data: Splits, fabric: Fabric, stop: StopRequest
+        self,
+        config: Config,
+        record: Record,
+        data: Splits,
+        fabric: Fabric,
+        stop: StopRequest,
+        start: Classifier | None = None,
     ) -> None:
         self.config, self.record, self.data, self.fabric, self.stop = config, record, data, fabric, stop
         self.first_config = config  # before any remedy
         training = config.training
         torch.manual_seed(training.seed)
-        self.clf = build.build_classifier(config, data.train).to(fabric.device)
+        self.clf = build.build_classifier(config, data.train)
+        if start is not None:
+            begin_with(self.clf, start, str(training.start))
+        self.clf.to(fabric.device)
         if training.channels_last:
             self.clf.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if training.compile:
@@ -72,6 +84,8 @@ class Loop:
         self.total_steps = training.epochs * self.loader.steps_per_epoch
         self.returned_to: int | None = None  # by the last rollback, with no regular checkpoint since
         self.clf.train()
+        if start is not None:
+            record.event(self.state, "start", "weights", f"of {training.start}{described(start)}")
 
     def resume(self) -> None:
         """Takes up the saved state; metric lines beyond it are cut, since those steps run again."""
@@ -180,7 +194,8 @@ class Loop:
     def _read(self, step: Step, points: Points) -> dict[str, Tensor]:
         """The step's scalars; a method without a clean forward lends one every tenth step."""
         if step.clean is None and step.adversarial is not None and self.state.step % CLEAN_EVERY == 0:
-            with torch.no_grad(), running_statistics_kept(self.clf), self.fabric.autocast():
+            loss_context = self.method.loss_context(self.clf)
+            with torch.no_grad(), running_statistics_kept(self.clf), loss_context, self.fabric.autocast():
                 step = replace(step, clean=Seen(points.clean, self.clf.logits(points.clean)))
         return {
             **read_step(step, points.labels),
@@ -214,7 +229,9 @@ class Loop:
         back = False
         for remedy in asked:
             if isinstance(remedy, Rollback):
-                self._roll_back(alarm)
+                state.minutes += (time.monotonic() - self.clock) / 60
+                self.returned_to = roll_back(state, self.record, alarm, self.returned_to)
+                self.clock = time.monotonic()
                 back = True
             elif isinstance(remedy, ScaleRate):
                 state.rate_factor *= remedy.factor
@@ -224,7 +241,7 @@ class Loop:
                 state.options[remedy.key] = remedy.value
                 self.record.event(state, "remedy", remedy.name, f"{remedy.key} = {remedy.value}")
             elif remedy.failed:
-                self._fail(alarm)
+                fail(state, self.record, alarm)
             else:
                 state.ended = True
                 text = f"{alarm.name}: ended early at step {state.step}, the best checkpoint is kept"
@@ -236,43 +253,12 @@ class Loop:
             self.record.checkpoint(state)  # a resumed run must not forget the remedy
         return back
 
-    def _fail(self, alarm: Alarm) -> NoReturn:
-        run, state = self.record.run, self.state
-        self.record.status(state, "failed")
-        text = f"{alarm.message} at step {alarm.step}, after {state.rollbacks} rollbacks"
-        self.record.event(state, "stop", "failed", text)
-        best = run.best_classifier.is_file()
-        kept = "the best checkpoint is kept" if best else "no checkpoint was evaluated yet"
-        advice = (
-            "Lower training.lr, or raise sampler.steps"
-            if alarm.name == "divergence"
-            else "Raise attack.steps"
-        )
-        raise TrainingFailedError(f"{run.path}: {text}; {kept}. {advice}")
-
     def _take_options(self) -> None:
         """The method anew, with the options that remedies have set; its state goes on."""
         self.config = with_options(self.first_config, self.state.options, str(self.record.run.path))
         self.method = create_from_config(self.config)
         self.record.config = self.config
-
-    def _roll_back(self, alarm: Alarm) -> None:
-        """Back to the newest checkpoint from before the onset; twice in a row, to one before: it was sick already."""
-        state = self.state
-        minutes = state.minutes + (time.monotonic() - self.clock) / 60
-        kept = {name: getattr(state, name) for name in ("rate_factor", "options", "sounded")}
-        kept |= {"rollbacks": state.rollbacks + 1, "minutes": minutes}
-        kept["best"] = state.best  # its file stays too: a weaker classifier must not replace it
-        files = self.record.run.earlier_states()
-        limit = alarm.onset if self.returned_to is None else min(alarm.onset, self.returned_to - 1)
-        self.returned_to = max((step for step in files if step <= limit), default=min(files))
-        state.load_state_dict(load_state(files[self.returned_to]))
-        for name, value in kept.items():
-            setattr(state, name, value)
-        self.clock = time.monotonic()
-        self.record.cut_metrics(state)
-        text = f"from step {alarm.step} to the checkpoint of step {state.step}"
-        self.record.event(state, "remedy", "rollback", text)
+        self.state.watch.follow(self.config)
 
     def _checkpoint(self) -> None:
         self.returned_to = None
@@ -286,7 +272,7 @@ class Loop:
         (sick,) = self._in_any(not is_finite(finished))
         if sick:
             alarm = Alarm("divergence", "the weights are not finite", state.step)
-            return self._alarm(alarm) or self._fail(alarm)
+            return self._alarm(alarm) or fail(state, self.record, alarm)
         state.evaluated_at = state.step
         single_step = self.config.method.single_step and self.config.monitors.overfitting
         found = held_out_accuracies(

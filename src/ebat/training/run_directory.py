@@ -107,6 +107,11 @@ class RunDirectory:
         if run.path.is_dir() and any(run.path.iterdir()):
             raise RunError(f"{path}: is not empty and holds no run; choose another --out")
 
+    @property
+    def first_stage(self) -> RunDirectory:
+        """The run, in a folder inside this one, whose classifier this one begins with, where a recipe says so."""
+        return RunDirectory(self.path / "stage-1")
+
     def earlier_states(self) -> dict[int, Path]:
         """Raw states to go back to, the last one among them, by their step."""
         files = self.state_file.parent.glob("state-*.safetensors")

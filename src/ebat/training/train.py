@@ -11,6 +11,7 @@ import torch
 
 from ebat.classifier import Classifier
 from ebat.config import Config
+from ebat.data.image_set import Splits
 from ebat.errors import ConfigError, RunError
 from ebat.loading import load
 from ebat.recipe import load_config
@@ -20,6 +21,7 @@ from ebat.training.loop import Loop
 from ebat.training.progress import reporter
 from ebat.training.record import Record
 from ebat.training.run_directory import RunDirectory
+from ebat.training.start import check_start, find_start, first_stage
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def train(
     else:
         RunDirectory.check_free(path)
     data = build_data(config)
+    if run is None or not run.state_file.is_file():
+        check_start(config, data.train)
     # Further processes are started here and come to this same line by running the program from its beginning,
     # so the folder, which they too must find free, is made after it.
     fabric = _fabric(config, device)
@@ -91,19 +95,48 @@ def train(
         RunDirectory.create(path, config, name)
     fabric.barrier()
     run = RunDirectory(path)
+    _carry_out(config, run, name, data, fabric, progress)
+    return Run(path, load(path), run.metrics())
+
+
+def _carry_out(
+    config: Config, run: RunDirectory, name: str, data: Splits, fabric: Any, progress: bool
+) -> None:
+    """Trains from the run's saved state, or from the weights it is to begin with."""
+    begun = run.state_file.is_file()
+    start = None if begun else _start(config, run, data, fabric, progress)
     shown = reporter(name, progress and fabric.is_global_zero)
     for warning in config.warnings:
         shown.message(f"warning: {warning}")
     try:
         with torch.random.fork_rng(), stop_on_signals() as stop:
             record = Record(run, config, shown, name, writes=fabric.is_global_zero)
-            loop = Loop(config, record, data, fabric, stop)
-            if continuing and run.state_file.is_file():
+            loop = Loop(config, record, data, fabric, stop, start)
+            if begun:
                 loop.resume()
             loop.train()
     finally:
         shown.close()
-    return Run(path, load(path), run.metrics())
+
+
+def _start(config: Config, run: RunDirectory, data: Splits, fabric: Any, progress: bool) -> Classifier | None:
+    """The classifier whose weights the run begins with; a first stage is trained, or gone on with, in its folder."""
+    if config.training.start is None:
+        return None
+    stage = first_stage(config)
+    if stage is None:
+        return find_start(config.training.start)
+    part = run.first_stage
+    made = part.config_file.is_file()
+    fabric.barrier()  # every process has looked before the first one makes it
+    if made:
+        _same_config(part, stage)
+    elif fabric.is_global_zero:
+        RunDirectory.create(part.path, stage, config.training.start)
+    fabric.barrier()
+    if part.status().get("status") != "finished":
+        _carry_out(stage, part, config.training.start, data, fabric, progress)
+    return load(part.path)
 
 
 def _same_config(run: RunDirectory, config: Config) -> None:
