@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import ebat
 from ebat.classifier import Classifier
 from ebat.errors import ConfigError
-from ebat.methods import Method, MethodState, Points, Step
+from ebat.methods import Method, MethodState, Step
 from ebat.methods.elle import linearity_error
 from ebat.methods.grad_align import differentiable_gradient, misalignment
 from ebat.recipe import build_config
@@ -24,9 +24,7 @@ NAMES = ("grad-align", "elle", "elle-a")
 EPSILON = 0.1
 
 
-def make(
-    toy, name: str, clf: Classifier, count: int = 6, norm="linf", **options: Any
-) -> tuple[Method, Points]:
+def make(toy, name: str, clf: Classifier, count: int = 6, norm="linf", **options: Any) -> tuple[Method, Any]:
     """A method, and the points of its first step at radius 0.1."""
     method = ebat.methods.create(name, ebat.Threat(norm, EPSILON), **options)
     return method, method.points(clf, toy.batch(count), method.init_state(clf, toy.image_set(), 0))
@@ -98,7 +96,9 @@ class Double(Classifier):
     """Logits as the network has them: the library's own are float32."""
 
     def logits(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images if self.mean is None else (images - self.mean) / self.std)
+        logits: Tensor = self.network(
+            images if self.mean is None or self.std is None else (images - self.mean) / self.std
+        )
         return logits
 
 
