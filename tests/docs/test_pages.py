@@ -202,7 +202,7 @@ def test_every_method_has_a_page_and_a_link_in_the_readme():
         *(name for name, row in registry.METHODS.rows().items() if row.target.startswith("ebat.")),
         "der",
     }
-    assert {page.stem for page in (DOCS / "methods").glob("*.md")} == methods | {"index"}
+    assert {page.stem for page in (DOCS / "methods").glob("*.md")} == methods | {"index", "updates"}
     readme = (ROOT / "README.md").read_text()
     assert all(f"(docs/methods/{name}.md)" in readme for name in methods)
 
