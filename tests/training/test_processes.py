@@ -44,11 +44,15 @@ def two_processes(
     return process.returncode, said, complained
 
 
-def test_two_processes_reach_the_weights_of_one(tmp_path: Path) -> None:
-    code, said, complained = two_processes(tmp_path, tmp_path / "two")
+@pytest.mark.parametrize("update", ["plain", "awp"])
+def test_two_processes_reach_the_weights_of_one(tmp_path: Path, update: str) -> None:
+    overrides = [f"update.name={update}"]
+    code, said, complained = two_processes(tmp_path, tmp_path / "two", *overrides)
     assert code == 0, complained[-3000:]
     two = RunDirectory.open(tmp_path / "two")
-    one = RunDirectory.open(train(str(tmp_path / "two.yaml"), out=tmp_path / "one", progress=False).path)
+    one = RunDirectory.open(
+        train(str(tmp_path / "two.yaml"), overrides, out=tmp_path / "one", progress=False).path
+    )
 
     states = [load_state(run.state_file) for run in (one, two)]
     for name, weight in states[0]["weights"].items():
