@@ -7,6 +7,7 @@ from torch import nn
 from ebat import attacks
 from ebat.contexts import (
     Mode,
+    batch_norm_frozen,
     batch_norm_trains,
     full_precision,
     inner_loop,
@@ -168,3 +169,17 @@ def test_full_precision_turns_autocast_off_where_there_is_one() -> None:
         assert layer(images).dtype == torch.bfloat16
     with full_precision(torch.device("meta")):
         pass
+
+
+def test_frozen_batch_norm_uses_its_statistics_keeps_them_and_still_trains(toy) -> None:
+    clf = mixed(toy)
+    clf.network[1].train()
+    clf.network[3].p = 0.0
+    before = everything(clf)
+    with batch_norm_frozen(clf):
+        assert not batch_norm_trains(clf) and clf.network.training
+        logits = clf.logits(toy.images())
+    assert_untouched(clf, before)
+    torch.testing.assert_close(logits, clf.eval()(toy.images()))
+    logits.square().sum().backward()
+    assert clf.network[1].weight.grad.abs().sum() > 0

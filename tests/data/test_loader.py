@@ -73,6 +73,15 @@ def test_unaugmented_view_is_the_image_itself_without_augmentation(small_set: Im
     assert not torch.equal(augmented.images, plain.images)
 
 
+def test_the_basic_view_lacks_what_comes_after_crop_and_flip(small_set: ImageSet) -> None:
+    basic = next(Loader(small_set, 8, augmentation=CROP).epoch(0))
+    assert basic.views["basic"] is basic.images
+    whole = dataclasses.replace(CROP, cutout=2, policy="autoaugment")
+    more = next(Loader(small_set, 8, augmentation=whole).epoch(0))
+    assert torch.equal(more.views["basic"], basic.images) and not torch.equal(more.images, basic.images)
+    assert next(Loader(small_set, 8).epoch(0)).views.keys() == {"unaugmented", "basic"}
+
+
 def test_without_shuffle_the_order_is_the_sets_own(small_set: ImageSet) -> None:
     batch = next(Loader(small_set, 5, shuffle=False).epoch(9))
     assert batch.indices is not None

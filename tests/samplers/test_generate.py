@@ -28,7 +28,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("sampler", ["langevin", "momentum", "proximal"])
+@pytest.mark.parametrize("sampler", ["langevin", "momentum", "normalised", "proximal"])
 @pytest.mark.parametrize("energy", ENERGIES)
 def test_generated_images_are_images_and_repeat_with_their_seed(toy, sampler: str, energy: str) -> None:
     clf, labels = known(toy), toy.labels()

@@ -54,7 +54,9 @@ def test_stored_statistics_serve_where_the_data_are_not_at_hand(toy) -> None:
         assert torch.equal(stored, make_start(name, labels, SEEDS, (1, 4, 4), data, None))
 
 
-@pytest.mark.parametrize("name", ["class-pca", "class-gaussian", "class-mean-noise", "data"])
+@pytest.mark.parametrize(
+    "name", ["class-pca", "class-gaussian", "class-mean-noise", "data", "phase-scrambled"]
+)
 def test_a_start_that_needs_data_says_so(toy, name: str) -> None:
     with pytest.raises(ConfigError, match=f"start: '{name}' needs .* pass data="):
         make_start(name, toy.labels(9), SEEDS, (1, 4, 4), None, None)

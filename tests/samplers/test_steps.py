@@ -10,6 +10,7 @@ from ebat import noise, samplers
 from ebat.attacks import objectives
 from ebat.classifier import Classifier
 from ebat.contexts import inner_loop
+from ebat.registry import SAMPLERS
 
 SEEDS = noise.image_seeds(6, torch.Generator().manual_seed(0))
 
@@ -103,6 +104,28 @@ def test_momentum_follows_its_formula(toy) -> None:
     )
 
 
+def test_normalised_steps_have_their_length_down_the_gradient(toy) -> None:
+    clf, x = classifier(), toy.images()
+    for _ in range(4):
+        here = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(-clf(here).logsumexp(1).sum(), here)
+        x = (x - 0.15 * gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None]).clamp(0, 1)
+    torch.testing.assert_close(
+        run(samplers.normalised, clf, toy.images(), 4, step_size=0.15), x, atol=1e-5, rtol=0
+    )
+    middle = torch.full((6, 1, 4, 4), 0.5)
+    for clamp in (None, 1e-3):
+        moved = run(samplers.normalised, clf, middle, 1, step_size=0.3, clamp=clamp) - middle
+        torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((6,), 0.3))
+
+
+def test_a_normalised_step_without_a_gradient_stays(toy) -> None:
+    clf, images = classifier(), toy.images()
+    with torch.no_grad():
+        clf.network.first.weight.zero_()
+    assert torch.equal(run(samplers.normalised, clf, images, 3), images)
+
+
 @pytest.mark.parametrize("sampler", [samplers.langevin, samplers.momentum])
 def test_the_clamp_bounds_each_entry_of_the_gradient(toy, sampler) -> None:
     clf, images = classifier(), torch.full((6, 1, 4, 4), 0.5)
@@ -121,7 +144,7 @@ def test_a_budget_keeps_chains_near_the_images_they_explain(toy) -> None:
     assert moved.min() >= 0 and moved.max() <= 1
 
 
-@pytest.mark.parametrize("sampler", [samplers.langevin, samplers.momentum, samplers.proximal])
+@pytest.mark.parametrize("sampler", [getattr(samplers, name) for name in SAMPLERS.names()])
 def test_samplers_descend_the_energy_inside_the_box(toy, sampler) -> None:
     clf, images = classifier(), toy.images()
     moved = run(sampler, clf, images, 8, step_size=0.005, seeds=SEEDS)
