@@ -67,11 +67,13 @@ SEEDS = {"digits": range(3), "cifar10": range(1)}
 RADIUS = {"digits": ("0.2", "0.1"), "cifar10": ("8/255", "4/255")}
 ENERGY_SETS = ("clean", "adversarial", "generated")
 
-# One learning rate per case from the grid 0.02, 0.05, 0.1 (SGD, one-cycle): the one of its digits recipe.
+# One learning rate per case from the grid 0.02, 0.05, 0.1 (SGD, one-cycle): the one of its digits recipe; the paper's
+# game diverges on digits at 0.05, so it has the lowest. Every run of the ablation has 0.05.
 RATES = {
     "standard": 0.1, "pgd-at": 0.1, "trades": 0.1, "weat-adv": 0.1, "jem++": 0.05, "sada-jem": 0.05, "jeat": 0.05,
-    "dat": 0.02, "eb-jdat": 0.1, "eb-jdat-paper": 0.1, "eb-jdat-release": 0.05,
+    "dat": 0.02, "eb-jdat": 0.1, "eb-jdat-paper": 0.02, "eb-jdat-release": 0.05,
 }  # fmt: skip
+ABLATION_RATE = 0.05
 # Chains of E(x, y) from noise, as in the recipe digits/eb-jdat.
 JOINT = {
     "digits": {
@@ -130,7 +132,7 @@ class Trilemma(Study):
             method = {"name": "eb-jdat", "inner": inner, "alignment": alignment}
             case = {"method": method, "sampler": JOINT, "attack": {"steps": steps}}
             for seed in seeds:
-                tree = _tree(scale, case, RATES["eb-jdat"], seed, budget / 2)
+                tree = _tree(scale, case, ABLATION_RATE, seed, budget / 2)
                 found.append(Job(name, seed, tree, "ablation"))
         return found
 
