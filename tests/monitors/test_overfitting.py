@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,6 +119,42 @@ def test_steps_without_clean_logits_are_passed_over() -> None:
     monitor = OverfittingMonitor(window=EPOCH)
     assert monitor.read({"shift": 1.0, "abnormal": None}, 1) == []
     assert monitor.count == 0
+
+
+def test_a_collapse_that_creeps_alarms_only_once_the_gradients_have_parted() -> None:
+    """FGSM on digits at 0.3: over twenty epochs the abnormal share rises from 0.01 to 0.1, the shift by half."""
+    levels: dict[str, Any] = {
+        "shift": lambda step: np.interp(step / EPOCH, [20, 40], [0.8, 1.3]),
+        "shift_p95": lambda step: np.interp(step / EPOCH, [20, 40], [1.8, 2.9]),
+        "abnormal": lambda step: np.interp(step / EPOCH, [20, 40], [0.01, 0.1]),
+    }
+    for parted, expected in ((False, []), (True, ["catastrophic-overfitting"])):
+        monitor, found = OverfittingMonitor(window=EPOCH), []
+        for step, reading in enumerate(readings(50 * EPOCH, **levels), start=1):
+            found += monitor.read(reading, step, parted and step > 25 * EPOCH)
+        assert [alarm.name for alarm in found] == expected
+        assert all(28 * EPOCH < alarm.step < 36 * EPOCH for alarm in found)
+
+
+def test_gradients_that_part_without_abnormal_images_are_no_catastrophe() -> None:
+    monitor = OverfittingMonitor(window=EPOCH)
+    found = [monitor.read(reading, step, True) for step, reading in enumerate(readings(30 * EPOCH), start=1)]
+    assert not any(found)
+
+
+def test_the_onset_lies_before_the_collapse() -> None:
+    monitor = OverfittingMonitor(window=EPOCH)
+    found = [a for step, r in enumerate(readings(30 * EPOCH, **COLLAPSED), 1) for a in monitor.read(r, step)]
+    assert found[0].onset < COLLAPSE
+
+
+def test_a_collapse_that_lasts_sounds_again_after_every_remedy_that_did_not_help() -> None:
+    monitor, found = OverfittingMonitor(window=EPOCH), []
+    for step, reading in enumerate(readings(60 * EPOCH, **COLLAPSED), start=1):
+        for alarm in monitor.read(reading, step):
+            found.append(alarm.step)
+            monitor.once.remedied(step + 3 * EPOCH)
+    assert len(found) > 8 and min(np.diff(found)) >= 3 * EPOCH
 
 
 def test_the_message_states_the_figures() -> None:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from ebat.methods import Step
 from ebat.methods.base import Points, Seen
 from ebat.monitors.readings import NAMES, Readings, mean_reading, read_gradients, read_step
+
 
 def seen_step(toy):
     """A step with all three image sets, and the NumPy logits of each."""
@@ -70,7 +70,8 @@ def test_without_both_gradients_there_is_no_cosine(toy) -> None:
     assert read_gradients(Points(x, y, starred, gradient=torch.ones_like(x))) == {}
     starred.grad = torch.ones_like(x)
     assert read_gradients(Points(x, y, starred)) == {}
-    assert read_gradients(Points(x, y, starred, gradient=torch.zeros_like(x)))["gradient_cosine"] == 0  # not NaN
+    vanished = Points(x, y, starred, gradient=torch.zeros_like(x))
+    assert read_gradients(vanished)["gradient_cosine"] == 0  # not NaN
 
 
 def test_readings_are_moved_at_once_and_in_order() -> None:

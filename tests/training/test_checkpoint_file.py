@@ -135,6 +135,16 @@ def test_a_newer_format_names_both_versions(tmp_path: Path, monkeypatch: pytest.
     assert f"version {checkpoint.VERSION + 1}" in message and "upgrade ebat" in message
 
 
+def test_an_older_format_says_to_start_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "VERSION", checkpoint.VERSION - 1)
+        save_state(tmp_path / "state", {"a": 1})
+    with pytest.raises(
+        CheckpointError, match="of an earlier ebat, which cannot be resumed; start the run anew"
+    ):
+        load_state(tmp_path / "state")
+
+
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     save_state(tmp_path / "state", {"weights": torch.zeros(1000)})
     content = (tmp_path / "state").read_bytes()

@@ -55,6 +55,7 @@ class OverfittingMonitor:
         self.count = 0
         self.last: int | None = None
         self.highest = float("-inf")
+        self.jumped = False  # whether the last reading showed a collapse
         self.lowest = 1.0  # level of the abnormal share
         self.rested = 0  # the last step at which dE(x) had no trend
         self.once = Once(10 * self.window)
@@ -74,6 +75,8 @@ class OverfittingMonitor:
         self.count += elapsed
         for name, value in values.items():
             for means, length in ((self.fast, self.window), (self.slow, 10 * self.window)):
+                if self.jumped and means is self.slow and name != "delta_marginal":
+                    continue  # a collapse does not become the level that the next is measured by
                 # a plain mean until the window is full, then exponential with the same weight per step
                 before = means.get(name, 0.0)
                 means[name] = before + (value - before) * min(1.0, elapsed / min(self.count, length))
@@ -84,15 +87,15 @@ class OverfittingMonitor:
     def _catastrophic(self, step: int, parted: bool) -> list[Alarm]:
         fast, slow = self.fast, self.slow
         self.lowest = min(self.lowest, slow["abnormal"])
-        jumped = (
+        self.jumped = (
             fast["shift"] > self.jump * slow["shift"]
             and fast["shift_p95"] > self.jump * slow["shift_p95"]
             and fast["abnormal"] > slow["abnormal"] + self.abnormal_jump
         )
         crept = parted and fast["abnormal"] > self.lowest + self.abnormal_rise
-        if not (jumped or crept):
+        if not (self.jumped or crept):
             return []
-        usual = slow["abnormal"] if jumped else self.lowest
+        usual = slow["abnormal"] if self.jumped else self.lowest
         message = (
             f"shift length {slow['shift']:.3g} -> {fast['shift']:.3g}, abnormal {usual:.2f} -> {fast['abnormal']:.2f}, "
             f"mean dE(x) {slow['delta_marginal']:.2g} -> {fast['delta_marginal']:.2g}"
@@ -118,6 +121,7 @@ class OverfittingMonitor:
             "count": self.count,
             "last": self.last,
             "highest": self.highest if self.highest > float("-inf") else None,
+            "jumped": self.jumped,
             "lowest": self.lowest,
             "rested": self.rested,
             "once": self.once.state_dict(),
@@ -127,5 +131,5 @@ class OverfittingMonitor:
         self.fast, self.slow = dict(state["fast"]), dict(state["slow"])
         self.count, self.last = state["count"], state["last"]
         self.highest = float("-inf") if state["highest"] is None else state["highest"]
-        self.lowest, self.rested = state["lowest"], state["rested"]
+        self.jumped, self.lowest, self.rested = state["jumped"], state["lowest"], state["rested"]
         self.once.load_state_dict(state["once"])

@@ -20,7 +20,7 @@ WINDOW = 100
 class Watch:
     """The monitors that the configuration asks for.
 
-    The cosine is read for every method whose attack keeps its gradient; only for single-step ones is its
+    The cosine is read for every method whose attack keeps its gradient; only for attacks of one step is its
     fall an alarm, since later steps of a longer attack correct the first.
 
     Args:
@@ -30,7 +30,7 @@ class Watch:
 
     def __init__(self, config: Config, steps_per_epoch: int) -> None:
         self.on = config.monitors
-        self.single_step = config.method.single_step
+        self.follow(config)
         self.window = min(WINDOW, steps_per_epoch)
         self.divergence = DivergenceMonitor()
         self.cosine = GradientCosineMonitor(self.window)
@@ -38,6 +38,10 @@ class Watch:
             self.window, settled_at=config.training.epochs * steps_per_epoch // 2
         )
         self.gap = AccuracyGapMonitor()
+
+    def follow(self, config: Config) -> None:
+        """Takes up what remedies have changed."""
+        self.one_step = config.method.single_step and config.attack.steps == 1
 
     @property
     def horizon(self) -> int:
@@ -53,8 +57,8 @@ class Watch:
         if not self.on.overfitting:
             return []
         early = self.cosine.read(reading, step)
-        found = self.overfitting.read(reading, step, self.single_step and self.cosine.fallen)
-        return [*(early if self.single_step else []), *found]
+        found = self.overfitting.read(reading, step, self.one_step and self.cosine.fallen)
+        return [*(early if self.one_step else []), *found]
 
     def evaluated(self, single_step: float | None, robust: float | None, step: int) -> list[Alarm]:
         """The alarms of one evaluation on held-out images."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from ebat.errors import CheckpointError
 
 FORMAT = "ebat-training-state"
-VERSION = 1
+VERSION = 2
 
 
 def flatten(state: Any, path: str = "") -> tuple[dict[str, Tensor], Any]:
@@ -81,7 +81,7 @@ def load_state(path: Path) -> dict[str, Any]:
     """What :func:`save_state` wrote.
 
     Raises:
-        CheckpointError: missing, not a training state, cut short, or of a newer format.
+        CheckpointError: missing, not a training state, cut short, or of another format version.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such training state; the run has nothing to resume from")
@@ -93,6 +93,11 @@ def load_state(path: Path) -> dict[str, Any]:
             if int(metadata["version"]) > VERSION:
                 raise CheckpointError(
                     f"{path}: format version {metadata['version']}, but this ebat reads up to {VERSION}; upgrade ebat"
+                )
+            if int(metadata["version"]) < VERSION:
+                raise CheckpointError(
+                    f"{path}: format version {metadata['version']} of an earlier ebat, which cannot be resumed; "
+                    "start the run anew"
                 )
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError:

@@ -231,6 +231,7 @@ class Loop:
             if isinstance(remedy, Rollback):
                 state.minutes += (time.monotonic() - self.clock) / 60
                 self.returned_to = roll_back(state, self.record, alarm, self.returned_to)
+                self.fabric.barrier()  # all have read the file before it is written anew
                 self.clock = time.monotonic()
                 back = True
             elif isinstance(remedy, ScaleRate):
