@@ -426,6 +426,7 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="where runs and rows are kept [runs/studies/STUDY-DATA]")
     parser.add_argument("--results", type=Path, help="where tables and figures go [benchmarks/results]")
     parser.add_argument("--cases", nargs="+", help="only these cases (results then say what is missing)")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
     parser.add_argument(
         "--toy", action="store_true", help="tiny runs that show the script works; writes to --work"
     )
@@ -445,9 +446,10 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     everything = study.jobs(scale)
     if options.row is not None:
         return _one_row(study, everything, scale, options.row)
-    chosen = [job for job in everything if options.cases is None or job.first or job.case in options.cases]
-    if not chosen or (options.cases and not {job.case for job in chosen} >= set(options.cases)):
-        parser.error(f"--cases: there are {', '.join(sorted({job.case for job in everything}))}")
+    if unknown := set(options.cases or ()) - {job.case for job in everything}:
+        known = ", ".join(cases({"case": job.case} for job in everything))
+        parser.error(f"--cases: no {', '.join(sorted(unknown))}; there are {known}")
+    chosen = [job for job in everything if _asked(job, options.cases, options.seeds)]
     _check(chosen)
     failed: list[str] = []
     try:
@@ -467,6 +469,12 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
             f"{len(failed)} runs failed; their logs are in {work / 'logs'}; the same command tries them again"
         )
     return 1 if failed else 0
+
+
+def _asked(job: Job, names: Sequence[str] | None, seeds: Sequence[int] | None) -> bool:
+    """Whether a run is wanted; what others need is wanted with every case."""
+    named = names is None or job.first or job.case in names
+    return named and (seeds is None or job.group == "judge" or job.seed in seeds)
 
 
 def _check(jobs: Sequence[Job]) -> None:
