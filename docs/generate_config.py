@@ -43,7 +43,7 @@ MEANINGS = {
     "training.lr": "learning rate that the schedule multiplies",
     "training.seed": "seed of every random number of the run",
     "training.select": "held-out accuracy that chooses `best`; `auto`: `pgd-10` for methods that train on "
-    "adversarial images, else `clean`",
+    "adversarial images, else `clean`; `last`: the newest, whatever its accuracy",
     "training.precision": "number format of the forward passes",
     "training.channels_last": "memory layout of the network; changes the speed only",
     "training.compile": "`torch.compile` the network",

@@ -198,20 +198,20 @@ class MonitorConfig(Section):
 
 
 class TrainingConfig(Section):
+    epochs: PositiveInt = 10
+    max_minutes: PositiveFloat | None = Field(
+        None, description="stop after the step that passes this wall time"
+    )
     start: str | None = Field(
         None,
         description="weights to begin with: a run folder, a classifier file, or a recipe, which is trained first "
         "in `stage-1` of the run folder on the same data and network; null: fresh ones",
     )
-    epochs: PositiveInt = 10
-    max_minutes: PositiveFloat | None = Field(
-        None, description="stop after the step that passes this wall time"
-    )
     batch_size: PositiveInt = 128
     lr: PositiveFloat = 0.1
     seed: NonNegativeInt = 0
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights; None: no average")
-    select: Literal["auto", "clean", "pgd-10"] = "auto"
+    select: Literal["auto", "clean", "pgd-10", "last"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False

@@ -99,6 +99,14 @@ def test_generate_is_a_function_of_its_seed(ebat, run_folder):
     assert (first != other).any()
 
 
+def test_generate_takes_a_step_size(ebat, run_folder):
+    arguments = ("generate", run_folder, "--per-class", 1, "--sampler", "normalised", "--steps", 1, "--json")
+    for step_size in (None, 0.5):
+        given = () if step_size is None else ("--step-size", step_size)
+        record = json.loads(ebat(*arguments, *given).stdout)
+        assert record["options"] == ({} if step_size is None else {"step_size": 0.5})
+
+
 def test_generate_refuses_a_classifier_as_its_own_judge(mistake, run_folder):
     line = mistake("generate", run_folder, "--per-class", 1, "--steps", 1, "--namer", run_folder)
     assert "cannot judge its own samples" in line

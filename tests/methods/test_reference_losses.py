@@ -50,7 +50,10 @@ def points(toy, **change) -> Points:
     images = {
         name: toy.images(seed=k) for k, name in enumerate(("clean", "adversarial", "generated", "data"))
     }
-    return Points(labels=toy.labels(), **{**images, "extra": {"start": images["data"]}, **change})
+    return Points(
+        labels=toy.labels(),
+        **{**images, "extra": {"start": images["data"], "steps": torch.tensor(0)}, **change},
+    )
 
 
 def softmax(f):
@@ -114,6 +117,9 @@ FORMULAS: dict[str, Any] = {
         {"generative": 2.0},
         lambda x, s, g, d, y: ce(s, y).mean() + 2 * (-lse(s).mean() + lse(g).mean()),
     ),
+    "dat": ({}, lambda x, s, g, d, y: (
+        ce(s, y).mean() + 0.5 * np.log(1 + np.exp(-lse(d))).mean() + 0.5 * np.log(1 + np.exp(lse(g))).mean()
+    )),
     "eb-jdat": (
         {},
         lambda x, s, g, d, y: (

@@ -175,10 +175,20 @@ def test_the_best_is_the_best_on_held_out_images(run: Run, data: Splits) -> None
         (tiny("eb-jdat"), "pgd-10"),
         (tiny("standard", {"select": "pgd-10"}), "pgd-10"),
         (tiny("pgd-at", {"select": "clean"}), "clean"),
+        (tiny("pgd-at", {"select": "last"}), "last"),
     ],
 )
 def test_auto_selects_by_robustness_only_where_training_is_adversarial(config: Config, expected: str) -> None:
     assert criterion(config, create_from_config(config)) == expected
+
+
+def test_the_last_evaluation_is_the_best_where_that_is_asked_for(tmp_path: Path) -> None:
+    run = train(
+        tiny("standard", {"select": "last", "lr": 10.0, "epochs": 3}), out=tmp_path / "run", progress=False
+    )
+    rows = [row for row in run.metrics if row["kind"] == "epoch"]
+    assert [row["selected"] for row in rows] == [True] * 3
+    assert run.classifier.about["step"] == rows[-1]["step"]
 
 
 def test_without_a_threat_there_is_no_robust_accuracy(data: Splits) -> None:

@@ -18,7 +18,7 @@ StartName = Annotated[
     typer.Option(
         "--start",
         metavar="S",
-        help="uniform, gaussian, class-mean-noise, class-gaussian, class-pca or data",
+        help="uniform, gaussian, class-mean-noise, class-gaussian, class-pca, data or phase-scrambled",
     ),
 ]
 SamplerName = Annotated[
@@ -50,6 +50,16 @@ def generate(
     sampler: SamplerName = None,
     energy: EnergyName = None,
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=0, help="steps of the sampler")] = 100,
+    step_size: Annotated[
+        float | None,
+        typer.Option(
+            "--step-size",
+            metavar="S",
+            min=0,
+            help="factor of the gradient, or length of a normalised step  [default: that of its chain]",
+            show_default=False,
+        ),
+    ] = None,
     namer: Annotated[
         str | None,
         typer.Option(
@@ -95,9 +105,10 @@ def generate(
     judge = None if namer is None else load_classifier(namer, device)
     tell(f"generating {per_class} images per class from {source}", quiet)
     chain = own_chain(clf, sampler, energy)
+    options = chain.options if step_size is None else {**chain.options, "step_size": step_size}
     record = generate_samples(
         clf, per_class, start, chain.sampler, chain.energy, steps, seed, folder, judge,
-        None if run is None else run_splits(run.path), progress=watched(quiet), **chain.options,
+        None if run is None else run_splits(run.path), progress=watched(quiet), **options,
     )  # fmt: skip
     grid = folder / f"{record['name']}.png"
     if as_json:

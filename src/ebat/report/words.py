@@ -54,7 +54,7 @@ def checkpoint_words(about: dict[str, Any]) -> str:
     if not about:
         return "none yet"
     text = f"{about.get('checkpoint', 'last')}"
-    if about.get("select"):
+    if about.get("select") not in (None, "last"):
         text += f" by {about['select']} on held-out images"
     if about.get("epoch") is not None:
         text += f", epoch {about['epoch']:g}"

@@ -246,7 +246,7 @@ class Loop:
             else:
                 state.ended = True
                 text = f"{alarm.name}: ended early at step {state.step}, the best checkpoint is kept"
-                self.record.event(state, "stop", "early", text)
+                self.record.event(state, "stop", "early-stop", text)
         if asked:
             self._take_options()
             if not back:
@@ -281,7 +281,7 @@ class Loop:
         )
         clean, robust = found.clean, found.pgd10
         score = [clean, robust or 0.0] if self.criterion == "clean" else [robust or 0.0, clean]
-        selected = score > state.best
+        selected = self.criterion == "last" or score > state.best
         self.record.held_out(state, found, selected)
         if selected:
             state.best = score

@@ -18,7 +18,7 @@ BATCH_SIZE = 256
 
 
 def criterion(config: Config, method: Method) -> str:
-    """``clean`` or ``pgd-10``; ``auto`` is robust only for methods that train on adversarial images."""
+    """``clean``, ``pgd-10`` or ``last``; ``auto`` is robust only for methods that train on adversarial images."""
     if config.training.select != "auto":
         return config.training.select
     return "pgd-10" if method.trains_on_adversarial else "clean"
