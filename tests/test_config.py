@@ -70,7 +70,10 @@ def test_an_unknown_key_names_itself_the_nearest_and_what_is_allowed(change, mes
         ({"training": {"lr": float("nan")}}, ("training.lr:", "finite", "got nan")),
         ({"training": {"epochs": 1.5}}, ("training.epochs:", "integer", "got 1.5")),
         ({"training": {"ema": 1.0}}, ("training.ema:", "less than 1", "got 1.0")),
-        ({"training": {"select": "best"}}, ("training.select:", "'auto', 'clean', 'pgd-10' or 'last'", "got 'best'")),
+        (
+            {"training": {"select": "best"}},
+            ("training.select:", "'auto', 'clean', 'pgd-10' or 'last'", "got 'best'"),
+        ),
         ({"training": 5}, ("training:", "dictionary", "got 5")),
         ({"threat": {"norm": "l1", "radius": 1}}, ("threat.norm:", "'linf' or 'l2'", "got 'l1'")),
         ({"threat": {"radius": "8/0"}}, ("threat.radius:", "'8/0' is not a number such as 0.03 or '8/255'")),
