@@ -179,8 +179,8 @@ class Trilemma(Study):
         ablation = of(rows, group="ablation")
         if ablation:
             text += (
-                f"\n\nAblation of `eb-jdat`, {ABLATION_EPOCHS} epochs each at rate {ABLATION_RATE}, 5 inner steps unless "
-                "said otherwise, PGD-20.\n\n" + _ablation_table(ablation)
+                f"\n\nAblation of `eb-jdat`, {ABLATION_EPOCHS} epochs each at rate {ABLATION_RATE}, 5 inner steps "
+                "unless said otherwise, PGD-20.\n\n" + _ablation_table(ablation)
             )
         return text
 
