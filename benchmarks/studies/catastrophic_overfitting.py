@@ -79,8 +79,9 @@ SETTINGS: dict[str, Row] = {
         "training": {"epochs": 30, "batch_size": 128, "lr": 0.2},
     },
 }
-DER = {"name": "der", "beta": 0.5}
-AUTOMATIC = {"remedies": {"catastrophic-overfitting": [["rollback", "der"], ["rollback", "pgd-2"]]}}
+DER = {"name": "der", "beta": 2.0}
+LADDER = [["rollback", "der"], ["rollback", "pgd-2"]]
+AUTOMATIC = {"remedies": {"catastrophic-overfitting": LADDER, "accuracy-gap": LADDER}}
 CASES: dict[str, Row] = {
     "fgsm": {"method": "fgsm"},
     "fgsm-rs": {"method": "fgsm-rs"},
@@ -93,7 +94,6 @@ CASES: dict[str, Row] = {
     "aaer (fgsm-rs)": {"method": {"name": "aaer", "base": "fgsm-rs"}},
     "aaer (n-fgsm)": {"method": {"name": "aaer", "base": "n-fgsm"}},
     "pgd-2": {"method": "pgd-at", "attack": {"steps": 2, "step_share": "1/2"}},
-    "pgd-10": {"method": "pgd-at"},
 }
 # What the robust start of the digits is trained with.
 ROBUST = {
@@ -103,7 +103,7 @@ ROBUST = {
 }
 FEWER = ("fgsm", "fgsm-rs", "n-fgsm", "fgsm + der", "fgsm-rs + der", "fgsm + remedies", "pgd-2")
 SEEDS = {"digits": range(5), "cifar10": range(2)}
-BETAS, MARGINS = (0.1, 0.5, 2.0), (0.0, 0.3, 1.0)
+BETAS, MARGINS = (0.5, 2.0, 5.0), (0.0, 0.3, 1.0)
 GRID_SEEDS = {"digits": range(2), "cifar10": range(0)}
 
 
