@@ -14,6 +14,7 @@ from ebat.classifier import Classifier
 from ebat.contexts import batch_norm_frozen
 from ebat.data.batch import Batch
 from ebat.data.image_set import ImageSet
+from ebat.errors import ConfigError
 from ebat.methods import options
 from ebat.methods.base import Method, MethodState, Points, Step, forward_sets, seen
 from ebat.methods.inner import attacked, descended, fresh_seeds
@@ -95,8 +96,15 @@ class Dat(Method):
         return batch_norm_frozen(clf)
 
     def after_backward(self, points: Points, state: MethodState, step: Step | None = None) -> None:
-        """The curriculum: a mean AUC of the last batches at the threshold makes walks one step longer."""
-        assert step is not None
+        """The curriculum: a mean AUC of the last batches at the threshold makes walks one step longer.
+
+        Raises:
+            ConfigError: ``step`` is missing.
+        """
+        if step is None:
+            raise ConfigError(
+                "dat: after_backward needs the step that terms gave; call after_backward(points, state, step)"
+            )
         auc = float(_mean_over_processes(step.metrics["auc"]))
         window = [*state.extra["window"].tolist(), auc][-WINDOW:]
         if len(window) == WINDOW and sum(window) / WINDOW >= self.options.threshold:
