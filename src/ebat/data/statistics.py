@@ -1,4 +1,4 @@
-"""Class statistics that chains start from: class means, class PCA and class Gaussians (METHODS 2 and 3).
+"""Class statistics that chains start from: class means, class PCA and class Gaussians.
 
 Noise belongs to the image's seed, so a start does not depend on the batch around it. Statistics are of the
 images as
@@ -117,7 +117,7 @@ class ClassPCA:
         )
 
     def sample(self, labels: Tensor, seeds: Tensor, sigma: float | None = None) -> Tensor:
-        """x0 = mu_y + sum_i s_i sigma a_i u_i with a ~ N(0, I), clipped to [0, 1] (METHODS 3).
+        """x0 = mu_y + sum_i s_i sigma a_i u_i with a ~ N(0, I), clipped to [0, 1].
 
         Args:
             labels: int64 ``[N]``.
