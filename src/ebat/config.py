@@ -181,7 +181,7 @@ class MonitorConfig(Section):
     overfitting: bool = True
     divergence: bool = True
     remedies: Ladders = Field(
-        {"divergence": (("rollback", "scale-rate"),)},
+        {"divergence": [["rollback", "scale-rate"]]},  # type: ignore[dict-item]  # validated, as a user's
         description="ALARM: [RUNG, RUNG, ...]; a rung is an action or a list of them, carried out at the first, "
         "second, ... sounding (the last one repeats). Actions: `rollback`, `scale-rate`, `der`, `pgd-2`, `stop`, "
         "`{set: {KEY: VALUE}}`",

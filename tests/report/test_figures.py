@@ -9,7 +9,7 @@ from matplotlib.quiver import Quiver
 
 from ebat.metrics.energy_landscape import EnergyPoints
 from ebat.report.comparison_figure import draw_trade_off
-from ebat.report.curves import CURVES, draw_loss
+from ebat.report.curves import CURVES, draw_accuracy, draw_loss
 from ebat.report.energy_figures import draw_histograms, draw_quiver, energy_range
 from ebat.report.sample_grid import draw_grid
 from ebat.report.style import DARK, LIGHT, render
@@ -50,6 +50,32 @@ def test_alarms_are_marked_where_they_rang_and_named():
     marks = [np.asarray(line.get_xdata()) for line in axes.lines if line.get_color() == LIGHT.alarm]
     assert [tuple(mark) for mark in marks] == [(2.0, 2.0), (3.0, 3.0)]
     assert [text.get_text() for text in axes.texts] == ["divergence", "divergence"]
+
+
+def test_remedies_and_ends_are_told_apart_from_alarms():
+    events = [
+        {"epoch": 1.0, "kind": "remedy", "name": "rollback"},
+        {"epoch": 1.0, "kind": "remedy", "name": "der"},
+        {"epoch": 2.0, "kind": "alarm", "name": "gradient-cosine"},
+        {"epoch": 4.0, "kind": "stop", "name": "early-stop"},
+        {"epoch": 3.0, "kind": "stop", "name": "interrupted"},
+    ]
+    (axes,) = draw_loss(ROWS, events, LIGHT).axes
+    marks = {
+        (line.get_color(), line.get_linestyle()): np.asarray(line.get_xdata())[0]
+        for line in axes.lines
+        if len(np.asarray(line.get_xdata())) == 2
+    }
+    assert marks[(LIGHT.alarm, "-")] == 2.0 and (LIGHT.muted, ":") in marks
+    assert [text.get_text() for text in axes.texts] == ["rollback, der", "early-stop", "gradient-cosine"]
+
+
+def test_accuracy_under_one_step_stands_beside_that_under_ten():
+    rows = [*ROWS, {"kind": "epoch", "step": 40, "epoch": 4.0, "held_out_clean": 0.9, "held_out_pgd10": 0.1,
+                    "held_out_fgsm": 0.6}]  # fmt: skip
+    (axes,) = draw_accuracy(rows, [], LIGHT).axes
+    points = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert points["FGSM, held out"] == [0.6] and points["PGD-10, held out"] == [0.1]
 
 
 def test_values_that_are_not_finite_do_not_hide_the_others():

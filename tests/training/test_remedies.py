@@ -138,7 +138,7 @@ def test_options_of_the_user_are_taken_up(tmp_path: Path, plan: Plan) -> None:
 def test_stop_ends_in_good_order_and_stays_ended(tmp_path: Path, plan: Plan) -> None:
     run = train(config("stop"), out=tmp_path / "run", progress=False)
     folder = RunDirectory.open(run.path)
-    assert told(run.path) == [ALARM, ("stop", "early")]
+    assert told(run.path) == [ALARM, ("stop", "early-stop")]
     assert folder.status()["status"] == "stopped" and folder.status()["step"] < 10 * STEPS_PER_EPOCH
     assert folder.best_classifier.is_file() and folder.last_classifier.is_file()
     steps = len(plan.methods)
@@ -266,3 +266,22 @@ def test_a_sampler_that_saturates_for_ever_fails_and_keeps_the_best(tmp_path: Pa
     ):
         train(saturating(), out=tmp_path / "run", progress=False)
     assert load(tmp_path / "run").about["checkpoint"] == "best"
+
+
+@pytest.mark.slow
+def test_a_real_collapse_is_met_without_a_person(tmp_path: Path) -> None:
+    """FGSM at a radius of 0.4 on digits: one step stops finding what ten steps find."""
+    ladder = [["rollback", "der"], ["rollback", "pgd-2"]]
+    remedies = {"gradient-cosine": ladder, "catastrophic-overfitting": ladder, "accuracy-gap": [ladder[1]]}
+    training = {"epochs": 40, "lr": 0.2, "evaluate_every": 10, "held_out_images": 100}
+    sick = tiny(
+        "fgsm", training, threat={"norm": "linf", "radius": "0.4"}, schedule={"name": "cyclic"},
+        monitors={"remedies": remedies},
+    )  # fmt: skip
+    run = RunDirectory.open(train(sick, out=tmp_path / "run", progress=False).path)
+    events = run.events()
+    alarm = next(place for place, event in enumerate(events) if event["name"] in remedies)
+    back = next(place for place, event in enumerate(events) if event["name"] == "rollback")
+    assert alarm < back and events[back]["step"] < events[alarm]["step"]
+    assert any(event["message"] == "attack.steps = 2" for event in events)
+    assert run.status()["status"] == "finished" and run.best_classifier.is_file()

@@ -15,6 +15,7 @@ Rows = list[dict[str, Any]]
 
 WIDTH, HEIGHT = 5.2, 3.0
 MARKED = ("alarm", "remedy", "restart")
+ENDS = ("early-stop", "failed")  # stops that a reader of the curve wants to see; others are the reader's own
 
 
 def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
@@ -44,7 +45,11 @@ def _line(axes: Axes, rows: Rows, key: str, label: str, colour: str, style: str 
 def _groups(events: Iterable[Mapping[str, Any]], span: float) -> list[tuple[bool, list[float], list[str]]]:
     """Alarms and remedies apart, those within 2 % of the run together: is it alarms, their epochs, their names."""
     groups: list[tuple[bool, list[float], list[str]]] = []
-    marked = [event for event in events if event.get("kind") in MARKED and event.get("epoch") is not None]
+    marked = [
+        event
+        for event in events
+        if (event.get("kind") in MARKED or event.get("name") in ENDS) and event.get("epoch") is not None
+    ]
     for event in sorted(marked, key=lambda event: (event["kind"] == "alarm", event["epoch"])):
         alarm, name = event["kind"] == "alarm", str(event.get("name") or event["kind"])
         if not groups or groups[-1][0] != alarm or event["epoch"] - groups[-1][1][-1] > 0.02 * span:
@@ -89,7 +94,7 @@ def draw_loss(rows: Rows, events: Rows, theme: Theme) -> Figure:
 
 
 def draw_accuracy(rows: Rows, events: Rows, theme: Theme) -> Figure:
-    """Accuracy on training batches (lines) and on held-out images (points)."""
+    """Accuracy on training batches (lines) and on held-out images (points; hollow: under one step)."""
     figure, axes = _panel("Accuracy", "share right", legend_rows=2)
     for kind, key, held in (
         ("clean", "clean_accuracy", "held_out_clean"),
@@ -103,9 +108,21 @@ def draw_accuracy(rows: Rows, events: Rows, theme: Theme) -> Figure:
             axes.plot(
                 epochs, values, "o", markersize=6, color=colour, markeredgecolor=theme.background, label=name
             )
+    epochs, values = _series(_epochs(rows), "held_out_fgsm")
+    if values:
+        colour = theme.sets["adversarial"]
+        axes.plot(
+            epochs,
+            values,
+            "o",
+            markersize=5,
+            color=theme.background,
+            markeredgecolor=colour,
+            label="FGSM, held out",
+        )
     axes.set_ylim(-0.02, 1.02)
     _mark(axes, events, theme)
-    legend_above(axes, columns=2)
+    legend_above(axes, columns=3 if values else 2)  # two rows
     return figure
 
 
@@ -144,7 +161,7 @@ CURVES: tuple[tuple[str, Callable[[Rows, Rows, Theme], Figure], str, str], ...] 
     (
         "training-accuracy", draw_accuracy, "loss",
         "Lines are training batches, points held-out images; an adversarial line that leaves its points "
-        "behind is overfitting.",
+        "behind is overfitting, and so are hollow points (FGSM) far above full ones (PGD-10).",
     ),
     (
         "training-energies", draw_energies, "loss",

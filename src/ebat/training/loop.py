@@ -286,7 +286,10 @@ class Loop:
         if selected:
             state.best = score
             self.record.classifier(finished, self.data.train, state, "best", self.criterion)
-        for alarm in state.watch.evaluated(found.fgsm, found.pgd10, state.step):
+        fgsm, pgd10 = found.fgsm, found.pgd10
+        if fgsm is not None and pgd10 is not None:  # the same for all processes, whose remedies must agree
+            fgsm, pgd10 = self._mean(torch.tensor([fgsm, pgd10], device=self.fabric.device)).tolist()
+        for alarm in state.watch.evaluated(fgsm, pgd10, state.step):
             if self._alarm(alarm):
                 return True
         self._checkpoint()

@@ -1,0 +1,142 @@
+"""What watching costs: the training loop with its monitors on against the same loop without.
+
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/monitor_overhead.py
+
+On: everything that only the monitors and curves need, which is the step's scalars (accuracies, energies, delta
+energies, the cosine of the input gradients), every tenth step's clean logits where the method forwards no clean
+images, and all monitors' reading of them. Off: the loss alone, or with `--clean` the loss and those clean logits, which
+alone cost a tenth of a forward pass per step. One run takes turns, a segment of steps with and a
+segment without, so that a busy machine slows both; the figure is the median over pairs of the ratio of their times,
+and of their processor seconds. Small-resnet (depth 8, width 16), batch 128 of random 32x32 colour images.
+Prints JSON; target of the ratio: at most 1.02.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from ebat.contexts import running_statistics_kept
+from ebat.data.batch import Batch
+from ebat.data.image_set import ImageSet, Splits
+from ebat.methods.base import Points, Step
+from ebat.recipe import build_config
+from ebat.training.interrupt import StopRequest
+from ebat.training.loop import CLEAN_EVERY, Loop
+from ebat.training.progress import reporter
+from ebat.training.record import Record
+from ebat.training.run_directory import RunDirectory
+
+BATCH = 128
+
+
+class Done(Exception):  # noqa: N818
+    """Every pair is timed."""
+
+
+class AlternatingLoop(Loop):
+    """The loop as it is, whose monitors sleep in every second segment."""
+
+    segment: int
+    pairs: int
+    clean: bool
+
+    def train(self) -> str:
+        self.times: list[tuple[float, float]] = []  # wall and processor seconds of each segment
+        self.begun = (time.perf_counter(), time.process_time())
+        self.awake = self.state.watch.on
+        self.asleep = self.awake.model_copy(update={"overfitting": False, "divergence": False})
+        return super().train()
+
+    def _one_step(self, batch: Batch) -> None:
+        if self.state.step % self.segment == 0:
+            now = (time.perf_counter(), time.process_time())
+            if self.state.step:
+                self.times.append((now[0] - self.begun[0], now[1] - self.begun[1]))
+            if len(self.times) == 2 * self.pairs + 2:  # the first pair warms up
+                raise Done
+            self.state.watch.on = self.awake if len(self.times) % 2 == 0 else self.asleep
+            self.begun = now
+        super()._one_step(batch)
+
+    def _read(self, step: Step, points: Points) -> dict[str, Tensor]:
+        if self.state.watch.on is self.awake:
+            return super()._read(step, points)
+        if self.clean and step.clean is None and self.state.step % CLEAN_EVERY == 0:
+            with torch.no_grad(), running_statistics_kept(self.clf), self.fabric.autocast():
+                self.clf.logits(points.clean)
+        return {"loss": step.loss.detach()}
+
+
+def splits() -> Splits:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20_000, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    names = tuple(str(k) for k in range(10))
+    parts = (
+        ImageSet(images, torch.arange(20_000) % 10, names, "random", split)
+        for split in ("train", "held-out", "test")
+    )
+    return Splits(*parts)
+
+
+def measure(method: str, pairs: int, segment: int, clean: bool) -> dict[str, Any]:
+    """Ratios of one method, monitors on to off."""
+    config = build_config(
+        {
+            "data": {"name": "cifar10"}, "network": {"name": "small-resnet", "depth": 8, "width": 16},
+            "method": method, "threat": {"norm": "linf", "radius": "8/255"}, "schedule": {"name": "constant"},
+            "training": {"epochs": 100, "batch_size": BATCH, "lr": 0.01, "evaluate_every": 100,
+                         "checkpoint_minutes": 1000},
+        }
+    )  # fmt: skip
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory.create(Path(folder) / "run", config)
+        record = Record(run, config, reporter(method, True), method, True)
+        loop = AlternatingLoop(config, record, splits(), fabric, StopRequest())
+        loop.segment, loop.pairs, loop.clean = segment, pairs, clean
+        with suppress(Done):
+            loop.train()
+    on, off = loop.times[2::2], loop.times[3::2]
+    wall = [a[0] / b[0] for a, b in zip(on, off, strict=True)]
+    return {
+        "ratio_median": round(median(wall), 4), "ratio_min": round(min(wall), 4), "ratio_max": round(max(wall), 4),
+        "cpu_ratio_median": round(median(a[1] / b[1] for a, b in zip(on, off, strict=True)), 4),
+        "seconds_per_step_off": round(median(seconds for seconds, _ in off) / segment, 4),
+        "pairs": len(wall), "steps_per_segment": segment,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument(
+        "--segment", type=int, default=10, help="steps with and without in a pair; a multiple of 10"
+    )
+    parser.add_argument("--methods", nargs="+", default=["n-fgsm", "pgd-at"])
+    parser.add_argument("--clean", action="store_true", help="clean logits on both sides")
+    arguments = parser.parse_args()
+    results = {
+        name: measure(name, arguments.pairs, arguments.segment, arguments.clean) for name in arguments.methods
+    }
+    about = {"batch_size": BATCH, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    json.dump({**about, "methods": results}, sys.stdout, indent=2)
+    print()
+
+
+if __name__ == "__main__":
+    main()
