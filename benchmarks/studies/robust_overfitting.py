@@ -38,18 +38,23 @@ from ebat.report.style import Theme, legend_above, new_figure
 
 PLAIN = "pgd-at"
 SIGNALS = ("delta_marginal", "delta_joint", "shift", "clean_accuracy", "robust_accuracy")
+# Of the settings tried on digits (100 to 300 images, radius 0.2 to 0.3, width 16 and 32, with and without crop and
+# weight decay) none made the robust error rise by more than a few hundredths; this one came nearest.
 SETTINGS: dict[str, Row] = {
     "digits": {
         "data": {"train_images": 250},
-        "threat": {"norm": "linf", "radius": "0.2"},
-        "schedule": {"name": "multistep", "milestones": [150], "factor": 0.1},
-        "training": {"epochs": 300, "batch_size": 50, "lr": 0.1, "evaluate_every": 5},
+        "threat": {"norm": "linf", "radius": "0.3"},
+        "schedule": {"name": "multistep", "milestones": [100], "factor": 0.1},
+        "optimiser": {"weight_decay": 0.0},
+        "augmentation": {"crop": 0},
+        "training": {"epochs": 200, "batch_size": 50, "lr": 0.1, "evaluate_every": 4},
     },
     "cifar10": {
         "data": {"train_images": 2_000},
         "threat": {"norm": "linf", "radius": "8/255"},
+        "attack": {"steps": 5},
         "schedule": {"name": "multistep", "milestones": [40], "factor": 0.1},
-        "training": {"epochs": 80, "batch_size": 100, "lr": 0.1, "evaluate_every": 2},
+        "training": {"epochs": 80, "batch_size": 100, "lr": 0.1, "evaluate_every": 2, "held_out_images": 256},
     },
 }
 CASES: dict[str, Row] = {
