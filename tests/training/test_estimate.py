@@ -29,11 +29,11 @@ from ebat.training.estimate import estimate, forward_passes
         ("trades", {"regulariser": {"name": "der"}}, 1 + 10 * 2 + 3 + 3),  # x is among the loss's own
         ("sada-jem", {}, 10 * 2 + 3 * 3),  # x, x^ and the un-augmented x
         ("sada-jem", {"update": {"name": "sam"}}, 10 * 2 + 2 * 3 * 3),  # terms twice at the same points
+        ("trades", {"update": {"name": "awp"}}, 1 + 10 * 2 + 2 * (3 + 3)),
         ("jeat", {}, 10 * 2 + 20 * 2 + 2 * 3),
-        ("eb-jdat", {}, 5 * 2 + 10 * 2 + 4 * 3),  # METHODS 2.2: 39 to 43
+        ("eb-jdat", {}, 5 * 2 + 10 * 2 + 4 * 3),  # with augmentation 42, without 39
         ("eb-jdat", {"attack": {"steps": 3}, "sampler": {"steps": 7}}, 3 * 2 + 7 * 2 + 4 * 3),
     ],
-        ("trades", {"update": {"name": "awp"}}, 1 + 10 * 2 + 2 * (3 + 3)),
 )
 def test_forward_passes_are_those_counted_by_hand(method: str, sections: dict[str, Any], passes: int) -> None:
     assert forward_passes(tiny(method, **sections)) == passes
