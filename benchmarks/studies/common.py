@@ -7,8 +7,8 @@ rows become tables and figures. :func:`main` does the rest:
 - what a finished run measured is a file ``rows/KEY.json`` of the work folder, and no such run is made again. KEY ends
   in a hash of the run's configuration, so that a changed setting is another run. An interrupted run goes on from its
   own checkpoint;
-- a run that diverged after every remedy is a row with that outcome; one that failed otherwise is reported with its log,
-  leaves the others alone, and is tried again by the next call;
+- a run whose training failed after every remedy (exit code 3) is a row with that outcome; one that ended otherwise is
+  reported with its log, leaves the others alone, and is tried again by the next call;
 - results go to ``benchmarks/results/STUDY-DATA.{json,md,png}`` and into ``docs/studies.md``. What is written below
   ``## Reading`` in the ``.md`` is kept and shown on the page.
 """
@@ -175,7 +175,7 @@ def make_row(study: Study, job: Job, scale: Scale) -> Row:
         row |= {"outcome": "finished", **study.measure(job, folder, scale)}
         row["measure_seconds"] = round(time.perf_counter() - began, 1)
     except TrainingFailedError as error:
-        row |= {"outcome": "diverged", "message": str(error)}
+        row |= {"outcome": "failed", "message": str(error)}
     run = RunDirectory(folder)
     row["train_seconds"] = round(60 * run.status()["minutes"], 1)
     row["events"] = [{key: event[key] for key in ("step", "epoch", "kind", "name")} for event in run.events()]
@@ -225,7 +225,7 @@ class _Progress:
         self.seconds += seconds
         left = self.seconds / self.count * (self.total - self.count) / self.parallel
         file = row_file(scale, job)
-        outcome = json.loads(file.read_text())["outcome"] if file.is_file() else "failed"
+        outcome = json.loads(file.read_text())["outcome"] if file.is_file() else "no row"
         tell(
             f"[{self.count}/{self.total}] {job.group}: {job.case}, seed {job.seed}: {outcome}, {seconds:.0f} s; "
             f"about {left / 60:.1f} min left"
@@ -466,7 +466,7 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     print(page.read_text(encoding="utf-8"))
     if failed:
         tell(
-            f"{len(failed)} runs failed; their logs are in {work / 'logs'}; the same command tries them again"
+            f"{len(failed)} runs gave no row; their logs are in {work / 'logs'}; the same command tries them again"
         )
     return 1 if failed else 0
 

@@ -138,7 +138,7 @@ def _line(case: str, rows: list[Row], end: str, lost: int) -> list[str]:
     falls = [row["best"]["pgd-50-10"] - row[end]["pgd-50-10"] for row in rows]
     stopped = end == "best"
     return [
-        case + (f" ({lost} diverged)" if lost else ""),
+        case + (f" ({lost} failed)" if lost else ""),
         cell(row["best"]["clean"] for row in rows), cell(row[end]["clean"] for row in rows),
         cell(row["best"]["pgd-50-10"] for row in rows), cell(row[end]["pgd-50-10"] for row in rows), cell(falls),
         cell((row["best_epoch"] for row in rows), 0), cell((_delta(row, row["best_epoch"]) for row in rows), 2),

@@ -52,7 +52,7 @@ def test_a_study_runs_from_end_to_end(name, tmp_path, capsys):
     result = json.loads((tmp_path / "results" / f"{name}-digits.json").read_text())
     jobs = asked.jobs(common().Scale("digits", tmp_path, toy=True))
     assert [row["key"] for row in result["rows"]] == [job.key for job in jobs]
-    assert {row["outcome"] for row in result["rows"]} <= {"finished", "diverged"}
+    assert {row["outcome"] for row in result["rows"]} <= {"finished", "failed"}
     page = (tmp_path / "results" / f"{name}-digits.md").read_text()
     assert all(f"| {job.case} |" in page for job in jobs if job.group == "main")
     figures = {figure.name for figure in (tmp_path / "results").glob("*.png")}
@@ -88,11 +88,11 @@ def test_runs_are_processes_of_their_own_and_a_failed_one_leaves_the_others_alon
     )
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 1
-    assert "1 runs failed; their logs are in" in again.stderr
+    assert "1 runs gave no row; their logs are in" in again.stderr
     assert "6 of 7 runs are missing" in again.stdout
 
 
-def test_a_run_that_diverged_is_a_row(tmp_path, monkeypatch):
+def test_a_run_whose_training_failed_is_a_row(tmp_path, monkeypatch):
     import ebat
     from ebat.errors import TrainingFailedError
     from ebat.training.run_directory import RunDirectory
@@ -107,9 +107,9 @@ def test_a_run_that_diverged_is_a_row(tmp_path, monkeypatch):
     scale = common().Scale("digits", tmp_path, toy=True)
     jobs = asked.jobs(scale)[:2]
     rows = [common().make_row(asked, job, scale) for job in jobs]
-    assert [row["outcome"] for row in rows] == ["diverged", "diverged"]
+    assert [row["outcome"] for row in rows] == ["failed", "failed"]
     assert rows[0]["train_seconds"] == 6.0
-    assert "| pgd-at (1 diverged) |" in asked.tables(common().stored_rows(jobs, scale), scale)
+    assert "| pgd-at (1 failed) |" in asked.tables(common().stored_rows(jobs, scale), scale)
     assert asked.figures([], scale) == {}
 
 
