@@ -44,10 +44,10 @@ SETTINGS: dict[str, Row] = {
     "digits": {
         "data": {"train_images": 250},
         "threat": {"norm": "linf", "radius": "0.3"},
-        "schedule": {"name": "multistep", "milestones": [100], "factor": 0.1},
+        "schedule": {"name": "multistep", "milestones": [80], "factor": 0.1},
         "optimiser": {"weight_decay": 0.0},
         "augmentation": {"crop": 0},
-        "training": {"epochs": 200, "batch_size": 50, "lr": 0.1, "evaluate_every": 4},
+        "training": {"epochs": 160, "batch_size": 50, "lr": 0.1, "evaluate_every": 4},
     },
     "cifar10": {
         "data": {"train_images": 2_000},
