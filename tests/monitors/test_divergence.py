@@ -43,6 +43,11 @@ def test_energies_that_stay_apart_alarm_after_some_patience() -> None:
     assert step == 20 and "real -8 and generated -300 energies have come apart" in alarm.message
 
 
+def test_a_contrastive_term_without_floor_alarms_though_the_classified_images_stay() -> None:
+    ((step, alarm),) = alarms(DivergenceMonitor(), 25, **{"terms/contrastive": -650.0})
+    assert step == 20 and "the contrastive term is -650" in alarm.message
+
+
 def test_adversarial_energies_stand_for_clean_ones_where_there_are_none() -> None:
     change = {"energy_clean": None, "energy_generated": -300.0}
     ((_, alarm),) = alarms(DivergenceMonitor(), 20, **change)

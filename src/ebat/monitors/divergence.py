@@ -16,8 +16,9 @@ class DivergenceMonitor:
 
     - a value that is not finite;
     - a mean energy beyond ``limit`` (healthy logits stay within tens);
-    - real and generated energies more than ``gap`` apart for ``patience`` steps: the contrastive term
-      has no floor, so a widening gap is the silent collapse that the loss's size hides;
+    - real and generated energies more than ``gap`` apart for ``patience`` steps, or the contrastive term itself
+      beyond it (its real images may be others than the classified ones): the term has no floor, so a widening
+      gap is the silent collapse that the loss's size hides;
     - almost all pixels of the samples at the edge of the box for ``patience`` steps.
 
     Args:
@@ -49,12 +50,17 @@ class DivergenceMonitor:
         if real is None:
             real = reading.get("energy_adversarial")
         wide = real is not None and generated is not None and abs(real - generated) > self.gap
-        self.apart = self.apart + 1 if wide else 0
+        contrast = reading.get("terms/contrastive")
+        deep = contrast is not None and abs(contrast) > self.gap
+        self.apart = self.apart + 1 if wide or deep else 0
         if self.apart >= self.patience:
             self.apart = 0
-            return Alarm(
-                "divergence", f"real {real:.3g} and generated {generated:.3g} energies have come apart", step
+            seen = (
+                f"real {real:.3g} and generated {generated:.3g} energies have come apart"
+                if wide
+                else f"real and generated energies have come apart: the contrastive term is {contrast:.3g}"
             )
+            return Alarm("divergence", seen, step)
         share = reading.get("saturated")
         self.saturated = self.saturated + 1 if share is not None and share > self.saturation else 0
         if self.saturated >= self.patience:
