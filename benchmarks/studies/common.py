@@ -55,7 +55,8 @@ class Scale:
     """What the command line chose.
 
     Attributes:
-        data: ``digits`` or ``cifar10`` (16x16, from the image archives in ``root``).
+        data: ``digits``; ``cifar10`` (16x16, from the image archives in ``root``); or ``cifar10-32``, for an
+            accelerator: whole images, all of them, PreActResNet-18.
         toy: every run as small as it can be, to see that the script works; its numbers mean nothing.
         work: where runs and rows are kept.
     """
@@ -68,19 +69,27 @@ class Scale:
 
     def base(self) -> Row:
         """Data and network of every run, as the sections of a recipe."""
-        data: Row = {"name": self.data}
+        data: Row = {"name": "digits"}
+        network: Row = {"name": "small-resnet", "width": 16, "depth": 8}
+        if self.photographs:
+            data = {"name": "cifar10", "root": str(self.root)}
         if self.data == "cifar10":
-            data |= {"root": str(self.root), "size": 16}
-        network = {"name": "small-resnet", "width": 16, "depth": 8}
+            data["size"] = 16
+        if self.data == "cifar10-32" and not self.toy:
+            network = {"name": "preact-resnet"}
         if self.toy:
             data["train_images"] = 40
             network["width"] = 4
         return {"data": data, "network": network}
 
     @property
+    def photographs(self) -> bool:
+        return self.data.startswith("cifar10")
+
+    @property
     def test_images(self) -> int | None:
         """How many test images a protocol sees, the first ones; ``None``: all."""
-        return 20 if self.toy else 1000 if self.data == "cifar10" else None
+        return 20 if self.toy else 1000 if self.photographs else None
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,7 @@ class Study(ABC):
 
     name: str
     title: str
+    scales: tuple[str, ...] = ("digits", "cifar10")
 
     @abstractmethod
     def jobs(self, scale: Scale) -> list[Job]:
@@ -418,7 +428,7 @@ def _about(rows: list[Row], wanted: int) -> str:
 def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     """Runs a study; returns the exit code."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--data", choices=("digits", "cifar10"), default="digits")
+    parser.add_argument("--data", choices=study.scales, default="digits")
     parser.add_argument("--root", type=Path, help="folder with the CIFAR-10 archives (with --data cifar10)")
     parser.add_argument(
         "--jobs", type=int, default=2, help="runs at a time, one core each; 0: in this process"
@@ -437,7 +447,7 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--row", metavar="KEY", help=argparse.SUPPRESS)
     given = list(sys.argv[1:] if argv is None else argv)
     options = parser.parse_args(given)
-    if options.data == "cifar10" and options.root is None:
+    if options.data != "digits" and options.root is None:
         parser.error("--data cifar10 needs --root, the folder with train.tar.gz and test.tar.gz")
     own = f"{study.name}-{options.data}" + ("-toy" if options.toy else "")
     work = (options.work or Path("runs") / "studies" / own).resolve()

@@ -2,6 +2,7 @@
 
     python benchmarks/studies/trilemma.py --jobs 2
     python benchmarks/studies/trilemma.py --data cifar10 --root PATH --jobs 2
+    python benchmarks/studies/trilemma.py --data cifar10-32 --root PATH --jobs 4 --device cuda
 
 Every case has the same network, the same data and the same budget in forward passes per training image: epochs are
 the budget divided by ``ebat.training.estimate.forward_passes``. The learning rate is a case's own, from the grid 0.02,
@@ -62,9 +63,9 @@ from ebat.training.run_directory import RunDirectory
 COLLAPSED = 0.15
 JUDGE, JUDGE_SEED = "judge", 1000
 # Forward passes per training image of a main run; the runs of the ablation have equal epochs instead.
-BUDGET = {"digits": 1500, "cifar10": 150}
-SEEDS = {"digits": range(3), "cifar10": range(1)}
-RADIUS = {"digits": ("0.2", "0.1"), "cifar10": ("8/255", "4/255")}
+BUDGET = {"digits": 1500, "cifar10": 150, "cifar10-32": 1000}
+SEEDS = {"digits": range(3), "cifar10": range(1), "cifar10-32": range(1)}
+RADIUS = {"digits": ("0.2", "0.1"), "cifar10": ("8/255", "4/255"), "cifar10-32": ("8/255", "4/255")}
 ENERGY_SETS = ("clean", "adversarial", "generated")
 
 # One learning rate per case from the grid 0.02, 0.05, 0.1 (SGD, one-cycle): the one of its digits recipe; the paper's
@@ -110,13 +111,14 @@ INNERS, ALIGNMENTS, STEPS = ("ce", "energy", "logit"), ("close", "widen", "der")
 class Trilemma(Study):
     name = "trilemma"
     title = "Accuracy, robustness and generation for the same work"
+    scales = ("digits", "cifar10", "cifar10-32")
 
     def jobs(self, scale: Scale) -> list[Job]:
         seeds = range(1) if scale.toy else SEEDS[scale.data]
         judge = _tree(scale, CASES["standard"], RATES["standard"], JUDGE_SEED, 200)
         found = [Job(JUDGE, JUDGE_SEED, judge, "judge", first=True)]
         budget = 6 if scale.toy else BUDGET[scale.data]
-        for name in CASES if scale.data == "digits" else FEWER:
+        for name in FEWER if scale.data == "cifar10" else CASES:
             for seed in seeds:
                 if name == "dat":
                     found += _two_stages(scale, seed, budget)
@@ -145,7 +147,7 @@ class Trilemma(Study):
             return row | accuracies(run, "best", ("clean", "pgd-20"), scale)
         if job.group == "ablation":
             found = accuracies(run, "best", ("clean", "pgd-20"), scale)
-            clf = ebat.load(run)
+            clf = ebat.load(run).to(scale.device)
             return row | {
                 "clean": found["clean"], "pgd": found["pgd-20"], "collapsed": found["pgd-20"] < COLLAPSED,
                 **_energies(clf, run_splits(run).test, None, scale),
@@ -210,7 +212,7 @@ def _tree(
         "training": {"batch_size": 64, "lr": lr, "seed": seed, "ema": 0.995, **training},
     }  # fmt: skip
     if case.get("sampler") is JOINT:
-        tree["sampler"] = JOINT[scale.data]
+        tree["sampler"] = JOINT["cifar10" if scale.photographs else "digits"]
     if scale.data == "cifar10":
         tree["data"]["train_images"] = 10_000
     if scale.toy:
@@ -252,7 +254,7 @@ def _energies(
     from ebat.attacks import pgd
 
     part = test if scale.test_images is None else test.first(scale.test_images)
-    images, labels = part.float_images(), part.labels
+    images, labels = part.float_images(device=clf.device), part.labels.to(clf.device)
     assert clf.threat is not None
     starred = pgd(clf, images, labels, clf.threat, steps=20, generator=torch.Generator().manual_seed(0))
     sets = {"clean": (images, labels), "adversarial": (starred, labels)}
@@ -289,7 +291,7 @@ def _reference(folder: Path) -> tuple[Splits, Moments, Moments]:
 
 def _generation(run: Path, judge_run: Path, scale: Scale) -> Row:
     """Figures of starts and samples by the common chain, and the energies."""
-    clf, (judge, extractor) = ebat.load(run), _judge(judge_run)
+    clf, (judge, extractor) = ebat.load(run).to(scale.device), _judge(judge_run)
     splits, train, test = _reference(judge_run)
     per_class = 2 if scale.toy else 50
     figures: Row = {}
