@@ -31,7 +31,10 @@ def test_json_of_everything_has_every_kind(ebat):
 
 def test_a_row_is_a_line_that_can_be_searched(ebat):
     lines = ebat("list", "methods").stdout.splitlines()
-    assert sum("arXiv 2505.19459" in line and "eb-jdat" in line for line in lines) == 1
+    assert (
+        sum("arXiv 2505.19459" in line and line.split()[0] == "eb-jdat" for line in lines if line.strip())
+        == 1
+    )
 
 
 def test_a_row_added_at_run_time_is_listed(ebat, monkeypatch):
