@@ -226,6 +226,13 @@ def test_what_a_run_cannot_begin_with_is_said_before_anything_is_written(
     assert not checks["start"]["ok"] and checks["start"]["message"]
 
 
+def test_outside_images_that_cannot_be_had_are_said_before_a_first_stage_is_trained(tmp_path: Path) -> None:
+    asked = {"method.outside": str(tmp_path / "nowhere"), "training.epochs": 1}
+    with pytest.raises(UserError, match="nowhere"):
+        train("digits/dat", asked, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_validate_says_what_a_run_will_begin_with(first: Run, tmp_path: Path) -> None:
     def said(start: Path) -> str:
         (check,) = (check for check in estimate(second(start))["checks"] if check["name"] == "start")

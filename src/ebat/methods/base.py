@@ -137,6 +137,13 @@ class Method(ABC):
     def trains_on_adversarial(self) -> bool:
         return self.options.uses_attack is True
 
+    def check(self, data: ImageSet) -> None:  # noqa: B027  a hook, not a duty
+        """Refuses training images or options that cannot go together, before anything is written.
+
+        Raises:
+            UserError: what is wrong, in one line.
+        """
+
     def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> MethodState:
         """The state before the first step.
 

@@ -51,6 +51,10 @@ class Dat(Method):
     Options = options.Dat
     views = ("basic",)
 
+    def check(self, data: ImageSet) -> None:
+        """Refuses outside images that cannot be had: a first stage must not be trained for nothing."""
+        OutsideImages(self.options.outside, data, "cpu")
+
     def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> DatState:
         return DatState(seed, OutsideImages(self.options.outside, data, clf.device))
 

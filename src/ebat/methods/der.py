@@ -34,6 +34,9 @@ class Regularised(Method):
         single = self.base.options.single_step is True
         self.abnormal_only = single if der.form == "auto" else der.form == "single-step"
 
+    def check(self, data: ImageSet) -> None:
+        self.base.check(data)
+
     def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> MethodState:
         return self.base.init_state(clf, data, seed)
 

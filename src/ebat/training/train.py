@@ -14,6 +14,7 @@ from ebat.config import Config
 from ebat.data.image_set import Splits
 from ebat.errors import ConfigError, RunError
 from ebat.loading import load
+from ebat.methods.creation import create_from_config
 from ebat.recipe import load_config
 from ebat.training.build import build_data
 from ebat.training.interrupt import stop_on_signals
@@ -88,6 +89,7 @@ def train(
     data = build_data(config)
     if run is None or not run.state_file.is_file():
         check_start(config, data.train)
+    create_from_config(config).check(data.train)
     # Further processes are started here and come to this same line by running the program from its beginning,
     # so the folder, which they too must find free, is made after it.
     fabric = _fabric(config, device)
