@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ebat.cli.console import print_json, print_table, tell, watched
-from ebat.cli.folder import writable_folder
-from ebat.cli.options import Data, Device, Json, Norm, Quiet, Radius, Seed, Source
+from ebat.cli.folder import out_folder
+from ebat.cli.options import Data, Device, Json, Norm, Out, Quiet, Radius, Seed, Source
 from ebat.cli.source import find_source, images_for, load_classifier
 from ebat.cli.threat import asked_threat, check_threat
 
@@ -22,15 +21,7 @@ def diagnose(
     ] = 512,
     norm: Norm = None,
     radius: Radius = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="where to write  [default: RUN/figures, or figures]",
-            show_default=False,
-        ),
-    ] = None,
+    out: Out = None,
     seed: Seed = 0,
     device: Device = None,
     quiet: Quiet = False,
@@ -48,8 +39,7 @@ def diagnose(
     """
     run = find_source(source)
     threat = asked_threat(norm, radius)
-    folder = out or (Path("figures") if run is None else run.path / "figures")
-    writable_folder(folder)
+    folder = out_folder(out, run, "figures")
     from ebat.evaluation.diagnose import diagnose as diagnose_classifier
 
     clf = load_classifier(source, device)

@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 from ebat.errors import RunError
+from ebat.training.run_directory import RunDirectory
+
+
+def out_folder(out: Path | None, run: RunDirectory | None, name: str) -> Path:
+    """``--out``, or by default the folder ``name`` of the run; without a run, of the working directory. It is made."""
+    return writable_folder(out or (Path(name) if run is None else run.path / name))
 
 
 def writable_folder(path: Path) -> Path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ebat.cli.console import print_json, print_table, share, tell, watched
-from ebat.cli.folder import writable_folder
-from ebat.cli.options import Device, Json, Quiet, Seed, Source
+from ebat.cli.folder import out_folder
+from ebat.cli.options import Device, Json, Out, Quiet, Seed, Source
 from ebat.cli.source import find_source, load_classifier
 from ebat.registry import SAMPLERS
 
@@ -66,15 +65,7 @@ def generate(
             "--namer", metavar="RUN_OR_FILE", help="an independent classifier that judges", show_default=False
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="where to write  [default: RUN/samples, or samples]",
-            show_default=False,
-        ),
-    ] = None,
+    out: Out = None,
     seed: Seed = 0,
     device: Device = None,
     quiet: Quiet = False,
@@ -96,8 +87,7 @@ def generate(
     run = find_source(source)
     if namer is not None:
         find_source(namer)
-    folder = out or (Path("samples") if run is None else run.path / "samples")
-    writable_folder(folder)
+    folder = out_folder(out, run, "samples")
     from ebat.evaluation.run import run_splits
     from ebat.evaluation.samples import generate_samples, own_chain
 

@@ -39,6 +39,15 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="where to write  [default: a folder in the run, or here]",
+        show_default=False,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress on standard error")]
 Json = Annotated[bool, typer.Option("--json", help="the result as JSON on standard output")]
 Norm = Annotated[
