@@ -45,7 +45,7 @@ def pgd_20(
     batch_size: int,
     advance: Advance,
 ) -> Verdicts:
-    """Cross-entropy, 20 steps of a quarter of the radius, one random start (EVALUATION, section 1).
+    """Cross-entropy, 20 steps of a quarter of the radius, one random start.
 
     An image that is wrong without any attack counts as broken and is not attacked.
     """
@@ -64,7 +64,7 @@ def pgd_50_10(
     batch_size: int,
     advance: Advance,
 ) -> Verdicts:
-    """Cross-entropy, 50 steps of a quarter of the radius, the worst of 10 random starts (EVALUATION, section 1).
+    """Cross-entropy, 50 steps of a quarter of the radius, the worst of 10 random starts.
 
     An image that one start breaks is broken; the starts after it are for the others only.
     """

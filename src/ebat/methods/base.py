@@ -16,6 +16,7 @@ from ebat.config import AttackConfig, MethodOptions, SamplerConfig
 from ebat.contexts import running_statistics_kept
 from ebat.data.batch import Batch
 from ebat.data.image_set import ImageSet
+from ebat.errors import ConfigError
 from ebat.samplers.replay_buffer import ReplayBuffer
 from ebat.samplers.starts import TrainingStarts
 from ebat.threat import Threat
@@ -181,6 +182,19 @@ class Method(ABC):
 
     def after_backward(self, points: Points, state: MethodState, step: Step | None = None) -> None:  # noqa: B027  a hook, not a duty
         """Called once after the weight step; x* holds its gradient, and ``step`` is what ``terms`` gave."""
+
+
+def given(step: Step | None, method: str) -> Step:
+    """What ``terms`` gave, for methods that learn from it in ``after_backward``.
+
+    Raises:
+        ConfigError: ``step`` is missing.
+    """
+    if step is None:
+        raise ConfigError(
+            f"{method}: after_backward needs the step that terms gave; call after_backward(points, state, step)"
+        )
+    return step
 
 
 def seen(images: Tensor, logits: Tensor) -> Seen:

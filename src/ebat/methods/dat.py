@@ -14,9 +14,8 @@ from ebat.classifier import Classifier
 from ebat.contexts import batch_norm_frozen
 from ebat.data.batch import Batch
 from ebat.data.image_set import ImageSet
-from ebat.errors import ConfigError
 from ebat.methods import options
-from ebat.methods.base import Method, MethodState, Points, Step, forward_sets, seen
+from ebat.methods.base import Method, MethodState, Points, Step, forward_sets, given, seen
 from ebat.methods.inner import attacked, descended, fresh_seeds
 from ebat.samplers.outside import OutsideImages
 
@@ -105,11 +104,7 @@ class Dat(Method):
         Raises:
             ConfigError: ``step`` is missing.
         """
-        if step is None:
-            raise ConfigError(
-                "dat: after_backward needs the step that terms gave; call after_backward(points, state, step)"
-            )
-        auc = float(_mean_over_processes(step.metrics["auc"]))
+        auc = float(_mean_over_processes(given(step, "dat").metrics["auc"]))
         window = [*state.extra["window"].tolist(), auc][-WINDOW:]
         if len(window) == WINDOW and sum(window) / WINDOW >= self.options.threshold:
             state.extra["steps"] = (state.extra["steps"] + 1).clamp_max(self.sampler.steps or 0)

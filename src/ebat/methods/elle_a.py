@@ -10,9 +10,8 @@ from torch import Tensor
 from ebat.classifier import Classifier
 from ebat.data.batch import Batch
 from ebat.data.image_set import ImageSet
-from ebat.errors import ConfigError
 from ebat.methods import options
-from ebat.methods.base import MethodState, Points, Step
+from ebat.methods.base import MethodState, Points, Step, given
 from ebat.methods.elle import Elle
 
 MEMORY = ("count", "sum", "squares", "weight")
@@ -53,10 +52,7 @@ class ElleA(Elle):
         Raises:
             ConfigError: ``step`` is missing.
         """
-        if step is None:
-            raise ConfigError(
-                "elle-a: after_backward needs the step that terms gave; call after_backward(points, state, step)"
-            )
+        step = given(step, "elle-a")
         error = step.metrics["linearity_error"].double()
         count, total, squares, _ = (state.extra[name].to(error.device) for name in MEMORY)
         now = (count + 1, total + error, squares + error.square(), step.metrics["weight"])

@@ -89,7 +89,7 @@ def train(
     data = build_data(config)
     if run is None or not run.state_file.is_file():
         check_start(config, data.train)
-    create_from_config(config).check(data.train)
+        create_from_config(config).check(data.train)
     # Further processes are started here and come to this same line by running the program from its beginning,
     # so the folder, which they too must find free, is made after it.
     fabric = _fabric(config, device)

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat
 
 from ebat.config import MethodOptions
 
-# The step of the JEM++ family on [0, 1] images: step 1 and clamp 1 on [-1, 1] (METHODS, conversion s / 4 and 2 c).
+# The step of the JEM++ family on [0, 1] images: step 1 and clamp 1 on [-1, 1] (pixels: s / 4 and 2 c).
 PROXIMAL = {
     "name": "proximal", "energy": "marginal", "steps": 10, "step_size": 0.25, "clamp": 2.0, "noise_std": 0.0,
     "start": "class-gaussian", "buffer_size": 10_000, "reinit": 0.05, "mode": "train",
