@@ -208,6 +208,12 @@ ATTACKS = Registry(
             paper="Beadini and Masi 2023",
             cost="2 steps",
         ),
+        "fab": Row(
+            "ebat.attacks.fab:fab",
+            "steps to the linearised boundary, towards each of 9 classes; wants the nearest misclassified image",
+            paper="Croce and Hein 2020",
+            cost="3 steps targets",
+        ),
     },
     "ebat.attacks",
 )

@@ -1,7 +1,9 @@
 """Attacks: plain functions from clean images to adversarial ones, one per file."""
 
+from ebat.attacks.apgd import apgd
+from ebat.attacks.fab import fab
 from ebat.attacks.fgsm import fgsm
 from ebat.attacks.he_pgd import he_pgd
 from ebat.attacks.pgd import pgd
 
-__all__ = ["fgsm", "he_pgd", "pgd"]
+__all__ = ["apgd", "fab", "fgsm", "he_pgd", "pgd"]
