@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ebat.classifier import Classifier
 
@@ -18,13 +19,15 @@ class Oracle:
 
     Args:
         clf: in eval mode, its weights without gradient.
+        batch_size: most images in the network at once; more are asked for in parts. ``None`` for no limit.
 
     Attributes:
         forwards, backwards: images that went through the network so far, each way.
     """
 
-    def __init__(self, clf: Classifier) -> None:
+    def __init__(self, clf: Classifier, batch_size: int | None = None) -> None:
         self.clf = clf
+        self.batch_size = batch_size
         self.forwards = 0
         self.backwards = 0
 
@@ -32,7 +35,9 @@ class Oracle:
     def logits(self, images: Tensor) -> Tensor:
         """Logits ``[n, K]`` of images ``[n, C, H, W]``, without a graph: one forward pass each."""
         self.forwards += len(images)
-        return self.clf.logits(images)
+        if self.batch_size is None or len(images) <= self.batch_size:
+            return self.clf.logits(images)
+        return torch.cat([self.clf.logits(part) for part in images.split(self.batch_size)])
 
     def gradient(self, images: Tensor, values_of: Margin) -> tuple[Tensor, Tensor, Tensor]:
         """Values, logits, and the gradient of each value by its own image: one forward and one backward pass each.
@@ -46,6 +51,26 @@ class Oracle:
         """
         self.forwards += len(images)
         self.backwards += len(images)
+        if self.batch_size is None or len(images) <= self.batch_size:
+            return self._gradient(images, values_of)
+
+        def values_of_rows(first: int) -> Margin:
+            # values_of wants a row for each image: the others get zeros, and their values are not read
+            def values(logits: Tensor) -> Tensor:
+                after = len(images) - first - len(logits)
+                return values_of(pad(logits, (0, 0, first, after)))[first : first + len(logits)]
+
+            return values
+
+        parts = images.split(self.batch_size)
+        firsts = range(0, len(images), self.batch_size)
+        found = [
+            self._gradient(part, values_of_rows(first)) for part, first in zip(parts, firsts, strict=True)
+        ]
+        values, logits, gradient = (torch.cat(pieces) for pieces in zip(*found, strict=True))
+        return values, logits, gradient
+
+    def _gradient(self, images: Tensor, values_of: Margin) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
             here = images.detach().requires_grad_()
             logits = self.clf.logits(here)
