@@ -214,6 +214,12 @@ ATTACKS = Registry(
             paper="Croce and Hein 2020",
             cost="3 steps targets",
         ),
+        "square": Row(
+            "ebat.attacks.square:square",
+            "random squares, kept where the margin falls; asks for no gradient",
+            paper="Andriushchenko et al. 2020",
+            cost="queries",
+        ),
     },
     "ebat.attacks",
 )

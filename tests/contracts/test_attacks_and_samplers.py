@@ -17,8 +17,9 @@ from ebat.threat import NORMS, Threat
 def attack(name: str, clf, images, labels, threat, seed: int = 0):
     run = ATTACKS.get(name)
     takes = inspect.signature(run).parameters
-    generator = {"generator": torch.Generator().manual_seed(seed)} if "generator" in takes else {}
-    return run(clf, images, labels, threat, **generator)
+    options = {"generator": torch.Generator().manual_seed(seed)} if "generator" in takes else {}
+    options |= {"queries": 100} if "queries" in takes else {}
+    return run(clf, images, labels, threat, **options)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -5,5 +5,6 @@ from ebat.attacks.fab import fab
 from ebat.attacks.fgsm import fgsm
 from ebat.attacks.he_pgd import he_pgd
 from ebat.attacks.pgd import pgd
+from ebat.attacks.square import square
 
-__all__ = ["apgd", "fab", "fgsm", "he_pgd", "pgd"]
+__all__ = ["apgd", "fab", "fgsm", "he_pgd", "pgd", "square"]
