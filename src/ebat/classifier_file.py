@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ebat.classifier import Classifier
 from ebat.errors import CheckpointError
 from ebat.threat import Threat
+from ebat.weights_file import fit_weights
 
 FORMAT = "ebat-classifier"
 VERSION = 1
@@ -85,12 +86,22 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{path}: {_what_it_is(path)}") from None
 
 
+def is_ours(path: str | Path) -> bool:
+    """Whether ``path`` is a classifier file, rather than weights from elsewhere."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (OSError, SafetensorError):
+        return False
+
+
 def _what_it_is(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(2)
     if zipfile.is_zipfile(path) or head[:1] == b"\x80":
         return (
-            "a pickled checkpoint, which can run code when loaded, so it is refused; load it yourself with "
+            "a pickled checkpoint, which can run code when loaded, so it is refused; `ebat evaluate` takes its weights "
+            "with --model or --network, and in Python load it yourself with "
             "torch.load(..., weights_only=True) and wrap the network: ebat.Classifier(network, ...)"
         )
     return "not a classifier file, or cut short; copy it again or train anew"
@@ -103,7 +114,7 @@ def load(cls: type[C], path: str | Path, network: nn.Module | None = None) -> C:
     if network is None:
         network = _rebuild(header, shape, path)
     weights = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
-    _fit(network, weights, path)
+    fit_weights(network, weights, path)
     threat = header["threat"]
     clf = cls(
         network,
@@ -135,16 +146,3 @@ def _rebuild(header: dict[str, Any], shape: tuple[int, int, int] | None, path: s
         config = {**config, "pretrained": False}
     options = NETWORKS.options(config["name"]).model_validate(config)
     return create_network(options, header["num_classes"], shape)
-
-
-def _fit(network: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
-    own = network.state_dict()
-    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    wrong = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
-    if missing or extra or wrong:
-        first = (missing or extra or wrong)[0]
-        raise CheckpointError(
-            f"{path}: weights of another architecture ({len(missing)} tensors missing, {len(extra)} unknown, "
-            f"{len(wrong)} of another shape; first: {first}); pass the network they belong to"
-        )
-    network.load_state_dict(weights)

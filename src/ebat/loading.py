@@ -9,7 +9,10 @@ from ebat.errors import CheckpointError
 
 
 def load(source: str | Path) -> Classifier:
-    """The classifier of a run (the best one; the last if there is no best), of a file, or ``timm:NAME``.
+    """The classifier of a run (the best one; the last if there is no best), of a file, or of a published network.
+
+    Args:
+        source: a run folder, a classifier file, ``timm:NAME`` or ``robustbench:NAME``.
 
     Returns:
         A classifier in eval mode on the CPU.
@@ -17,8 +20,9 @@ def load(source: str | Path) -> Classifier:
     Raises:
         CheckpointError: nothing there, or not one of ours.
     """
-    if str(source).startswith("timm:"):
-        return _from_timm(str(source).removeprefix("timm:"))
+    publisher, _, name = str(source).partition(":")
+    if publisher in PUBLISHERS:
+        return PUBLISHERS[publisher](name)
     path = Path(source)
     if not path.is_dir():
         return Classifier.load(path)
@@ -40,3 +44,13 @@ def _from_timm(name: str) -> Classifier:
     # a saved copy brings its weights: rebuilding must not download timm's again
     config = {"name": "timm", "model": name, "pretrained": False}
     return Classifier(network, num_classes, mean, std, image_shape=shape, network_config=config).eval()
+
+
+def _from_robustbench(name: str) -> Classifier:
+    from ebat.networks.robustbench_network import robustbench_network
+
+    network, num_classes, threat = robustbench_network(name)
+    return Classifier(network, num_classes, threat=threat).eval()
+
+
+PUBLISHERS = {"timm": _from_timm, "robustbench": _from_robustbench}

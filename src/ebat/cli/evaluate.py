@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ebat.cli.console import print_json, print_table, share, tell, watched
-from ebat.cli.model import as_classifier, own_network
+from ebat.cli.model import own_classifier
 from ebat.cli.options import Data, Device, Json, Norm, Quiet, Radius, Seed
 from ebat.cli.source import choose_device, find_source, images_for, load_classifier
 from ebat.cli.threat import asked_threat, check_threat
 from ebat.errors import ConfigError
-from ebat.registry import PROTOCOLS
+from ebat.registry import NETWORKS, PROTOCOLS
 
 if TYPE_CHECKING:
     from ebat.classifier import Classifier
-    from ebat.data.image_set import ImageSet
 
 Rows = dict[str, dict[str, Any]]
 Model = Annotated[
@@ -30,13 +29,38 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        metavar="NAME",
+        help="the network that a file of weights belongs to; options after commas",
+        show_default=False,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="M,...",
+        help="per channel, if the network wants normalised images",
+        show_default=False,
+    ),
+]
+Std = Annotated[str | None, typer.Option("--std", metavar="S,...", help="with --mean", show_default=False)]
+Checkpoint = Annotated[
+    Literal["best", "last", "both"],
+    typer.Option("--checkpoint", help="of a run: the best on held-out images, or the last"),
+]
 
 
 def evaluate(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="RUN_OR_FILE", help="a run folder, a classifier file, or timm:NAME", show_default=False
+            metavar="RUN_OR_FILE",
+            help="a run folder, a classifier file, weights, timm:NAME or robustbench:NAME",
+            show_default=False,
         ),
     ] = None,
     protocol: Annotated[
@@ -59,6 +83,10 @@ def evaluate(
     norm: Norm = None,
     radius: Radius = None,
     model: Model = None,
+    network: Network = None,
+    mean: Mean = None,
+    std: Std = None,
+    checkpoint: Checkpoint = "both",
     seed: Seed = 0,
     device: Device = None,
     quiet: Quiet = False,
@@ -66,19 +94,26 @@ def evaluate(
 ) -> None:
     """Measures accuracy under protocols that have a name.
 
-    The rows of a run are written into its evaluation folder too. With --model and a file, FN() gives the
-    network whose weights the file holds.
+    The rows of a run are written into its evaluation folder too. A run's best checkpoint was chosen on
+    held-out images while it trained; both its best and its last are evaluated, and no test image chooses.
+    With --model or --network, the file may be weights from elsewhere: a .pt, .pth or .safetensors file with
+    a state dict.
 
     \b
     Examples:
       ebat evaluate runs/digits-eb-jdat
       ebat evaluate model.safetensors --protocol pgd-20 --data cifar10 --images 1000 --json
       ebat evaluate --model mynets:wide --data photos/ --norm linf --radius 8/255
+      ebat evaluate weights.pt --network wide-resnet,depth=34,width=10 --data cifar10 --radius 8/255
     """
     protocols = protocol or ["clean", "pgd-20"]
     for name in protocols:
         PROTOCOLS.row(name)
-    if source is None and model is None:
+    if model is not None and network is not None:
+        raise ConfigError("--model and --network both name a network; give one of them")
+    if network is not None:
+        NETWORKS.row(network.partition(",")[0])
+    if source is None and model is None and network is None:
         raise ConfigError(
             "nothing to evaluate; give a run folder, a classifier file, or --model MODULE:FUNCTION"
         )
@@ -86,20 +121,24 @@ def evaluate(
     threat = asked_threat(norm, radius)
     tell(f"evaluating {source or model}: {', '.join(protocols)}", quiet)
     attacks = any(PROTOCOLS.get(name).needs_threat for name in protocols)
-    if run is not None and model is None:
+    if run is not None and model is None and network is None:
         from ebat.evaluation.run import evaluate_run
 
         if attacks:
             check_threat(threat, run.config().threat)
         chosen = choose_device(device)
         other = None if data is None else images_for(load_classifier(str(run.path), "cpu"), run, data)
+        if checkpoint == "both" and len(run.classifiers()) == 2:
+            tell("best and last, one after the other; --checkpoint best leaves the last one out", quiet)
+        options: dict[str, Any] = {"device": chosen, "progress": watched(quiet)}
         rows = evaluate_run(
-            run.path, protocols, other, threat, images, seed, device=chosen, progress=watched(quiet)
+            run.path, protocols, other, threat, images, seed, checkpoint=checkpoint, **options
         )
     else:
         from ebat.evaluation.runner import evaluate as evaluate_classifier
 
-        clf, image_set = _classifier_and_images(source, model, data, device)
+        clf = _classifier(source, model, network, data, mean, std, device)
+        image_set = images_for(clf, None, data)
         if attacks:
             check_threat(threat, clf.threat)
         rows = evaluate_classifier(clf, image_set, protocols, threat, images, seed, progress=watched(quiet))
@@ -109,41 +148,45 @@ def evaluate(
         print_table(table(rows))
 
 
-def _classifier_and_images(
-    source: str | None, model: str | None, data: str | None, device: str | None
-) -> tuple[Classifier, ImageSet]:
-    if model is None:
-        clf = load_classifier(str(source), device)
-        return clf, images_for(clf, None, data)
-    from ebat.classifier import Classifier
-    from ebat.data.sources import load_images
-
-    network = own_network(model)
-    if source is not None:
-        clf = Classifier.load(_weights(source), network)
-        return clf.to(choose_device(device)), images_for(clf, None, data)
-    if data is None:
-        raise ConfigError(f"--model {model}: say on which images with --data (a data set or a path)")
-    clf = as_classifier(network, load_images(data).class_names).eval()
-    return clf.to(choose_device(device)), images_for(clf, None, data)
-
-
-def _weights(source: str) -> Path:
-    run = find_source(source)
-    return Path(source) if run is None else run.best_classifier
+def _classifier(
+    source: str | None, model: str | None, network: str | None, data: str | None,
+    mean: str | None, std: str | None, device: str | None,
+) -> Classifier:  # fmt: skip
+    if model is None and network is None:
+        if mean is not None or std is not None:
+            raise ConfigError(f"--mean, --std: {source} states its own normalisation; leave them out")
+        return load_classifier(str(source), device)
+    run = None if source is None else find_source(source)
+    if run is not None and network is not None:
+        raise ConfigError(f"--network {network}: {source} is a run, which knows its network; leave it out")
+    weights = Path(source) if source is not None else None
+    if run is not None:
+        there = run.classifiers()
+        weights = there.get("best") or there.get("last") or run.best_classifier
+    return own_classifier(model, network, weights, data, mean, std).to(choose_device(device))
 
 
 def table(rows: Rows) -> Sequence[dict[str, Any]]:
     """Rows for a reader: accuracy with its 95 % interval, on what, against what."""
     return [
         {
-            "protocol": name,
+            "protocol": name.removesuffix("@last"),
             "accuracy": share(row["value"]),
             "95 % interval": f"{share(row['lower'])} to {share(row['upper'])}",
             "images": row["count"],
+            "checkpoint": checkpoint_cell(row["checkpoint"]),
             "data": f"{row['data']['name']} {row['data']['split']}",
             "threat": "-" if row["threat"] is None else f"{row['threat']['norm']} {row['threat']['radius']}",
             "seconds": row["seconds"],
         }
         for name, row in rows.items()
     ]
+
+
+def checkpoint_cell(about: dict[str, Any]) -> str | None:
+    """``best, epoch 40``; ``None`` for a classifier that came from no run."""
+    if "checkpoint" not in about:
+        return None
+    return str(about["checkpoint"]) + (
+        f", epoch {about['epoch']:g}" if about.get("epoch") is not None else ""
+    )

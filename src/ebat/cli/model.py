@@ -1,4 +1,4 @@
-"""``--model MOD:FN``: a network from the user's own code."""
+"""``--model MOD:FN`` and ``--network NAME``: a classifier from the user's own network or weights."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING
 
 from ebat.errors import ConfigError, nearest
+from ebat.recipe import parse_overrides
+from ebat.registry import NETWORKS
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ebat.classifier import Classifier
+    from ebat.data.image_set import ImageSet
 
 
 def own_network(name: str) -> nn.Module:
     """What the function ``MOD:FN`` returns without arguments; ``MOD`` may lie in the current folder.
 
     Raises:
-        ConfigError: no such module or function, or the result is no network.
+        ConfigError: no such module or function, one that asks for arguments, or the result is no network.
     """
     from torch import nn
 
@@ -34,13 +38,24 @@ def own_network(name: str) -> nn.Module:
         raise ConfigError(
             f"--model {name}: no module named {error.name!r} here; check the spelling or PYTHONPATH"
         ) from None
+    except Exception as error:
+        raise _raised(name, error) from error
     finally:
         sys.path.pop(0)
-    if not callable(make := getattr(module, function, None)):
+    make = getattr(module, function, None)
+    if not callable(make) or isinstance(make, nn.Module):
         raise ConfigError(
             f"--model {name}: {module_name} has no function {function!r}.{nearest(function, dir(module))}"
         )
-    network = make()
+    if asked := _asked_for(make):
+        raise ConfigError(
+            f"--model {name}: asks for arguments ({', '.join(asked)}); "
+            "name a function without any, which calls it with them"
+        )
+    try:
+        network = make()
+    except Exception as error:
+        raise _raised(name, error) from error
     if not isinstance(network, nn.Module):
         raise ConfigError(
             f"--model {name}: gave {type(network).__name__}; return a torch.nn.Module or an ebat.Classifier"
@@ -48,10 +63,137 @@ def own_network(name: str) -> nn.Module:
     return network
 
 
-def as_classifier(network: nn.Module, class_names: Sequence[str]) -> Classifier:
-    """``network`` itself if it is a :class:`ebat.Classifier`, else one around it."""
+def _raised(name: str, error: Exception) -> ConfigError:
+    """The user's code failed: which error, and on which of its lines."""
+    if isinstance(error, SyntaxError):
+        message, file, line = error.msg, error.filename, error.lineno
+    else:
+        last = extract_tb(error.__traceback__)[-1]
+        message, file, line = str(error), last.filename, last.lineno
+    return ConfigError(f"--model {name}: raised {type(error).__name__}: {message} ({file}, line {line})")
+
+
+def _asked_for(make: object) -> list[str]:
+    """The arguments that ``make`` cannot be called without."""
+    from inspect import Parameter, signature
+
+    try:
+        parameters = signature(make).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # some built-in callables do not tell
+        return []
+    free = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is Parameter.empty and p.kind not in free]
+
+
+def named_network(text: str, images: ImageSet) -> nn.Module:
+    """One of ebat's networks for the classes and the shape of ``images``: ``NAME`` or ``NAME,key=value,...``.
+
+    Raises:
+        UnknownNameError: no such network.
+        ConfigError: an unknown or impossible option.
+    """
+    from pydantic import ValidationError
+
+    from ebat.networks.create import create_network
+
+    name, *settings = text.split(",")
+    options = NETWORKS.options(name)
+    try:
+        chosen = options.model_validate({"name": name, **parse_overrides(settings)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        allowed = ", ".join(field for field in options.model_fields if field != "name")
+        raise ConfigError(
+            f"--network {text}: {where}: {first['msg'].lower()}; options of {name}: {allowed}"
+        ) from None
+    return create_network(chosen, images.num_classes, images.image_shape)
+
+
+def own_classifier(
+    model: str | None,
+    network: str | None,
+    weights: Path | None,
+    data: str | None,
+    mean: str | None,
+    std: str | None,
+) -> Classifier:
+    """A classifier around the user's network, on the CPU in eval mode.
+
+    Args:
+        model: ``MOD:FN``, or ``None``.
+        network: one of ebat's networks with its options, or ``None``; it needs ``weights``.
+        weights: a classifier file of ebat's, a state dict as others save it, or ``None``.
+        data: what ``--data`` says; its classes are the network's, but for a file of ebat's.
+        mean, std: normalisation before the network, numbers separated by commas.
+
+    Raises:
+        UserError: one line about whichever of them is at fault.
+    """
+    from ebat.classifier import Classifier
+    from ebat.classifier_file import is_ours
+
+    asked = f"--model {model}" if model is not None else f"--network {network}"
+    if weights is not None and is_ours(weights):
+        return Classifier.load(weights, _bare(own_network(_only_model(model, asked, weights, mean or std))))
+    made = (
+        None if model is None else own_network(model)
+    )  # before the data: a misspelt name is answered at once
+    if data is None:
+        raise ConfigError(f"{asked}: say on which images with --data (a data set or a path)")
+    from ebat.data.sources import load_images
+    from ebat.weights_file import load_weights
+
+    images = load_images(data)
+    if made is None:
+        if weights is None:
+            raise ConfigError(f"{asked}: has no weights; give their file too, such as weights.pt {asked}")
+        made = named_network(str(network), images)
+    if weights is not None:
+        load_weights(_bare(made), weights)
+    return as_classifier(made, images.class_names, mean, std).eval()
+
+
+def _only_model(model: str | None, asked: str, weights: Path, normalised: str | None) -> str:
+    if model is None or normalised is not None:
+        extra = asked if model is None else "--mean and --std"
+        raise ConfigError(f"{extra}: {weights} is a classifier file of ebat's, which states it; leave it out")
+    return model
+
+
+def _bare(network: nn.Module) -> nn.Module:
+    """The network inside, where the user's function gives a whole classifier."""
+    from ebat.classifier import Classifier
+
+    return network.network if isinstance(network, Classifier) else network
+
+
+def as_classifier(
+    network: nn.Module, class_names: Sequence[str], mean: str | None = None, std: str | None = None
+) -> Classifier:
+    """``network`` itself if it is a :class:`ebat.Classifier`, else one around it.
+
+    Raises:
+        ConfigError: a classifier that has its normalisation already, or numbers that are none.
+    """
     from ebat.classifier import Classifier
 
     if isinstance(network, Classifier):
+        if mean is not None or std is not None:
+            raise ConfigError(
+                "--mean, --std: the function gives an ebat.Classifier, which has them; leave them out"
+            )
         return network
-    return Classifier(network, len(class_names), class_names=class_names)
+    numbers = [
+        None if text is None else _numbers(option, text) for option, text in (("mean", mean), ("std", std))
+    ]
+    return Classifier(network, len(class_names), *numbers, class_names=class_names)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"--{option} {text}: numbers separated by commas are needed, such as 0.49,0.48,0.45"
+        ) from None

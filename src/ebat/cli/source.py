@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from ebat.data.image_set import ImageSet
 
 
+PUBLISHED = ("timm:", "robustbench:")
+
+
 def find_source(source: str) -> RunDirectory | None:
-    """The run folder that ``source`` is, or ``None`` for a classifier file or ``timm:NAME``. Needs no torch.
+    """The run folder that ``source`` is, or ``None`` for a file or a published network's name. Needs no torch.
 
     Raises:
         RunError: nothing is there, or the folder is not a run.
     """
     path = Path(source)
-    if source.startswith("timm:") or path.is_file():
+    if source.startswith(PUBLISHED) or path.is_file():
         return None
     if path.is_dir():
         return RunDirectory.open(path)

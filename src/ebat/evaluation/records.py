@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from ebat.training.run_directory import write_atomically
 
 # A row with the same values here measures the same thing and replaces the older one.
 IDENTITY = ("protocol", "version", "count", "data", "threat", "seed", "checkpoint")
+
+# Where in the evaluation folder the rows of the last classifier lie, beside those of the best.
+LAST = "last"
 
 
 def warn_unwritable(path: Path, error: OSError) -> None:
@@ -29,9 +33,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         warn_unwritable(path, error)
 
 
-def write_row(run: Path, row: dict[str, Any]) -> None:
-    """``evaluation/PROTOCOL.json`` of a run; an older row of other settings moves to ``evaluation/earlier``."""
-    path = run / "evaluation" / f"{row['protocol']}.json"
+def write_row(run: Path, row: dict[str, Any], part: str = "") -> None:
+    """``evaluation/PROTOCOL.json`` of a run; an older row of other settings moves to ``earlier`` beside it.
+
+    What a file name cannot hold, such as the colon of ``ood:SET``, is a hyphen there.
+
+    Args:
+        part: a folder in ``evaluation`` to write to instead.
+    """
+    path = run / "evaluation" / part / (re.sub(r"[^\w.@+-]+", "-", row["protocol"]) + ".json")
     try:
         before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         if before is not None and any(before.get(key) != row[key] for key in IDENTITY):

@@ -1,20 +1,25 @@
-"""Evaluating a run folder: its best classifier on its own test images, written beside it."""
+"""Evaluating a run folder: its best and its last classifier on its own test images, written beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from ebat.classifier import Classifier
 from ebat.data.image_set import Splits
-from ebat.evaluation.records import write_row
+from ebat.errors import CheckpointError
+from ebat.evaluation.records import LAST, write_row
 from ebat.evaluation.runner import DEFAULT_PROTOCOLS, Data, evaluate, open_data
 from ebat.loading import load
 from ebat.threat import Threat
 from ebat.training.build import build_data
 from ebat.training.run_directory import RunDirectory
+
+Row = dict[str, Any]
+Which = Literal["best", "last", "both"]
 
 
 def run_splits(path: str | Path) -> Splits:
@@ -30,25 +35,65 @@ def evaluate_run(
     images: int | None = None,
     seed: int = 0,
     *,
+    checkpoint: Which = "best",
     device: torch.device | str = "cpu",
     progress: bool = False,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Row]:
     """Rows as of :func:`ebat.evaluate`, written to ``evaluation/PROTOCOL.json`` of the run.
+
+    Test images choose nothing here: ``best`` was chosen while training, on held-out images, and every row says in
+    ``checkpoint`` which one it is of. Beside a best one, rows of the last are written to ``evaluation/last``.
 
     Args:
         path: a run folder.
         data: other images than the run's own test part.
+        checkpoint: ``best`` (the last where a run has no best), ``last``, or ``both``.
         device: where to work.
+
+    Returns:
+        Protocol name to row; of ``both``, the rows of the last are called ``PROTOCOL@last``.
 
     Raises:
         RunError: not a run folder.
-        CheckpointError: the run has no finished classifier yet.
+        CheckpointError: the run has no finished classifier yet, or not the one asked for.
     """
-    config = RunDirectory.open(path).config()
-    clf = load(path).to(device)
-    if data is None:
-        data = open_data(clf, config.data.name, config.data.root, config.data.size)
-    rows = evaluate(clf, data, protocols, threat, images, seed, progress=progress)
-    for row in rows.values():
-        write_row(Path(path), row)
-    return rows
+    run = RunDirectory.open(path)
+    config = run.config()
+    found: dict[str, Row] = {}
+    before: Classifier | None = None
+    for name in chosen_checkpoints(run, checkpoint):
+        clf = load(run.classifiers()[name]).to(device)
+        if data is None:
+            data = open_data(clf, config.data.name, config.data.root, config.data.size)
+        if before is not None and same_weights(before, clf):  # the last one was the best: measured once
+            rows = {key: {**row, "checkpoint": dict(clf.about)} for key, row in found.items()}
+        else:
+            rows = evaluate(clf, data, protocols, threat, images, seed, progress=progress)
+        beside = name == "last" and "best" in run.classifiers()
+        for row in rows.values():
+            write_row(run.path, row, LAST if beside else "")
+        found |= rows if before is None else {f"{key}@{name}": row for key, row in rows.items()}
+        before = clf
+    return found
+
+
+def chosen_checkpoints(run: RunDirectory, asked: Which) -> list[str]:
+    """Which classifiers of a run are meant, in the order to evaluate them.
+
+    Raises:
+        CheckpointError: there is none, or not the one asked for.
+    """
+    there = list(run.classifiers())
+    if not there:
+        load(run.path)  # says why
+    if asked == "last" and "last" not in there:
+        raise CheckpointError(f"{run.path}: has no last classifier, only {there[0]}; leave --checkpoint out")
+    return there if asked == "both" else ["last"] if asked == "last" else there[:1]
+
+
+def same_weights(first: Classifier, second: Classifier) -> bool:
+    """Whether two classifiers of one run are the same one."""
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(value, theirs[key]) for key, value in ours.items()
+    )

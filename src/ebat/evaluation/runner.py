@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ebat import __version__
 from ebat.classifier import Classifier
+from ebat.contexts import inner_loop
 from ebat.data.image_set import ImageSet
 from ebat.data.sources import load_images
-from ebat.errors import ConfigError, DataError
+from ebat.errors import ConfigError, DataError, ImageError
 from ebat.evaluation.progress import bar
 from ebat.evaluation.protocol import Protocol
 from ebat.metrics.accuracy import share
@@ -78,6 +79,7 @@ def evaluate(
     everything = open_data(clf, data)
     part = everything if images is None or images >= len(everything) else everything.first(images)
     check_fit(clf, part)
+    check_answer(clf, part)
     about = {"name": part.name, "split": part.split, "images": _which(len(part), len(everything))}
     return {
         name: _row(
@@ -113,6 +115,30 @@ def check_fit(clf: Classifier, data: ImageSet) -> None:
         have, want = ("x".join(map(str, shape)) for shape in (data.image_shape, clf.image_shape))
         raise DataError(
             f"{data.name}: images are {have} (C, H, W), but the classifier takes {want}; resize the data"
+        )
+
+
+def check_answer(clf: Classifier, data: ImageSet) -> None:
+    """Refuses a network that cannot take the images, or whose logits are not one per class: asks it about one image.
+
+    Raises:
+        ImageError: the network cannot take images of this shape.
+        ConfigError: it gives something else than ``[1, K]``.
+    """
+    image = data.float_images([0], device=clf.device)
+    try:
+        with inner_loop(clf, "eval"), torch.no_grad():
+            logits = clf(image)
+    except RuntimeError as error:
+        shape = "x".join(map(str, data.image_shape))
+        raise ImageError(
+            f"{data.name}: the network cannot take images of {shape} (C, H, W): {str(error).splitlines()[0]}; "
+            "evaluate it on data of the shape that it was trained for"
+        ) from error
+    if logits.shape != (1, clf.num_classes):
+        raise ConfigError(
+            f"{data.name}: the network gives {list(logits.shape)} for one image, where {clf.num_classes} classes "
+            f"need [1, {clf.num_classes}]; give as many classes as the network tells apart"
         )
 
 

@@ -107,6 +107,11 @@ class RunDirectory:
         if run.path.is_dir() and any(run.path.iterdir()):
             raise RunError(f"{path}: is not empty and holds no run; choose another --out")
 
+    def classifiers(self) -> dict[str, Path]:
+        """The finished classifiers that are there, ``best`` before ``last``: what evaluation may read."""
+        both = {"best": self.best_classifier, "last": self.last_classifier}
+        return {name: path for name, path in both.items() if path.is_file()}
+
     @property
     def first_stage(self) -> RunDirectory:
         """The run, in a folder inside this one, whose classifier this one begins with, where a recipe says so."""
