@@ -8,16 +8,15 @@ Single-step training at a radius where plain FGSM does not hold, with its remedi
 it. Per run: clean, FGSM and PGD-50-10 accuracy on test images of the last and of the best checkpoint, PGD-10 accuracy
 on held-out images after every epoch, and the alarms. Definitions:
 
-- wide gap: at the end FGSM accuracy exceeds PGD-10 accuracy by at least 0.348, the smallest gap of the collapsed ones
-  among 186 public runs (of the others it was at most 0.187);
-- fell: PGD-50-10 accuracy of the last checkpoint is below half of that of the best checkpoint;
-- collapsed: both. The onset is the first epoch from which the gap on held-out images stays wide, as a running mean over
-  5 epochs;
-- lead of an alarm: onset minus the epoch at which it first rang; above 0 it came early. The alarm `accuracy-gap` reads
-  the same gap, from 0.3 on and without the mean, so it leads a little by its definition.
+- collapsed: PGD-50-10 accuracy of the last checkpoint is below half of its FGSM accuracy, so what one step calls robust
+  is not. (The usual line, a gap of 0.348 between the two, is of networks with an FGSM accuracy of 0.5 and more.)
+- onset: the first epoch from which PGD-10 accuracy on held-out images stays below half of FGSM accuracy, both as
+  running means over 3 epochs;
+- lead of an alarm: onset minus the epoch at which it first rang; above 0 it came early.
 
 On digits every run begins with the weights of a robust network (one `pgd-at` run per seed). Where single-step training
-of fresh weights fails on these images it fails from its first epochs on: nothing is lost, and at no moment.
+of fresh weights fails on these small images, as it does on the photographs, it fails in its first epochs, before there
+was any robustness to lose.
 """
 
 from __future__ import annotations
@@ -50,8 +49,7 @@ from matplotlib.figure import Figure
 from ebat.report.style import Theme, legend_above, new_figure
 from ebat.training.run_directory import RunDirectory
 
-GAP = 0.348
-WINDOW = 5
+RATIO, WINDOW = 0.5, 3
 SHOWN = ("clean", "fgsm", "pgd-10", "pgd-50-10")
 ALARMS = ("catastrophic-overfitting", "gradient-cosine", "accuracy-gap", "robust-overfitting")
 SIGNALS = (
@@ -75,9 +73,10 @@ SETTINGS: dict[str, Row] = {
     },
     "cifar10": {
         "data": {"train_images": 10_000},
-        "threat": {"norm": "linf", "radius": "16/255"},
+        "threat": {"norm": "linf", "radius": "24/255"},
         "schedule": {"name": "cyclic", "peak": 0.5},
-        "training": {"epochs": 20, "batch_size": 128, "lr": 0.2, "held_out_images": 256},
+        "augmentation": {"crop": 0, "flip": False},
+        "training": {"epochs": 12, "batch_size": 128, "lr": 0.2, "held_out_images": 256},
     },
     "cifar10-32": {
         "threat": {"norm": "linf", "radius": "8/255"},
@@ -113,10 +112,11 @@ ROBUST = {
     "schedule": {"name": "one-cycle"},
     "training": {"epochs": 40, "batch_size": 128, "lr": 0.1, "evaluate_every": 4},
 }
-FEWER = ("fgsm", "fgsm-rs", "n-fgsm", "fgsm + der", "fgsm + remedies", "pgd-2")
-SEEDS = {"digits": range(5), "cifar10": range(2), "cifar10-32": range(3)}
+SEEDS = {"digits": 5, "cifar10": 5, "cifar10-32": 3}
+# On photographs a run takes minutes: the remedies that no claim rests on have fewer seeds there.
+FEWER = {"grad-align": 3, "elle": 3, "aaer (fgsm-rs)": 3, "aaer (n-fgsm)": 3, "pgd-2": 3}
 BETAS, MARGINS = (0.5, 2.0, 5.0), (0.0, 0.3, 1.0)
-GRID_SEEDS = {"digits": range(2), "cifar10": range(0), "cifar10-32": range(0)}
+GRID_SEEDS = {"digits": 2, "cifar10": 1, "cifar10-32": 0}
 
 
 class CatastrophicOverfitting(Study):
@@ -125,11 +125,13 @@ class CatastrophicOverfitting(Study):
     scales = ("digits", "cifar10", "cifar10-32")
 
     def jobs(self, scale: Scale) -> list[Job]:
-        names = FEWER if scale.data == "cifar10" else CASES
-        seeds, grid = (range(1), range(1)) if scale.toy else (SEEDS[scale.data], GRID_SEEDS[scale.data])
+        seeds, grid = (1, 1) if scale.toy else (SEEDS[scale.data], GRID_SEEDS[scale.data])
+        fewer = {} if scale.data == "digits" else FEWER
         starts: dict[int, Job] = {}
         if scale.data == "digits":
-            starts = {seed: Job(START, seed, _config(ROBUST, seed, scale), first=True) for seed in seeds}
+            starts = {
+                seed: Job(START, seed, _config(ROBUST, seed, scale), first=True) for seed in range(seeds)
+            }
 
         def job(name: str, case: Row, seed: int, group: str = "main") -> Job:
             config = _config(case, seed, scale)
@@ -137,11 +139,15 @@ class CatastrophicOverfitting(Study):
                 config["training"]["start"] = str(run_folder(scale, starts[seed]))
             return Job(name, seed, config, group)
 
-        found = [job(name, CASES[name], seed) for name in names for seed in seeds]
+        found = [
+            job(name, case, seed)
+            for name, case in CASES.items()
+            for seed in range(min(seeds, fewer.get(name, seeds)))
+        ]
         for beta in BETAS[:1] if scale.toy else BETAS:
             for margin in MARGINS[:1] if scale.toy else MARGINS:
                 case = {"method": "fgsm", "regulariser": {"name": "der", "beta": beta, "margin": margin}}
-                found += [job(f"{beta}, {margin}", case, seed, "grid") for seed in grid]
+                found += [job(f"{beta}, {margin}", case, seed, "grid") for seed in range(grid)]
         return [*starts.values(), *found]
 
     def measure(self, job: Job, run: Path, scale: Scale) -> Row:
@@ -153,7 +159,7 @@ class CatastrophicOverfitting(Study):
             "epoch": [round(line["epoch"], 2) for line in held], "pgd10": [line["held_out_pgd10"] for line in held],
             "fgsm": [line.get("held_out_fgsm") for line in held],
         }  # fmt: skip
-        row |= judged(row["last"], row["best"], row["held_out"])
+        row |= judged(row["last"], row["held_out"])
         alarms = [event for event in RunDirectory(run).events() if event["kind"] == "alarm"]
         row["alarms"] = {
             name: min(event["epoch"] for event in alarms if event["name"] == name)
@@ -172,15 +178,12 @@ class CatastrophicOverfitting(Study):
             lines.append(
                 [
                     case, *(cell(row["last"][name] for row in own) for name in SHOWN),
-                    cell(row["best"]["pgd-50-10"] for row in own), f"{sum(row['wide_gap'] for row in own)}/{len(own)}",
+                    cell(row["best"]["pgd-50-10"] for row in own),
                     f"{sum(row['collapsed'] for row in own)}/{len(own)}" + (f", {lost} failed" if lost else ""),
                 ]
             )  # fmt: skip
-        head = ["case", "clean", "FGSM", "PGD-10", "PGD-50-10", "of the best", "wide gap", "collapsed"]
-        text = (
-            f"L-inf {radius}, test images, last checkpoint. Wide gap: FGSM minus PGD-10 at least {GAP}. Collapsed: "
-            "wide gap, and PGD-50-10 below half of that of the best checkpoint.\n\n"
-        )
+        head = ["case", "clean", "FGSM", "PGD-10", "PGD-50-10", "of the best", "collapsed"]
+        text = f"L-inf {radius}, test images, last checkpoint. Collapsed: PGD-50-10 below half of FGSM accuracy.\n\n"
         text += f"{table(head, lines)}\n\nAlarms, over all runs of this table:\n\n{_alarm_table(main)}"
         if grid:
             text += (
@@ -251,26 +254,26 @@ def _quick_attacks(run: Path, scale: Scale) -> Row:
     return {name: value / len(test) for name, value in count.items()}
 
 
-def judged(last: Row, best: Row, held: Row) -> Row:
-    """``wide_gap``, ``fell``, ``collapsed`` and ``onset`` (an epoch, or ``None``), as the head of this file says.
+def judged(last: Row, held: Row) -> Row:
+    """``collapsed`` and ``onset`` (an epoch, or ``None``), as the head of this file says.
 
     Args:
-        last, best: accuracies of the two checkpoints by name of the attack.
+        last: accuracies of the last checkpoint by name of the attack.
         held: ``epoch``, ``fgsm`` and ``pgd10`` of the evaluations on held-out images; ``fgsm`` is ``None`` for methods
             that train by several steps.
     """
-    wide, fell = last["fgsm"] - last["pgd-10"] >= GAP, last["pgd-50-10"] < best["pgd-50-10"] / 2
-    onset, gaps = None, []
+    collapsed = last["pgd-50-10"] < RATIO * last["fgsm"]
+    onset, known = None, []
     for epoch, single, several in zip(held["epoch"], held["fgsm"], held["pgd10"], strict=True):
         if single is None:
             continue
-        gaps.append(single - several)
-        if mean(gaps[-WINDOW:]) < GAP:
+        known.append((single, several))
+        one_step, steps = (mean(values) for values in zip(*known[-WINDOW:], strict=True))
+        if steps >= RATIO * one_step:
             onset = None
         elif onset is None:
             onset = epoch
-    collapsed = wide and fell
-    return {"wide_gap": wide, "fell": fell, "collapsed": collapsed, "onset": onset if collapsed else None}
+    return {"collapsed": collapsed, "onset": onset if collapsed else None}
 
 
 def _alarm_table(rows: list[Row]) -> str:

@@ -72,7 +72,7 @@ ENERGY_SETS = ("clean", "adversarial", "generated")
 # game diverges on digits at 0.05, so it has the lowest. Every run of the ablation has 0.05.
 RATES = {
     "standard": 0.1, "pgd-at": 0.1, "trades": 0.1, "weat-adv": 0.1, "jem++": 0.05, "sada-jem": 0.05, "jeat": 0.05,
-    "dat": 0.02, "eb-jdat": 0.1, "eb-jdat-paper": 0.02, "eb-jdat-release": 0.05,
+    "dat": 0.02, "eb-jdat": 0.1, "eb-jdat-energy": 0.1, "eb-jdat-paper": 0.02, "eb-jdat-release": 0.05,
 }  # fmt: skip
 ABLATION_RATE, ABLATION_EPOCHS = 0.05, 24
 # Chains of E(x, y) from noise, as in the recipe digits/eb-jdat.
@@ -97,6 +97,10 @@ CASES: dict[str, Row] = {
     "jeat": {"method": "jeat", "sampler": {"steps": 10, **OWN_CHAIN}},
     "dat": {"method": "dat", "sampler": {"steps": 15}},
     "eb-jdat": {"method": {"name": "eb-jdat", "inner": "ce", "alignment": "der"}, "sampler": JOINT},
+    "eb-jdat-energy": {
+        "method": {"name": "eb-jdat", "inner": "energy", "alignment": "der"},
+        "sampler": JOINT,
+    },
     "eb-jdat-paper": {
         "method": {"name": "eb-jdat", "inner": "energy", "alignment": "close"},
         "sampler": JOINT,
@@ -224,11 +228,11 @@ def _tree(
 
 
 def _two_stages(scale: Scale, seed: int, budget: float) -> list[Job]:
-    """DAT continues an adversarially trained network: half of the budget for each stage."""
+    """DAT continues an adversarially trained network, which takes two thirds of the budget: it has to be robust."""
     first = Job(
         "dat, stage 1",
         seed,
-        _tree(scale, CASES["pgd-at"], RATES["pgd-at"], seed, budget / 2),
+        _tree(scale, CASES["pgd-at"], RATES["pgd-at"], seed, budget * 2 / 3),
         "stage-1",
         first=True,
     )
@@ -237,7 +241,7 @@ def _two_stages(scale: Scale, seed: int, budget: float) -> list[Job]:
         CASES["dat"],
         RATES["dat"],
         seed,
-        budget / 2,
+        budget / 3,
         start=str(run_folder(scale, first)),
         reestimate_bn=False,
     )

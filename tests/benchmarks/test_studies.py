@@ -126,30 +126,23 @@ def test_the_full_studies_have_possible_runs_without_repetition(name, data, tmp_
     assert f"<!-- {name}-{data}: begin -->" in marks and f"<!-- {name}-{data}: end -->" in marks
 
 
-def test_a_collapse_needs_a_wide_gap_and_a_fall_and_begins_where_the_gap_stays_wide():
+def test_a_run_has_collapsed_where_one_step_is_twice_as_robust_as_many_and_its_onset_is_where_that_stays_so():
     judged = importlib.import_module("catastrophic_overfitting").judged
 
-    def at(fgsm: float, pgd: float, before: float, *gaps: float | None) -> dict[str, Any]:
-        last = {"fgsm": fgsm, "pgd-10": pgd, "pgd-50-10": pgd}
-        held = {
-            "epoch": [float(epoch) for epoch in range(1, len(gaps) + 1)],
-            "fgsm": [None if gap is None else 0.2 + gap for gap in gaps],
-            "pgd10": [0.2] * len(gaps),
-        }
-        result: dict[str, Any] = judged(last, {"pgd-50-10": before}, held)
+    def at(fgsm: float, pgd: float, *held: tuple[float | None, float]) -> dict[str, Any]:
+        epochs = [float(epoch) for epoch in range(1, len(held) + 1)]
+        pairs = {"fgsm": [one for one, _ in held], "pgd10": [many for _, many in held]}
+        result: dict[str, Any] = judged({"fgsm": fgsm, "pgd-50-10": pgd}, {"epoch": epochs, **pairs})
         return result
 
-    # wide at once, but the mean of five is above 0.348 for good only from epoch 10 on
-    gone = at(0.7, 0.1, 0.4, 0.5, *[0.1] * 5, *[0.5] * 5)
-    assert gone == {"wide_gap": True, "fell": True, "collapsed": True, "onset": 10.0}
-    assert at(0.7, 0.1, 0.15, *[0.5] * 6) == {
-        "wide_gap": True,
-        "fell": False,
-        "collapsed": False,
+    well, ill = (0.4, 0.35), (0.4, 0.0)
+    # ill at once, well again; from epoch 5 on the mean of three is below half for good: 0.35 / 1.2 (0.7 / 1.2 at 4)
+    assert at(0.7, 0.1, ill, well, well, ill, ill, ill) == {"collapsed": True, "onset": 5.0}
+    assert at(0.7, 0.4, ill, ill, ill) == {"collapsed": False, "onset": None}
+    assert at(0.7, 0.1, (None, 0.2), (None, 0.0)) == {
+        "collapsed": True,
         "onset": None,
-    }
-    assert not at(0.4, 0.1, 0.4, *[0.5] * 6)["wide_gap"]
-    assert at(0.7, 0.1, 0.4, None, None)["onset"] is None  # no FGSM accuracy on record
+    }  # no FGSM accuracy on record
 
 
 def test_the_cases_of_the_trilemma_spend_the_same(tmp_path):
