@@ -12,10 +12,10 @@ gradients relatively. Prints Markdown and writes benchmarks/results/gpu_agreemen
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
+from page import publish
 from torch import Tensor
 
 import ebat
@@ -24,8 +24,6 @@ from ebat.methods import Points, Step
 from ebat.networks.create import create_network
 from ebat.networks.options import SmallResNetOptions
 from ebat.registry import METHODS
-
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def one_step(name: str, device: str, count: int) -> tuple[Points, Step, list[Tensor]]:
@@ -90,15 +88,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         f"| {r['method']} | {r['adversarial']} | {r['generated']} | {r['loss']:.1e} | {r['gradient']:.1e} |"
         for r in rows
     ]
-    hardware = torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device
-    about = f"{hardware} against CPU, torch {torch.__version__}, ebat {ebat.__version__}, TF32 off"
-    command = f"python benchmarks/gpu/agreement.py --device {options.device} --images {options.images}"
-    text = "\n".join(
-        ["# One step on an accelerator and on the CPU", "", f"`{command}`", "", about, "", *lines, ""]
-    )
-    print(text)
-    if options.write:
-        (RESULTS / "gpu_agreement.md").write_text(text)
+    title, command = "One step on an accelerator and on the CPU", f"agreement.py --images {options.images}"
+    publish("gpu_agreement", title, command, options.device, "TF32 off", lines, options.write)
     return rows
 
 

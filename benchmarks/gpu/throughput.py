@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
+from page import publish
 
-import ebat
 from ebat.data.batch import Batch
 from ebat.data.sources import load_splits
 from ebat.methods.creation import create_from_config
@@ -27,7 +26,6 @@ from ebat.registry import METHODS
 from ebat.training import build
 from ebat.training.estimate import forward_passes
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 SETTINGS = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16 compiled": ("bf16", True)}
 
 
@@ -117,13 +115,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         f"| {r['method']} | {r['setting']} | {r['images']:,.0f} | {r['ratio']:.2f} | {r['tflops']:.2f} |"
         for r in rows
     ]
-    hardware = torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device
-    about = f"{hardware}, torch {torch.__version__}, ebat {ebat.__version__}, {options.network}, batch {options.batch}"
-    command = f"python benchmarks/gpu/throughput.py --device {options.device}"
-    text = "\n".join(["# Training speed on an accelerator", "", f"`{command}`", "", about, "", *lines, ""])
-    print(text)
-    if options.write:
-        (RESULTS / "gpu_throughput.md").write_text(text)
+    title, about = "Training speed on an accelerator", f"{options.network}, batch {options.batch}"
+    publish("gpu_throughput", title, "throughput.py", options.device, about, lines, options.write)
     return rows
 
 

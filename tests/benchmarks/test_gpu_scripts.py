@@ -13,6 +13,12 @@ from ebat.registry import METHODS
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"
 
 
+@pytest.fixture(autouse=True)
+def beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts import what they share from their own folder."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+
 def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None and spec.loader is not None
