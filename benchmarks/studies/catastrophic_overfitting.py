@@ -114,9 +114,10 @@ ROBUST = {
 }
 SEEDS = {"digits": 5, "cifar10": 5, "cifar10-32": 3}
 # On photographs a run takes minutes, so only the two that must collapse have every seed.
-FEWER = dict.fromkeys(("n-fgsm", "fgsm + der", "fgsm-rs + der", "fgsm + remedies"), 3) | dict.fromkeys(
-    ("grad-align", "elle", "aaer (fgsm-rs)", "aaer (n-fgsm)", "pgd-2"), 2
-)
+FEWER = {
+    **dict.fromkeys(("n-fgsm", "fgsm + der", "fgsm-rs + der", "fgsm + remedies"), 3),
+    **dict.fromkeys(("grad-align", "elle", "aaer (fgsm-rs)", "aaer (n-fgsm)", "pgd-2"), 2),
+}
 BETAS, MARGINS = (0.5, 2.0, 5.0), (0.0, 0.3, 1.0)
 GRID_SEEDS = {"digits": 2, "cifar10": 1, "cifar10-32": 0}
 
