@@ -7,12 +7,16 @@ from typing import Any
 
 from ebat.monitors.alarm import Alarm
 
+# A small network collapses at an FGSM accuracy that no gap of LIMIT fits under: there, the ratio counts, if it lasts.
+RATIO, LASTING, FLOOR = 0.5, 3, 0.05
+
 
 class AccuracyGapMonitor:
-    """Alarms when FGSM accuracy on held-out images exceeds PGD-10 accuracy by more than ``limit``.
+    """Alarms when held-out images resist FGSM far better than PGD-10: by more than ``limit``, or lastingly by double.
 
     Over 186 public runs the largest gap was at least 0.348 where training had collapsed and at most 0.187
-    elsewhere; the limit lies between, and only a gap of a healthy run ends the alarm.
+    elsewhere; the limit lies between, and only a gap of a healthy run ends the alarm. Lastingly by double: at three
+    evaluations in a row PGD-10 accuracy is below half of FGSM accuracy, and the gap above 0.05.
 
     Args:
         limit: difference of two shares of the same images.
@@ -22,6 +26,7 @@ class AccuracyGapMonitor:
     def __init__(self, limit: float = 0.3, over: float = 0.187) -> None:
         self.limit = limit
         self.over = over
+        self.doubled = 0  # evaluations in a row at which FGSM accuracy was the double
         self.healthy = 0  # step of the last evaluation within the limit
         self.present = False
         self.quiet_until = 0
@@ -33,13 +38,14 @@ class AccuracyGapMonitor:
             single_step, robust: accuracy under FGSM and under PGD-10.
         """
         gap = single_step - robust
-        wide = gap > self.limit
-        if not wide:
+        self.doubled = self.doubled + 1 if robust < RATIO * single_step and gap > FLOOR else 0
+        wide = gap > self.limit or self.doubled >= LASTING
+        if not (wide or self.doubled):
             self.healthy = step
         if wide and step < self.quiet_until:
             return []
         new = wide and not self.present
-        self.present = wide or (self.present and gap > self.over)
+        self.present = wide or (self.present and (gap > self.over or self.doubled > 0))
         message = f"held-out accuracy {single_step:.2f} under FGSM, {robust:.2f} under PGD-10"
         return [Alarm("accuracy-gap", message, step, lag=step - self.healthy)] if new else []
 
@@ -49,8 +55,13 @@ class AccuracyGapMonitor:
         self.quiet_until = until
 
     def state_dict(self) -> dict[str, Any]:
-        return {"healthy": self.healthy, "present": self.present, "quiet_until": self.quiet_until}
+        return {
+            "doubled": self.doubled,
+            "healthy": self.healthy,
+            "present": self.present,
+            "quiet_until": self.quiet_until,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.healthy, self.present = state["healthy"], state["present"]
-        self.quiet_until = state["quiet_until"]
+        self.doubled, self.healthy = state["doubled"], state["healthy"]
+        self.present, self.quiet_until = state["present"], state["quiet_until"]
