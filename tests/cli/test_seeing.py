@@ -31,6 +31,18 @@ def test_evaluate_prints_interval_data_and_threat(ebat, run_folder):
     assert "linf 8/255" in line and "digits test" in line and "% to " in line
 
 
+def test_evaluate_prints_best_and_last_where_both_exist(ebat, run_folder):
+    last = package.load(run_folder)
+    last.about = {**last.about, "checkpoint": "last", "epoch": 9.0}
+    last.save(run_folder / "checkpoints" / "last" / "classifier.safetensors")
+    arguments = ("evaluate", run_folder, "--protocol", "clean", "--images", 20)
+    lines = [line for line in ebat(*arguments).stdout.splitlines() if line.strip().startswith("clean")]
+    assert ["best" in line for line in lines] == [True, False] and "last, epoch 9" in lines[1]
+    assert list(json.loads(ebat(*arguments, "--json").stdout)) == ["clean", "clean@last"]
+    only = json.loads(ebat(*arguments, "--checkpoint", "best", "--json").stdout)
+    assert list(only) == ["clean"]
+
+
 def test_evaluate_a_file_on_the_data_it_names(ebat, run_folder):
     file = run_folder / "checkpoints" / "best" / "classifier.safetensors"
     result = ebat("evaluate", file, "--protocol", "clean", "--json")

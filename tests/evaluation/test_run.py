@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+import torch
+
+from ebat import evaluate, load
+from ebat.errors import CheckpointError
 from ebat.evaluation.run import evaluate_run
+from ebat.training.run_directory import RunDirectory
 
 
 def test_rows_are_written_as_returned(run_copy):
@@ -38,3 +44,77 @@ def test_a_folder_that_cannot_be_written_is_a_warning(run_copy, monkeypatch, cap
     printed = capsys.readouterr()
     assert "cannot be written (Permission denied)" in printed.err
     assert printed.out == ""
+
+
+@pytest.fixture
+def two(run_copy) -> Path:
+    """A run with a best and a last classifier, which are not the same one."""
+    run = RunDirectory(run_copy)
+    last = load(run.best_classifier)
+    with torch.no_grad():
+        next(last.parameters()).mul_(-1)
+    last.about = {**last.about, "checkpoint": "last", "epoch": 9.0, "step": 90}
+    last.save(run.last_classifier)
+    return Path(run_copy)
+
+
+def test_both_checkpoints_are_evaluated_and_every_row_says_which_it_is_of(two):
+    rows = evaluate_run(two, ["clean"], images=20, checkpoint="both")
+    assert list(rows) == ["clean", "clean@last"]
+    assert [row["checkpoint"]["checkpoint"] for row in rows.values()] == ["best", "last"]
+    for name, row in zip(("clean", "last/clean"), rows.values(), strict=True):
+        assert json.loads((two / "evaluation" / f"{name}.json").read_text()) == row
+    alone = evaluate(load(RunDirectory(two).last_classifier), "digits", ["clean"], images=20)
+    assert rows["clean@last"]["value"] == alone["clean"]["value"]
+
+
+def test_better_test_accuracy_of_the_last_changes_nothing(two):
+    """Whichever of the two is better on test images: rows are of the best on held-out images."""
+    values = []
+    for swapped in (False, True):
+        run = RunDirectory(two)
+        if swapped:
+            first, second = (load(path) for path in run.classifiers().values())
+            first.about, second.about = second.about, first.about
+            first.save(run.last_classifier)
+            second.save(run.best_classifier)
+        rows = evaluate_run(two, ["clean"], images=20, checkpoint="both")
+        assert rows["clean"]["checkpoint"]["checkpoint"] == "best"
+        values.append((rows["clean"]["value"], rows["clean@last"]["value"]))
+    assert values[0] == values[1][::-1] and values[0][0] != values[0][1]
+
+
+def test_one_checkpoint_alone(two):
+    assert evaluate_run(two, ["clean"], images=20)["clean"]["checkpoint"]["checkpoint"] == "best"
+    assert not (two / "evaluation" / "last").exists()
+    rows = evaluate_run(two, ["clean"], images=20, checkpoint="last")
+    assert rows["clean"]["checkpoint"]["checkpoint"] == "last"
+    assert (two / "evaluation" / "last" / "clean.json").is_file()
+
+
+def test_a_last_that_is_the_best_is_measured_once_and_shown_twice(two, monkeypatch):
+    run = RunDirectory(two)
+    best = load(run.best_classifier)
+    best.about = {**best.about, "checkpoint": "last"}
+    best.save(run.last_classifier)
+    calls = []
+    monkeypatch.setattr("ebat.evaluation.run.evaluate", lambda *a, **k: calls.append(a) or evaluate(*a, **k))
+    rows = evaluate_run(two, ["clean"], images=20, checkpoint="both")
+    assert len(calls) == 1
+    assert rows["clean"]["value"] == rows["clean@last"]["value"]
+    assert rows["clean@last"]["checkpoint"]["checkpoint"] == "last"
+
+
+def test_a_run_without_a_best_is_evaluated_by_its_last_and_says_so(two):
+    RunDirectory(two).best_classifier.unlink()
+    rows = evaluate_run(two, ["clean"], images=20, checkpoint="both")
+    assert list(rows) == ["clean"] and rows["clean"]["checkpoint"]["checkpoint"] == "last"
+    assert (two / "evaluation" / "clean.json").is_file()
+    RunDirectory(two).last_classifier.unlink()
+    with pytest.raises(CheckpointError, match="no finished classifier yet"):
+        evaluate_run(two, ["clean"], checkpoint="both")
+
+
+def test_a_last_that_is_not_there_is_named(run_copy):
+    with pytest.raises(CheckpointError, match="has no last classifier, only best"):
+        evaluate_run(run_copy, ["clean"], checkpoint="last")
