@@ -142,7 +142,8 @@ def search(
     found, score = images.clone(), images.new_full((len(images),), -torch.inf)
     classes = labels[:, None]
     if loss.endswith("-targeted"):
-        classes = margins.likeliest_others(oracle.logits(images), labels, targets)
+        logits = oracle.logits(images)
+        classes = margins.likeliest_others(logits, labels, min(targets, logits.shape[1] - 1))
     standing = torch.arange(len(images), device=images.device)
     for orders in torch.arange(classes.shape[1]).split([_ALONE, classes.shape[1] - _ALONE]):
         if len(orders) == 0 or len(standing) == 0:

@@ -1,0 +1,67 @@
+"""How many images fit: the batch size ``"auto"``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ebat.attacks.oracle import Oracle
+from ebat.classifier import Classifier
+from ebat.contexts import inner_loop
+
+# More at once is no faster: what a processor's caches hold, and what fills a large accelerator.
+MOST = {"cpu": 256, "cuda": 2048}
+# Of the memory that is free; gradients on their way back and the attack's own images need room beside what is kept.
+_SHARE = 0.25
+_SAMPLE = 2
+
+
+def auto_batch_size(clf: Classifier, image: Tensor) -> int:
+    """Images for which a forward and backward pass takes a quarter of the free memory, at least 1.
+
+    Args:
+        clf: asked about two copies of ``image``; what it keeps for the backward pass is measured.
+        image: ``[1, C, H, W]`` on the classifier's device.
+    """
+    most = MOST.get(clf.device.type, MOST["cpu"])
+    per_image = kept_bytes(clf, image) + 10 * image.numel() * image.element_size()
+    return max(1, min(most, int(_SHARE * free_memory(clf.device) / per_image)))
+
+
+def kept_bytes(clf: Classifier, image: Tensor) -> int:
+    """Bytes per image that stay between the forward and the backward pass."""
+    sizes: dict[int, int] = {}
+    weights = {value.untyped_storage().data_ptr() for value in (*clf.parameters(), *clf.buffers())}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with inner_loop(clf, "eval"), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
+        Oracle(clf).gradient(image.expand(_SAMPLE, -1, -1, -1).contiguous(), lambda logits: logits.sum(1))
+    return sum(sizes.values()) // _SAMPLE
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that could still be had on ``device``; 4 GiB where the system does not tell."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    found = [4 * 2**30]
+    if (meminfo := Path("/proc/meminfo")).is_file():
+        found = [_number(meminfo, "MemAvailable:") * 1024]
+    group = Path("/sys/fs/cgroup")
+    if (limit := group / "memory.max").is_file() and (most := limit.read_text().strip()).isdigit():
+        used = int((group / "memory.current").read_text()) - _number(group / "memory.stat", "inactive_file")
+        found.append(int(most) - used)
+    return max(0, min(found))
+
+
+def _number(path: Path, name: str) -> int:
+    """The number that follows ``name`` at the beginning of a line."""
+    lines = (line.split() for line in path.read_text().splitlines())
+    return next((int(words[1]) for words in lines if words[:1] == [name]), 0)

@@ -1,0 +1,263 @@
+"""The pool: the images that have withstood every attack so far. Each attack is handed only those."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ebat import noise
+from ebat.attacks.margins import is_wrong
+from ebat.attacks.oracle import Margin, Oracle
+from ebat.attacks.search_copy import search_copy
+from ebat.classifier import Classifier
+from ebat.contexts import inner_loop
+from ebat.data.image_set import as_float
+from ebat.threat import Threat
+from ebat.verdict import right
+
+# oracle, images [n, C, H, W], labels [n], threat, seeds [n] -> images [n, C, H, W]
+Search = Callable[[Oracle, Tensor, Tensor, Threat, Tensor], Tensor]
+
+STANDING, UNATTACKED = -1, -2
+# Seconds between two pieces of news.
+_EVERY = 0.25
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack of an ensemble.
+
+    Attributes:
+        name: as reports print it.
+        search: asked for images that are correctly classified, inside :func:`ebat.contexts.inner_loop`; its answer is
+            an adversarial image where it found one.
+        passes: most forward passes that one image can cost, to tell how long it may take.
+        stream: of its random numbers; no two attacks share one.
+    """
+
+    name: str
+    search: Search
+    passes: int
+    stream: int
+
+
+@dataclass
+class Work:
+    """What one attack did.
+
+    Attributes:
+        attacked, broken: images.
+        unconfirmed: images it took for broken that the original classifier, in float32, still gets right, or that
+            lie outside the ball or [0, 1]. They count as not broken.
+        forwards, backwards: images that went through the network, each way.
+    """
+
+    attacked: int = 0
+    broken: int = 0
+    unconfirmed: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class News:
+    """Where an attack stands.
+
+    Attributes:
+        attack: its name.
+        left: images that it has not finished.
+        seconds_left: at most so long for them, at the speed so far; ``None`` before there is one.
+        decided: images found wrong since the last news.
+    """
+
+    attack: str
+    left: int
+    seconds_left: float | None = None
+    decided: int = 0
+
+    def __str__(self) -> str:
+        if self.seconds_left is None:
+            return f"{self.attack}: {self.left} images left"
+        minutes, seconds = divmod(round(self.seconds_left), 60)
+        hours, minutes = divmod(minutes, 60)
+        clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+        return f"{self.attack}: {self.left} images left, at most {clock}"
+
+
+Tell = Callable[[News], None]
+
+
+class Pool:
+    """Images, and what is known about each.
+
+    Args:
+        clf: whose verdicts count.
+        images: ``[N, C, H, W]`` in [0, 1], or uint8, wherever they are held.
+        labels: int64 ``[N]``.
+        threat: what attacks may do.
+        seed: of every random number.
+        batch_size: images in the network at once.
+        tell: called with news, several times a second at most.
+
+    Attributes:
+        broken_by: int64 ``[N]`` on the CPU: ``STANDING``, ``UNATTACKED`` (wrong as it came), or the place in ``work``
+            of the attack that broke the image; ``None`` before :meth:`look`.
+        work: by attack, in the order they were begun.
+        running: the attack that is not finished.
+        waiting: places of the images that it has still to see.
+        places, found: where adversarial images were found, and those images, in pieces on the CPU.
+    """
+
+    def __init__(
+        self,
+        clf: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: Threat,
+        seed: int,
+        batch_size: int,
+        tell: Tell = lambda news: None,
+    ) -> None:
+        self.clf, self.images, self.labels, self.threat = clf, images, labels.cpu(), threat
+        self.seed, self.batch_size, self.tell = seed, batch_size, tell
+        self.broken_by: Tensor | None = None
+        self.work: dict[str, Work] = {}
+        self.running: str | None = None
+        self.waiting = torch.empty(0, dtype=torch.int64)
+        self.places: list[Tensor] = []
+        self.found: list[Tensor] = []
+        self._copy: Classifier | None = None
+        self._seeds = noise.image_seeds(len(labels), torch.Generator().manual_seed(seed))
+
+    @property
+    def standing(self) -> Tensor:
+        """Images that are right and have withstood everything so far, bool ``[N]`` on the CPU."""
+        assert self.broken_by is not None
+        return self.broken_by == STANDING
+
+    def look(self) -> None:
+        """Finds the images that are wrong without any attack."""
+        if self.broken_by is not None:
+            return
+        found = torch.full((len(self.labels),), STANDING)
+        for places in torch.arange(len(found)).split(self.batch_size):
+            images, labels = self._take(places)
+            found[places[~right(self.clf, images, labels).cpu()]] = UNATTACKED
+        self.broken_by = found
+        standing = int(self.standing.sum())
+        self.tell(News("clean", standing, decided=len(found) - standing))
+
+    def run(self, attack: Attack, after: Callable[[], None] = lambda: None) -> None:
+        """Hands what stands to ``attack``, a batch at a time, or goes on where it was interrupted.
+
+        Args:
+            after: called after each batch, when the pool may be saved.
+        """
+        if attack.name in self.work and attack.name != self.running:
+            return
+        if attack.name not in self.work:
+            self.work[attack.name] = Work()
+            self.waiting = self.standing.nonzero().squeeze(1)
+            self.running = attack.name
+        while len(self.waiting):
+            places = self.waiting[: self.batch_size]
+            self._attack(attack, places)
+            self.waiting = self.waiting[len(places) :]
+            after()
+        self.running = None
+
+    def breakers(self) -> list[str | None]:
+        """Per image the attack that broke it, ``"clean"`` where it was wrong as it came, ``None`` where it stands."""
+        assert self.broken_by is not None
+        names = dict(enumerate(self.work)) | {UNATTACKED: "clean"}
+        return [names.get(place) for place in self.broken_by.tolist()]
+
+    def adversarial(self) -> Tensor:
+        """The adversarial images found and, for all others, the images as they are; float32 ``[N, C, H, W]``, CPU."""
+        everything = as_float(self.images.cpu()).clone(memory_format=torch.contiguous_format)
+        for places, found in zip(self.places, self.found, strict=True):
+            everything[places] = found
+        return everything
+
+    def _take(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels of ``places``, ready to be attacked."""
+        images = as_float(self.images[places.to(self.images.device)].to(self.clf.device)).contiguous()
+        return images, self.labels[places].to(self.clf.device)
+
+    def _attack(self, attack: Attack, places: Tensor) -> None:
+        """Attacks the images of ``places`` and writes down what came of it."""
+        assert self.broken_by is not None
+        started, images, labels = time.perf_counter(), *self._take(places)
+        if self._copy is None:
+            self._copy = search_copy(self.clf, images[:2])
+        asked = _Watched(self._copy, self.batch_size, lambda: self._report(attack, asked, started))
+        seeds = noise.derive(self._seeds[places].to(images.device), attack.stream)
+        reached = self._search(attack, asked, images, labels, seeds)
+        claimed = is_wrong(asked.logits(reached), labels)
+        broken = self._confirm(reached, images, labels)
+        refused = (claimed & ~broken).nonzero().squeeze(1)
+        if (
+            len(refused) and asked.clf is not self.clf
+        ):  # rounding has decided: ask the original itself all along
+            asked.clf = self.clf
+            again = images[refused], labels[refused], seeds[refused]
+            reached[refused] = self._search(attack, asked, *again)
+            broken[refused] = self._confirm(reached[refused], *again[:2])
+        work, here = self.work[attack.name], broken.cpu()
+        self.places.append(places[here])
+        self.found.append(reached[broken].cpu())
+        self.broken_by[places[here]] = list(self.work).index(attack.name)
+        work.attacked += len(places)
+        work.broken += int(here.sum())
+        work.unconfirmed += int((~broken[refused]).sum())
+        work.forwards += asked.forwards
+        work.backwards += asked.backwards
+        work.seconds += time.perf_counter() - started
+        self.tell(News(attack.name, len(self.waiting) - len(places), decided=int(here.sum())))
+
+    def _search(
+        self, attack: Attack, oracle: Oracle, images: Tensor, labels: Tensor, seeds: Tensor
+    ) -> Tensor:
+        with inner_loop(oracle.clf, "eval"):
+            return attack.search(oracle, images, labels, self.threat, seeds)
+
+    def _confirm(self, reached: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
+        """Which images are in the ball and in [0, 1], and wrong for the original in float32. Bool ``[n]``."""
+        broken = self.threat.contains(reached, clean)
+        if bool(broken.any()):
+            broken[broken.clone()] = ~right(self.clf, reached[broken], labels[broken])
+        return broken
+
+    def _report(self, attack: Attack, asked: Oracle, started: float) -> None:
+        """News from within a batch, where the passes of an attack are all that can be counted."""
+        work = self.work[attack.name]
+        passes = work.forwards + asked.forwards
+        speed = passes / (work.seconds + time.perf_counter() - started)
+        most = (work.attacked + len(self.waiting)) * attack.passes
+        self.tell(News(attack.name, len(self.waiting), max(0, most - passes) / speed))
+
+
+class _Watched(Oracle):
+    """An oracle that tells of its work, a few times a second at most."""
+
+    def __init__(self, clf: Classifier, batch_size: int, told: Callable[[], None]) -> None:
+        super().__init__(clf, batch_size)
+        self.told, self.last = told, time.perf_counter()
+
+    def logits(self, images: Tensor) -> Tensor:
+        self._tell()
+        return super().logits(images)
+
+    def gradient(self, images: Tensor, values_of: Margin) -> tuple[Tensor, Tensor, Tensor]:
+        self._tell()
+        return super().gradient(images, values_of)
+
+    def _tell(self) -> None:
+        if self.forwards and time.perf_counter() - self.last > _EVERY:
+            self.last = time.perf_counter()
+            self.told()
