@@ -27,6 +27,7 @@ class Row:
         options: ``"module:object"`` of a torch-free options class; "" means ``target.Options``.
         paper: where it comes from.
         cost: forward passes per training image, where that is a number (a step of a walk is 2, a loss term 3).
+        blank: what a name is to be completed with, as ``ood`` is to ``ood:SET``; its object is then a function of it.
     """
 
     target: str
@@ -34,6 +35,7 @@ class Row:
     options: str = ""
     paper: str = ""
     cost: str = ""
+    blank: str = ""
 
 
 def import_object(target: str) -> Any:
@@ -71,22 +73,28 @@ class Registry:
         return sorted(self.rows())
 
     def row(self, name: str) -> Row:
-        """The row of ``name``.
+        """The row of ``name``; of ``NAME:VALUE`` that of the name with a blank to be filled.
 
         Raises:
-            UnknownNameError: naming the nearest one and all that exist.
+            UnknownNameError: naming the nearest one and all that exist, or the blank that was left.
         """
         rows = self.rows()
-        if name not in rows:
+        base, _, value = name.partition(":")
+        found = rows.get(name if name in rows else base)
+        if found is None or (name not in rows and not found.blank):
             raise UnknownNameError(
                 f"unknown {self.kind} {name!r}.{nearest(name, rows)} "
                 f"{self.kind.capitalize()}s: {', '.join(sorted(rows))}"
             )
-        return rows[name]
+        if found.blank and not value:
+            raise UnknownNameError(f"{self.kind} {base!r}: write {base}:{found.blank}; {found.summary}")
+        return found
 
     def get(self, name: str) -> Any:
-        """The object of ``name``, imported now."""
-        return import_object(self.row(name).target)
+        """The object of ``name``, imported now; a blank is filled with what follows the colon."""
+        row = self.row(name)
+        found = import_object(row.target)
+        return found(name.partition(":")[2]) if row.blank else found
 
     def options(self, name: str) -> Any:
         """The options class of ``name``; torch-free for this package's own rows."""
@@ -196,6 +204,12 @@ ATTACKS = Registry(
         "fgsm": Row(
             "ebat.attacks.fgsm:fgsm", "one sign step of the radius", paper="Goodfellow et al. 2015", cost="2"
         ),
+        "apgd": Row(
+            "ebat.attacks.apgd:apgd",
+            "ascent with momentum that sets its own step size; cross-entropy, DLR, targeted DLR",
+            paper="Croce and Hein 2020",
+            cost="2 steps (x 9 targets)",
+        ),
         "pgd": Row(
             "ebat.attacks.pgd:pgd",
             "projected gradient steps on the cross-entropy",
@@ -282,6 +296,30 @@ PROTOCOLS = Registry(
         "pgd-20": Row("ebat.evaluation.protocols:pgd_20", "CE, 20 steps of radius / 4, one random start"),
         "pgd-50-10": Row(
             "ebat.evaluation.protocols:pgd_50_10", "CE, 50 steps of radius / 4, the worst of 10 random starts"
+        ),
+        "ece": Row(
+            "ebat.evaluation.calibration:ece",
+            "calibration error of the confidence, 15 bins of equal width",
+            paper="Guo et al. 2017",
+            cost="1",
+        ),
+        "ece-pgd-20": Row(
+            "ebat.evaluation.calibration:ece_pgd_20",
+            "the same on the images that pgd-20 makes",
+            paper="Guo et al. 2017",
+            cost="42",
+        ),
+        "ood": Row(
+            "ebat.evaluation.ood:ood",
+            "AUROC of E(x), max softmax and the gradient norm; SET: a data set, a path, uniform-noise or permuted",
+            paper="Grathwohl et al. 2020",
+            cost="6",
+            blank="SET",
+        ),
+        "generation": Row(
+            "ebat.evaluation.generation:generation",
+            "FD, KD, precision, recall of samples against training images; `ebat evaluate --samples`",
+            paper="Heusel et al. 2017",
         ),
     },
     "ebat.protocols",

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ebat.cli.console import print_json, print_table, share, tell, watched
+from ebat.cli.measures import measures
 from ebat.cli.model import own_classifier
 from ebat.cli.options import Data, Device, Json, Norm, Quiet, Radius, Seed
+from ebat.cli.samples import ExtractorName, Origin, SamplesPath, judge_samples
 from ebat.cli.source import choose_device, find_source, images_for, load_classifier
 from ebat.cli.threat import asked_threat, check_threat
 from ebat.errors import ConfigError
@@ -87,17 +89,20 @@ def evaluate(
     mean: Mean = None,
     std: Std = None,
     checkpoint: Checkpoint = "both",
+    samples: SamplesPath = None,
+    extractor: ExtractorName = None,
+    origin: Origin = None,
     seed: Seed = 0,
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measures accuracy under protocols that have a name.
+    """Measures accuracy, and other things, under protocols that have a name.
 
     The rows of a run are written into its evaluation folder too. A run's best checkpoint was chosen on
     held-out images while it trained; both its best and its last are evaluated, and no test image chooses.
     With --model or --network, the file may be weights from elsewhere: a .pt, .pth or .safetensors file with
-    a state dict.
+    a state dict. With --samples, generated images are judged instead.
 
     \b
     Examples:
@@ -105,7 +110,11 @@ def evaluate(
       ebat evaluate model.safetensors --protocol pgd-20 --data cifar10 --images 1000 --json
       ebat evaluate --model mynets:wide --data photos/ --norm linf --radius 8/255
       ebat evaluate weights.pt --network wide-resnet,depth=34,width=10 --data cifar10 --radius 8/255
+      ebat evaluate runs/digits-pgd-at --protocol ece --protocol ood:uniform-noise
+      ebat evaluate --samples photos/ --extractor runs/digits-standard --data digits
     """
+    if samples is not None or extractor is not None:
+        return judge_samples(source, samples, extractor, origin, data, seed, device, quiet, as_json)
     protocols = protocol or ["clean", "pgd-20"]
     for name in protocols:
         PROTOCOLS.row(name)
@@ -145,7 +154,9 @@ def evaluate(
     if as_json:
         print_json(rows)
     else:
-        print_table(table(rows))
+        accuracies = {name: row for name, row in rows.items() if row["quantity"] == "accuracy"}
+        print_table(table(accuracies))
+        print_table(measures([row for name, row in rows.items() if name not in accuracies]))
 
 
 def _classifier(

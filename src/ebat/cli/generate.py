@@ -9,7 +9,9 @@ import typer
 from ebat.cli.console import print_json, print_table, share, tell, watched
 from ebat.cli.folder import out_folder
 from ebat.cli.options import Device, Json, Out, Quiet, Seed, Source
+from ebat.cli.samples import ExtractorName, print_row, sample_row
 from ebat.cli.source import find_source, load_classifier
+from ebat.errors import ConfigError
 from ebat.registry import SAMPLERS
 
 StartName = Annotated[
@@ -65,6 +67,7 @@ def generate(
             "--namer", metavar="RUN_OR_FILE", help="an independent classifier that judges", show_default=False
         ),
     ] = None,
+    extractor: ExtractorName = None,
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,
@@ -74,8 +77,9 @@ def generate(
     """Draws images of every class, and a labelled grid.
 
     Prints what samples, their starts and real test images have in common: the share that --namer names
-    as the class asked for, and the distance to the nearest training image. A sample is judged beside its
-    own start: class-informed starts look like their class before any step.
+    as the class asked for, the distance to the nearest training image, and with --extractor the distances
+    between the sets. A sample is judged beside its own start: class-informed starts look like their class
+    before any step.
 
     \b
     Examples:
@@ -87,6 +91,11 @@ def generate(
     run = find_source(source)
     if namer is not None:
         find_source(namer)
+    if extractor is not None and run is None:
+        raise ConfigError(
+            f"--extractor {extractor}: {source} is no run, whose training images are compared with; draw first, then "
+            "ebat evaluate --samples"
+        )
     folder = out_folder(out, run, "samples")
     from ebat.evaluation.run import run_splits
     from ebat.evaluation.samples import generate_samples, own_chain
@@ -101,10 +110,15 @@ def generate(
         None if run is None else run_splits(run.path), progress=watched(quiet), **options,
     )  # fmt: skip
     grid = folder / f"{record['name']}.png"
+    row = None
+    if extractor is not None:
+        row = sample_row(run, f"{folder / record['name']}.npz", extractor, None, None, seed, device, quiet)
     if as_json:
-        print_json({**record, "grid": str(grid)})
+        print_json({**record, "grid": str(grid)} | ({} if row is None else {"generation": row}))
         return
     print_table(figures(record))
+    if row is not None:
+        print_row(row)
     print(f"grid: {grid}\nimages: {folder / record['name']}")
 
 

@@ -121,6 +121,7 @@ NAMES: tuple[str, ...] = ("digits", *OFFICIAL, "folder")
 _JPEG = Pack("cifar10-jpeg", numbered=False)
 _SUBSET = Pack("cifar10-subset4000", numbered=True)
 _MNIST = Pack("mnist", numbered=True)
+_TINY = Pack("tiny-imagenet", numbered=False)
 
 PACKS: dict[str, Pack] = {
     # CIFAR-10 re-encoded as JPEG of quality 75: its pixels are not the official ones.
@@ -132,4 +133,7 @@ PACKS: dict[str, Pack] = {
     # MNIST as PNG, every pixel that of the official release.
     "06f5f08f05e20434eb8e93884b6f22c1ac6ecf354ce05bbf8a50ae1d9470a00d": _MNIST,
     "139f7f7ac63e2cc6ad5c6d4efd125f5f6d3c444043a5ba14597fa013ae25b42f": _MNIST,
+    # Tiny-ImageNet, 64x64: all validation images, and 100 training images of each of its 200 classes.
+    "b3ba1b6a1ba6eb975d40740f4e26336873de38653d0bdac9efe3386ca2672d5a": _TINY,
+    "700cf2ab5b08fdbcb0a4e9b29e22b60f70f8309572304ece3f4a866f6a20503c": _TINY,
 }

@@ -1,17 +1,50 @@
-"""What a protocol is: a name, a version, and a judge of every image. Another setting is another name."""
+"""What a protocol is: a name, a version, and a judge of images. Another setting is another name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from typing import Protocol as CallbackType
 
 from torch import Tensor
 
 from ebat.classifier import Classifier
 from ebat.evaluation.progress import Advance
+from ebat.metrics.accuracy import share
 from ebat.threat import Threat
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What the value of a row is, and which way is better."""
+
+    name: str
+    better: Literal["higher", "lower"]
+
+
+ACCURACY = Quantity("accuracy", "higher")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A value that is not a share of right images.
+
+    Attributes:
+        value: in the unit of the protocol's quantity.
+        count: images that it was measured on.
+        interval: its 95 % interval, or ``None`` where no honest one is known.
+        also: further figures under the same protocol, shown beside the value.
+        facts: further numbers for the row, JSON-like.
+        name: what the row is called, where the name asked for does not say all, as a path does not.
+    """
+
+    value: float
+    count: int
+    interval: tuple[float, float] | None = None
+    also: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -25,6 +58,11 @@ class Verdicts:
 
     right: Tensor
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def measured(self) -> Measurement:
+        """The share of right images with its Wilson interval."""
+        found = share(self.right)
+        return Measurement(found.value, found.count, (found.lower, found.upper), facts=self.facts)
 
 
 class Judge(CallbackType):
@@ -44,24 +82,28 @@ class Judge(CallbackType):
         *,
         batch_size: int,
         advance: Advance,
-    ) -> Verdicts: ...
+    ) -> Verdicts | Measurement: ...
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to measure accuracy that can be repeated.
+    """A way to measure that can be repeated.
 
     Attributes:
         version: raised by every change that can change a result.
         needs_threat: whether it attacks.
         judge: the work.
+        quantity: what its value is.
     """
 
     version: int
     needs_threat: bool
     judge: Judge
+    quantity: Quantity = ACCURACY
 
 
-def protocol(version: int, *, needs_threat: bool) -> Callable[[Judge], Protocol]:
+def protocol(
+    version: int, *, needs_threat: bool, quantity: Quantity = ACCURACY
+) -> Callable[[Judge], Protocol]:
     """Makes a function a :class:`Protocol`; its name is its registry row's."""
-    return lambda judge: Protocol(version, needs_threat, judge)
+    return lambda judge: Protocol(version, needs_threat, judge, quantity)

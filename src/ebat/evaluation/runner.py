@@ -17,8 +17,7 @@ from ebat.data.image_set import ImageSet
 from ebat.data.sources import load_images
 from ebat.errors import ConfigError, DataError, ImageError
 from ebat.evaluation.progress import bar
-from ebat.evaluation.protocol import Protocol
-from ebat.metrics.accuracy import share
+from ebat.evaluation.protocol import Protocol, Verdicts
 from ebat.registry import PROTOCOLS
 from ebat.threat import Threat
 
@@ -51,8 +50,10 @@ def evaluate(
         progress: show a bar on standard error.
 
     Returns:
-        Protocol name to row: ``protocol``, ``version``, ``value`` (accuracy in [0, 1]), ``lower`` and ``upper`` (95 %,
-        Wilson), ``count``, ``data`` (name, split, which images), ``threat`` (norm and exact radius, or ``None``),
+        Protocol name to row: ``protocol``, ``version``, ``quantity`` (``accuracy`` in [0, 1], or what else the protocol
+        measures), ``better`` (``higher`` or ``lower``), ``value``, ``lower`` and ``upper`` (95 %; of an accuracy
+        Wilson's; ``None`` where no interval is known), ``also`` (further figures), ``count``, ``data`` (name, split,
+        which images), ``threat`` (norm and exact radius, or ``None``),
         ``seed``, ``checkpoint``, ``seconds``, ``device``, ``ebat``, ``torch`` and the protocol's own ``facts``.
 
     Raises:
@@ -159,23 +160,27 @@ def _row(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     with bar(name, len(data), progress) as advance:
-        verdicts = found.judge(
+        judged = found.judge(
             clf, data.images, data.labels, threat, seed, batch_size=batch_size, advance=advance
         )
-    accuracy = share(verdicts.right)
+    measured = judged.measured() if isinstance(judged, Verdicts) else judged
+    lower, upper = measured.interval or (None, None)
     return {
-        "protocol": name,
+        "protocol": measured.name or name,
         "version": found.version,
-        "value": accuracy.value,
-        "lower": accuracy.lower,
-        "upper": accuracy.upper,
-        "count": accuracy.count,
+        "quantity": found.quantity.name,
+        "better": found.quantity.better,
+        "value": measured.value,
+        "lower": lower,
+        "upper": upper,
+        "also": dict(measured.also),
+        "count": measured.count,
         "data": about,
         "threat": None if threat is None else {"norm": threat.norm, "radius": threat.radius},
         "seed": seed,
         "checkpoint": dict(clf.about),
         "seconds": round(time.perf_counter() - started, 2),
-        "facts": dict(verdicts.facts),
+        "facts": dict(measured.facts),
         **made_with(clf.device),
     }
 

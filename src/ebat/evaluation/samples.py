@@ -164,12 +164,21 @@ def _check(clf: Classifier, namer: Classifier | None, data: Splits | None) -> No
         check_fit(clf, data.test)
     if namer is None:
         return
-    if _same_weights(namer, clf):
-        raise ConfigError(
-            "namer: a classifier cannot judge its own samples; give one that was trained independently"
-        )
+    check_independent("namer", namer, clf)
     if namer.num_classes != clf.num_classes:
         raise ConfigError(f"namer: has {namer.num_classes} classes, but the samples have {clf.num_classes}")
+
+
+def check_independent(role: str, judge: Classifier, clf: Classifier) -> None:
+    """Refuses a judge that is the generator itself.
+
+    Raises:
+        ConfigError: their weights are the same.
+    """
+    if _same_weights(judge, clf):
+        raise ConfigError(
+            f"{role}: a classifier cannot judge its own samples; give one that was trained independently"
+        )
 
 
 def _same_weights(first: Classifier, second: Classifier) -> bool:

@@ -7,8 +7,9 @@ the estimate falls as the number grows (Chong and Forsyth 2020).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,10 +28,16 @@ class Extractor:
     Attributes:
         name: stands in the name of the distance.
         features: ``[N, C, H, W]`` float in [0, 1] to ``[N, D]``; called on one batch at a time.
+        outputs: the same to features and class logits ``[N, K]``, where it has classes.
+        about: what it is, JSON-like, for result rows.
+        inception: whether it is the network whose features give FID, IS and KID.
     """
 
     name: str
     features: Callable[[Tensor], Tensor]
+    outputs: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    inception: bool = False
 
 
 def penultimate(clf: Classifier, name: str) -> Extractor:
@@ -52,17 +59,26 @@ def penultimate(clf: Classifier, name: str) -> Extractor:
         seen.append(inputs[0])
 
     @torch.no_grad()
-    def features(images: Tensor) -> Tensor:
+    def outputs(images: Tensor) -> tuple[Tensor, Tensor]:
         seen.clear()
         handle = linear[-1].register_forward_pre_hook(read)
         try:
             with inner_loop(clf, "eval"):
-                clf(images.to(clf.device))
+                logits = clf(images.to(clf.device))
         finally:
             handle.remove()
-        return seen[-1].flatten(1)
+        return seen[-1].flatten(1), logits
 
-    return Extractor(name, features)
+    about = {"name": name, "weights": weights_hash(clf), **clf.about}
+    return Extractor(name, lambda images: outputs(images)[0], outputs, about)
+
+
+def weights_hash(network: nn.Module) -> str:
+    """The first 12 digits of the SHA-256 of parameters and buffers: two extractors of one name are told apart by it."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -117,11 +133,13 @@ def image_moments(extractor: Extractor, images: Tensor, batch_size: int = 250) -
     Float images are rounded to the 256 grey levels first: a file holds no more, and both sides of a distance must
     have come the same way.
     """
-    parts = []
-    for batch in images.split(batch_size):
-        levels = batch if batch.dtype == torch.uint8 else (batch * 255).round().clamp(0, 255).to(torch.uint8)
-        parts.append(extractor.features(as_float(levels)).cpu())
+    parts = [extractor.features(as_float(to_levels(batch))).cpu() for batch in images.split(batch_size)]
     return moments(torch.cat(parts))
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """Float images in [0, 1] as uint8, rounded; uint8 as they are. The one way into every figure of generation."""
+    return images if images.dtype == torch.uint8 else (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def image_distance(extractor: Extractor, images: Tensor, reference: Moments) -> dict[str, Any]:

@@ -27,7 +27,8 @@ class Contents:
 
     Attributes:
         about: what the finished classifier says of itself; empty without one.
-        rows: protocol name to result row.
+        rows: protocol name to result row, those whose value is an accuracy.
+        measures: the other rows: calibration, out-of-distribution detection, generation.
         diagnosis: the numbers of ``ebat diagnose``, or ``None``; ``points`` the energies behind them.
         samples: the records of ``ebat generate``.
     """
@@ -41,6 +42,7 @@ class Contents:
     environment: Record
     about: Record
     rows: dict[str, Record]
+    measures: dict[str, Record]
     diagnosis: Record | None
     points: dict[str, EnergyPoints] | None
     samples: list[Record]
@@ -84,7 +86,8 @@ def read_contents(path: str | Path) -> Contents:
         status=run.status(),
         environment=run.environment(),
         about=_about(run),
-        rows={row["protocol"]: row for row in rows},
+        rows={row["protocol"]: row for row in rows if _is_accuracy(row)},
+        measures={row["protocol"]: row for row in rows if not _is_accuracy(row)},
         diagnosis=_json(figures / "energies.json"),
         points=read_points(figures),
         samples=sorted(
@@ -101,6 +104,10 @@ def start_order(record: Record) -> int:
     """Samples from the starts that know least come first: they say most about the classifier."""
     start = record["start"]
     return STARTS.index(start) if start in STARTS else len(STARTS)
+
+
+def _is_accuracy(row: Record) -> bool:
+    return bool(row.get("quantity", "accuracy") == "accuracy")  # the first rows did not say so
 
 
 def _json(path: Path) -> Record | None:

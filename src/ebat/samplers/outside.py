@@ -41,6 +41,14 @@ def phase_scrambled(images: Tensor, seeds: Tensor) -> Tensor:
     return scrambled.clamp(0.0, 1.0)
 
 
+def in_channels(images: Tensor, channels: int) -> Tensor:
+    """Float images with 1 or 3 channels as such with ``channels``: colour becomes its brightness, grey is repeated."""
+    if images.shape[1] == channels:
+        return images
+    grey = (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    return grey if channels == 1 else images.expand(-1, channels, -1, -1)
+
+
 class OutsideImages:
     """Random images from outside the training distribution, made fresh at every call.
 
@@ -73,11 +81,7 @@ class OutsideImages:
         """A random image for each seed."""
         count = len(self._images)
         places = (noise.uniform(seeds, 0, (1,))[:, 0] * count).long().clamp_max(count - 1)
-        images = as_float(self._images[places])
-        if images.shape[1] == self.channels:
-            return images
-        grey = (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-        return grey if self.channels == 1 else images.expand(-1, self.channels, -1, -1)
+        return in_channels(as_float(self._images[places]), self.channels)
 
 
 def _other_images(name: str, data: ImageSet) -> ImageSet:
