@@ -76,25 +76,31 @@ class Registry:
         """The row of ``name``; of ``NAME:VALUE`` that of the name with a blank to be filled.
 
         Raises:
-            UnknownNameError: naming the nearest one and all that exist, or the blank that was left.
+            UnknownNameError: naming the nearest one and all that exist.
         """
         rows = self.rows()
-        base, _, value = name.partition(":")
+        base = name.partition(":")[0]
         found = rows.get(name if name in rows else base)
         if found is None or (name not in rows and not found.blank):
             raise UnknownNameError(
                 f"unknown {self.kind} {name!r}.{nearest(name, rows)} "
                 f"{self.kind.capitalize()}s: {', '.join(sorted(rows))}"
             )
-        if found.blank and not value:
-            raise UnknownNameError(f"{self.kind} {base!r}: write {base}:{found.blank}; {found.summary}")
         return found
 
     def get(self, name: str) -> Any:
-        """The object of ``name``, imported now; a blank is filled with what follows the colon."""
+        """The object of ``name``, imported now; a blank is filled with what follows the colon.
+
+        Raises:
+            UnknownNameError: as of :meth:`row`, or nothing follows.
+        """
         row = self.row(name)
-        found = import_object(row.target)
-        return found(name.partition(":")[2]) if row.blank else found
+        if not row.blank:
+            return import_object(row.target)
+        base, _, value = name.partition(":")
+        if not value:
+            raise UnknownNameError(f"{self.kind} {base!r}: write {base}:{row.blank}; {row.summary}")
+        return import_object(row.target)(value)
 
     def options(self, name: str) -> Any:
         """The options class of ``name``; torch-free for this package's own rows."""
@@ -210,6 +216,11 @@ ATTACKS = Registry(
             paper="Croce and Hein 2020",
             cost="2 steps (x 9 targets)",
         ),
+        "autoattack": Row(
+            "ebat.attacks.autoattack:autoattack",
+            "apgd, fab and square, each on what the others left; gives verdicts, not images",
+            paper="Croce and Hein 2020",
+        ),
         "pgd": Row(
             "ebat.attacks.pgd:pgd",
             "projected gradient steps on the cross-entropy",
@@ -296,6 +307,16 @@ PROTOCOLS = Registry(
         "pgd-20": Row("ebat.evaluation.protocols:pgd_20", "CE, 20 steps of radius / 4, one random start"),
         "pgd-50-10": Row(
             "ebat.evaluation.protocols:pgd_50_10", "CE, 50 steps of radius / 4, the worst of 10 random starts"
+        ),
+        "autoattack-standard": Row(
+            "ebat.evaluation.autoattack:autoattack_standard",
+            "APGD-CE, targeted APGD-DLR, targeted FAB, Square, each on what the others left",
+            paper="Croce and Hein 2020",
+        ),
+        "autoattack-few-classes": Row(
+            "ebat.evaluation.autoattack:autoattack_few_classes",
+            "the same with a margin loss for DLR, which 2 or 3 classes do not have",
+            paper="Croce and Hein 2020",
         ),
         "ece": Row(
             "ebat.evaluation.calibration:ece",

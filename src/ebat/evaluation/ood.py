@@ -71,14 +71,18 @@ def ood(name: str) -> Protocol:
             inner, outer = (ood_scores(clf, part, batch_size) for part in (images, outside))
         advance(len(images))
         areas = {score: auroc(inner[score], outer[score]) for score in SCORES}
-        intervals = {score: auroc_interval(area, len(images), len(outside)) for score, area in areas.items()}
+        intervals = {score: auroc_interval(areas[score], len(images), len(outside)) for score in SCORES}
         first, *others = SCORES
         return Measurement(
             areas[first],
             len(images),
             intervals[first],
             also={score: areas[score] for score in others},
-            facts={"score": first, "outside": about, "intervals": intervals},
+            facts={
+                "score": first,
+                "outside": about,
+                "intervals": {s: list(both) for s, both in intervals.items()},
+            },
             name=f"ood:{about['name']}",
         )
 

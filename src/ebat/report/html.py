@@ -10,6 +10,7 @@ from typing import Any
 from ebat.report.contents import Contents, read_contents
 from ebat.report.curves import CURVES
 from ebat.report.page import Picture, picture, write_page
+from ebat.report.reliability import draw_reliability, reliability_rows
 from ebat.report.style import render, write_pair
 from ebat.report.words import facts, footer, shown_path, state_words
 
@@ -20,6 +21,10 @@ HISTOGRAMS = (
 QUIVER = (
     "Each arrow is one image, from clean to attacked; the nearer to the line, the smaller the loss, and short arrows "
     "mean a landscape that is flat around images."
+)
+RELIABILITY = (
+    "On the line the classifier is right as often as it is sure. Above it, it is better than it believes; below, it is "
+    "overconfident. The lower bars are the shares of images."
 )
 GRID = "One row per class, unpicked: starts on the left, at the same place on the right what the sampler made of them."
 
@@ -48,6 +53,8 @@ def write_report(run_path: str | Path, out: str | Path | None = None) -> Path:
         facts=facts(run),
         key_figures=key_figures(run),
         rows=ordered_rows(run),
+        measures=list(run.measures.values()),
+        reliability=reliability_picture(run),
         curves=training_pictures(run),
         events=[event for event in run.events if event.get("kind") != "checkpoint"],
         energies=energy_pictures(run),
@@ -84,6 +91,14 @@ def key_figures(run: Contents) -> list[tuple[str, float, str]]:
     return found
 
 
+def reliability_picture(run: Contents) -> Picture | None:
+    """The reliability diagram of the rows that ``ece`` and ``ece-pgd-20`` left; also written to ``figures/``."""
+    rows = reliability_rows(run.measures)
+    if not rows:
+        return None
+    return _kept(run, "reliability", render(lambda theme: draw_reliability(rows, theme)), RELIABILITY)
+
+
 def training_pictures(run: Contents) -> list[Picture]:
     """The training curves that the run has values for; also written to ``figures/``."""
     pictures = []
@@ -91,14 +106,17 @@ def training_pictures(run: Contents) -> list[Picture]:
         if not any(row.get(key) is not None for row in run.metrics):
             continue
         images = render(lambda theme, draw=draw: draw(run.metrics, run.events, theme))  # type: ignore[misc]
-        try:
-            write_pair(run.path / "figures" / f"{name}.png", images)
-        except OSError as error:
-            print(
-                f"warning: {run.path}/figures: cannot be written ({error.strerror or error})", file=sys.stderr
-            )
-        pictures.append(picture(images, name.replace("-", " "), caption))
+        pictures.append(_kept(run, name, images, caption))
     return pictures
+
+
+def _kept(run: Contents, name: str, images: tuple[bytes, bytes], caption: str) -> Picture:
+    """A picture of the page that also lies in ``figures/``, where that can be written."""
+    try:
+        write_pair(run.path / "figures" / f"{name}.png", images)
+    except OSError as error:
+        print(f"warning: {run.path}/figures: cannot be written ({error.strerror or error})", file=sys.stderr)
+    return picture(images, name.replace("-", " "), caption)
 
 
 def energy_pictures(run: Contents) -> list[Picture]:
