@@ -43,7 +43,7 @@ def test_a_config_and_a_call_build_the_same_method() -> None:
         {
             "network": "small-resnet",
             "threat": {"radius": 0.2},
-            "method": {"name": "eb-jdat", "inner": "ce"},
+            "method": {"name": "eb-jdat", "inner": "energy"},
             "regulariser": {"name": "der"},
             "attack": {"steps": 3},
         }
@@ -52,7 +52,7 @@ def test_a_config_and_a_call_build_the_same_method() -> None:
     other = ebat.methods.create(
         "eb-jdat",
         ebat.Threat("linf", 0.2),
-        inner="ce",
+        inner="energy",
         attack={"steps": 3},
         sampler=config.sampler,
         regulariser={"name": "der"},
@@ -72,8 +72,8 @@ def test_known_pitfalls_are_warned_about() -> None:
         return build_config(tree | {"method": {"name": "eb-jdat", **method}}).warnings
 
     assert warnings() == []
-    assert "no floor" in warnings(inner="ce")[0]
-    assert warnings(inner="ce", alignment="der") == []
+    assert "no floor" in warnings(inner="ce", alignment="close")[0]
+    assert warnings(inner="energy", alignment="close") == []
     assert "collapse" in warnings(align=0)[0]
     assert "collapse" in warnings(steps=11)[0]
 

@@ -152,11 +152,11 @@ def test_the_release_has_its_own_steps_weights_and_variants() -> None:
     assert build("eb-jdat-release", backbone="jem", align=0.3).options.align == 0.3, "the user's own wins"
 
 
-def test_the_preset_of_the_paper_is_left_as_it_is() -> None:
+def test_the_default_is_a_strong_attack_and_a_two_sided_alignment() -> None:
     o = build("eb-jdat").options
     assert (o.inner, o.alignment, o.project, o.start_scale, o.data_noise) == (
-        "energy",
-        "close",
+        "ce",
+        "der",
         True,
         1.0,
         0.0,

@@ -123,6 +123,12 @@ FORMULAS: dict[str, Any] = {
     "eb-jdat": (
         {},
         lambda x, s, g, d, y: (
+            -lse(d).mean() + lse(g).mean() + np.hypot(*delta(x, s, y)).mean() + ce(x, y).mean() + ce(s, y).mean()
+        ),
+    ),
+    "eb-jdat-paper": (
+        {"alignment": "close"},
+        lambda x, s, g, d, y: (
             -lse(d).mean() + lse(g).mean() - lse(s).mean() + lse(x).mean() + ce(x, y).mean() + ce(s, y).mean()
         ),
     ),

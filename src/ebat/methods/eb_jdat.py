@@ -27,8 +27,9 @@ class EbJdat(Method):
           + w2 alignment(x, x*)                       p(x* | x)
           + a mean CE(x, y) + b mean CE(x*, y)        p(y | x*, x)
 
-    The inner step raises the joint energy E(x*, y) by signs, without noise: the paper's game
-    ``min_theta max_x* E(x*) - E(x)``. The options ``inner`` and ``alignment`` hold the variants.
+    By default the inner attack raises the cross-entropy and the alignment is the two-sided delta energy penalty. The
+    paper's game ``min_theta max_x* E(x*) - E(x)``, whose inner step raises the joint energy E(x*, y) by signs,
+    without noise, is ``inner="energy", alignment="close"``; our study of the two is in docs/studies.md.
     """
 
     Options: ClassVar[type[options.JointModel]] = options.EbJdat

@@ -42,7 +42,7 @@ JEM_WEIGHTS = {"generative": 0.45, "align": 0.05, "clean": 0.45, "adversarial": 
 
 
 class JointModel(MethodOptions):
-    """What the paper's form and the released one share, with the paper's values."""
+    """Our form, the released one, and the paper's, whose game is inner 'energy' with alignment 'close'."""
 
     image_sets: ClassVar[int] = 4
     uses_attack: ClassVar[bool] = True
@@ -51,8 +51,8 @@ class JointModel(MethodOptions):
 
     data_view: DataView = "unaugmented"
     backbone: Backbone = "sada-jem"
-    inner: Inner = "energy"
-    alignment: Alignment = "close"
+    inner: Inner = "ce"
+    alignment: Alignment = "der"
     margin: NonNegativeFloat = Field(0.0, description="margin of alignment 'der'")
     start_scale: StartScale = 1.0
     project: Project = True
