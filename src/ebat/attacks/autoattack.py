@@ -13,13 +13,12 @@ from torch import Tensor
 from ebat.attacks.apgd import search as apgd
 from ebat.attacks.ball import check_labels
 from ebat.attacks.fab import search as fab
-from ebat.attacks.memory import auto_batch_size
+from ebat.attacks.memory import resolve_batch_size
 from ebat.attacks.pool import Attack, Pool, Tell, Work
 from ebat.attacks.pool_file import PoolFile
 from ebat.attacks.progress import watch
 from ebat.attacks.square import search as square
 from ebat.classifier import Classifier
-from ebat.data.image_set import as_float
 from ebat.errors import ConfigError, UnknownNameError, nearest
 from ebat.threat import Threat
 
@@ -41,7 +40,7 @@ ATTACKS = {
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 # With 2 or 3 classes the targeted DLR loss is not defined: the margin takes its place.
 FEW_CLASSES = ("apgd-ce", "apgd-margin-t", "fab-t", "square")
-_CLASSES_OF_STANDARD = 4
+CLASSES_OF_STANDARD = 4
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,12 @@ def autoattack(
         ImageError: images outside [0, 1], of another shape, or labels that do not fit.
         ConfigError: a batch size below 1, no attack, one that needs more classes, or ``resume`` without ``state``.
         UnknownNameError: no such attack.
-        CheckpointError: ``state`` is of another evaluation, or cannot be read or written.
+        CheckpointError: the ``state`` to resume from is of another evaluation, or cannot be read.
     """
     clf.check(images)
     check_labels(labels, images, clf.num_classes)
     if attacks is None:
-        attacks = STANDARD if clf.num_classes >= _CLASSES_OF_STANDARD else FEW_CLASSES
+        attacks = STANDARD if clf.num_classes >= CLASSES_OF_STANDARD else FEW_CLASSES
     with watch(len(labels), progress) as tell:
         pool = attack_pool(
             clf, images, labels, threat, attacks, batch_size, seed, tell, state=state, resume=resume
@@ -130,11 +129,7 @@ def attack_pool(
         raise ConfigError(
             "autoattack: resume=True needs state=, the file that the interrupted one was saved to"
         )
-    if batch_size == "auto":
-        batch_size = auto_batch_size(clf, as_float(images[:1].to(clf.device))) if len(images) else 1
-    if batch_size < 1:
-        raise ConfigError(f"batch_size: {batch_size}; must be at least 1, or 'auto'")
-    pool = Pool(clf, images, labels, threat, seed, batch_size, tell)
+    pool = Pool(clf, images, labels, threat, seed, resolve_batch_size(clf, images, batch_size), tell)
     if state is None:
         pool.look()
         for attack in chosen:
@@ -160,9 +155,9 @@ def _chosen(names: Sequence[str], num_classes: int) -> list[Attack]:
             raise UnknownNameError(
                 f"unknown attack {name!r}.{nearest(name, ATTACKS)} AutoAttack's: {', '.join(ATTACKS)}"
             )
-    if "apgd-t" in names and num_classes < _CLASSES_OF_STANDARD:
+    if "apgd-t" in names and num_classes < CLASSES_OF_STANDARD:
         raise ConfigError(
-            f"apgd-t: the targeted DLR loss needs at least {_CLASSES_OF_STANDARD} classes, the classifier has "
+            f"apgd-t: the targeted DLR loss needs at least {CLASSES_OF_STANDARD} classes, the classifier has "
             f"{num_classes}; use apgd-margin-t, as the protocol autoattack-few-classes does"
         )
     return [ATTACKS[name] for name in dict.fromkeys(names)]

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ebat.attacks.oracle import Oracle
 from ebat.classifier import Classifier
 from ebat.contexts import inner_loop
+from ebat.data.image_set import as_float
+from ebat.errors import ConfigError
 
 # More at once is no faster: what a processor's caches hold, and what fills a large accelerator.
 MOST = {"cpu": 256, "cuda": 2048}
 # Of the memory that is free; gradients on their way back and the attack's own images need room beside what is kept.
 _SHARE = 0.25
 _SAMPLE = 2
+
+
+def resolve_batch_size(clf: Classifier, images: Tensor, batch_size: int | Literal["auto"]) -> int:
+    """A batch size as a number; ``"auto"`` is fitted to the memory by one of ``images``, which may be uint8.
+
+    Raises:
+        ConfigError: below 1.
+    """
+    if batch_size == "auto":
+        return auto_batch_size(clf, as_float(images[:1].to(clf.device))) if len(images) else 1
+    if batch_size < 1:
+        raise ConfigError(f"batch_size: {batch_size}; must be at least 1, or 'auto'")
+    return batch_size
 
 
 def auto_batch_size(clf: Classifier, image: Tensor) -> int:
@@ -41,9 +56,14 @@ def kept_bytes(clf: Classifier, image: Tensor) -> int:
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with inner_loop(clf, "eval"), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
-        Oracle(clf).gradient(image.expand(_SAMPLE, -1, -1, -1).contiguous(), lambda logits: logits.sum(1))
-    return sum(sizes.values()) // _SAMPLE
+    with (
+        torch.enable_grad(),
+        inner_loop(clf, "eval"),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved),
+    ):
+        here = image.expand(_SAMPLE, -1, -1, -1).contiguous().requires_grad_()
+        kept = clf.logits(here)  # alive, or what it keeps would be freed and its place counted twice
+    return (sum(sizes.values()) + kept.nbytes) // _SAMPLE
 
 
 def free_memory(device: torch.device) -> int:

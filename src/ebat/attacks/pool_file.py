@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -39,6 +40,7 @@ class PoolFile:
         self.path, self.pool = path, pool
         self._what = _fingerprint(pool, attacks)
         self._saved = time.monotonic()
+        self._given_up = False
 
     def save_if_due(self) -> None:
         if time.monotonic() - self._saved > _EVERY:
@@ -47,11 +49,10 @@ class PoolFile:
     def save(self) -> None:
         """Writes the pool atomically; nothing before its first look at the images.
 
-        Raises:
-            CheckpointError: the file cannot be written.
+        A file that cannot be written is a warning, once: the evaluation itself need not suffer.
         """
         pool = self.pool
-        if pool.broken_by is None:
+        if pool.broken_by is None or self._given_up:
             return
         tensors = {"broken_by": pool.broken_by, "waiting": pool.waiting}
         if pool.places:
@@ -70,9 +71,11 @@ class PoolFile:
             os.replace(temporary, self.path)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise CheckpointError(
-                f"{self.path}: cannot be written ({reason}); choose another place"
-            ) from None
+            print(
+                f"warning: {self.path}: cannot be written ({reason}); an interruption will lose what is found",
+                file=sys.stderr,
+            )
+            self._given_up = True
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)

@@ -67,5 +67,6 @@ def _folded(network: nn.Module) -> nn.Module:
         setattr(traced.get_submodule(parent), name, fuse_conv_bn_eval(convolution, norm))
         node.replace_all_uses_with(source)
         traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
     traced.recompile()
     return traced

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ebat.cli.console import print_json, print_table, share, tell, watched
+from ebat.cli.interruption import resumable
 from ebat.cli.measures import measures
 from ebat.cli.model import own_classifier
 from ebat.cli.options import Data, Device, Json, Norm, Quiet, Radius, Seed
@@ -55,6 +56,16 @@ Checkpoint = Annotated[
     typer.Option("--checkpoint", help="of a run: the best on held-out images, or the last"),
 ]
 
+Kept = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="where rows and unfinished work go; a run has its own folder for them",
+        show_default=False,
+    ),
+]
+
 
 def evaluate(
     source: Annotated[
@@ -92,6 +103,10 @@ def evaluate(
     samples: SamplesPath = None,
     extractor: ExtractorName = None,
     origin: Origin = None,
+    out: Kept = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with an AutoAttack evaluation that was interrupted")
+    ] = False,
     seed: Seed = 0,
     device: Device = None,
     quiet: Quiet = False,
@@ -102,12 +117,14 @@ def evaluate(
     The rows of a run are written into its evaluation folder too. A run's best checkpoint was chosen on
     held-out images while it trained; both its best and its last are evaluated, and no test image chooses.
     With --model or --network, the file may be weights from elsewhere: a .pt, .pth or .safetensors file with
-    a state dict. With --samples, generated images are judged instead.
+    a state dict. With --samples, generated images are judged instead. AutoAttack saves what it has found when
+    it is interrupted, in the run's evaluation folder or in --out; the same command with --resume goes on.
 
     \b
     Examples:
       ebat evaluate runs/digits-eb-jdat
       ebat evaluate model.safetensors --protocol pgd-20 --data cifar10 --images 1000 --json
+      ebat evaluate model.safetensors --protocol autoattack-standard --data cifar10 --out results/
       ebat evaluate --model mynets:wide --data photos/ --norm linf --radius 8/255
       ebat evaluate weights.pt --network wide-resnet,depth=34,width=10 --data cifar10 --radius 8/255
       ebat evaluate runs/digits-pgd-at --protocol ece --protocol ood:uniform-noise
@@ -127,10 +144,15 @@ def evaluate(
             "nothing to evaluate; give a run folder, a classifier file, or --model MODULE:FUNCTION"
         )
     run = None if source is None else find_source(source)
+    own_folder = run is not None and model is None and network is None
+    if own_folder and out is not None:
+        raise ConfigError(f"--out {out}: {source} is a run, which keeps its rows itself; leave it out")
+    if resume and not own_folder and out is None:
+        raise ConfigError("--resume: say with --out which folder keeps the unfinished work")
     threat = asked_threat(norm, radius)
     tell(f"evaluating {source or model}: {', '.join(protocols)}", quiet)
     attacks = any(PROTOCOLS.get(name).needs_threat for name in protocols)
-    if run is not None and model is None and network is None:
+    if run is not None and own_folder:
         from ebat.evaluation.run import evaluate_run
 
         if attacks:
@@ -139,18 +161,21 @@ def evaluate(
         other = None if data is None else images_for(load_classifier(str(run.path), "cpu"), run, data)
         if checkpoint == "both" and len(run.classifiers()) == 2:
             tell("best and last, one after the other; --checkpoint best leaves the last one out", quiet)
-        options: dict[str, Any] = {"device": chosen, "progress": watched(quiet)}
-        rows = evaluate_run(
-            run.path, protocols, other, threat, images, seed, checkpoint=checkpoint, **options
-        )
+        options: dict[str, Any] = {"device": chosen, "progress": watched(quiet), "resume": resume}
+        with resumable(run.path):
+            rows = evaluate_run(
+                run.path, protocols, other, threat, images, seed, checkpoint=checkpoint, **options
+            )
     else:
-        from ebat.evaluation.runner import evaluate as evaluate_classifier
+        from ebat.evaluation.folder import evaluate_into
 
         clf = _classifier(source, model, network, data, mean, std, device)
         image_set = images_for(clf, None, data)
         if attacks:
             check_threat(threat, clf.threat)
-        rows = evaluate_classifier(clf, image_set, protocols, threat, images, seed, progress=watched(quiet))
+        options = {"progress": watched(quiet), "resume": resume}
+        with resumable(out):
+            rows = evaluate_into(out, clf, image_set, protocols, threat, images, seed, **options)
     if as_json:
         print_json(rows)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 from typing import Protocol as CallbackType
 
@@ -65,6 +66,19 @@ class Verdicts:
         return Measurement(found.value, found.count, (found.lower, found.upper), facts=self.facts)
 
 
+@dataclass(frozen=True)
+class Saved:
+    """Where a protocol keeps what it has found so far.
+
+    Attributes:
+        path: a file of its own.
+        resume: go on from it where there is one; else it is written anew.
+    """
+
+    path: Path
+    resume: bool
+
+
 class Judge(CallbackType):
     """The work of a protocol.
 
@@ -85,6 +99,26 @@ class Judge(CallbackType):
     ) -> Verdicts | Measurement: ...
 
 
+class LongJudge(CallbackType):
+    """The work of a protocol that takes long; the arguments that :class:`Judge` has too are the same.
+
+    ``progress``: show it on standard error. ``saved``: where to keep what is found; ``None`` for nowhere.
+    """
+
+    def __call__(
+        self,
+        clf: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: Threat | None,
+        seed: int,
+        *,
+        batch_size: int,
+        progress: bool,
+        saved: Saved | None,
+    ) -> Verdicts | Measurement: ...
+
+
 @dataclass(frozen=True)
 class Protocol:
     """A way to measure that can be repeated.
@@ -94,12 +128,25 @@ class Protocol:
         needs_threat: whether it attacks.
         judge: the work.
         quantity: what its value is.
+        suits: raises a :class:`ebat.errors.ConfigError` for a classifier that it is not defined for.
     """
 
     version: int
     needs_threat: bool
     judge: Judge
     quantity: Quantity = ACCURACY
+    suits: Callable[[Classifier], None] = lambda clf: None
+
+
+@dataclass(frozen=True)
+class LongProtocol:
+    """A :class:`Protocol` that takes long: its judge shows its own progress, and goes on where it was interrupted."""
+
+    version: int
+    needs_threat: bool
+    judge: LongJudge
+    quantity: Quantity = ACCURACY
+    suits: Callable[[Classifier], None] = lambda clf: None
 
 
 def protocol(

@@ -12,7 +12,7 @@ from ebat.classifier import Classifier
 from ebat.data.image_set import Splits
 from ebat.errors import CheckpointError
 from ebat.evaluation.records import LAST, write_row
-from ebat.evaluation.runner import DEFAULT_PROTOCOLS, Data, evaluate, open_data
+from ebat.evaluation.runner import DEFAULT_PROTOCOLS, Data, evaluate, open_data, state_file
 from ebat.loading import load
 from ebat.threat import Threat
 from ebat.training.build import build_data
@@ -38,6 +38,7 @@ def evaluate_run(
     checkpoint: Which = "best",
     device: torch.device | str = "cpu",
     progress: bool = False,
+    resume: bool = False,
 ) -> dict[str, Row]:
     """Rows as of :func:`ebat.evaluate`, written to ``evaluation/PROTOCOL.json`` of the run.
 
@@ -49,6 +50,7 @@ def evaluate_run(
         data: other images than the run's own test part.
         checkpoint: ``best`` (the last where a run has no best), ``last``, or ``both``.
         device: where to work.
+        resume: go on from what an interrupted evaluation left in the evaluation folder; without it, start anew.
 
     Returns:
         Protocol name to row; of ``both``, the rows of the last are called ``PROTOCOL@last``.
@@ -61,19 +63,29 @@ def evaluate_run(
     config = run.config()
     found: dict[str, Row] = {}
     before: Classifier | None = None
+    folders: list[Path] = []
     for name in chosen_checkpoints(run, checkpoint):
         clf = load(run.classifiers()[name]).to(device)
+        beside = name == "last" and "best" in run.classifiers()
+        folder = run.path / "evaluation" / (LAST if beside else "")
         if data is None:
             data = open_data(clf, config.data.name, config.data.root, config.data.size)
         if before is not None and same_weights(before, clf):  # the last one was the best: measured once
             rows = {key: {**row, "checkpoint": dict(clf.about)} for key, row in found.items()}
         else:
-            rows = evaluate(clf, data, protocols, threat, images, seed, progress=progress)
-        beside = name == "last" and "best" in run.classifiers()
+            rows = evaluate(
+                clf, data, protocols, threat, images, seed, progress=progress, state=folder, resume=resume
+            )
         for row in rows.values():
             write_row(run.path, row, LAST if beside else "")
         found |= rows if before is None else {f"{key}@{name}": row for key, row in rows.items()}
         before = clf
+        folders.append(folder)
+    for (
+        folder
+    ) in folders:  # only now: an evaluation of both that is interrupted in the second keeps the first
+        for protocol in [protocols] if isinstance(protocols, str) else protocols:
+            state_file(folder, protocol).unlink(missing_ok=True)
     return found
 
 

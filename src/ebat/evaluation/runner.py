@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ebat import __version__
+from ebat.attacks.memory import resolve_batch_size
 from ebat.classifier import Classifier
 from ebat.contexts import inner_loop
 from ebat.data.image_set import ImageSet
 from ebat.data.sources import load_images
 from ebat.errors import ConfigError, DataError, ImageError
 from ebat.evaluation.progress import bar
-from ebat.evaluation.protocol import Protocol, Verdicts
+from ebat.evaluation.protocol import LongProtocol, Protocol, Saved, Verdicts
 from ebat.registry import PROTOCOLS
 from ebat.threat import Threat
 
@@ -34,8 +35,10 @@ def evaluate(
     images: int | None = None,
     seed: int = 0,
     *,
-    batch_size: int = 250,
+    batch_size: int | Literal["auto"] = "auto",
     progress: bool = False,
+    state: str | Path | None = None,
+    resume: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """One row per protocol.
 
@@ -46,8 +49,12 @@ def evaluate(
         threat: what attacks may do; by default the one stored with the classifier.
         images: how many, from a fixed stratified order; ``None`` for all.
         seed: of every random number of the attacks.
-        batch_size: images at a time; does not change the result beyond rounding.
+        batch_size: images at a time, by default as many as the free memory suggests; does not change the result beyond
+            rounding.
         progress: show a bar on standard error.
+        state: a folder in which protocols that take long (AutoAttack) keep what they have found, now and then and
+            when interrupted, as ``PROTOCOL.state.safetensors``. The files stay; whoever gave the folder removes them.
+        resume: go on from the states in that folder, to the same verdicts as without an interruption.
 
     Returns:
         Protocol name to row: ``protocol``, ``version``, ``quantity`` (``accuracy`` in [0, 1], or what else the protocol
@@ -58,7 +65,9 @@ def evaluate(
 
     Raises:
         UnknownNameError: no such protocol.
-        ConfigError: an attack without a threat, a network that is not wrapped, or a count below 1.
+        ConfigError: an attack without a threat, a network that is not wrapped, a count below 1, or a protocol that is
+            not defined for this number of classes.
+        CheckpointError: a state to resume from that is of another evaluation, or cannot be read.
         DataError: data that cannot be read or have other classes.
         ImageError: images of another shape than the classifier takes.
     """
@@ -68,7 +77,9 @@ def evaluate(
             f"evaluate: got a {kind}; wrap the network first: ebat.Classifier(network, num_classes=K)"
         )
     names = [protocols] if isinstance(protocols, str) else list(protocols)
-    chosen: dict[str, Protocol] = {name: PROTOCOLS.get(name) for name in names}
+    chosen: dict[str, Protocol | LongProtocol] = {name: PROTOCOLS.get(name) for name in names}
+    for found in chosen.values():
+        found.suits(clf)
     threat = threat or clf.threat
     attacking = [name for name, found in chosen.items() if found.needs_threat]
     if attacking and threat is None:
@@ -82,12 +93,18 @@ def evaluate(
     check_fit(clf, part)
     check_answer(clf, part)
     about = {"name": part.name, "split": part.split, "images": _which(len(part), len(everything))}
-    return {
-        name: _row(
-            name, found, clf, part, about, threat if found.needs_threat else None, seed, batch_size, progress
-        )
-        for name, found in chosen.items()
-    }
+    size = resolve_batch_size(clf, part.images, batch_size)
+    rows = {}
+    for name, found in chosen.items():
+        saved = None if state is None else Saved(state_file(state, name), resume)
+        needed = threat if found.needs_threat else None
+        rows[name] = _row(name, found, clf, part, about, needed, seed, size, progress, saved)
+    return rows
+
+
+def state_file(folder: str | Path, protocol: str) -> Path:
+    """Where a protocol that takes long keeps what it has found so far."""
+    return Path(folder) / f"{protocol}.state.safetensors"
 
 
 def open_data(
@@ -149,7 +166,7 @@ def _which(count: int, total: int) -> str:
 
 def _row(
     name: str,
-    found: Protocol,
+    found: Protocol | LongProtocol,
     clf: Classifier,
     data: ImageSet,
     about: dict[str, Any],
@@ -157,12 +174,15 @@ def _row(
     seed: int,
     batch_size: int,
     progress: bool,
+    saved: Saved | None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    with bar(name, len(data), progress) as advance:
-        judged = found.judge(
-            clf, data.images, data.labels, threat, seed, batch_size=batch_size, advance=advance
-        )
+    asked = clf, data.images, data.labels, threat, seed
+    if isinstance(found, LongProtocol):
+        judged = found.judge(*asked, batch_size=batch_size, progress=progress, saved=saved)
+    else:
+        with bar(name, len(data), progress) as advance:
+            judged = found.judge(*asked, batch_size=batch_size, advance=advance)
     measured = judged.measured() if isinstance(judged, Verdicts) else judged
     lower, upper = measured.interval or (None, None)
     return {
