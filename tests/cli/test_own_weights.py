@@ -54,12 +54,12 @@ def linear(seed: int = 1) -> nn.Module:
 def value(result) -> float:
     assert result.exit_code == 0, result.output
     (row,) = json.loads(result.stdout).values()
-    return row["value"]
+    return float(row["value"])
 
 
 def expected(network: nn.Module, mean=None, std=None) -> float:
     clf = package.Classifier(network, 10, mean, std).eval()
-    return package.evaluate(clf, "digits", ["clean"], images=50)["clean"]["value"]
+    return float(package.evaluate(clf, "digits", ["clean"], images=50)["clean"]["value"])
 
 
 def test_a_state_dict_with_its_architecture_as_a_function(ebat, nets):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,8 +98,13 @@ def test_a_last_that_is_the_best_is_measured_once_and_shown_twice(two, monkeypat
     best = load(run.best_classifier)
     best.about = {**best.about, "checkpoint": "last"}
     best.save(run.last_classifier)
-    calls = []
-    monkeypatch.setattr("ebat.evaluation.run.evaluate", lambda *a, **k: calls.append(a) or evaluate(*a, **k))
+    calls: list[Any] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr("ebat.evaluation.run.evaluate", counted)
     rows = evaluate_run(two, ["clean"], images=20, checkpoint="both")
     assert len(calls) == 1
     assert rows["clean"]["value"] == rows["clean@last"]["value"]

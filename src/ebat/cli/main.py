@@ -11,6 +11,7 @@ import ebat
 from ebat.cli.compare import compare
 from ebat.cli.diagnose import diagnose
 from ebat.cli.evaluate import evaluate
+from ebat.cli.export import export
 from ebat.cli.generate import generate
 from ebat.cli.group import OneLineErrors
 from ebat.cli.list import list_
@@ -36,6 +37,7 @@ app.command()(predict)
 app.command()(diagnose)
 app.command()(compare)
 app.command()(report)
+app.command()(export)
 app.command("list")(list_)
 app.command()(validate)
 
