@@ -44,6 +44,7 @@ from common import (
     table,
 )  # fmt: skip
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 import ebat
 from ebat.cli.quickstart import CHAIN, STARTS
@@ -439,6 +440,9 @@ def _draw_scatter(rows: list[Row], theme: Theme) -> Figure:
                 mean(values), mean(robust), xerr=_bars(values), yerr=_bars(robust), label=case, **look
             )
     panels[1].set_xscale("log")
+    panels[1].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panels[1].xaxis.set_major_formatter("{x:g}")
+    panels[1].xaxis.set_minor_locator(NullLocator())
     panels[0].set_xlabel("clean accuracy")
     panels[1].set_xlabel("FD-standard of samples (left is better)")
     panels[0].set_ylabel("accuracy under PGD-50-10")
