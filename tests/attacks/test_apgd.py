@@ -206,6 +206,20 @@ def test_what_comes_back_has_the_highest_loss_of_all_that_was_seen(toy, norm, lo
     assert (oracle.forwards, oracle.backwards) == (31 * 8, 30 * 8)  # a step costs one of each
 
 
+def test_without_early_stop_a_walk_goes_on_behind_the_boundary_to_the_highest_loss(toy):
+    clf, images, labels = sure_images(toy, classes=3, count=8)
+    threat, seeds = Threat("linf", 0.5), noise.image_seeds(8, generator(), "cpu")
+    with inner_loop(clf):
+        oracle = Recorder(clf)
+        found = search(oracle, images, labels, threat, seeds, loss="ce", steps=20, early_stop=False)
+        stopped = search(Oracle(clf), images, labels, threat, seeds, loss="ce", steps=20)
+        first, last = (_VALUES["ce"](clf(points), labels, labels) for points in (stopped, found))
+    assert (oracle.forwards, oracle.backwards) == (21 * 8, 20 * 8)  # nobody leaves
+    assert (clf(stopped).argmax(1) != labels).all() and (last > first + 0.1).all()
+    assert (last >= torch.stack(oracle.values).amax(0) - 1e-6).all()
+    assert threat.contains(found, images).all()
+
+
 def linear(classes: int = 6, pixels: int = 48) -> Classifier:
     network = nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes))
     with torch.no_grad():

@@ -44,6 +44,8 @@ def apgd(
     steps: int = 100,
     targets: int | None = None,
     generator: torch.Generator | None = None,
+    *,
+    early_stop: bool = True,
 ) -> Tensor:
     """Per image the first misclassified point of the walk, or the one of highest loss if there is none.
 
@@ -60,6 +62,8 @@ def apgd(
         steps: gradient steps of each walk.
         targets: number of target classes of a targeted loss, at most K - 1; 9 by default.
         generator: source of the random starts.
+        early_stop: an image stops at its first misclassified point, just behind the boundary; without it every walk is
+            made to its end, and the image of highest loss comes back, misclassified or not.
 
     Returns:
         Images ``[N, C, H, W]``, inside the ball and [0, 1].
@@ -85,6 +89,7 @@ def apgd(
             loss=loss,
             steps=steps,
             targets=count,
+            early_stop=early_stop,
         )
     return found
 
@@ -133,8 +138,9 @@ def search(
     loss: str,
     steps: int,
     targets: int = 1,
+    early_stop: bool = True,
 ) -> Tensor:
-    """Walks from correctly classified ``images``; a point's walks all stop once one of them breaks it.
+    """Walks from correctly classified ``images``; with ``early_stop`` a point's walks end once one of them breaks it.
 
     Returns:
         The first misclassified point, or the point of highest loss over all walks. ``[n, C, H, W]``.
@@ -154,7 +160,7 @@ def search(
             point, images[point], labels[point], classes[standing][:, orders].flatten(),
             torch.stack(starts, 1).flatten(0, 1), 2 * threat.epsilon,
         )  # fmt: skip
-        _climb(oracle, threat, walks, _VALUES[loss], steps, found)
+        _climb(oracle, threat, walks, _VALUES[loss], steps, found if early_stop else None)
         standing = walks.point[:: len(orders)]
         value, walk = walks.best_value.view(-1, len(orders)).max(1)
         better = value > score[standing]
@@ -242,9 +248,9 @@ class _Walks:
 
 
 def _climb(
-    oracle: Oracle, threat: Threat, walks: _Walks, value_of: _Value, steps: int, found: Tensor
+    oracle: Oracle, threat: Threat, walks: _Walks, value_of: _Value, steps: int, found: Tensor | None
 ) -> None:
-    """Moves ``walks`` to their ends; a point that breaks is written to ``found`` and leaves with all its walks."""
+    """Moves ``walks`` to their ends; a point that breaks is written to ``found``, if any, and leaves with its walks."""
     marks = checkpoints(steps)
     for step in range(steps + 1):
 
@@ -256,7 +262,7 @@ def _climb(
         else:  # nobody moves on from here
             logits = oracle.logits(walks.here)
             value, gradient = values_of(logits), walks.gradient
-        if bool((wrong := margins.is_wrong(logits, walks.label)).any()):
+        if found is not None and bool((wrong := margins.is_wrong(logits, walks.label)).any()):
             broken = walks.point[wrong]
             first = torch.cat([broken.new_ones(1).bool(), broken[1:] != broken[:-1]])
             found[broken[first]] = walks.here[wrong][first]
