@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import pytest
 import torch
 
 from ebat import noise
 from ebat.attacks import objectives
+from ebat.attacks.autoattack import AutoAttackResult
 from ebat.contexts import inner_loop
 from ebat.registry import ATTACKS, SAMPLERS
 from ebat.threat import NORMS, Threat
@@ -17,9 +19,13 @@ from ebat.threat import NORMS, Threat
 def attack(name: str, clf, images, labels, threat, seed: int = 0):
     run = ATTACKS.get(name)
     takes = inspect.signature(run).parameters
-    options = {"generator": torch.Generator().manual_seed(seed)} if "generator" in takes else {}
+    options: dict[str, Any] = (
+        {"generator": torch.Generator().manual_seed(seed)} if "generator" in takes else {}
+    )
     options |= {"queries": 100} if "queries" in takes else {}
-    return run(clf, images, labels, threat, **options)
+    options |= {"attacks": ("apgd-ce", "fab-t"), "progress": False} if "attacks" in takes else {}
+    found = run(clf, images, labels, threat, **options)
+    return found.adversarial if isinstance(found, AutoAttackResult) else found
 
 
 @pytest.mark.parametrize("norm", NORMS)
