@@ -14,18 +14,9 @@ from tests.reference_models import reference, verdicts
 from ebat import attacks, noise
 from ebat.attacks.margins import is_wrong, margin
 from ebat.attacks.oracle import Oracle
-from ebat.attacks.square import (
-    _bump,
-    _bumps,
-    _corner,
-    _move,
-    _nonempty,
-    _Points,
-    _recolour,
-    _stripes,
-    window_side,
-)
+from ebat.attacks.square import _Points, window_side
 from ebat.attacks.square import search as square_search
+from ebat.attacks.square_moves import Move, Recolour, bump, bumps, corners, nonempty, stripes
 from ebat.contexts import inner_loop
 from ebat.errors import ConfigError, ImageError
 from ebat.threat import NORMS, Threat
@@ -48,6 +39,17 @@ def seeds(count: int = 6, seed: int = 0) -> torch.Tensor:
 def search(clf, images, labels, threat, own, queries: int = 60) -> torch.Tensor:
     with inner_loop(clf):
         return square_search(Oracle(clf), images, labels, threat, own, queries=queries)
+
+
+def change(kind, current, clean, draws, side: int, epsilon: float) -> torch.Tensor:
+    """``current`` after one change; a second of the same batch is taken back, and leaves no trace."""
+    images: torch.Tensor = current.clone()
+    moves = kind(clean, images, torch.stack([draws.flip(0), draws]), side, epsilon)
+    moves.make(0)
+    moves.settle(0, torch.zeros(len(images), dtype=torch.bool))
+    assert torch.equal(images, current)
+    moves.make(1)
+    return images
 
 
 class Recorder(Oracle):
@@ -96,22 +98,22 @@ def test_windows_follow_the_schedule_and_leave_room(size: int) -> None:
             assert at_least <= side <= size - 1
             assert side in (at_least, size - 1) or abs(side - ideal) <= 0.5
             draws = torch.tensor([[0.5 * 2.0**-23] * 2, [1 - 2.0**-24] * 2])  # the ends of the noise
-            corners = _corner(draws, side, size, size + 5)
-            assert [edge.tolist() for edge in corners] == [[0, size - side], [0, size + 5 - side]]
+            found = corners(draws, side, size, size + 5)
+            assert [edge.tolist() for edge in found] == [[0, size - side], [0, size + 5 - side]]
 
 
 def test_a_change_in_linf_is_one_square_of_one_sign_per_channel_and_never_none() -> None:
     clean = torch.rand(400, *SHAPE, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.3
     own = seeds(400)
-    current = _stripes(clean, own, 0.1)
+    current = stripes(clean, own, 0.1)
     assert torch.equal((current - clean).round(decimals=5).unique(), torch.tensor([-0.1, 0.1]))
     assert ((current - clean).std(2) < 1e-6).all()  # along a column
     for side in (1, 2, 8):
         for stream in range(3):  # the same window again and again: what is there must not be drawn again
             draws = noise.uniform(own, stream, (8,))
             draws[:, :2] = noise.uniform(own, 9, (2,))
-            changed = _recolour(current, clean, draws, side, 0.1)
-            row, column = _corner(draws[:, :2], side, *SHAPE[1:])
+            changed = change(Recolour, current, clean, draws, side, 0.1)
+            row, column = corners(draws[:, :2], side, *SHAPE[1:])
             signs = (changed - clean).div(0.1).round()
             assert ((changed - clean).abs() - 0.1).abs().max() < 1e-6
             differs = changed != current
@@ -126,7 +128,7 @@ def test_a_change_in_linf_is_one_square_of_one_sign_per_channel_and_never_none()
 
 def test_what_is_drawn_again_is_uniform_over_the_other_patterns() -> None:
     draws = (torch.arange(7000) + 0.5) / 7000
-    numbers = ((1 - _nonempty(draws, 3)) / 2 @ torch.tensor([1.0, 2.0, 4.0])).long()
+    numbers = ((1 - nonempty(draws, 3)) / 2 @ torch.tensor([1.0, 2.0, 4.0])).long()
     assert torch.bincount(numbers, minlength=8).tolist() == [0] + [1000] * 7
 
 
@@ -142,7 +144,7 @@ def test_the_bump_is_equation_2(side: int) -> None:
         return heights
 
     eta = np.concatenate([hill(side // 2), -hill(side - side // 2)], axis=1)
-    np.testing.assert_allclose(_bump(side), eta / np.linalg.norm(eta), rtol=1e-6)
+    np.testing.assert_allclose(bump(side), eta / np.linalg.norm(eta), rtol=1e-6)
 
 
 def test_a_change_in_l2_is_algorithm_3() -> None:
@@ -151,9 +153,9 @@ def test_a_change_in_l2_is_algorithm_3() -> None:
     clean = torch.rand(60, *SHAPE, generator=generator)
     current = (clean + 0.1 * torch.randn(clean.shape, generator=generator)).clamp(0, 1)
     draws, epsilon, side = torch.rand(60, 8, generator=generator), 4.0, 5
-    changed = _move(current, clean, draws, side, epsilon)
-    places = [_corner(pair, side, *SHAPE[1:]) for pair in (draws[:, :2], draws[:, 2:4])]
-    bump = _bump(side).double().numpy()
+    changed = change(Move, current, clean, draws, side, epsilon)
+    places = [corners(pair, side, *SHAPE[1:]) for pair in (draws[:, :2], draws[:, 2:4])]
+    hill = bump(side).double().numpy()
     for i in range(60):
         nu = (current[i].double() - clean[i].double()).numpy()
         (r1, s1), (r2, s2) = ((int(row[i]), int(column[i])) for row, column in places)
@@ -164,7 +166,7 @@ def test_a_change_in_l2_is_algorithm_3() -> None:
         union[one] = union[two] = True
         for c in range(3):
             rho = 1 if draws[i, 5 + c] < 0.5 else -1
-            eta = bump if draws[i, 4] < 0.5 else bump.T
+            eta = hill if draws[i, 4] < 0.5 else hill.T
             temporary = rho * eta + nu[c][one] / np.linalg.norm(nu[c][one])
             available = np.sqrt((nu[c][union] ** 2).sum() + unused / 3)
             nu[c][two] = 0.0
@@ -179,21 +181,21 @@ def test_in_l2_the_perturbation_is_as_long_as_the_radius(shape: tuple[int, int, 
     """Away from the box, where nothing is cut off: at the start and after every change."""
     clean, own = torch.full((5, *shape), 0.5), seeds(5)
     epsilon = 0.3
-    current = _bumps(clean, own, epsilon)
+    current = bumps(clean, own, epsilon)
     for query in range(1, 80):
         torch.testing.assert_close(
             (current - clean).flatten(1).norm(dim=1), torch.full((5,), epsilon), rtol=1e-4, atol=0
         )
         side = window_side(query, *shape[1:], at_least=3)
         draws = noise.uniform(own, query, (5 + shape[0],))
-        current = _move(current, clean, draws, side, epsilon)
+        current = change(Move, current, clean, draws, side, epsilon)
 
 
 def test_a_bump_meeting_its_reverse_keeps_the_mass() -> None:
     clean = torch.full((1, 1, 9, 9), 0.5)
     draws = torch.tensor([[0.2, 0.2, 0.9, 0.9, 0.1, 0.1]])
-    current = _move(clean.clone(), clean, draws, 3, 0.3)
-    turned = _move(current, clean, 1 - (1 - draws) * torch.tensor([1, 1, 1, 1, 1, 0.2]), 3, 0.3)
+    current = change(Move, clean.clone(), clean, draws, 3, 0.3)
+    turned = change(Move, current, clean, 1 - (1 - draws) * torch.tensor([1, 1, 1, 1, 1, 0.2]), 3, 0.3)
     torch.testing.assert_close(turned - clean, clean - current, atol=1e-5, rtol=0)
 
 
