@@ -1,0 +1,62 @@
+"""What is in order is not accused: trained classifiers of several kinds, and third-party robust networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.reference_models import NAMES, reference
+
+from ebat import Threat
+from ebat.evaluation.lint import inspect, lint
+
+THREATS = [Threat("linf", "0.05"), Threat("linf", "0.2"), Threat("l2", "0.5")]
+
+
+@pytest.mark.parametrize("threat", [*THREATS, None], ids=str)
+@pytest.mark.parametrize("kind", ["standard", "robust"])
+def test_digits(kind, threat, digits, request):
+    clf = request.getfixturevalue(kind)
+    assert inspect(clf, digits[0], digits[1], threat=threat).findings == []
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=str)
+def test_two_classes(threat, few, even_or_odd):
+    images, labels = few
+    assert lint(even_or_odd, images, labels % 2, threat) == []
+
+
+def test_a_plain_network_that_normalises_itself(standard, digits, around):
+    assert lint(around(standard).network, digits[0], digits[1], threat=Threat("linf", "0.1")) == []
+
+
+def test_an_untrained_network_and_hardly_any_images(toy):
+    clf = toy.mlp()
+    for count in (1, 2, 6):
+        assert lint(clf, toy.images(count), toy.labels(count), Threat("linf", "0.1")) == []
+
+
+def test_very_confident_logits_that_hide_nothing(standard, digits, around):
+    # a wide margin alone is no mistake: the cross-entropy still leads the attack
+    assert lint(around(standard, after=lambda z: 3 * z), *digits) == []
+
+
+def count_of(name: str) -> int:
+    return 24 if "resnet" in name else 48
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reference_models(name):
+    clf, images, labels, threat = reference(name, count_of(name))
+    assert lint(clf, images, labels, threat) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_reference_models_on_all_their_images(name):
+    clf, images, labels, threat = reference(name)
+    for seed in range(3):
+        assert lint(clf, images, labels, threat, seed=seed) == []
+        assert lint(clf, images[100:], labels[100:], threat, seed=seed) == []
+    wide = Threat(threat.norm, min(4 * threat.epsilon, 0.5))
+    assert lint(clf, images, labels, wide) == []
+    assert torch.is_grad_enabled()
