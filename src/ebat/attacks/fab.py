@@ -18,7 +18,7 @@ from torch import Tensor
 from ebat import noise
 from ebat.attacks.ball import check_labels
 from ebat.attacks.hyperplane import displacement
-from ebat.attacks.margins import is_wrong, likeliest_others, margin, targeted_margin
+from ebat.attacks.margins import is_wrong, likeliest_others, margin
 from ebat.attacks.oracle import Oracle
 from ebat.classifier import Classifier
 from ebat.contexts import inner_loop
@@ -29,6 +29,8 @@ ALPHA_MAX = 0.1
 ETA = 1.05
 BETA = 0.9
 FINAL_STEPS = 3
+# The final search stays this share of its bracket outside the estimated boundary, where rounding does not matter.
+_OUTSIDE = 0.01
 _TINY = 1e-30
 
 
@@ -71,7 +73,7 @@ def fab(
     seeds = noise.image_seeds(len(images), generator, images.device)
     final = images.clone()
     with inner_loop(clf, "eval"):
-        oracle = Oracle(clf)
+        oracle = Oracle(clf, batch_size=max(1, len(images)))
         living = (~is_wrong(oracle.logits(images), labels)).nonzero().squeeze(1)
         final[living] = search(
             oracle, images[living], labels[living], threat, seeds[living], steps=steps, targets=targets
@@ -93,6 +95,8 @@ def search(
 
     The network sees ``n * targets`` images at a time.
     """
+    if not len(images):
+        return images
     found, distance = nearest_adversarial(
         oracle, images, labels, threat.norm, steps=steps, targets=targets, radius=threat.epsilon
     )
@@ -157,8 +161,8 @@ def nearest_adversarial(
             break
         there = _advance(oracle, walks, shape, norm)
         wrong, _ = _look(oracle, walks, there, shape, norm)
-        back = walks.clean + BETA * (there - walks.clean)
-        walks.here = torch.where(wrong[..., None], back, there)
+        kept = torch.where(wrong, BETA, 1.0)
+        walks.here = torch.lerp(walks.clean, there, kept[..., None])
         done = (walks.distance <= radius).any(1)
         if bool(done.any()):
             best, away = walks.nearest()
@@ -193,7 +197,8 @@ def _advance(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: str) -> Ten
     clean_move = displacement(clean, normal, value + (normal * (clean - here)).sum(-1), norm)
     own, clean_own = _length(move, norm), _length(clean_move, norm)
     pull = (own / (own + clean_own).clamp_min(_TINY)).clamp_max(ALPHA_MAX)[..., None]
-    return torch.lerp(here + ETA * move, clean + ETA * clean_move, pull).clamp(0.0, 1.0)
+    ahead, near = torch.add(here, move, alpha=ETA), torch.add(clean, clean_move, alpha=ETA)
+    return torch.lerp(ahead, near, pull).clamp_(0.0, 1.0)
 
 
 def _nearest_hyperplane(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: str) -> tuple[Tensor, Tensor]:
@@ -201,19 +206,17 @@ def _nearest_hyperplane(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: 
 
     The distance to a hyperplane is ``|value| / |gradient|`` in the dual norm.
     """
-    here, labels = walks.here.reshape(-1, *shape), walks.labels.repeat_interleave(walks.here.shape[1])
-
-    def linearised(classes: Tensor) -> tuple[Tensor, Tensor]:
-        value, _, gradient = oracle.gradient(here, lambda logits: targeted_margin(logits, labels, classes))
-        return value, gradient.flatten(1)
-
-    first, *others = walks.candidates.flatten(0, 1).unbind(1)
-    value, normal = linearised(first)
-    for classes in others:
-        height, gradient = linearised(classes)
-        nearer = height.abs() * _dual(normal, norm) < value.abs() * _dual(gradient, norm)
-        value, normal = torch.where(nearer, height, value), torch.where(nearer[:, None], gradient, normal)
-    return value.view(walks.here.shape[:2]), normal.view(walks.here.shape)
+    here, classes = walks.here.reshape(-1, *shape), walks.candidates.flatten(0, 1)
+    labels = walks.labels.repeat_interleave(walks.here.shape[1])[:, None]
+    values, _, gradients = oracle.gradient(
+        here, lambda logits: logits.gather(1, classes) - logits.gather(1, labels)
+    )
+    if classes.shape[1] == 1:
+        return values.view(walks.here.shape[:2]), gradients.reshape(walks.here.shape)
+    normals = gradients.flatten(2)
+    nearest = (values.abs() / _dual(normals, norm).clamp_min(_TINY)).argmin(1)
+    row = torch.arange(len(here), device=here.device)
+    return values[row, nearest].view(walks.here.shape[:2]), normals[row, nearest].view(walks.here.shape)
 
 
 def _look(
@@ -222,11 +225,8 @@ def _look(
     """Which of the images ``[m, T, D]`` are misclassified, and their margins; the nearest of each walk is kept."""
     labels = walks.labels.repeat_interleave(there.shape[1])
     logits = oracle.logits(there.view(-1, *shape))
-    wrong, height = (
-        is_wrong(logits, labels).view(there.shape[:2]),
-        margin(logits, labels).view(there.shape[:2]),
-    )
     away = _length(there - walks.clean, norm)
+    wrong, height = is_wrong(logits, labels).view_as(away), margin(logits, labels).view_as(away)
     nearer = wrong & (away < walks.distance)
     walks.best = torch.where(nearer[..., None], there, walks.best)
     walks.best_margin = torch.where(nearer, height, walks.best_margin)
@@ -240,7 +240,8 @@ def _sharpen(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: str) -> Non
     inner, outer = torch.zeros_like(walks.distance), torch.ones_like(walks.distance)
     low, high = walks.clean_margin.expand_as(inner), walks.best_margin
     for _ in range(FINAL_STEPS):
-        middle = outer - high * (outer - inner) / (high - low).clamp_min(_TINY)
+        boundary = outer - high * (outer - inner) / (high - low).clamp_min(_TINY)
+        middle = torch.lerp(boundary.minimum(outer), outer, _OUTSIDE)
         wrong, height = _look(oracle, walks, walks.clean + middle[..., None] * ray, shape, norm)
         inner, low = torch.where(wrong, inner, middle), torch.where(wrong, low, height)
         outer, high = torch.where(wrong, middle, outer), torch.where(wrong, height, high)

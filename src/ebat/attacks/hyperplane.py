@@ -7,15 +7,18 @@ left in its direction, has moved ``min(s a_d, c_d)`` when the common multiplier 
     ``sum_d |w_d| min(s a_d, c_d) = |<w, x> + b|``,
 
 whose left side is concave and piecewise linear in s. Newton's method climbs such a function from the left without
-passing the root, and is exact once no further pixel reaches the box: after a handful of steps, and without a sort.
+passing the root, and is there once no further pixel has reached the box: two or three evaluations as a rule, each
+some twenty times cheaper than sorting the pixels by the s at which they stop.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
-from ebat.threat import NORMS
+# Values worked on at once on a CPU, so that the temporaries stay in its cache.
+_BLOCK = 2**18
 
 
 def project_linf(points: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -28,46 +31,67 @@ def project_linf(points: Tensor, w: Tensor, b: Tensor) -> Tensor:
         points: ``[..., D]`` in [0, 1].
         w, b: ``[..., D]`` and ``[...]``; leading dimensions broadcast against those of ``points``.
     """
-    return points + displacement(points, w, (w * points).sum(-1) + b, "linf")
+    return (points + displacement(points, w, vecdot(w, points) + b, "linf")).clamp(0.0, 1.0)
 
 
 def project_l2(points: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """As :func:`project_linf`, nearest in L2; the nearest point is unique."""
-    return points + displacement(points, w, (w * points).sum(-1) + b, "l2")
+    return (points + displacement(points, w, vecdot(w, points) + b, "l2")).clamp(0.0, 1.0)
 
 
 def displacement(points: Tensor, w: Tensor, value: Tensor, norm: str) -> Tensor:
     """From each point to its projection, ``[..., D]``.
 
     Args:
-        points: ``[..., D]`` in [0, 1].
+        points: ``[..., D]`` in [0, 1]; leading dimensions broadcast against those of ``w``.
         w: ``[..., D]``, the normals.
         value: ``[...]``, ``<w, x> + b`` at each point.
         norm: ``"linf"`` or ``"l2"``.
     """
-    assert norm in NORMS
-    direction = w * -value.sign()[..., None]
-    room = torch.where(direction > 0, 1 - points, points).clamp_min(0.0)
-    size = w.abs()
-    rates = size if norm == "l2" else torch.ones_like(value)[..., None]
-    multiplier = _root(size, rates, room.expand_as(direction), value.abs())
-    return torch.minimum(multiplier[..., None] * rates, room) * direction.sign()
+    block = max(1, _BLOCK // max(1, w[:1].numel())) if w.device.type == "cpu" else len(w)
+    if w.dim() > 1 and len(points) == len(w) == len(value) > block:
+        parts = zip(points.split(block), w.split(block), value.split(block), strict=True)
+        return torch.cat([displacement(*part, norm) for part in parts])
+    direction = w.sign() * -value.sign()[..., None]
+    # 1 - x for a pixel that goes up, x for one that goes down
+    room = torch.addcmul(direction.clamp_min(0.0), direction, points, value=-1)
+    pixels = room.shape[-1]
+    size = w.abs().expand_as(room).reshape(-1, pixels)
+    moves = _moves(size, room.view(-1, pixels), value.abs().flatten(), norm)
+    return direction * moves.view(room.shape)
 
 
-def _root(size: Tensor, rates: Tensor, room: Tensor, wanted: Tensor) -> Tensor:
-    """The least ``s`` with ``sum_d size_d min(s rates_d, room_d) = wanted``, ``[...]``; the largest float if none."""
+def _moves(size: Tensor, room: Tensor, wanted: Tensor, norm: str) -> Tensor:
+    """``min(s rates, room) [n, D]`` at the least ``s`` with ``<size, min(s rates, room)> = wanted [n]``.
+
+    All of the room where no ``s`` is enough.
+    """
     most = torch.finfo(wanted.dtype).max
-    pull, limit = size * rates, size * room
-    slope, stopped = pull.sum(-1), torch.zeros_like(wanted)
-    moving = size.new_full(wanted.shape, size.shape[-1])
-    root = torch.zeros_like(wanted)
+    rates = size if norm == "l2" else torch.ones_like(size[:, :1])
+    s = _divide(wanted, vecdot(size, rates.expand_as(size)), most)
+    before = torch.full_like(wanted, room.shape[1])
+    moves, rows = room, None
     while True:
-        # the tangent's root: pixels that still move count by their slope, the others by all they could give
-        root = torch.where(slope > 0, (wanted - stopped) / slope, most).maximum(root)
-        free = root[..., None] * rates < room
-        fewer = free.sum(-1)
-        if not bool((fewer < moving).any()):
-            return root
-        moving = fewer
-        slope = torch.where(free, pull, 0.0).sum(-1)
-        stopped = torch.where(free, 0.0, limit).sum(-1)
+        reach = s[:, None] * rates
+        moved = torch.minimum(reach, room)
+        moves = moved if rows is None else moves.index_copy_(0, rows, moved)
+        # a mask of numbers: selection by a mask without pattern costs a CPU twenty times as much
+        free = torch.gt(room, reach, out=torch.empty_like(room))
+        count = free.sum(1)
+        fewer = count < before
+        left = int(fewer.sum())
+        if not left:
+            return moves
+        slope = vecdot(size, free if norm == "linf" else free.mul_(size))
+        further = _divide(wanted - vecdot(size, moved), slope, most)
+        s = torch.where(fewer, (s + further).clamp_max(most), s)
+        before = count
+        if 2 * left < len(s):
+            index = fewer.nonzero().squeeze(1)
+            rows = index if rows is None else rows[index]
+            s, size, room, wanted, before = (x[index] for x in (s, size, room, wanted, before))
+            rates = size if norm == "l2" else rates[index]
+
+
+def _divide(value: Tensor, by: Tensor, otherwise: float) -> Tensor:
+    return torch.where(by > 0, value / by, otherwise)

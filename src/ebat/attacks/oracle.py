@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from ebat.classifier import Classifier
 
-# logits [n, K] to values [n]
+# logits [n, K] to values [n], or several values [n, M]
 Margin = Callable[[Tensor], Tensor]
 
 
@@ -40,17 +40,18 @@ class Oracle:
         return torch.cat([self.clf.logits(part) for part in images.split(self.batch_size)])
 
     def gradient(self, images: Tensor, values_of: Margin) -> tuple[Tensor, Tensor, Tensor]:
-        """Values, logits, and the gradient of each value by its own image: one forward and one backward pass each.
+        """Values, logits, and the gradient of each value by its own image.
+
+        One forward pass for each image, and one backward pass for each of its values.
 
         Args:
             images: ``[n, C, H, W]``.
-            values_of: from logits ``[n, K]`` to values ``[n]``, row by row.
+            values_of: from logits ``[n, K]`` to values ``[n]`` or ``[n, M]``, row by row.
 
         Returns:
-            ``values [n]``, ``logits [n, K]`` and ``gradient [n, C, H, W]``, all detached.
+            ``values``, ``logits [n, K]`` and ``gradient [n, C, H, W]`` or ``[n, M, C, H, W]``, all detached.
         """
         self.forwards += len(images)
-        self.backwards += len(images)
         if self.batch_size is None or len(images) <= self.batch_size:
             return self._gradient(images, values_of)
 
@@ -75,5 +76,9 @@ class Oracle:
             here = images.detach().requires_grad_()
             logits = self.clf.logits(here)
             values = values_of(logits)
-            (gradient,) = torch.autograd.grad(values.sum(), here)
+            *others, last = values.unbind(1) if values.dim() == 2 else (values,)
+            gradients = [torch.autograd.grad(value.sum(), here, retain_graph=True)[0] for value in others]
+            gradients += torch.autograd.grad(last.sum(), here)
+        self.backwards += len(gradients) * len(images)
+        gradient = torch.stack(gradients, 1) if values.dim() == 2 else gradients[0]
         return values.detach(), logits.detach(), gradient
