@@ -17,7 +17,7 @@ from ebat.registry import PROTOCOLS
 
 KEYS = {
     "protocol", "version", "quantity", "better", "value", "lower", "upper", "also", "count", "data", "threat", "seed",
-    "checkpoint", "seconds", "device", "ebat", "torch", "facts",
+    "checkpoint", "seconds", "device", "ebat", "torch", "facts", "lint",
 }  # fmt: skip
 # Protocols with a blank to fill, those whose value is no share of right images, and long ones have their own tests.
 ACCURACIES = [

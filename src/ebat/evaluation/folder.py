@@ -21,6 +21,7 @@ def evaluate_into(
     images: int | None = None,
     seed: int = 0,
     *,
+    lint: bool = True,
     progress: bool = False,
     resume: bool = False,
 ) -> dict[str, dict[str, Any]]:
@@ -28,10 +29,13 @@ def evaluate_into(
 
     Args:
         folder: made if it is not there; ``None`` keeps nothing.
+        lint: look for mistakes first.
         resume: go on from what an interrupted evaluation left there.
     """
     kept = None if folder is None else folder / "evaluation"
-    rows = evaluate(clf, data, protocols, threat, images, seed, progress=progress, state=kept, resume=resume)
+    rows = evaluate(
+        clf, data, protocols, threat, images, seed, lint=lint, progress=progress, state=kept, resume=resume
+    )
     if folder is not None and kept is not None:
         for row in rows.values():
             write_row(folder, row)

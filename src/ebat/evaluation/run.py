@@ -37,6 +37,7 @@ def evaluate_run(
     *,
     checkpoint: Which = "best",
     device: torch.device | str = "cpu",
+    lint: bool = True,
     progress: bool = False,
     resume: bool = False,
 ) -> dict[str, Row]:
@@ -50,6 +51,7 @@ def evaluate_run(
         data: other images than the run's own test part.
         checkpoint: ``best`` (the last where a run has no best), ``last``, or ``both``.
         device: where to work.
+        lint: look for mistakes first.
         resume: go on from what an interrupted evaluation left in the evaluation folder; without it, start anew.
 
     Returns:
@@ -74,8 +76,9 @@ def evaluate_run(
             rows = {key: {**row, "checkpoint": dict(clf.about)} for key, row in found.items()}
         else:
             rows = evaluate(
-                clf, data, protocols, threat, images, seed, progress=progress, state=folder, resume=resume
-            )
+                clf, data, protocols, threat, images, seed,
+                lint=lint, progress=progress, state=folder, resume=resume,
+            )  # fmt: skip
         for row in rows.values():
             write_row(run.path, row, LAST if beside else "")
         found |= rows if before is None else {f"{key}@{name}": row for key, row in rows.items()}

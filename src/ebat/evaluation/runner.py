@@ -17,6 +17,7 @@ from ebat.contexts import inner_loop
 from ebat.data.image_set import ImageSet
 from ebat.data.sources import load_images
 from ebat.errors import ConfigError, DataError, ImageError
+from ebat.evaluation.lint.rows import add_lint, lint_data
 from ebat.evaluation.progress import bar
 from ebat.evaluation.protocol import LongProtocol, Protocol, Saved, Verdicts
 from ebat.registry import PROTOCOLS
@@ -36,6 +37,7 @@ def evaluate(
     seed: int = 0,
     *,
     batch_size: int | Literal["auto"] = "auto",
+    lint: bool = True,
     progress: bool = False,
     state: str | Path | None = None,
     resume: bool = False,
@@ -51,6 +53,7 @@ def evaluate(
         seed: of every random number of the attacks.
         batch_size: images at a time, by default as many as the free memory suggests; does not change the result beyond
             rounding.
+        lint: look for mistakes first (:mod:`ebat.evaluation.lint`); what is found is told on standard error.
         progress: show a bar on standard error.
         state: a folder in which protocols that take long (AutoAttack) keep what they have found, now and then and
             when interrupted, as ``PROTOCOL.state.safetensors``. The files stay; whoever gave the folder removes them.
@@ -60,8 +63,9 @@ def evaluate(
         Protocol name to row: ``protocol``, ``version``, ``quantity`` (``accuracy`` in [0, 1], or what else the protocol
         measures), ``better`` (``higher`` or ``lower``), ``value``, ``lower`` and ``upper`` (95 %; of an accuracy
         Wilson's; ``None`` where no interval is known), ``also`` (further figures), ``count``, ``data`` (name, split,
-        which images), ``threat`` (norm and exact radius, or ``None``),
-        ``seed``, ``checkpoint``, ``seconds``, ``device``, ``ebat``, ``torch`` and the protocol's own ``facts``.
+        which images), ``threat`` (norm and exact radius, or ``None``), ``seed``, ``checkpoint``, ``seconds``,
+        ``device``, ``ebat``, ``torch``, the protocol's own ``facts``, and ``lint`` (what was found on how many images,
+        the same in every row; ``None`` without).
 
     Raises:
         UnknownNameError: no such protocol.
@@ -94,11 +98,13 @@ def evaluate(
     check_answer(clf, part)
     about = {"name": part.name, "split": part.split, "images": _which(len(part), len(everything))}
     size = resolve_batch_size(clf, part.images, batch_size)
+    linted = lint_data(clf, part, threat if attacking else None, seed, size) if lint else None
     rows = {}
     for name, found in chosen.items():
         saved = None if state is None else Saved(state_file(state, name), resume)
         needed = threat if found.needs_threat else None
         rows[name] = _row(name, found, clf, part, about, needed, seed, size, progress, saved)
+    add_lint(rows, linted)
     return rows
 
 

@@ -54,7 +54,9 @@ def trained(epochs: int, radius: float = 0.0, classes: int = 10) -> Classifier:
     images, labels = train.float_images(), train.labels % classes
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        clf = Classifier(network(classes), classes, [float(images.mean())], [float(images.std())], threat=THREAT)
+        clf = Classifier(
+            network(classes), classes, [float(images.mean())], [float(images.std())], threat=THREAT
+        )
         optimiser = torch.optim.Adam(clf.parameters(), 0.003)
         steps = epochs * (len(images) // 100)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.01, steps)

@@ -11,7 +11,6 @@ from ebat import Classifier, Threat
 from ebat.errors import ConfigError, ImageError
 from ebat.evaluation.lint import Finding, inspect, lint
 from ebat.evaluation.lint.catalogue import CATALOGUE
-from ebat.evaluation.lint.rows import row_findings
 from ebat.evaluation.lint.statistics import clearly_more, many, sign_test
 
 
@@ -118,21 +117,3 @@ def test_a_handful_is_no_finding():
     assert many(4, 20, 0.05) and not many(3, 20, 0.05)
     assert many(2, 2, 0.05) and not many(1, 2, 0.05)
     assert not many(0, 0, 0.05)
-
-
-def test_screen_and_autoattack_far_apart():
-    row = {
-        "count": 250,
-        "data": {"name": "digits"},
-        "threat": {"norm": "linf", "radius": "0.2"},
-        "checkpoint": {},
-    }
-
-    def rows(screen, standard, **change):
-        return {"screen": row | {"value": screen}, "autoattack-standard": row | {"value": standard} | change}
-
-    assert row_findings(rows(0.5, 0.492)) == []
-    (found,) = row_findings(rows(0.5, 0.4))
-    assert (found.name, found.count, found.of) == ("screen-far-from-autoattack", 25, 250)
-    assert row_findings(rows(0.5, 0.4, count=100)) == []
-    assert row_findings({"screen": row | {"value": 0.5}}) == []

@@ -1,7 +1,6 @@
 """The lint: what a sceptic would check before believing a figure."""
 
 from ebat.evaluation.lint.finding import Finding
-from ebat.evaluation.lint.rows import row_findings
 from ebat.evaluation.lint.run import Lint, inspect, lint
 
-__all__ = ["Finding", "Lint", "inspect", "lint", "row_findings"]
+__all__ = ["Finding", "Lint", "inspect", "lint"]

@@ -1,0 +1,68 @@
+"""The lint where results are made: told before the figures, written into every row, and left out on request."""
+
+from __future__ import annotations
+
+import ebat
+from ebat.evaluation.lint import Finding
+from ebat.evaluation.lint.rows import add_lint, findings_of, row_findings
+from ebat.evaluation.lint.run import Lint
+
+
+def test_every_row_says_what_the_lint_found(standard, few, around, capsys):
+    soft = around(standard, after=lambda z: z.softmax(1))
+    rows = ebat.evaluate(soft, few)
+    assert rows["clean"]["lint"] == rows["pgd-20"]["lint"]
+    found = rows["clean"]["lint"]
+    assert (found["images"], [f["name"] for f in found["findings"]]) == (64, ["softmax-outputs"])
+    assert capsys.readouterr().err.startswith("lint: error: softmax-outputs (64 of 64 images): ")
+
+
+def test_nothing_is_said_where_nothing_was_found_or_nobody_looked(standard, few, capsys):
+    row = ebat.evaluate(standard, few, ["clean"])["clean"]
+    assert row["lint"]["findings"] == []
+    assert row["lint"]["attacked"] == 0  # a protocol without an attack is not judged by attacks
+    assert ebat.evaluate(standard, few, ["clean"], lint=False)["clean"]["lint"] is None
+    assert capsys.readouterr().err == ""
+
+
+def test_findings_are_told_before_a_protocol_begins(standard, few, around, capsys, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ebat.evaluation.protocols.pgd", interrupted)
+    try:
+        ebat.evaluate(around(standard, lambda x: x.detach()), few, ["pgd-20"])
+    except KeyboardInterrupt:
+        assert "zero-gradients" in capsys.readouterr().err
+
+
+ROW = {
+    "count": 250,
+    "data": {"name": "digits"},
+    "threat": {"norm": "linf", "radius": "0.2"},
+    "checkpoint": {},
+}
+
+
+def pair(screen, standard, **change):
+    return {"screen": ROW | {"value": screen}, "autoattack-standard": ROW | {"value": standard} | change}
+
+
+def test_screen_and_autoattack_far_apart(capsys):
+    assert row_findings(pair(0.5, 0.492)) == []
+    rows = pair(0.5, 0.4)
+    (found,) = row_findings(rows)
+    assert (found.name, found.count, found.of) == ("screen-far-from-autoattack", 25, 250)
+    assert row_findings(pair(0.5, 0.4, count=100)) == []
+    assert row_findings({"screen": ROW | {"value": 0.5}}) == []
+    add_lint(rows, Lint())
+    assert all(row["lint"]["findings"] == [found.record()] for row in rows.values())
+    assert "screen-far-from-autoattack" in capsys.readouterr().err
+
+
+def test_findings_of_rows_made_at_several_times():
+    range_, soft = (Finding.known(name, "seen", 1, 2) for name in ("range", "softmax-outputs"))
+    records = [Lint([range_], images=5).record(), Lint([range_, soft], images=9).record()]
+    assert findings_of({"lint": record} for record in records) == ([range_, soft], 9, True)
+    assert findings_of([{"lint": records[0]}, {"lint": None}, {}]) == ([range_], 5, False)
+    assert findings_of([]) == ([], 0, True)
