@@ -297,6 +297,39 @@ def test_the_copy_folds_batch_norm_and_says_the_same(toy):
     assert not any(weight.requires_grad for weight in other.parameters())
 
 
+def test_the_copy_overwrites_only_what_nobody_else_reads(toy):
+    class Awkward(nn.Module):
+        """Sums of equal and unequal shape, layers whose output is read twice, a ReLU of a ReLU, a ReLU of the input."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.pool, self.relu, self.last = nn.AdaptiveAvgPool2d(1), nn.ReLU(), nn.Linear(4, 3)
+
+        def forward(self, images):
+            one = self.first(images.relu() + images)
+            two = self.second(self.relu(one)) + one
+            three = self.pool(two.relu()) + self.second(torch.relu(self.relu(two)))
+            four = self.second(three).sigmoid() + (three + 1.0) + self.pool(three)
+            return self.last(self.relu(four + two).mean((2, 3)))
+
+    clf, images = Classifier(Awkward(), 3, [0.5] * 3, [0.2] * 3), toy.images(5, (3, 6, 6))
+    other = search_copy(clf, images)
+    code = str(getattr(other.network, "code", ""))
+    assert "relu_" in code and "iadd" in code
+    before, found = images.clone(), []
+    for one in (clf.eval(), other):
+        here = images.clone().requires_grad_()
+        logits = one.logits(here)
+        (gradient,) = torch.autograd.grad(logits.square().sum(), here)
+        with torch.no_grad():
+            again = one.logits(images)
+        found.append((logits, gradient, again))
+    assert torch.equal(images, before)
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
 def test_a_network_that_cannot_be_copied_faithfully_is_asked_itself(toy):
     class Moody(nn.Module):
         """Control flow on values cannot be traced."""
