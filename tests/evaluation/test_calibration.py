@@ -30,6 +30,7 @@ def test_an_error_that_can_be_computed_by_hand(clf, grey):
     assert row["also"]["mean confidence"] == pytest.approx(float(confidence.mean()), abs=1e-6)
     assert (len(row["facts"]["bins"]), sum(found["count"] for found in row["facts"]["bins"])) == (15, 10)
     assert row["threat"] is None
+    assert set(row) == set(ebat.evaluate(clf, grey, ["clean"])["clean"])
 
 
 def test_the_images_under_attack_are_those_of_pgd_20_in_any_batch_size(finished_run):

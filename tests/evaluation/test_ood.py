@@ -102,7 +102,9 @@ def test_classes_that_cifar10_shows_are_left_out_for_a_classifier_of_cifar10(tmp
     images = torch.rand(30, 3, 8, 8)
     _, about = outside_images(str(place), clf, images, seed=0)
     assert (about["dropped"], about["images"]) == (sorted([names[0], names[2]]), "all 3")
-    other = ebat.Classifier(torch.nn.Flatten(), 10)
+    unnamed = ebat.Classifier(torch.nn.Flatten(), 10)  # whose classes may be those of CIFAR-10
+    assert outside_images(str(place), unnamed, images, seed=0)[1]["images"] == "all 3"
+    other = ebat.Classifier(torch.nn.Flatten(), 10, class_names="abcdefghij")
     assert outside_images(str(place), other, images, seed=0)[1]["images"] == "all 9"
 
 

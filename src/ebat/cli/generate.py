@@ -9,7 +9,7 @@ import typer
 from ebat.cli.console import print_json, print_table, share, tell, watched
 from ebat.cli.folder import out_folder
 from ebat.cli.options import Device, Json, Out, Quiet, Seed, Source
-from ebat.cli.samples import ExtractorName, print_row, sample_row
+from ebat.cli.samples import ExtractorName, independent_extractor, print_row, sample_row
 from ebat.cli.source import find_source, load_classifier
 from ebat.errors import ConfigError
 from ebat.registry import SAMPLERS
@@ -102,6 +102,7 @@ def generate(
 
     clf = load_classifier(source, device)
     judge = None if namer is None else load_classifier(namer, device)
+    reader = None if extractor is None else independent_extractor(extractor, run, device)
     tell(f"generating {per_class} images per class from {source}", quiet)
     chain = own_chain(clf, sampler, energy)
     options = chain.options if step_size is None else {**chain.options, "step_size": step_size}
@@ -111,8 +112,8 @@ def generate(
     )  # fmt: skip
     grid = folder / f"{record['name']}.png"
     row = None
-    if extractor is not None:
-        row = sample_row(run, f"{folder / record['name']}.npz", extractor, None, None, seed, device, quiet)
+    if reader is not None:
+        row = sample_row(run, f"{folder / record['name']}.npz", reader, None, None, seed, quiet)
     if as_json:
         print_json({**record, "grid": str(grid)} | ({} if row is None else {"generation": row}))
         return

@@ -14,6 +14,7 @@ from ebat.errors import ConfigError
 MANIFOLD = ("precision", "recall", "density", "coverage")
 
 if TYPE_CHECKING:
+    from ebat.metrics.frechet import Extractor
     from ebat.training.run_directory import RunDirectory
 
 SamplesPath = Annotated[
@@ -65,37 +66,43 @@ def judge_samples(
     run = None if source is None else find_source(source)
     if source is not None and run is None:
         raise ConfigError(f"--samples {samples}: {source} is no run folder; leave it out and give --data")
-    row = sample_row(run, samples, extractor, origin, data, seed, device, quiet)
+    row = sample_row(run, samples, independent_extractor(extractor, run, device), origin, data, seed, quiet)
     if as_json:
         print_json({row["protocol"]: row})
     else:
         print_row(row)
 
 
+def independent_extractor(name: str, run: RunDirectory | None, device: str | None) -> Extractor:
+    """The extractor called ``name``, which must not be the run's own classifier."""
+    from ebat.evaluation.generation import find_extractor
+    from ebat.evaluation.samples import check_independent
+    from ebat.loading import load
+
+    found, judge = find_extractor(name, choose_device(device))
+    if run is not None and judge is not None:
+        check_independent("extractor", judge, load(run.path))
+    return found
+
+
 def sample_row(
-    run: RunDirectory | None, samples: str, extractor: str, origin: str | None, data: str | None, seed: int,
-    device: str | None, quiet: bool,
+    run: RunDirectory | None, samples: str, extractor: Extractor, origin: str | None, data: str | None, seed: int,
+    quiet: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """The row of the samples against the images of ``data``, else of the run, written into its evaluation folder."""
     from ebat.data.catalogue import NAMES
     from ebat.data.sources import load_splits
-    from ebat.evaluation.generation import find_extractor, measure_samples, read_samples
+    from ebat.evaluation.generation import measure_samples, read_samples
     from ebat.evaluation.records import write_row
     from ebat.evaluation.run import run_splits
-    from ebat.evaluation.samples import check_independent
-    from ebat.loading import load
 
-    chosen = choose_device(device)
     found = read_samples(samples, origin)
-    reader, judge = find_extractor(extractor, chosen)
-    if run is not None and judge is not None:
-        check_independent("extractor", judge, load(run.path))
     if data is None and run is not None:
         splits = run_splits(run.path)
     else:
         splits = load_splits(str(data)) if data in NAMES else load_splits("folder", data)
     tell(f"judging {len(found.images)} images of {samples}", quiet)
-    row = measure_samples(found, splits, reader, seed=seed, device=chosen)
+    row = measure_samples(found, splits, extractor, seed=seed)
     if run is not None:
         write_row(run.path, row)
     return row

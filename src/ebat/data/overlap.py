@@ -9,6 +9,8 @@ import torch
 from ebat.data.catalogue import OFFICIAL
 from ebat.data.image_set import ImageSet
 
+# What the classes of a network that says nothing about itself are called.
+NUMBERED = tuple(str(k) for k in range(10))
 # ImageNet's names (WordNet numbers) of the classes in Tiny-ImageNet that show an object of a CIFAR-10 class, or one
 # that a person would take for it. In doubt a class is left out: an image of the distribution counted as one from
 # outside falsifies the result, one image less does not.
@@ -34,10 +36,10 @@ WORDNET: dict[str, tuple[str, ...]] = {
 def without_overlap(images: ImageSet, class_names: Sequence[str]) -> tuple[ImageSet, list[str]]:
     """``images`` without the classes that overlap those of a classifier, and the names of the ones left out.
 
-    Known are CIFAR-10's classes against ImageNet's, where folders are named by WordNet numbers. Of any other pair
-    nothing is left out.
+    Known are CIFAR-10's classes against ImageNet's, where folders are named by WordNet numbers. Ten classes that are
+    only numbered may be CIFAR-10's, so that they count as such. Of any other pair nothing is left out.
     """
-    if tuple(class_names) != OFFICIAL["cifar10"].class_names:
+    if tuple(class_names) not in (OFFICIAL["cifar10"].class_names, NUMBERED):
         return images, []
     known = {name for names in WORDNET.values() for name in names}
     dropped = [name for name in images.class_names if name in known]

@@ -141,12 +141,7 @@ def classifier_extractor(clf: Classifier, fallback: str = "classifier") -> Extra
 
 
 def measure_samples(
-    samples: SampleSet,
-    data: Splits,
-    extractor: Extractor,
-    *,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
+    samples: SampleSet, data: Splits, extractor: Extractor, *, seed: int = 0
 ) -> dict[str, Any]:
     """The row of a set of samples.
 
@@ -206,7 +201,7 @@ def measure_samples(
             "names": names, "sets": figures, "extractor": extractor.about,
             "samples": {"name": samples.name, "origin": samples.origin, "seed": samples.seed, "filtered": "none"},
         },
-        **made_with(torch.device(device)),
+        **made_with(torch.device(extractor.device)),
     }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ class Extractor:
         outputs: the same to features and class logits ``[N, K]``, where it has classes.
         about: what it is, JSON-like, for result rows.
         inception: whether it is the network whose features give FID, IS and KID.
+        device: where it works.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Extractor:
     outputs: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     about: dict[str, Any] = field(default_factory=dict)
     inception: bool = False
+    device: torch.device | str = "cpu"
 
 
 def penultimate(clf: Classifier, name: str) -> Extractor:
@@ -70,7 +72,7 @@ def penultimate(clf: Classifier, name: str) -> Extractor:
         return seen[-1].flatten(1), logits
 
     about = {"name": name, "weights": weights_hash(clf), **clf.about}
-    return Extractor(name, lambda images: outputs(images)[0], outputs, about)
+    return Extractor(name, lambda images: outputs(images)[0], outputs, about, device=clf.device)
 
 
 def weights_hash(network: nn.Module) -> str:

@@ -58,7 +58,7 @@ def inception(weights: str | Path | None = None, device: torch.device | str = "c
 
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     about = {"name": "inception", "weights": digest[:12], "file": file.name}
-    return Extractor("inception", lambda images: outputs(images)[0], outputs, about, inception=True)
+    return Extractor("inception", lambda images: outputs(images)[0], outputs, about, True, device)
 
 
 def _fetched(url: str) -> Path:

@@ -1,0 +1,97 @@
+"""Calibration, out-of-distribution detection and sets of samples on the command line, and on the page of a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import ebat as package
+
+
+@pytest.fixture
+def other_run(run_folder: Path) -> Path:
+    """A copy of the run with another classifier in it."""
+    path = Path(shutil.copytree(run_folder, run_folder.parent / "other"))
+    file = path / "checkpoints" / "best" / "classifier.safetensors"
+    clf = package.Classifier.load(file)
+    with torch.no_grad():
+        next(clf.parameters()).add_(0.1)
+    clf.save(file)
+    return path
+
+
+def test_rows_of_every_kind_have_their_own_table_and_file(ebat, run_folder):
+    names = ["clean", "ece", "ece-pgd-20", "ood:permuted"]
+    asked = [part for name in names for part in ("--protocol", name)]
+    lines = ebat("evaluate", run_folder, "--images", 20, *asked).stdout.splitlines()
+    assert [line.split()[0] for line in lines if line.split()[0] in names] == names
+    (line,) = [line for line in lines if line.split()[0] == "ood:permuted"]
+    assert "AUROC, higher is better" in line and " to 0." in line and "max softmax 0." in line
+    files = {file.stem for file in (run_folder / "evaluation").glob("*.json")}
+    assert files == {"clean", "ece", "ece-pgd-20", "ood-permuted"}
+
+
+def test_the_page_shows_what_was_measured_beside_accuracy(ebat, run_folder, other_run):
+    ebat("evaluate", run_folder, "--images", 20, "--protocol", "ece", "--protocol", "ood:uniform-noise")
+    ebat("generate", run_folder, "--per-class", 2, "--steps", 1, "--extractor", other_run)
+    assert ebat("report", run_folder).exit_code == 0
+    text = (run_folder / "report.html").read_text()
+    for expected in (
+        "Beside accuracy",
+        "ECE, lower is better",
+        "by chance",
+        "FD-standard-digits",
+        "none left out",
+    ):
+        assert expected in text
+    assert (run_folder / "figures" / "reliability.png").is_file()
+    # they are no accuracies: comparisons of accuracy do not see them
+    result = ebat("compare", run_folder, "--json")
+    assert json.loads(result.stdout)["runs"][0]["accuracy"] == {}
+
+
+def test_generate_judges_its_samples_beside_their_starts(ebat, run_folder, other_run):
+    result = ebat("generate", run_folder, "--per-class", 2, "--steps", 1, "--extractor", other_run, "--json")
+    row = json.loads(result.stdout)["generation"]
+    assert list(row["facts"]["sets"]) == ["start", "sample", "real"]
+    assert row["protocol"] == "FD-standard-digits:class-pca_momentum_joint_1:20-fresh:digits-train-1200"
+    (file,) = (run_folder / "evaluation").glob("FD-standard-digits-*.json")
+    assert json.loads(file.read_text()) == row
+
+
+def test_samples_made_before_are_judged_the_same(ebat, run_folder, other_run):
+    ebat("generate", run_folder, "--per-class", 2, "--steps", 1)
+    samples = run_folder / "samples" / "class-pca_momentum_joint_1"
+    rows = []
+    for arguments in ([run_folder], ["--data", "digits"]):
+        given = (*arguments, "--samples", samples, "--extractor", other_run, "--json")
+        (row,) = json.loads(ebat("evaluate", *given).stdout).values()
+        rows.append({**row, "seconds": 0})
+    assert rows[0] == rows[1]
+    lines = ebat("evaluate", run_folder, "--samples", samples, "--extractor", other_run).stdout.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["start", "sample", "real"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--samples", "x"], "say with --extractor"),
+        (["--extractor", "x"], "give --samples too"),
+        (["--samples", "x", "--extractor", "y"], "say with RUN or --data"),
+        (["--samples", "x", "--extractor", "y", "--data", "digits"], "y: no such file"),
+        (["--protocol", "ood"], "write ood:SET"),
+        (["--protocol", "eec"], "Did you mean 'ece'?"),
+    ],
+)
+def test_mistakes_are_one_line(mistake, run_folder, arguments, message):
+    source = [run_folder] if "--protocol" in arguments else []
+    assert message in mistake("evaluate", *source, *arguments)
+
+
+def test_a_classifier_does_not_judge_its_own_samples(ebat, mistake, run_folder):
+    line = mistake("generate", run_folder, "--per-class", 1, "--steps", 1, "--extractor", run_folder)
+    assert "extractor: a classifier cannot judge its own samples" in line
