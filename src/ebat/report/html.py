@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ebat.report.contents import Contents, read_contents
 from ebat.report.curves import CURVES
+from ebat.report.lint import suspicions
 from ebat.report.page import Picture, picture, write_page
 from ebat.report.reliability import draw_reliability, reliability_rows
 from ebat.report.style import render, write_pair
@@ -26,7 +28,16 @@ RELIABILITY = (
     "On the line the classifier is right as often as it is sure. Above it, it is better than it believes; below, it is "
     "overconfident. The lower bars are the shares of images."
 )
+MOVES = (
+    "An attack that climbs the loss of the true class may lower E(x): the classifier believes in its images more than in "
+    "real ones. One that only wants another class ends near a boundary, where E(x) is high."
+)
+DELTAS = (
+    "Clean minus attacked, image by image; dashed the mean. Left of the line the attack raised the energy."
+)
 GRID = "One row per class, unpicked: starts on the left, at the same place on the right what the sampler made of them."
+ENERGY_FIGURES = (("energy-histograms", HISTOGRAMS), ("energy-quiver", QUIVER))
+ATTACK_FIGURES = (("energy-attacks", MOVES), ("energy-deltas", DELTAS))
 
 
 def write_report(run_path: str | Path, out: str | Path | None = None) -> Path:
@@ -50,14 +61,16 @@ def write_report(run_path: str | Path, out: str | Path | None = None) -> Path:
         run=run,
         run_name=shown_path(run),
         state=state_words(run),
+        lint=suspicions(run),
         facts=facts(run),
         key_figures=key_figures(run),
-        rows=ordered_rows(run),
+        rows=[*ordered_rows(run), *last_rows(run)],
         measures=list(run.measures.values()),
         reliability=reliability_picture(run),
         curves=training_pictures(run),
         events=[event for event in run.events if event.get("kind") != "checkpoint"],
-        energies=energy_pictures(run),
+        energies=energy_pictures(run, ENERGY_FIGURES),
+        attacks=energy_pictures(run, ATTACK_FIGURES),
         samples=[(record, sample_picture(run, record)) for record in run.samples],
         environment=sorted((key, _plain(value)) for key, value in run.environment.items()),
         footer=footer(),
@@ -71,6 +84,15 @@ def _plain(value: Any) -> str:
 def ordered_rows(run: Contents) -> list[dict[str, Any]]:
     """Result rows, clean first, then by falling accuracy."""
     return sorted(run.rows.values(), key=lambda row: (row["protocol"] != "clean", -row["value"]))
+
+
+def last_rows(run: Contents) -> list[dict[str, Any]]:
+    """Result rows of the last classifier, where it was evaluated beside the best, in the order of those."""
+    order = [row["protocol"] for row in ordered_rows(run)]
+    return sorted(
+        (row for row in run.last.values() if row["protocol"] in order),
+        key=lambda row: order.index(row["protocol"]),
+    )
 
 
 def key_figures(run: Contents) -> list[tuple[str, float, str]]:
@@ -119,9 +141,8 @@ def _kept(run: Contents, name: str, images: tuple[bytes, bytes], caption: str) -
     return picture(images, name.replace("-", " "), caption)
 
 
-def energy_pictures(run: Contents) -> list[Picture]:
-    """The figures that ``ebat diagnose`` wrote."""
-    wanted = (("energy-histograms", HISTOGRAMS), ("energy-quiver", QUIVER))
+def energy_pictures(run: Contents, wanted: Sequence[tuple[str, str]]) -> list[Picture]:
+    """Figures that ``ebat diagnose`` wrote, by name and caption; those that are there."""
     found = [(run.picture(f"figures/{name}.png"), name, caption) for name, caption in wanted]
     return [
         picture(images, name.replace("-", " "), caption)

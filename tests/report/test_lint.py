@@ -1,0 +1,43 @@
+"""The findings of the lint stand on top of a report, before any figure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ebat.evaluation.lint import Finding
+from ebat.evaluation.lint.run import Lint
+from ebat.evaluation.run import evaluate_run
+from ebat.report.html import write_report
+
+
+def page(run: Path) -> str:
+    return write_report(run).read_text(encoding="utf-8")
+
+
+def test_nothing_found_is_one_line_and_nothing_evaluated_is_none(run_copy):
+    assert "lint" not in page(run_copy).split("</header>")[0].split("<header>")[1].lower()
+    evaluate_run(run_copy, ["clean"], images=20)
+    assert "The lint looked at 20 images and found nothing." in page(run_copy)
+    evaluate_run(run_copy, ["pgd-20"], images=20, lint=False)
+    assert "Some results were made without it." in page(run_copy)
+    evaluate_run(run_copy, ["clean"], images=20, lint=False)
+    assert "Nobody looked for mistakes" in page(run_copy)
+
+
+def test_findings_stand_in_the_header_errors_first_and_are_escaped(run_copy):
+    evaluate_run(run_copy, ["clean"], images=20)
+    file = run_copy / "evaluation" / "clean.json"
+    row = json.loads(file.read_text())
+    found = [
+        Finding.known("train-mode", "1 <b>Dropout</b>", 20, 20),
+        Finding.known("softmax-outputs", "outputs sum to 1", 20, 20),
+    ]
+    row["lint"] = Lint(found, images=20).record()
+    file.write_text(json.dumps(row))
+    header = page(run_copy).split("</header>")[0]
+    assert "On 20 images the lint found" in header
+    assert header.index("softmax-outputs") < header.index("train-mode")
+    assert "error, 20 of 20 images" in header
+    assert "Return logits: remove the last softmax." in header
+    assert "1 &lt;b&gt;Dropout" in header
