@@ -139,6 +139,7 @@ class Touch:
         return open, (self.path, "w")
 
 
+@pytest.mark.slow
 def test_metrics_work_where_the_extra_is_installed_and_torchvision_is_not(stand_in):
     """A fresh process: importing torchmetrics alone fails there."""
     program = """
