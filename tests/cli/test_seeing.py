@@ -148,3 +148,27 @@ def test_compare_prints_a_table_and_writes_the_page(ebat, run_folder, tmp_path):
 
 def test_compare_does_not_write_a_page_over_a_folder(mistake, run_folder, tmp_path):
     assert mistake("compare", run_folder, "--out", tmp_path).startswith(f"{tmp_path}: is a folder")
+
+
+@pytest.mark.parametrize("form", ["markdown", "csv", "json"])
+def test_compare_prints_or_writes_the_table_in_the_format_asked_for(ebat, run_folder, tmp_path, form):
+    ebat("evaluate", run_folder, "--protocol", "clean", "--images", 20)
+    printed = ebat("compare", run_folder, "--format", form).stdout
+    assert "clean" in printed and "first 20 of 397" in printed
+    assert not (tmp_path / "compare.html").exists()
+    ending = {"markdown": "md"}.get(form, form)
+    ebat("compare", run_folder, "--out", f"table.{ending}")
+    assert (tmp_path / f"table.{ending}").read_text() == printed
+    if form == "json":
+        assert json.loads(printed)["columns"][0]["protocol"] == "clean"
+
+
+def test_compare_json_has_the_table_too(ebat, run_folder):
+    ebat("evaluate", run_folder, "--protocol", "clean", "--images", 20)
+    found = json.loads(ebat("compare", run_folder, "--json").stdout)
+    assert found["page"] == "compare.html"
+    assert found["runs"][0]["accuracy"]["clean"] == found["table"]["rows"][0]["values"][0]["value"]
+
+
+def test_compare_refuses_an_ending_that_names_no_format(mistake, run_folder):
+    assert "the ending names no format; use .html, " in mistake("compare", run_folder, "--out", "table.txt")

@@ -8,7 +8,7 @@ import torch
 from matplotlib.quiver import Quiver
 
 from ebat.metrics.energy_landscape import EnergyPoints
-from ebat.report.comparison_figure import draw_trade_off
+from ebat.report.comparison_figure import draw_generation, draw_trade_off
 from ebat.report.curves import CURVES, draw_accuracy, draw_loss
 from ebat.report.energy_figures import draw_histograms, draw_quiver, energy_range
 from ebat.report.sample_grid import draw_grid
@@ -131,3 +131,15 @@ def test_the_trade_off_shows_each_run_at_its_values():
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+
+
+def test_generation_stands_at_its_values_with_less_to_the_right_and_no_invented_interval():
+    robust = {"value": 0.5, "lower": 0.45, "upper": 0.55}
+    figures = [{"value": v, "lower": None, "upper": None} for v in (1.5, 2.5)]
+    runs = [(name, figure, robust) for name, figure in zip("ab", figures, strict=True)]
+    (axes,) = draw_generation(runs, "distance", "pgd-20", LIGHT, places=[0, 2]).axes
+    places = [tuple(float(v[0]) for v in container[0].get_data()) for container in axes.containers]
+    assert places == [(1.5, 0.5), (2.5, 0.5)]
+    assert axes.get_xlim()[0] > 2.5 and axes.get_xlim()[1] == 0
+    assert [len(container[2]) for container in axes.containers] == [1, 1]  # bars of the robust accuracy alone
+    assert axes.containers[1][0].get_color() == LIGHT.runs[2]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from base64 import b64encode
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 from ebat.errors import RunError
 from ebat.evaluation.diagnose import diagnose_run
+from ebat.evaluation.records import write_row
 from ebat.evaluation.run import evaluate_run
 from ebat.evaluation.samples import generate_samples
 from ebat.report.comparison import write_comparison
@@ -36,7 +40,7 @@ class Page(HTMLParser):
         self.tags.append(tag)
         self.loaded += [value or "" for name, value in attributes if name in LOADING]
         self.media += [value for name, value in attributes if name == "media"]
-        if tag not in {"meta", "img", "source"}:
+        if tag not in {"meta", "img", "source", "br", "wbr"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -46,10 +50,21 @@ class Page(HTMLParser):
         self.text += data
 
 
+def check_scripts(page: Page) -> None:
+    """Any script is inside the page, and its policy allows that one alone."""
+    scripts = re.findall(r"<script>(.*?)</script>", page.html, re.S)
+    assert len(scripts) == page.tags.count("script")
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page.html)
+    allowed = re.findall(r"'sha256-([^']*)'", policy)
+    assert allowed == [b64encode(sha256(script.encode()).digest()).decode() for script in scripts]
+    assert "script-src" in policy if scripts else "script" not in policy
+
+
 def check_self_contained(page: Page) -> None:
     assert page.loaded
     assert all(address.startswith("data:image/png;base64,") for address in page.loaded)
-    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not {"link", "iframe", "object"} & set(page.tags)
+    check_scripts(page)
     assert "url(" not in page.html
     assert "@import" not in page.html
     assert "http://" not in page.html
@@ -95,6 +110,15 @@ def test_a_full_report_shows_rows_energies_samples_and_events(full_run, page):
     ):
         assert expected in text
     assert "loss <b>not</b> finite" in text  # escaped in the page, so the parser reads it as text
+
+
+def test_rows_of_the_last_checkpoint_stand_below_those_of_the_best(run_copy):
+    evaluate_run(run_copy, ["clean"], images=20)
+    last = json.loads((run_copy / "evaluation" / "clean.json").read_text())
+    last["checkpoint"] |= {"checkpoint": "last", "epoch": 9.0}
+    write_row(run_copy, last, "last")
+    text = Page(write_report(run_copy)).text
+    assert 0 < text.index("best, epoch 4") < text.index("last, epoch 9")
 
 
 def test_what_has_not_been_run_names_its_command(run_copy):

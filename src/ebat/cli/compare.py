@@ -3,45 +3,121 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from ebat.cli.console import print_json
+from ebat.cli.console import print_json, print_table
 from ebat.cli.folder import writable_folder
 from ebat.cli.options import Json
-from ebat.cli.results import print_results, results
-from ebat.errors import RunError
-from ebat.training.run_directory import RunDirectory
+from ebat.cli.results import results
+from ebat.errors import ConfigError, RunError
+from ebat.training.run_directory import RunDirectory, write_atomically
+
+Format = Literal["html", "markdown", "csv", "json"]
+ENDINGS: dict[str, Format] = {
+    ".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown", ".csv": "csv", ".json": "json",
+}  # fmt: skip
+PAGE = Path("compare.html")
 
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="the page to write")] = Path(
-        "compare.html"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="what to write; its ending says how  [default: compare.html]",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="of the file; without --out, of standard output", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Puts runs side by side: a table, and a page with plots.
 
-    The page needs no network. Rows that were measured by different protocols or on different data are
-    not comparable; the page names both. Evaluate each run first.
+    A column holds what was measured under one protocol, on the same images, against the same threat; rows that
+    differ in one of these say so. The page needs no network, and sorts its table. Evaluate each run first.
 
     \b
-    Example:
+    Examples:
       ebat compare runs/digits-standard runs/digits-pgd-at runs/digits-eb-jdat --out compare.html
+      ebat compare runs/digits-standard runs/digits-pgd-at --format markdown
+      ebat compare runs/digits-standard runs/digits-pgd-at --out table.csv
     """
     for path in runs:
         RunDirectory.open(path)
-    if out.is_dir():
-        raise RunError(f"{out}: is a folder; --out names the page, such as {out / 'compare.html'}")
-    writable_folder(out.parent)
-    from ebat.report.comparison import write_comparison
+    chosen = form or _form(out)
+    if chosen == "html":
+        out = out or PAGE
+    if out is not None:
+        if out.is_dir():
+            raise RunError(f"{out}: is a folder; --out names the page, such as {out / PAGE}")
+        writable_folder(out.parent)
+    from ebat.report.comparison import comparison_table, write_comparison
 
-    page = write_comparison(runs, out)
-    rows = results(runs)
-    if as_json:
-        print_json({"runs": rows, "page": str(page)})
+    table = comparison_table(runs)
+    if chosen == "html" and out is not None:
+        write_comparison(runs, out)
     else:
-        print_results(rows)
-        print(page)
+        text = _text(table, chosen)
+        if out is None and not as_json:
+            print(text, end="")
+            return
+        if out is not None:
+            write_atomically(out, text)
+    if as_json:
+        from ebat.report.comparison_text import as_tree
+
+        print_json(
+            {"runs": results(runs), "table": as_tree(table), "page": None if out is None else str(out)}
+        )
+    else:
+        print_table(cells(table))
+        for entry in table.entries:
+            for note in entry.notes:
+                print(f"{entry.path}, {entry.checkpoint}: {note}")
+        print(out)
+
+
+def _form(out: Path | None) -> Format:
+    """The format that the ending of ``--out`` names."""
+    if out is None or out.is_dir():
+        return "html"
+    if out.suffix.lower() not in ENDINGS:
+        raise ConfigError(
+            f"--out {out}: the ending names no format; use {', '.join(ENDINGS)}, or add --format"
+        )
+    return ENDINGS[out.suffix.lower()]
+
+
+def _text(table: Any, form: Format) -> str:
+    import json
+
+    from ebat.report.comparison_text import as_csv, as_markdown, as_tree
+
+    if form == "json":
+        return json.dumps(as_tree(table), indent=2) + "\n"
+    return as_csv(table) if form == "csv" else as_markdown(table)
+
+
+def cells(table: Any) -> list[dict[str, str]]:
+    """The table for a terminal: one column per protocol card."""
+    from ebat.report.comparison_text import HEAD, cell, head
+
+    return [
+        {
+            **dict(zip(HEAD, (entry.path, *head(entry)[1:]), strict=True)),
+            **{_title(column.card): cell(column, entry.values.get(column)) for column in table.columns},
+        }
+        for entry in table.entries
+    ]
+
+
+def _title(card: tuple[str, ...]) -> str:
+    """The protocol card in lines, a long name in several."""
+    return "\n".join((card[0].replace(":", ":\n"), *card[1:]))

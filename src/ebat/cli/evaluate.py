@@ -10,6 +10,7 @@ import typer
 
 from ebat.cli.console import print_json, print_table, share, tell, watched
 from ebat.cli.interruption import resumable
+from ebat.cli.lint import NoLint, tell_summary
 from ebat.cli.measures import measures
 from ebat.cli.model import own_classifier
 from ebat.cli.options import Data, Device, Json, Norm, Quiet, Radius, Seed
@@ -17,6 +18,7 @@ from ebat.cli.samples import ExtractorName, Origin, SamplesPath, judge_samples
 from ebat.cli.source import choose_device, find_source, images_for, load_classifier
 from ebat.cli.threat import asked_threat, check_threat
 from ebat.errors import ConfigError
+from ebat.evaluation.records import checkpoint_name
 from ebat.registry import NETWORKS, PROTOCOLS
 
 if TYPE_CHECKING:
@@ -107,12 +109,13 @@ def evaluate(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on with an AutoAttack evaluation that was interrupted")
     ] = False,
+    no_lint: NoLint = False,
     seed: Seed = 0,
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measures accuracy, and other things, under protocols that have a name.
+    """Measures accuracy and more under protocols that have a name.
 
     The rows of a run are written into its evaluation folder too. A run's best checkpoint was chosen on
     held-out images while it trained; both its best and its last are evaluated, and no test image chooses.
@@ -161,7 +164,12 @@ def evaluate(
         other = None if data is None else images_for(load_classifier(str(run.path), "cpu"), run, data)
         if checkpoint == "both" and len(run.classifiers()) == 2:
             tell("best and last, one after the other; --checkpoint best leaves the last one out", quiet)
-        options: dict[str, Any] = {"device": chosen, "progress": watched(quiet), "resume": resume}
+        options: dict[str, Any] = {
+            "device": chosen,
+            "progress": watched(quiet),
+            "resume": resume,
+            "lint": not no_lint,
+        }
         with resumable(run.path):
             rows = evaluate_run(
                 run.path, protocols, other, threat, images, seed, checkpoint=checkpoint, **options
@@ -173,9 +181,10 @@ def evaluate(
         image_set = images_for(clf, None, data)
         if attacks:
             check_threat(threat, clf.threat)
-        options = {"progress": watched(quiet), "resume": resume}
+        options = {"progress": watched(quiet), "resume": resume, "lint": not no_lint}
         with resumable(out):
             rows = evaluate_into(out, clf, image_set, protocols, threat, images, seed, **options)
+    tell_summary(rows.values(), quiet)
     if as_json:
         print_json(rows)
     else:
@@ -210,19 +219,10 @@ def table(rows: Rows) -> Sequence[dict[str, Any]]:
             "accuracy": share(row["value"]),
             "95 % interval": f"{share(row['lower'])} to {share(row['upper'])}",
             "images": row["count"],
-            "checkpoint": checkpoint_cell(row["checkpoint"]),
+            "checkpoint": checkpoint_name(row["checkpoint"]),
             "data": f"{row['data']['name']} {row['data']['split']}",
             "threat": "-" if row["threat"] is None else f"{row['threat']['norm']} {row['threat']['radius']}",
             "seconds": row["seconds"],
         }
         for name, row in rows.items()
     ]
-
-
-def checkpoint_cell(about: dict[str, Any]) -> str | None:
-    """``best, epoch 40``; ``None`` for a classifier that came from no run."""
-    if "checkpoint" not in about:
-        return None
-    return str(about["checkpoint"]) + (
-        f", epoch {about['epoch']:g}" if about.get("epoch") is not None else ""
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,11 @@ def write_row(run: Path, row: dict[str, Any], part: str = "") -> None:
         write_atomically(path, json.dumps(row, indent=2) + "\n")
     except OSError as error:
         warn_unwritable(path, error)
+
+
+def checkpoint_name(about: Mapping[str, Any]) -> str | None:
+    """``best, epoch 40``, from a row's ``checkpoint``; ``None`` for a classifier that came from no run."""
+    if "checkpoint" not in about:
+        return None
+    epoch = about.get("epoch")
+    return str(about["checkpoint"]) + ("" if epoch is None else f", epoch {epoch:g}")

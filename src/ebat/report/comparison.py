@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ebat.report.comparison_figure import draw_trade_off
+from ebat.report.comparison_figure import draw_generation, draw_trade_off
+from ebat.report.comparison_table import DISTANCE, Column, Entry, Table, build_table
+from ebat.report.comparison_text import cell, head
 from ebat.report.contents import Contents, read_contents, start_order
 from ebat.report.energy_figures import TITLES, draw_histograms, energy_range
 from ebat.report.html import sample_picture
-from ebat.report.page import Picture, picture, threat_words, write_page
+from ebat.report.page import Picture, picture, read_script, threat_words, write_page
 from ebat.report.style import render
 from ebat.report.words import footer, method_words, shown_path
 
@@ -33,26 +35,38 @@ def write_comparison(runs: Sequence[str | Path], path: str | Path, title: str = 
     """
     contents = [read_contents(run) for run in runs]
     names = distinct_names(contents)
-    protocols = protocol_names(contents)
+    table = build_table(names, contents)
     return write_page(
         "comparison.html.j2",
         Path(path),
         title=title,
-        runs=list(zip(names, contents, strict=True)),
+        count=len(contents),
+        table=table,
+        head=head,
+        cell=cell,
+        script=read_script("sort.js"),
         methods=[
             (name, run.config.method.name, method_words(run))
             for name, run in zip(names, contents, strict=True)
         ],
         paths=[shown_path(run) for run in contents],
-        protocols=protocols,
         setting=setting(contents),
         warnings=mismatches(contents),
-        trade_off=trade_off_picture(names, contents, protocols),
+        trade_offs=trade_off_pictures(table),
         samples=sample_sets(names, contents),
-        first_samples=[_record(run, next(iter(sample_names(contents)), "")) for run in contents],
         energies=energy_pictures(names, contents),
         footer=footer(),
     )
+
+
+def comparison_table(runs: Sequence[str | Path]) -> Table:
+    """The table of :func:`write_comparison` without the page.
+
+    Raises:
+        RunError: one of them is not a run folder.
+    """
+    contents = [read_contents(run) for run in runs]
+    return build_table(distinct_names(contents), contents)
 
 
 def distinct_names(runs: Sequence[Contents]) -> list[str]:
@@ -89,26 +103,49 @@ def mismatches(runs: Sequence[Contents]) -> list[str]:
     return found
 
 
-def trade_off_picture(
-    names: Sequence[str], runs: Sequence[Contents], protocols: Sequence[str]
-) -> Picture | None:
-    """Clean against robust accuracy, where at least one run has both."""
-    robust = [name for name in protocols if name != "clean"]
-    if not robust:
-        return None
-    shown: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-        (name, run.rows["clean"], run.rows[robust[0]])
-        for name, run in zip(names, runs, strict=True)
-        if "clean" in run.rows and robust[0] in run.rows
+# Attacks that most runs have a row of: the strongest is the one to show.
+STRENGTH = ("autoattack-standard", "autoattack-few-classes", "pgd-50-10", "pgd-20")
+
+
+def trade_off_pictures(table: Table) -> list[Picture]:
+    """Robust against clean accuracy and, where there are samples, against generation; only values that compare."""
+    firsts = {entry.place: entry for entry in reversed(table.entries)}
+    entries = [firsts[place] for place in sorted(firsts)]
+    accuracies = [column for column in table.columns if column.quantity == "accuracy"]
+    clean = _shared([column for column in accuracies if column.protocol == "clean"], entries)
+    robust = _shared([column for column in accuracies if column.threat], entries)
+    shown = [entry for entry in entries if clean in entry.values and robust in entry.values]
+    if clean is None or robust is None or not shown:
+        return []
+    both = [(entry.run, entry.values[clean], entry.values[robust]) for entry in shown]
+    places = [entry.place for entry in shown]
+    pictures = [
+        picture(
+            render(lambda theme: draw_trade_off(both, robust.protocol, theme, places)),
+            "clean accuracy against robust accuracy",
+            "Up and to the right is better; lines are 95 % intervals.",
+        )
     ]
-    if not shown:
-        return None
-    images = render(lambda theme: draw_trade_off(shown, robust[0], theme))
-    return picture(
-        images,
-        "clean accuracy against robust accuracy",
-        "Up and to the right is better; lines are 95 % intervals.",
-    )
+    feature = [column for column in table.columns if column.quantity.startswith(("FID", "FD-"))]
+    made = _shared([*feature, *(column for column in table.columns if column.quantity == DISTANCE)], shown)
+    if made is None or not (sampled := [entry for entry in shown if made in entry.values]):
+        return pictures
+    points = [(entry.run, entry.values[made], entry.values[robust]) for entry in sampled]
+    seats = [entry.place for entry in sampled]
+    name = "distance of samples, of real images" if made.quantity == DISTANCE else made.quantity
+    images = render(lambda theme: draw_generation(points, name, robust.protocol, theme, seats))
+    caption = f"Up and to the right is better. Samples: {made.protocol.removeprefix('samples ').replace(':', ', ')}."
+    return [*pictures, picture(images, "figure of generated images against robust accuracy", caption)]
+
+
+def _shared(columns: Sequence[Column], entries: Sequence[Entry]) -> Column | None:
+    """The column that most entries have a value in; of those, the strongest attack, or else the first."""
+    rank = {name: place for place, name in enumerate(STRENGTH)}
+    keyed = [
+        (-sum(column in entry.values for entry in entries), rank.get(column.protocol, len(rank)), place)
+        for place, column in enumerate(columns)
+    ]
+    return columns[min(keyed)[2]] if keyed else None
 
 
 def sample_names(runs: Sequence[Contents]) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from ebat.classifier_file import read
 from ebat.config import Config
 from ebat.errors import CheckpointError
+from ebat.evaluation.records import LAST
 from ebat.metrics.energy_landscape import EnergyPoints
 from ebat.report.style import dark_path
 from ebat.samplers.starts import STARTS
@@ -29,6 +30,7 @@ class Contents:
         about: what the finished classifier says of itself; empty without one.
         rows: protocol name to result row, those whose value is an accuracy.
         measures: the other rows: calibration, out-of-distribution detection, generation.
+        last: rows of the last classifier, of either kind, where it was evaluated beside the best.
         diagnosis: the numbers of ``ebat diagnose``, or ``None``; ``points`` the energies behind them.
         samples: the records of ``ebat generate``.
     """
@@ -43,6 +45,7 @@ class Contents:
     about: Record
     rows: dict[str, Record]
     measures: dict[str, Record]
+    last: dict[str, Record]
     diagnosis: Record | None
     points: dict[str, EnergyPoints] | None
     samples: list[Record]
@@ -73,10 +76,7 @@ def read_contents(path: str | Path) -> Contents:
     """
     run = RunDirectory.open(path)
     figures = run.path / "figures"
-    rows = [
-        json.loads(file.read_text(encoding="utf-8"))
-        for file in sorted((run.path / "evaluation").glob("*.json"))
-    ]
+    rows = _rows(run.path / "evaluation")
     return Contents(
         path=run.path,
         config=run.config(),
@@ -88,6 +88,7 @@ def read_contents(path: str | Path) -> Contents:
         about=_about(run),
         rows={row["protocol"]: row for row in rows if _is_accuracy(row)},
         measures={row["protocol"]: row for row in rows if not _is_accuracy(row)},
+        last={row["protocol"]: row for row in _rows(run.path / "evaluation" / LAST)},
         diagnosis=_json(figures / "energies.json"),
         points=read_points(figures),
         samples=sorted(
@@ -104,6 +105,11 @@ def start_order(record: Record) -> int:
     """Samples from the starts that know least come first: they say most about the classifier."""
     start = record["start"]
     return STARTS.index(start) if start in STARTS else len(STARTS)
+
+
+def _rows(folder: Path) -> list[Record]:
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    return [row for row in found if "protocol" in row]
 
 
 def _is_accuracy(row: Record) -> bool:

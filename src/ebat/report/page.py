@@ -1,17 +1,24 @@
-"""From facts to one self-contained HTML file: figures as data URIs, no script, no request to any network."""
+"""From facts to one self-contained HTML file: figures as data URIs, no request to any network.
+
+Pages hold no script, but for the one that sorts a table; the page's policy names it by its digest, so no other can run.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from ebat.errors import RunError
+from ebat.evaluation.records import checkpoint_name
 from ebat.report.style import DARK, LIGHT
 from ebat.training.run_directory import write_atomically
 
@@ -75,6 +82,27 @@ def threat_words(threat: Mapping[str, Any] | None) -> str:
     return f"{({'linf': 'L∞', 'l2': 'L2'}).get(threat['norm'], threat['norm'])}, radius {threat['radius']}"
 
 
+@dataclass(frozen=True)
+class Script:
+    """A script of this room, and the digest by which a page's policy allows it."""
+
+    text: Markup
+    digest: str
+
+
+def read_script(name: str) -> Script:
+    """The script ``name`` of the templates' folder."""
+    text = files("ebat.report").joinpath("templates", name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    return Script(Markup(text), f"sha256-{digest}")
+
+
+def breakable(text: str) -> Markup:
+    """A long name that may continue on the next line after a colon or an underscore."""
+    escaped = str(escape(text))
+    return Markup(escaped.replace(":", ":<wbr>").replace("_", "_<wbr>"))
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -83,6 +111,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.filters |= {
         "percent": percent, "interval": interval, "number": number, "duration": duration, "threat": threat_words,
+        "breakable": breakable, "checkpoint": checkpoint_name,
     }  # fmt: skip
     environment.globals |= {"light": LIGHT, "dark": DARK}
     return environment

@@ -1,0 +1,173 @@
+"""The table of several runs: what stands in one column was measured in one way, and what was not says so."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebat.evaluation.records import write_row
+from ebat.report.comparison import comparison_table, trade_off_pictures, write_comparison
+from ebat.report.comparison_figure import draw_trade_off
+from ebat.report.comparison_text import as_csv, as_markdown, as_tree
+from ebat.report.page import DASH
+
+BEST = {"checkpoint": "best", "epoch": 4.0}
+
+
+def row(protocol: str, value: float, **other: Any) -> dict[str, Any]:
+    threat = None if protocol in ("clean", "ece") else {"norm": "linf", "radius": "8/255"}
+    data = {"name": "digits", "split": "test", "images": "all 397"}
+    return {
+        "protocol": protocol, "version": 1, "quantity": "accuracy", "better": "higher", "value": value,
+        "lower": value - 0.02, "upper": value + 0.02, "also": {}, "count": 397, "data": data, "threat": threat,
+        "seed": 0, "checkpoint": BEST, "seconds": 1.0, **other,
+    }  # fmt: skip
+
+
+ECE = {"quantity": "ECE", "better": "lower", "lower": None, "upper": None}
+
+
+def samples(path: Path, distance: float, named: float | None = None) -> None:
+    distances = {"start": 4.0, "sample": distance, "real": 2.0}
+    figures = {
+        "count": 50,
+        "named": named,
+        "named_lower": named,
+        "named_upper": named,
+        "distance_median": 0.0,
+    }
+    record = {
+        "name": "uniform_momentum_joint_9", "start": "uniform", "sampler": "momentum", "energy": "joint", "steps": 9,
+        "seed": 0, "per_class": 5, "checkpoint": BEST, "reference": {"name": "digits", "images": 1200},
+        "namer": None if named is None else {"recipe": "digits/standard"},
+        "figures": {key: {**figures, "distance": value} for key, value in distances.items()},
+    }  # fmt: skip
+    (path / "samples").mkdir(exist_ok=True)
+    (path / "samples" / "uniform_momentum_joint_9.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def two(finished_run: Path, tmp_path: Path) -> list[Path]:
+    """Two runs with rows of their best, and of their last where it was evaluated."""
+    paths = [Path(shutil.copytree(finished_run, tmp_path / name)) for name in ("one", "two")]
+    for path, clean, robust in zip(paths, (0.9, 0.8), (0.4, 0.5), strict=True):
+        write_row(path, row("clean", clean))
+        write_row(path, row("pgd-20", robust))
+    write_row(paths[0], row("ece", 0.05, **ECE))
+    write_row(paths[0], row("clean", 0.95, checkpoint={"checkpoint": "last", "epoch": 9.0}), "last")
+    samples(paths[0], 3.0, 0.75)
+    samples(paths[1], 5.0)
+    return paths
+
+
+def test_a_column_names_protocol_version_quantity_threat_and_data(two):
+    cards = [column.card for column in comparison_table(two).columns]
+    assert cards[:2] == [
+        ("clean v1", "accuracy, higher is better", "digits test, all 397"),
+        ("pgd-20 v1", "accuracy, higher is better", "L∞, radius 8/255", "digits test, all 397"),
+    ]
+    assert ("ece v1", "ECE, lower is better", "digits test, all 397") in cards
+
+
+def test_best_and_last_are_rows_of_their_own_and_say_which_they_are(two):
+    entries = comparison_table(two).entries
+    assert [(entry.run, entry.checkpoint) for entry in entries] == [
+        ("one", "best, epoch 4"), ("one", "last, epoch 9"), ("two", "best, epoch 4"),
+    ]  # fmt: skip
+    assert [len(entry.values) for entry in entries] == [5, 1, 3]
+
+
+def test_samples_are_named_by_whom_and_measured_by_real_images(two):
+    table = comparison_table(two)
+    named, distance = table.columns[2:4]
+    assert named.card[1:] == ("named as their class, higher is better", "by digits/standard")
+    assert named.card[0] == distance.card[0] == "samples uniform_momentum_joint_9 v1"
+    assert [entry.values[distance]["value"] for entry in table.entries if distance in entry.values] == [
+        1.5,
+        2.5,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"version": 2}, "other version"),
+        ({"threat": {"norm": "l2", "radius": "0.5"}}, "other threat"),
+        ({"data": {"name": "digits", "split": "test", "images": "first 20 of 397"}, "count": 20}, "other images"),
+        ({"version": 2, "threat": {"norm": "linf", "radius": "4/255"}}, "other version and threat"),
+    ],
+)  # fmt: skip
+def test_rows_of_one_protocol_that_differ_stand_in_two_columns_and_say_why(two, other, expected):
+    write_row(two[1], row("pgd-20", 0.9, **other))
+    table = comparison_table(two)
+    assert [column.protocol for column in table.columns].count("pgd-20") == 2
+    note = f"pgd-20: not comparable with rows of {expected}"
+    assert [entry.notes for entry in table.entries] == [(note,), (), (note,)]
+    assert f"- two, best, epoch 4: {note}" in as_markdown(table)
+    assert as_csv(table).count(note) == 2
+    assert as_tree(table)["rows"][0]["not_comparable"] == [note]
+    assert len(trade_off_pictures(table)) == 2  # of the run that has both on the same images
+
+
+def test_another_seed_or_time_is_no_difference(two):
+    write_row(two[1], row("pgd-20", 0.5, seed=7, seconds=3.0))
+    assert not any(entry.notes for entry in comparison_table(two).entries)
+
+
+def test_markdown_has_one_cell_per_column_with_interval(two):
+    lines = as_markdown(comparison_table(two)).splitlines()
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+    assert lines[2].startswith(
+        "| one | pgd-at | best, epoch 4 | 0.4 | 90.0 % (88.0 to 92.0) | 40.0 % (38.0 to 42.0) |"
+    )
+    assert lines[4].rstrip(" |").endswith(f"| {DASH}")
+
+
+def test_csv_and_json_hold_the_numbers_as_they_are(two):
+    table = comparison_table(two)
+    first, *rows = csv.reader(io.StringIO(as_csv(table)))
+    place = first.index(
+        "pgd-20 v1 | accuracy, higher is better | L∞, radius 8/255 | digits test, all 397 | lower"
+    )
+    assert [line[place] for line in rows] == ["0.38", "", "0.48"]
+    tree = json.loads(json.dumps(as_tree(table)))
+    assert tree["columns"][1]["threat"] == "L∞, radius 8/255"
+    value = {"value": 0.8, "lower": 0.78, "upper": 0.8 + 0.02, "seed": 0, "seconds": 1.0}
+    assert tree["rows"][2]["values"][0] == value
+
+
+def test_the_page_shows_every_value_once_and_sorts_by_it(two, tmp_path):
+    html = write_comparison(two, tmp_path / "page.html").read_text()
+    assert html.count('<table class="sortable">') == 1 and html.count("<script>") == 1
+    assert html.count('data-value="0.9"') == html.count('data-value="0.95"') == 1
+    assert "last, epoch 9" in html and "90.0 % (88.0 to 92.0)" in html
+
+
+def test_generation_is_plotted_beside_robustness_only_where_there_are_samples(two):
+    assert [picture.alt for picture in trade_off_pictures(comparison_table(two))] == [
+        "clean accuracy against robust accuracy", "figure of generated images against robust accuracy",
+    ]  # fmt: skip
+    for path in two:
+        shutil.rmtree(path / "samples")
+    assert len(trade_off_pictures(comparison_table(two))) == 1
+
+
+def test_the_strongest_attack_that_all_have_is_plotted(two, monkeypatch):
+    for name, paths in (("autoattack-standard", two), ("pgd-50-10", two[:1])):
+        for path in paths:
+            write_row(path, row(name, 0.3))
+    plotted: list[str] = []
+
+    def noted(runs: Any, robust_name: str, *rest: Any) -> Any:
+        plotted.append(robust_name)
+        return draw_trade_off(runs, robust_name, *rest)
+
+    monkeypatch.setattr("ebat.report.comparison.draw_trade_off", noted)
+    trade_off_pictures(comparison_table(two))
+    assert set(plotted) == {"autoattack-standard"}
