@@ -374,3 +374,6 @@ def test_what_a_pass_keeps_is_counted_and_the_batch_follows_from_it(toy, monkeyp
     for free, least, most in ((10_000 * kept, 256, 256), (100 * kept, 5, 25), (0, 1, 1)):
         monkeypatch.setattr("ebat.attacks.memory.free_memory", lambda device, free=free: free)
         assert least <= auto_batch_size(clf, image) <= most
+    monkeypatch.setattr("ebat.attacks.memory.free_memory", lambda device: 2**40)
+    monkeypatch.setattr("ebat.attacks.memory.kept_bytes", lambda clf, image: 2**26)
+    assert auto_batch_size(clf, image) == 32  # a large network

@@ -13,8 +13,10 @@ from ebat.contexts import inner_loop
 from ebat.data.image_set import as_float
 from ebat.errors import ConfigError
 
-# More at once is no faster: what a processor's caches hold, and what fills a large accelerator.
+# More at once is no faster: it leaves a processor's caches, or fills a large accelerator already.
 MOST = {"cpu": 256, "cuda": 2048}
+# A processor is as fast with few images of a large network, and a batch is what an interruption loses.
+_BYTES_ON_CPU, _ENOUGH_ON_CPU = 2**28, 32
 # Of the memory that is free; gradients on their way back and the attack's own images need room beside what is kept.
 _SHARE = 0.25
 _SAMPLE = 2
@@ -34,14 +36,16 @@ def resolve_batch_size(clf: Classifier, images: Tensor, batch_size: int | Litera
 
 
 def auto_batch_size(clf: Classifier, image: Tensor) -> int:
-    """Images for which a forward and backward pass takes a quarter of the free memory, at least 1.
+    """As many images as are of use, but a forward and backward pass of them takes a quarter of the free memory at most.
 
     Args:
         clf: asked about two copies of ``image``; what it keeps for the backward pass is measured.
         image: ``[1, C, H, W]`` on the classifier's device.
     """
-    most = MOST.get(clf.device.type, MOST["cpu"])
     per_image = kept_bytes(clf, image) + 10 * image.numel() * image.element_size()
+    most = MOST.get(clf.device.type, MOST["cpu"])
+    if clf.device.type == "cpu":
+        most = min(most, max(_ENOUGH_ON_CPU, _BYTES_ON_CPU // per_image))
     return max(1, min(most, int(_SHARE * free_memory(clf.device) / per_image)))
 
 
