@@ -235,8 +235,10 @@ def test_verdicts_depend_on_neither_batch_size_nor_memory_format_nor_order(case)
     for changed in (
         autoattack(clf, images, labels, THREAT, batch_size=4, **options),
         autoattack(clf, images.to(memory_format=torch.channels_last), labels, THREAT, **options),
+        autoattack(clf, images.double(), labels, THREAT, **options),
     ):
         assert torch.equal(changed.robust, whole.robust) and changed.broken_by == whole.broken_by
+        assert changed.adversarial.dtype == torch.float32
 
 
 @pytest.mark.parametrize("classes", [2, 3])

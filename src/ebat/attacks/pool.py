@@ -179,15 +179,15 @@ class Pool:
 
     def adversarial(self) -> Tensor:
         """The adversarial images found and, for all others, the images as they are; float32 ``[N, C, H, W]``, CPU."""
-        everything = as_float(self.images.cpu()).clone(memory_format=torch.contiguous_format)
+        everything = as_float(self.images.cpu()).float().clone(memory_format=torch.contiguous_format)
         for places, found in zip(self.places, self.found, strict=True):
             everything[places] = found
         return everything
 
     def _take(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Images and labels of ``places``, ready to be attacked."""
-        images = as_float(self.images[places.to(self.images.device)].to(self.clf.device)).contiguous()
-        return images, self.labels[places].to(self.clf.device)
+        images = as_float(self.images[places.to(self.images.device)].to(self.clf.device))
+        return images.float().contiguous(), self.labels[places].to(self.clf.device)
 
     def _attack(self, attack: Attack, places: Tensor) -> None:
         """Attacks the images of ``places`` and writes down what came of it."""
