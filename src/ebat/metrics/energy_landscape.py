@@ -14,7 +14,7 @@ from ebat import energies
 from ebat.classifier import Classifier
 from ebat.contexts import inner_loop
 from ebat.errors import CheckpointError
-from ebat.metrics.accuracy import share
+from ebat.metrics.accuracy import Share, share
 from ebat.metrics.wasserstein import wasserstein_distance
 
 CLEAN, ADVERSARIAL, GENERATED = "clean", "adversarial", "generated"
@@ -31,12 +31,11 @@ class EnergyPoints:
 
 
 @torch.no_grad()
-def energy_points(clf: Classifier, images: Tensor, labels: Tensor, batch_size: int = 250) -> EnergyPoints:
-    """Energies of images in eval mode; the classifier is left as it was.
+def finite_logits(clf: Classifier, images: Tensor, batch_size: int = 250) -> Tensor:
+    """Logits ``[N, K]`` in eval mode; the classifier is left as it was.
 
     Args:
         images: ``[N, C, H, W]`` in [0, 1].
-        labels: int64 ``[N]``; for generated images the class that was asked for.
         batch_size: images per forward.
 
     Raises:
@@ -50,11 +49,31 @@ def energy_points(clf: Classifier, images: Tensor, labels: Tensor, batch_size: i
             f"energies: the logits of {wrong} of {len(logits)} images are not finite; this classifier has diverged, "
             "use an earlier checkpoint"
         )
+    return logits
+
+
+def points_of(logits: Tensor, labels: Tensor) -> EnergyPoints:
+    """Energies of logits ``[N, K]`` and labels ``[N]``."""
     joint = energies.joint_energy(logits, labels.to(logits.device))
     return EnergyPoints(energies.marginal_energy(logits).cpu(), joint.cpu())
 
 
-def _spread(values: Tensor) -> dict[str, float]:
+def energy_points(clf: Classifier, images: Tensor, labels: Tensor, batch_size: int = 250) -> EnergyPoints:
+    """Energies of images in eval mode; the classifier is left as it was.
+
+    Args:
+        images: ``[N, C, H, W]`` in [0, 1].
+        labels: int64 ``[N]``; for generated images the class that was asked for.
+        batch_size: images per forward.
+
+    Raises:
+        CheckpointError: logits that are not finite, so that there is no landscape.
+    """
+    return points_of(finite_logits(clf, images, batch_size), labels)
+
+
+def spread(values: Tensor) -> dict[str, float]:
+    """Mean, median, and the 5 % and 95 % points of ``[N]``, N at least 1."""
     low, middle, high = (float(values.quantile(q)) for q in (0.05, 0.5, 0.95))
     return {"mean": float(values.mean()), "median": middle, "p05": low, "p95": high}
 
@@ -63,12 +82,35 @@ def shift_summary(clean: EnergyPoints, adversarial: EnergyPoints) -> dict[str, A
     """Delta energies (clean minus adversarial), their length, and the share of abnormal adversarial examples."""
     marginal, joint = clean.marginal - adversarial.marginal, clean.joint - adversarial.joint
     length = (marginal.square() + joint.square()).sqrt()
-    abnormal = share(joint > marginal)
     return {
-        "delta_marginal": _spread(marginal),
-        "delta_joint": _spread(joint),
-        "shift": _spread(length),
-        "abnormal": {"value": abnormal.value, "lower": abnormal.lower, "upper": abnormal.upper},
+        "delta_marginal": spread(marginal),
+        "delta_joint": spread(joint),
+        "shift": spread(length),
+        "abnormal": _with_interval(share(joint > marginal)),
+    }
+
+
+def _with_interval(found: Share) -> dict[str, float]:
+    return {"value": found.value, "lower": found.lower, "upper": found.upper}
+
+
+def move_summary(clean: EnergyPoints, adversarial: EnergyPoints, broken: Tensor) -> dict[str, Any]:
+    """How one attack moves the energies of images.
+
+    Args:
+        clean, adversarial: the same N images before and after, N at least 1.
+        broken: bool ``[N]``, misclassified after it.
+
+    Returns:
+        Of the adversarial images ``marginal`` and ``joint``; :func:`shift_summary`; ``broken`` and ``risen``, the share
+        of images with E(x*) above E(x), each with its interval; and ``distance``, 1-Wasserstein to the clean ones.
+    """
+    shares = {"broken": broken, "risen": adversarial.marginal > clean.marginal}
+    return {
+        **{name: _with_interval(share(which)) for name, which in shares.items()},
+        **{e: spread(getattr(adversarial, e)) for e in ENERGIES},
+        **shift_summary(clean, adversarial),
+        "distance": {e: wasserstein_distance(getattr(clean, e), getattr(adversarial, e)) for e in ENERGIES},
     }
 
 
@@ -87,7 +129,7 @@ def landscape_summary(points: Mapping[str, EnergyPoints]) -> dict[str, Any]:
         "sets": {
             name: {
                 "count": len(points[name].marginal),
-                **{e: _spread(getattr(points[name], e)) for e in ENERGIES},
+                **{e: spread(getattr(points[name], e)) for e in ENERGIES},
             }
             for name in names
         },

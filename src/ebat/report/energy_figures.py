@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -37,7 +38,7 @@ def draw_histograms(
     for axes, (energy, title) in zip(both, TITLES.items(), strict=True):
         low, high = (ranges or {}).get(energy) or energy_range(points, energy)
         for name in (name for name in SETS if name in points):
-            values = _clipped(getattr(points[name], energy), low, high)
+            values = clipped(getattr(points[name], energy), low, high)
             weights = np.full(len(values), 1 / max(len(values), 1))
             shared = {"bins": np.linspace(low, high, BINS + 1), "weights": weights, "color": theme.sets[name]}
             axes.hist(values, histtype="stepfilled", alpha=0.16, **shared)
@@ -50,13 +51,15 @@ def draw_histograms(
     return figure
 
 
-def _clipped(values: Tensor, low: float, high: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def clipped(values: Tensor, low: float, high: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """Values beyond the axis fall into its last bins instead of vanishing."""
     clipped: np.ndarray[tuple[int], np.dtype[np.float32]] = np.clip(values.numpy(), low, high)
     return clipped
 
 
-def draw_quiver(clean: EnergyPoints, adversarial: EnergyPoints, theme: Theme) -> Figure:
+def draw_quiver(
+    clean: EnergyPoints, adversarial: EnergyPoints, theme: Theme, attack: str = "adversarial"
+) -> Figure:
     """Arrows (E(x), E(x, y)) to (E(x*), E(x*, y)), coloured by their length; at most 300, evenly picked."""
     figure, axes = new_figure(5.2, 4.4)
     places = np.unique(np.linspace(0, len(clean.marginal) - 1, min(ARROWS, len(clean.marginal))).astype(int))
@@ -67,16 +70,7 @@ def draw_quiver(clean: EnergyPoints, adversarial: EnergyPoints, theme: Theme) ->
     low, high = float(ends.min()), float(ends.max())
     # CE = E(x, y) - E(x) >= 0: every point lies on or above this line, and on it the loss is 0.
     axes.plot([low, high], [low, high], color=theme.muted, linewidth=1, zorder=1)
-    axes.annotate(
-        "loss 0",
-        (high, high),
-        ha="right",
-        va="top",
-        fontsize=8.5,
-        color=theme.muted,
-        xytext=(0, -10),
-        textcoords="offset points",
-    )
+    name_zero_loss(axes, high, theme)
     arrows = axes.quiver(
         x, y, dx, dy, lengths, angles="xy", scale_units="xy", scale=1, width=0.0035, headwidth=4.5,
         cmap=theme.colour_map, alpha=0.85, zorder=2,
@@ -84,8 +78,16 @@ def draw_quiver(clean: EnergyPoints, adversarial: EnergyPoints, theme: Theme) ->
     axes.margins(0.05)
     axes.set_xlabel("E(x), logits")
     axes.set_ylabel("E(x, y), logits")
-    axes.set_title("From clean to adversarial")
+    axes.set_title(f"From clean to {attack}")
     bar = figure.colorbar(arrows, ax=axes, shrink=0.85, aspect=28, pad=0.02)
     bar.set_label("length of the shift")
     bar.outline.set_visible(False)
     return figure
+
+
+def name_zero_loss(axes: Axes, end: float, theme: Theme) -> None:
+    """Names the line E(x, y) = E(x) at its point ``end``, from below and along it."""
+    axes.text(
+        end, end, "loss 0 ", rotation=45, rotation_mode="anchor", transform_rotates_text=True, ha="right", va="top",
+        fontsize=8.5, color=theme.muted,
+    )  # fmt: skip

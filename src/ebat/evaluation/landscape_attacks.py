@@ -1,0 +1,91 @@
+"""The attacks that ``ebat diagnose`` knows, and the budget it gives each. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ebat.errors import UnknownNameError, nearest
+
+# What an attack is after: more loss of the true class, or another class (a boundary, a target, a margin).
+LOSS, CLASS = "loss", "class"
+
+
+@dataclass(frozen=True)
+class LandscapeAttack:
+    """One attack with its settings.
+
+    Attributes:
+        aim: :data:`LOSS` or :data:`CLASS`.
+        target: ``"module:function"`` of ``(clf, images, labels, threat, generator=..., **settings) -> images``.
+        about: what it climbs and how often, with the settings' names in braces.
+        settings: counts, and what else the function wants to know.
+    """
+
+    aim: str
+    target: str
+    about: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """``about`` with the settings filled in."""
+        return self.about.format(**self.settings)
+
+
+_WALKS = "ebat.evaluation.landscape_walks"
+# To the end of each walk: a landscape is to show where the loss leads, not where the first boundary is.
+_APGD = {"steps": 50, "early_stop": False}
+
+ATTACKS = {
+    "pgd": LandscapeAttack(LOSS, "ebat.attacks:pgd", "cross-entropy, {steps} steps", {"steps": 20}),
+    "trades-kl": LandscapeAttack(
+        LOSS, f"{_WALKS}:trades_kl", "KL, {steps} steps", {"steps": 20}
+    ),
+    "apgd-ce": LandscapeAttack(
+        LOSS, "ebat.attacks:apgd", "cross-entropy, {steps} steps", {"loss": "ce", **_APGD}
+    ),
+    "energy": LandscapeAttack(LOSS, f"{_WALKS}:joint_energy", "E(x,y), {steps} steps", {"steps": 20}),
+    "he-pgd": LandscapeAttack(
+        LOSS, "ebat.attacks:he_pgd", "cross-entropy + {gamma} E(x), {steps} steps", {"steps": 20, "gamma": 1.5}
+    ),
+    "pgd-targeted": LandscapeAttack(
+        CLASS, f"{_WALKS}:pgd_targeted", "a random target, {steps} steps", {"steps": 20}
+    ),
+    "apgd-dlr": LandscapeAttack(
+        CLASS, "ebat.attacks:apgd", "DLR, {steps} steps", {"loss": "dlr", **_APGD}
+    ),
+    "apgd-t": LandscapeAttack(
+        CLASS,
+        f"{_WALKS}:apgd_targeted",
+        "DLR, {targets} targets x {steps} steps",
+        {"targets": 3, **_APGD},
+    ),
+    "fab": LandscapeAttack(
+        CLASS, "ebat.attacks:fab", "nearest boundary, {steps} steps", {"steps": 20, "targets": None}
+    ),
+    "fab-t": LandscapeAttack(
+        CLASS,
+        "ebat.attacks:fab",
+        "{targets} targets x {steps} steps",
+        {"steps": 20, "targets": 3},
+    ),
+    "square": LandscapeAttack(CLASS, "ebat.attacks:square", "{queries} queries", {"queries": 500}),
+}  # fmt: skip
+# Those of the literature's comparison; the other three are variations.
+DEFAULT = ("pgd", "trades-kl", "apgd-ce", "pgd-targeted", "apgd-t", "fab", "fab-t", "square")
+
+
+def chosen(names: Sequence[str] | None) -> list[str]:
+    """``names`` in their order, each once; :data:`DEFAULT` for ``None`` and for none.
+
+    Raises:
+        UnknownNameError: naming the nearest one and all that exist.
+    """
+    for name in names or ():
+        if name not in ATTACKS:
+            raise UnknownNameError(
+                f"diagnose: unknown attack {name!r}.{nearest(name, ATTACKS)} Attacks: {', '.join(ATTACKS)}"
+            )
+    return list(dict.fromkeys(names or DEFAULT))
