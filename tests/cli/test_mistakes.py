@@ -42,6 +42,10 @@ MISTAKES = {
         ["evaluate", "runs/x", "--protocol", "pgd20"],
         "unknown protocol 'pgd20'. Did you mean 'pgd-20'? Protocols: ",
     ),
+    "unknown attack": (
+        ["diagnose", "runs/x", "--attack", "fap"],
+        "diagnose: unknown attack 'fap'. Did you mean 'fab'? Attacks: pgd, trades-kl, ",
+    ),
     "unknown sampler": (["generate", "runs/x", "--sampler", "moment"], "Did you mean 'momentum'?"),
     "unknown kind": (["list", "metods"], "unknown kind 'metods'. Did you mean 'methods'? Kinds: recipes, "),
     "nothing to evaluate": (["evaluate"], "nothing to evaluate; give a run folder"),

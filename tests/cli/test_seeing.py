@@ -132,6 +132,18 @@ def test_diagnose_writes_figures_and_prints_three_sets(ebat, run_folder):
     assert (run_folder / "figures" / "energies.json").is_file()
 
 
+def test_diagnose_prints_and_draws_the_attacks_that_were_asked_for(ebat, run_folder):
+    result = ebat("diagnose", run_folder, "--images", 20, "--attack", "square", "--attack", "fab-t")
+    assert result.exit_code == 0, result.output
+    first = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
+    assert [name for name in first if name in ("none", "square", "fab-t", "pgd")] == [
+        "square", "fab-t", "none", "square", "fab-t",
+    ]  # fmt: skip
+    assert "500 queries" in result.stdout and "dE is clean minus attacked" in result.stdout
+    for name in ("energy-attacks", "energy-deltas"):
+        assert (run_folder / "figures" / f"{name}.png").is_file()
+
+
 def test_report_prints_the_path_of_its_page(ebat, run_folder):
     result = ebat("report", run_folder)
     assert result.stdout == f"{run_folder / 'report.html'}\n"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import ebat
-from ebat.metrics.energy_landscape import energy_points, landscape_summary
+from ebat.metrics.energy_landscape import EnergyPoints, energy_points, landscape_summary, move_summary
 
 
 @pytest.fixture
@@ -59,3 +59,13 @@ def test_summary_leaves_out_what_is_not_there(clf, images):
     assert list(summary["sets"]) == ["clean"]
     assert summary["distances"] == {}
     assert "shift" not in summary
+
+
+def test_a_move_counts_what_rose_and_keeps_the_sign_of_delta_energies():
+    clean = EnergyPoints(torch.tensor([-4.0, -3.0, -2.0, -1.0]), torch.tensor([-3.0, -2.0, -1.0, 0.0]))
+    other = EnergyPoints(clean.marginal + torch.tensor([1.0, 1.0, 1.0, -1.0]), clean.joint + 2)
+    move = move_summary(clean, other, torch.tensor([True, False, False, False]))
+    assert (move["broken"]["value"], move["risen"]["value"]) == (0.25, 0.75)
+    assert move["delta_marginal"]["mean"] == -0.5 and move["delta_joint"]["mean"] == -2.0
+    assert move["marginal"]["mean"] == -2.0 and move["joint"]["mean"] == 0.5
+    assert move["distance"] == {"marginal": 0.5, "joint": 2.0}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.quiver import Quiver
 
 from ebat.metrics.energy_landscape import EnergyPoints
+from ebat.report.attack_figures import draw_deltas, draw_moves, spread_out
 from ebat.report.comparison_figure import draw_generation, draw_trade_off
 from ebat.report.curves import CURVES, draw_accuracy, draw_loss
 from ebat.report.energy_figures import draw_histograms, draw_quiver, energy_range
@@ -108,6 +113,45 @@ def test_arrows_go_from_clean_to_adversarial():
     np.testing.assert_allclose(np.asarray(quiver.U), 2, atol=1e-5)
     np.testing.assert_allclose(np.asarray(quiver.V), 2, atol=1e-5)
     np.testing.assert_allclose(np.asarray(quiver.get_array()), 8**0.5, atol=1e-5)
+
+
+def _move(aim: str, marginal: float, joint: float) -> dict[str, object]:
+    return {"aim": aim, "marginal": {"mean": marginal}, "joint": {"mean": joint}}
+
+
+def test_each_attack_is_a_named_point_at_its_means_and_its_aim_a_marker():
+    moves = {
+        "clean": _move("", -9, -9),
+        "attacks": {"pgd": _move("loss", -12, 0), "fab": _move("class", -6, -5)},
+    }
+    (axes,) = draw_moves(moves, LIGHT).axes
+    points = {
+        (line.get_marker(), *np.concatenate(line.get_data()).tolist())
+        for line in axes.lines
+        if len(np.asarray(line.get_xdata())) == 1
+    }
+    assert points == {("s", -9, -9), ("o", -12, 0), ("D", -6, -5)}
+    assert {"pgd", "fab"} <= {text.get_text() for text in axes.texts}
+    legend = axes.get_legend()
+    assert legend is not None and len(legend.get_texts()) == 3
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0])
+def test_histograms_of_deltas_hold_every_image_on_the_right_side(shift):
+    figure = draw_deltas(_points(0), {"pgd": _points(shift), "square": _points(-shift)}, DARK)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["pgd", "", "square", ""]
+    for axes, mean in zip(figure.axes, (-shift, -shift, shift, shift), strict=True):
+        bars = [patch for patch in axes.patches if patch.get_height() > 0]  # type: ignore[attr-defined]
+        assert sum(bar.get_height() for bar in bars) == pytest.approx(1)  # type: ignore[attr-defined]
+        assert all(bar.get_x() <= mean <= bar.get_x() + bar.get_width() for bar in bars)  # type: ignore[attr-defined]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12).map(sorted), st.floats(0.01, 0.3))
+def test_labels_stand_apart_in_order_and_inside(heights, gap):
+    found = spread_out(heights, gap, 0.96)
+    room = min(gap, 0.96 / max(len(heights) - 1, 1))
+    assert all(after - before >= room - 1e-9 for before, after in pairwise(found))
+    assert found[0] >= -1e-9 and found[-1] <= 0.96
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -89,7 +89,7 @@ def page(full_run: Path) -> Page:
 
 def test_a_full_report_is_self_contained_in_both_themes_and_fits_a_phone(page):
     check_self_contained(page)
-    assert page.media.count("(prefers-color-scheme: dark)") == page.tags.count("img") == 7
+    assert page.media.count("(prefers-color-scheme: dark)") == page.tags.count("img") == 9
     assert "@media (prefers-color-scheme: dark)" in page.html
     assert '<meta name="viewport" content="width=device-width' in page.html
     assert "Not run yet" not in page.text
@@ -106,6 +106,8 @@ def test_a_full_report_shows_rows_energies_samples_and_events(full_run, page):
         "rollback",
         "real test images",
         "clean and adversarial",
+        "Under each attack",
+        "DLR, 3 targets x 50 steps",
         "best by pgd-10 on held-out images, epoch 4",
     ):
         assert expected in text
