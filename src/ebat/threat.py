@@ -75,10 +75,10 @@ class Threat:
         """
         delta = images - clean
         if self.norm == "linf":
-            delta = delta.clamp(-self.epsilon, self.epsilon)
+            delta = delta.clamp_(-self.epsilon, self.epsilon)
         else:
             delta = delta * (self.epsilon / image_norm(delta).clamp_min(self.epsilon))
-        return (clean + delta).clamp(0.0, 1.0)
+        return delta.add_(clean).clamp_(0.0, 1.0)
 
     def ascent(self, gradient: Tensor) -> Tensor:
         """The steepest direction of unit length: the sign (linf) or the normalised gradient (l2)."""

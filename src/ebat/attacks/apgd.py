@@ -240,9 +240,9 @@ class _Walks:
     def move(self, threat: Threat, momentum: float) -> None:
         """``x_{k+1} = P(x_k + a (z - x_k) + (1 - a) (x_k - x_{k-1}))`` with ``z = P(x_k + step ascent(gradient))``."""
         size = self.step_size.view(-1, 1, 1, 1)
-        z = threat.project(self.here + size * threat.ascent(self.gradient), self.clean)
+        z = threat.project(torch.addcmul(self.here, size, threat.ascent(self.gradient)), self.clean)
         if momentum < 1:
-            z = self.here + momentum * (z - self.here) + (1 - momentum) * (self.here - self.before)
+            z = torch.lerp(self.here, z, momentum).add_(self.here - self.before, alpha=1 - momentum)
             z = threat.project(z, self.clean)
         self.before, self.here = self.here, z
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ebat import noise
 from ebat.attacks.margins import is_wrong
+from ebat.attacks.memory import keep_freed
 from ebat.attacks.oracle import Margin, Oracle
 from ebat.attacks.search_copy import search_copy
 from ebat.classifier import Classifier
@@ -194,6 +195,7 @@ class Pool:
         assert self.broken_by is not None
         started, images, labels = time.perf_counter(), *self._take(places)
         if self._copy is None:
+            keep_freed(images.device)
             self._copy = search_copy(self.clf, images[:2])
         asked = _Watched(self._copy, self.batch_size, lambda: self._report(attack, asked, started))
         seeds = noise.derive(self._seeds[places].to(images.device), attack.stream)
