@@ -107,12 +107,19 @@ def test_rows_of_one_protocol_that_differ_stand_in_two_columns_and_say_why(two, 
     write_row(two[1], row("pgd-20", 0.9, **other))
     table = comparison_table(two)
     assert [column.protocol for column in table.columns].count("pgd-20") == 2
-    note = f"pgd-20: not comparable with rows of {expected}"
+    note = f"pgd-20: {expected}"
     assert [entry.notes for entry in table.entries] == [(note,), (), (note,)]
-    assert f"- two, best, epoch 4: {note}" in as_markdown(table)
+    assert as_markdown(table).splitlines()[-1].endswith(f" | {note} |")
     assert as_csv(table).count(note) == 2
     assert as_tree(table)["rows"][0]["not_comparable"] == [note]
     assert len(trade_off_pictures(table)) == 2  # of the run that has both on the same images
+
+
+def test_where_most_agree_only_the_odd_one_says_so(two, tmp_path):
+    third = Path(shutil.copytree(two[0], tmp_path / "three"))
+    write_row(third, row("pgd-20", 0.9, version=2))
+    notes = [entry.notes for entry in comparison_table([*two, third]).entries]
+    assert notes == [(), (), (), ("pgd-20: other version",), ()]
 
 
 def test_another_seed_or_time_is_no_difference(two):

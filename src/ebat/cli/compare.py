@@ -78,9 +78,6 @@ def compare(
         )
     else:
         print_table(cells(table))
-        for entry in table.entries:
-            for note in entry.notes:
-                print(f"{entry.path}, {entry.checkpoint}: {note}")
         print(out)
 
 
@@ -107,12 +104,13 @@ def _text(table: Any, form: Format) -> str:
 
 def cells(table: Any) -> list[dict[str, str]]:
     """The table for a terminal: one column per protocol card."""
-    from ebat.report.comparison_text import HEAD, cell, head
+    from ebat.report.comparison_text import HEAD, INCOMPARABLE, cell, head, incomparable
 
     return [
         {
             **dict(zip(HEAD, (entry.path, *head(entry)[1:]), strict=True)),
             **{_title(column.card): cell(column, entry.values.get(column)) for column in table.columns},
+            **({INCOMPARABLE: "\n".join(entry.notes)} if incomparable(table) else {}),
         }
         for entry in table.entries
     ]

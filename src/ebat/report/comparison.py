@@ -10,7 +10,7 @@ from typing import Any
 
 from ebat.report.comparison_figure import draw_generation, draw_trade_off
 from ebat.report.comparison_table import DISTANCE, Column, Entry, Table, build_table
-from ebat.report.comparison_text import cell, head
+from ebat.report.comparison_text import cell, incomparable
 from ebat.report.contents import Contents, read_contents, start_order
 from ebat.report.energy_figures import TITLES, draw_histograms, energy_range
 from ebat.report.html import sample_picture
@@ -42,8 +42,8 @@ def write_comparison(runs: Sequence[str | Path], path: str | Path, title: str = 
         title=title,
         count=len(contents),
         table=table,
-        head=head,
         cell=cell,
+        incomparable=incomparable(table),
         script=read_script("sort.js"),
         methods=[
             (name, run.config.method.name, method_words(run))

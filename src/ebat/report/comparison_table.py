@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,7 @@ class Entry:
         place: of the run among those compared.
         checkpoint: which one, ``best`` or ``last``, and its epoch.
         values: column to row (``value``, ``lower``, ``upper``, ``seed`` and the rest).
-        notes: where a row of this entry was measured in another way than others, so that they do not compare.
+        notes: protocols in which it was measured in another way than most, and so does not compare, with what differs.
     """
 
     run: str
@@ -92,14 +93,14 @@ def build_table(names: Sequence[str], runs: Sequence[Contents]) -> Table:
         for place, (name, run) in enumerate(zip(names, runs, strict=True))
         for records in _of_each_checkpoint(run)
     ]
-    everything = [record for *_, records in measured for record in records]
-    columns = sorted({column_of(record) for record in everything}, key=_order)
+    everything = [column_of(record) for *_, records in measured for record in records]
+    columns = sorted(set(everything), key=_order)
     entries = [
         Entry(
             run=name, path=str(run.path), place=place, method=run.config.method.name,
             checkpoint=_checkpoint(records, run), minutes=run.minutes,
             values={column_of(record): record for record in records},
-            notes=_notes([column_of(record) for record in records], columns),
+            notes=_notes([column_of(record) for record in records], everything),
         )
         for name, place, run, records in measured
     ]  # fmt: skip
@@ -167,14 +168,26 @@ def _checkpoint(records: Sequence[Record], run: Contents) -> str:
     return checkpoint_name(records[0]["checkpoint"] if records else run.about) or "-"
 
 
-def _notes(own: Iterable[Column], columns: Sequence[Column]) -> tuple[str, ...]:
-    """``clean: not comparable with rows of other data``, where a protocol stands in several columns."""
+def _notes(own: Iterable[Column], all_columns: Sequence[Column]) -> tuple[str, ...]:
+    """``clean: other images``, where most rows of a protocol, or as many, stand in another column.
+
+    Args:
+        own: the columns of one entry.
+        all_columns: those of every entry, so that each is there as often as it has values.
+    """
+    counts = Counter(all_columns)
     notes = []
     for column in own:
-        others = [c for c in columns if (c.protocol, c.quantity) == (column.protocol, column.quantity)]
+        rivals = [
+            other for other in counts
+            if (other.protocol, other.quantity) == (column.protocol, column.quantity) and other != column
+            and counts[other] >= counts[column]
+        ]  # fmt: skip
         differing = [
-            words for key, words in SETTINGS.items() if len({getattr(other, key) for other in others}) > 1
+            words
+            for key, words in SETTINGS.items()
+            if any(getattr(other, key) != getattr(column, key) for other in rivals)
         ]
-        if differing:
-            notes.append(f"{column.protocol}: not comparable with rows of other {' and '.join(differing)}")
+        if rivals:
+            notes.append(f"{column.protocol}: other {' and '.join(differing)}")
     return tuple(notes)

@@ -13,6 +13,7 @@ from ebat.report.page import DASH
 HEAD = ("run", "method", "checkpoint", "minutes")
 # What a CSV and JSON reader gets of a row, beside the column's own facts.
 PARTS = ("value", "lower", "upper")
+INCOMPARABLE = "not comparable"
 
 
 def cell(column: Column, row: Mapping[str, Any] | None) -> str:
@@ -34,18 +35,22 @@ def head(entry: Entry) -> tuple[str, ...]:
 
 
 def as_markdown(table: Table) -> str:
-    """A table with a column per protocol card, and below it what does not compare."""
+    """A table with a column per protocol card, and a last one for what does not compare, if anything."""
     titles = [*HEAD, *("<br>".join(column.card) for column in table.columns)]
     lines = [titles, ["---"] * len(HEAD) + ["---:"] * len(table.columns)]
     lines += [
         [*head(entry), *(cell(column, entry.values.get(column)) for column in table.columns)]
         for entry in table.entries
     ]
-    text = "".join("| " + " | ".join(_escaped(part) for part in line) + " |\n" for line in lines)
-    notes = [
-        f"- {entry.run}, {entry.checkpoint}: {note}\n" for entry in table.entries for note in entry.notes
-    ]
-    return text + ("\n" + "".join(notes) if notes else "")
+    if incomparable(table):
+        ends = [INCOMPARABLE, "---", *("; ".join(entry.notes) for entry in table.entries)]
+        lines = [[*line, end] for line, end in zip(lines, ends, strict=True)]
+    return "".join("| " + " | ".join(_escaped(part) for part in line) + " |\n" for line in lines)
+
+
+def incomparable(table: Table) -> bool:
+    """Whether the table needs a column for what does not compare."""
+    return any(entry.notes for entry in table.entries)
 
 
 def _escaped(text: str) -> str:
@@ -57,7 +62,7 @@ def as_csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     cards = [" | ".join(column.card) for column in table.columns]
-    writer.writerow([*HEAD, *(f"{card} | {part}" for card in cards for part in PARTS), "notes"])
+    writer.writerow([*HEAD, *(f"{card} | {part}" for card in cards for part in PARTS), INCOMPARABLE])
     for entry in table.entries:
         rows = [entry.values.get(column) for column in table.columns]
         values = [None if row is None else row[part] for row in rows for part in PARTS]
