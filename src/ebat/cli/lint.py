@@ -23,7 +23,18 @@ def summary(rows: Iterable[Mapping[str, Any]]) -> str:
         return "lint: not run"
     if not found:
         return f"lint: nothing found on {images} images"
-    return f"lint: {', '.join(finding.name for finding in found)}; see above, on {images} images"
+    return f"lint: on {images} images, {', '.join(finding.name for finding in found)} (told above)"
+
+
+def print_findings(record: Mapping[str, Any]) -> None:
+    """On standard output: what the lint found, and what to do; or one line that it found nothing."""
+    from ebat.evaluation.lint.rows import findings_of
+
+    found, _, _ = findings_of([record])
+    if not found:
+        print(summary([record]))
+    for finding in found:
+        print(f"lint: {finding}")
 
 
 def tell_summary(rows: Iterable[Mapping[str, Any]], quiet: bool) -> None:

@@ -17,7 +17,7 @@ from ebat.contexts import inner_loop
 from ebat.data.image_set import ImageSet
 from ebat.data.sources import load_images
 from ebat.errors import ConfigError, DataError, ImageError
-from ebat.evaluation.lint.rows import add_lint, lint_data
+from ebat.evaluation.lint.rows import add_lint, lint_data, tell
 from ebat.evaluation.progress import bar
 from ebat.evaluation.protocol import LongProtocol, Protocol, Saved, Verdicts
 from ebat.registry import PROTOCOLS
@@ -99,6 +99,7 @@ def evaluate(
     about = {"name": part.name, "split": part.split, "images": _which(len(part), len(everything))}
     size = resolve_batch_size(clf, part.images, batch_size)
     linted = lint_data(clf, part, threat if attacking else None, seed, size) if lint else None
+    tell(linted.findings if linted else ())  # now: whoever interrupts a long protocol has read them
     rows = {}
     for name, found in chosen.items():
         saved = None if state is None else Saved(state_file(state, name), resume)

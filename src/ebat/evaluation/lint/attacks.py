@@ -18,8 +18,8 @@ from ebat.evaluation.lint.statistics import clearly_more, many
 from ebat.threat import Threat
 
 STEPS = 10
-QUERIES, ASKED = 100, 24  # of Square, and images it is tried on
-UNBOUNDED = 32  # images
+QUERIES, ASKED = 60, 20  # of Square, and standing images it is tried on
+UNBOUNDED = 16  # standing images
 
 
 @dataclass
@@ -129,7 +129,7 @@ def battery_findings(battery: Battery) -> list[Finding]:
         )
         say("saturated-logits", seen, hidden)
     black = int(battery.black_box.sum())
-    if many(black, len(battery.asked), 0.1):
+    if many(black, len(battery.asked), 0.1, at_least=3):
         seen = f"Square with {QUERIES} queries breaks images that {STEPS} gradient steps on two losses do not"
         say("black-box-better", seen, black, len(battery.asked))
     for name, weaker, what in (

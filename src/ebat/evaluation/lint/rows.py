@@ -20,12 +20,12 @@ SAME = ("count", "data", "threat", "checkpoint")
 FAR, AT_LEAST = 0.03, 4
 
 
-def lint_data(clf: Classifier, data: ImageSet, threat: Threat | None, seed: int, batch_size: int) -> Lint:
-    """:func:`ebat.evaluation.lint.inspect` on the first images of a fixed stratified order, told on standard error."""
+def lint_data(
+    clf: Classifier, data: ImageSet, threat: Threat | None, seed: int, batch_size: int = 250
+) -> Lint:
+    """:func:`ebat.evaluation.lint.inspect` on the first images of a fixed stratified order."""
     part = data.first(LOOKED_AT)
-    found = inspect(clf, part.float_images(), part.labels, threat, seed=seed, batch_size=batch_size)
-    tell(found.findings)
-    return found
+    return inspect(clf, part.float_images(), part.labels, threat, seed=seed, batch_size=batch_size)
 
 
 def tell(findings: Iterable[Finding]) -> None:

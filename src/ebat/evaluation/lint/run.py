@@ -26,7 +26,7 @@ from ebat.evaluation.verdict import full_precision
 from ebat.threat import Threat
 
 # Images looked at with and without a threat; those that are also attacked; those for modes and luck.
-LOOKED_AT, WITHOUT_THREAT, ATTACKED, MODES = 400, 128, 100, 32
+LOOKED_AT, WITHOUT_THREAT, ATTACKED, MODES = 400, 128, 64, 32
 # With one of these an attack's verdict means nothing.
 BLOCKING = frozenset({"range", "non-finite-outputs", "random-forward", "batch-dependence"})
 
@@ -70,8 +70,8 @@ def lint(
 ) -> list[Finding]:
     """Suspicions about a classifier, its images, and perhaps an attack; an empty list if there are none.
 
-    At most the first 400 images are looked at, the first 100 of them by attacks: about 100 passes (forward or
-    backward) per attacked image and 5 forwards per other one.
+    At most the first 400 images are looked at (128 without a threat), the first 64 of them by attacks: about 60 passes,
+    forward or backward, per attacked image, 1,200 of Square at most, and 5 to 10 per image of the others.
 
     Args:
         clf: a :class:`ebat.Classifier`, or any network from images to logits; left exactly as it was, and looked at in
