@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ebat.cli.console import print_json, print_table, share, tell, watched
+from ebat.cli.evaluate_options import (
+    Checkpoint,
+    Images,
+    Kept,
+    MaybeSource,
+    Mean,
+    Model,
+    Network,
+    Protocols,
+    Resume,
+    Std,
+)  # fmt: skip
 from ebat.cli.interruption import resumable
 from ebat.cli.lint import NoLint, tell_summary
 from ebat.cli.measures import measures
@@ -25,76 +35,13 @@ if TYPE_CHECKING:
     from ebat.classifier import Classifier
 
 Rows = dict[str, dict[str, Any]]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="MOD:FN",
-        help="FN() gives the network: images in [0, 1] to logits",
-        show_default=False,
-    ),
-]
-Network = Annotated[
-    str | None,
-    typer.Option(
-        "--network",
-        metavar="NAME",
-        help="the network that a file of weights belongs to; options after commas",
-        show_default=False,
-    ),
-]
-Mean = Annotated[
-    str | None,
-    typer.Option(
-        "--mean",
-        metavar="M,...",
-        help="per channel, if the network wants normalised images",
-        show_default=False,
-    ),
-]
-Std = Annotated[str | None, typer.Option("--std", metavar="S,...", help="with --mean", show_default=False)]
-Checkpoint = Annotated[
-    Literal["best", "last", "both"],
-    typer.Option("--checkpoint", help="of a run: the best on held-out images, or the last"),
-]
-
-Kept = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="DIR",
-        help="where rows and unfinished work go; a run has its own folder for them",
-        show_default=False,
-    ),
-]
 
 
 def evaluate(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RUN_OR_FILE",
-            help="a run folder, a classifier file, weights, timm:NAME or robustbench:NAME",
-            show_default=False,
-        ),
-    ] = None,
-    protocol: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--protocol", metavar="NAME", help="may be repeated  [default: clean, pgd-20]", show_default=False
-        ),
-    ] = None,
+    source: MaybeSource = None,
+    protocol: Protocols = None,
     data: Data = None,
-    images: Annotated[
-        int | None,
-        typer.Option(
-            "--images",
-            metavar="N",
-            min=1,
-            help="only so many, in a fixed stratified order",
-            show_default=False,
-        ),
-    ] = None,
+    images: Images = None,
     norm: Norm = None,
     radius: Radius = None,
     model: Model = None,
@@ -106,9 +53,7 @@ def evaluate(
     extractor: ExtractorName = None,
     origin: Origin = None,
     out: Kept = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="go on with an AutoAttack evaluation that was interrupted")
-    ] = False,
+    resume: Resume = False,
     no_lint: NoLint = False,
     seed: Seed = 0,
     device: Device = None,
@@ -136,6 +81,45 @@ def evaluate(
     if samples is not None or extractor is not None:
         return judge_samples(source, samples, extractor, origin, data, seed, device, quiet, as_json)
     protocols = protocol or ["clean", "pgd-20"]
+    _check_question(protocols, source, model, network)
+    run = None if source is None else find_source(source)
+    own_folder = run is not None and model is None and network is None
+    _check_folder(source, own_folder, out, resume)
+    threat = asked_threat(norm, radius)
+    tell(f"evaluating {source or model}: {', '.join(protocols)}", quiet)
+    attacks = any(PROTOCOLS.get(name).needs_threat for name in protocols)
+    options: dict[str, Any] = {"progress": watched(quiet), "resume": resume, "lint": not no_lint}
+    if run is not None and own_folder:
+        from ebat.evaluation.run import evaluate_run
+
+        if attacks:
+            check_threat(threat, run.config().threat)
+        if checkpoint == "both" and len(run.classifiers()) == 2:
+            tell("best and last, one after the other; --checkpoint best leaves the last one out", quiet)
+        options |= {"device": choose_device(device), "checkpoint": checkpoint}
+        other = None if data is None else images_for(load_classifier(str(run.path), "cpu"), run, data)
+        with resumable(run.path):
+            rows = evaluate_run(run.path, protocols, other, threat, images, seed, **options)
+    else:
+        from ebat.evaluation.folder import evaluate_into
+
+        clf = _classifier(source, model, network, data, mean, std, device)
+        image_set = images_for(clf, None, data)
+        if attacks:
+            check_threat(threat, clf.threat)
+        with resumable(out):
+            rows = evaluate_into(out, clf, image_set, protocols, threat, images, seed, **options)
+    tell_summary(rows.values(), quiet)
+    if as_json:
+        print_json(rows)
+    else:
+        _print(rows)
+
+
+def _check_question(
+    protocols: Sequence[str], source: str | None, model: str | None, network: str | None
+) -> None:
+    """Refuses unknown names, no classifier at all, or two networks; needs no torch."""
     for name in protocols:
         PROTOCOLS.row(name)
     if model is not None and network is not None:
@@ -146,51 +130,24 @@ def evaluate(
         raise ConfigError(
             "nothing to evaluate; give a run folder, a classifier file, or --model MODULE:FUNCTION"
         )
-    run = None if source is None else find_source(source)
-    own_folder = run is not None and model is None and network is None
+
+
+def _check_folder(source: str | None, own_folder: bool, out: Path | None, resume: bool) -> None:
+    """Refuses a place for rows beside a run's own, and going on with work that is kept nowhere."""
     if own_folder and out is not None:
         raise ConfigError(f"--out {out}: {source} is a run, which keeps its rows itself; leave it out")
     if resume and not own_folder and out is None:
         raise ConfigError("--resume: say with --out which folder keeps the unfinished work")
-    threat = asked_threat(norm, radius)
-    tell(f"evaluating {source or model}: {', '.join(protocols)}", quiet)
-    attacks = any(PROTOCOLS.get(name).needs_threat for name in protocols)
-    if run is not None and own_folder:
-        from ebat.evaluation.run import evaluate_run
 
-        if attacks:
-            check_threat(threat, run.config().threat)
-        chosen = choose_device(device)
-        other = None if data is None else images_for(load_classifier(str(run.path), "cpu"), run, data)
-        if checkpoint == "both" and len(run.classifiers()) == 2:
-            tell("best and last, one after the other; --checkpoint best leaves the last one out", quiet)
-        options: dict[str, Any] = {
-            "device": chosen,
-            "progress": watched(quiet),
-            "resume": resume,
-            "lint": not no_lint,
-        }
-        with resumable(run.path):
-            rows = evaluate_run(
-                run.path, protocols, other, threat, images, seed, checkpoint=checkpoint, **options
-            )
-    else:
-        from ebat.evaluation.folder import evaluate_into
 
-        clf = _classifier(source, model, network, data, mean, std, device)
-        image_set = images_for(clf, None, data)
-        if attacks:
-            check_threat(threat, clf.threat)
-        options = {"progress": watched(quiet), "resume": resume, "lint": not no_lint}
-        with resumable(out):
-            rows = evaluate_into(out, clf, image_set, protocols, threat, images, seed, **options)
-    tell_summary(rows.values(), quiet)
-    if as_json:
-        print_json(rows)
-    else:
-        accuracies = {name: row for name, row in rows.items() if row["quantity"] == "accuracy"}
-        print_table(table(accuracies))
-        print_table(measures([row for name, row in rows.items() if name not in accuracies]))
+def _print(rows: Rows) -> None:
+    """Accuracies in one table, whatever else was measured in another."""
+    accuracies = {name: row for name, row in rows.items() if row["quantity"] == "accuracy"}
+    print_table(table(accuracies))
+    for name, row in accuracies.items():
+        if "note" in row["facts"]:
+            print(f"{name}: {row['facts']['note']}")
+    print_table(measures([row for name, row in rows.items() if name not in accuracies]))
 
 
 def _classifier(
