@@ -75,7 +75,8 @@ def test_steps_and_sizes_are_the_published_ones(toy) -> None:
 @pytest.mark.parametrize("name", ["jeat", "eb-jdat"])
 def test_the_inner_energy_step_raises_the_joint_energy(toy, name: str) -> None:
     clf, batch = toy.mlp(), toy.batch(30)
-    points, _ = make(toy, name, clf, 30, **({"inner": "energy"} if name == "eb-jdat" else {}))
+    inner: dict[str, Any] = {"inner": "energy"} if name == "eb-jdat" else {}
+    points, _ = make(toy, name, clf, 30, **inner)
     before, after = (energies.joint_energy(clf(x), batch.labels) for x in (batch.images, points.adversarial))
     assert (after > before).all()
 
