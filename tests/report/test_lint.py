@@ -8,7 +8,12 @@ from pathlib import Path
 from ebat.evaluation.lint import Finding
 from ebat.evaluation.lint.run import Lint
 from ebat.evaluation.run import evaluate_run
+from ebat.report.comparison import write_comparison
 from ebat.report.html import write_report
+
+
+def compared(run: Path) -> str:
+    return write_comparison([run], run.parent / "compare.html").read_text(encoding="utf-8")
 
 
 def page(run: Path) -> str:
@@ -19,6 +24,7 @@ def test_nothing_found_is_one_line_and_nothing_evaluated_is_none(run_copy):
     assert "lint" not in page(run_copy).split("</header>")[0].split("<header>")[1].lower()
     evaluate_run(run_copy, ["clean"], images=20)
     assert "The lint looked at 20 images and found nothing." in page(run_copy)
+    assert "pgd-at: The lint looked at 20 images and found nothing." in compared(run_copy)
     evaluate_run(run_copy, ["pgd-20"], images=20, lint=False)
     assert "Some results were made without it." in page(run_copy)
     evaluate_run(run_copy, ["clean"], images=20, lint=False)
@@ -41,3 +47,6 @@ def test_findings_stand_in_the_header_errors_first_and_are_escaped(run_copy):
     assert "error, 20 of 20 images" in header
     assert "Return logits: remove the last softmax." in header
     assert "1 &lt;b&gt;Dropout" in header
+    assert "pgd-at: the lint found softmax-outputs, train-mode; its own report says more." in compared(
+        run_copy
+    )

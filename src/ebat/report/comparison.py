@@ -14,6 +14,7 @@ from ebat.report.comparison_text import cell, incomparable
 from ebat.report.contents import Contents, read_contents, start_order
 from ebat.report.energy_figures import TITLES, draw_histograms, energy_range
 from ebat.report.html import sample_picture
+from ebat.report.lint import lint_lines
 from ebat.report.page import Picture, picture, read_script, threat_words, write_page
 from ebat.report.style import render
 from ebat.report.words import footer, method_words, shown_path
@@ -52,6 +53,7 @@ def write_comparison(runs: Sequence[str | Path], path: str | Path, title: str = 
         paths=[shown_path(run) for run in contents],
         setting=setting(contents),
         warnings=mismatches(contents),
+        lint=lint_lines(names, contents),
         trade_offs=trade_off_pictures(table),
         samples=sample_sets(names, contents),
         energies=energy_pictures(names, contents),

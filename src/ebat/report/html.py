@@ -29,8 +29,8 @@ RELIABILITY = (
     "overconfident. The lower bars are the shares of images."
 )
 MOVES = (
-    "An attack that climbs the loss of the true class may lower E(x): the classifier believes in its images more than in "
-    "real ones. One that only wants another class ends near a boundary, where E(x) is high."
+    "An attack that climbs the loss of the true class may lower E(x): the classifier believes in its images more than "
+    "in real ones. One that only wants another class ends near a boundary, where E(x) is high."
 )
 DELTAS = (
     "Clean minus attacked, image by image; dashed the mean. Left of the line the attack raised the energy."
