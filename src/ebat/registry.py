@@ -239,6 +239,11 @@ ATTACKS = Registry(
             paper="Croce and Hein 2020",
             cost="3 steps targets",
         ),
+        "screen": Row(
+            "ebat.attacks.screen:screen",
+            "short apgd on cross-entropy and margins, then 400 queries of square; an estimate of autoattack",
+            cost="659 at most",
+        ),
         "square": Row(
             "ebat.attacks.square:square",
             "random squares, kept where the margin falls; asks for no gradient",
@@ -307,6 +312,10 @@ PROTOCOLS = Registry(
         "pgd-20": Row("ebat.evaluation.protocols:pgd_20", "CE, 20 steps of radius / 4, one random start"),
         "pgd-50-10": Row(
             "ebat.evaluation.protocols:pgd_50_10", "CE, 50 steps of radius / 4, the worst of 10 random starts"
+        ),
+        "screen": Row(
+            "ebat.evaluation.screen:screen",
+            "an estimate of autoattack-standard at a fifteenth of its cost; refuses single-step training",
         ),
         "autoattack-standard": Row(
             "ebat.evaluation.autoattack:autoattack_standard",

@@ -6,6 +6,7 @@ from ebat.attacks.fab import fab
 from ebat.attacks.fgsm import fgsm
 from ebat.attacks.he_pgd import he_pgd
 from ebat.attacks.pgd import pgd
+from ebat.attacks.screen import screen
 from ebat.attacks.square import square
 
-__all__ = ["apgd", "autoattack", "fab", "fgsm", "he_pgd", "pgd", "square"]
+__all__ = ["apgd", "autoattack", "fab", "fgsm", "he_pgd", "pgd", "screen", "square"]

@@ -37,12 +37,12 @@ def _ensemble(attacks: Sequence[str]) -> LongJudge:
             pool = attack_pool(
                 clf, images, labels, threat, attacks, batch_size, seed, tell, state=state, resume=resume
             )
-        return Verdicts(pool.standing, _facts(pool))
+        return Verdicts(pool.standing, pool_facts(pool))
 
     return judge
 
 
-def _facts(pool: Pool) -> dict[str, Any]:
+def pool_facts(pool: Pool) -> dict[str, Any]:
     """Images attacked at all, and per attack what it was handed, what it broke, and its cost."""
     first = next(iter(pool.work.values()))
     by_attack = {}

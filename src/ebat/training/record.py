@@ -111,6 +111,8 @@ class Record:
             "recipe": self.recipe, "data": train.name, "method": self.config.method.name,
             "checkpoint": checkpoint, "step": state.step, "epoch": state.epoch, "select": select,
         }  # fmt: skip
+        if self.config.method.uses_attack and self.config.method.inner_attack:
+            finished.about["attack_steps"] = self.config.attack.steps
         if self.config.method.uses_sampler:
             finished.about["chain"] = self.config.sampler.model_dump(
                 include={"name", "energy", "step_size", "noise_std", "clamp"}, exclude_none=True
