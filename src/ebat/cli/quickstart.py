@@ -31,6 +31,8 @@ CHAIN: dict[str, Any] = {
     "clamp": 2.0,
 }
 STARTS = {"class-pca": 50, "class-mean-noise": 300, "uniform": 300}
+# Those of diagnose that take a second or two, of both kinds.
+ATTACKS = ("pgd", "trades-kl", "apgd-ce", "pgd-targeted", "fab-t")
 DONE = ("finished", "stopped")
 
 
@@ -119,4 +121,4 @@ def look(run: Path, namer: Path, device: str, quiet: bool) -> None:
             judge = None if run == namer else namer
             generate_samples(run, start=start, steps=steps, namer=judge, progress=shown, **CHAIN)
     if found.diagnosis is None:
-        diagnose_run(run, device=device, progress=shown)
+        diagnose_run(run, attacks=ATTACKS, device=device, progress=shown)
