@@ -8,6 +8,7 @@ import typer
 
 from ebat.cli.console import print_json, print_table, share, tell, watched
 from ebat.cli.folder import out_folder
+from ebat.cli.lint import print_findings
 from ebat.cli.options import Data, Device, Json, Norm, Out, Quiet, Radius, Seed, Source
 from ebat.cli.source import find_source, images_for, load_classifier
 from ebat.cli.threat import asked_threat, check_threat
@@ -37,7 +38,7 @@ def diagnose(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Shows the energies of clean, adversarial and generated images.
+    """Lints, and shows the energies of clean, adversarial and generated images.
 
     Prints the means of the three sets, the distances between them, and how each attack moves the energies of
     the images that are classified right. Writes histograms of E(x) and E(x,y), the map of where the first
@@ -65,6 +66,7 @@ def diagnose(
     if as_json:
         print_json({**record, "figures": str(folder)})
         return
+    print_findings(record)
     print_table(sets(record))
     print_table(distances(record))
     print_table(attacks(record))

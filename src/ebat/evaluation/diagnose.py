@@ -13,6 +13,7 @@ from ebat.classifier import Classifier
 from ebat.errors import ConfigError
 from ebat.evaluation.landscape import GENERATED_STEPS, Landscape, landscape
 from ebat.evaluation.landscape_attacks import ATTACKS, chosen
+from ebat.evaluation.lint.rows import lint_data
 from ebat.evaluation.records import warn_unwritable, write_json
 from ebat.evaluation.runner import Data, check_fit, made_with, open_data
 from ebat.loading import load
@@ -56,7 +57,8 @@ def diagnose(
 
     Returns:
         The numbers of :func:`ebat.metrics.energy_landscape.landscape_summary`, how they were made,
-        and under ``moves`` what each attack does to the images that are classified right as they are
+        under ``lint`` what the lint found, and under ``moves`` what each attack does to the images that are classified
+        right as they are
         (:func:`ebat.metrics.energy_landscape.move_summary`).
 
     Raises:
@@ -74,9 +76,11 @@ def diagnose(
     opened = open_data(clf, data)
     check_fit(clf, opened)
     part = opened.first(images)
+    linted = lint_data(clf, part, threat, seed)
     start = "uniform" if stored_pca(clf) is None else "class-pca"
     found = landscape(clf, part, threat, names, start, seed, progress)
     record = {
+        "lint": linted.record(),
         "count": len(part),
         "data": {"name": part.name, "split": part.split},
         "threat": {"norm": threat.norm, "radius": threat.radius},

@@ -115,5 +115,4 @@ def test_a_handful_is_no_finding():
     assert not clearly_more(9, 0, at_least=10)
     assert many(5, 100, 0.05) and not many(4, 100, 0.05)
     assert many(4, 20, 0.05) and not many(3, 20, 0.05)
-    assert many(2, 2, 0.05) and not many(1, 2, 0.05)
-    assert not many(0, 0, 0.05)
+    assert many(1, 2, 0.05, at_least=1) and not many(2, 2, 0.05)

@@ -140,11 +140,11 @@ def battery_findings(battery: Battery) -> list[Finding]:
         if clearly_more(more, fewer):
             say(name, f"{what} breaks images that {STEPS} steps do not (the reverse: {fewer})", more)
     stuck, standing = int((~battery.climbed).sum()), int((~white).sum())
-    if standing and many(stuck, standing, 0.1):
+    if many(stuck, standing, 0.1):
         seen = f"the loss is no higher after {STEPS} steps than before"
         say("loss-not-increasing", seen, stuck, standing)
     left = int((~battery.unbounded).sum())
-    if len(battery.free) and many(left, len(battery.free), 0.05):
+    if many(left, len(battery.free), 0.05):
         say(
             "unbounded-attack-fails",
             f"{STEPS} steps through all of [0, 1] do not break them",

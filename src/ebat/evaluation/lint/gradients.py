@@ -36,7 +36,7 @@ def gradient_findings(
     if bool(odd.any()):
         seen = "the input gradient is NaN or infinite"
         found.append(Finding.known("non-finite-gradients", seen, int(odd.sum()), count))
-    if many(int(zero.sum()), count, 0.05):
+    if bool(zero.all()) or many(int(zero.sum()), count, 0.05):
         found.append(_flat(probe, images, logits, seeds, zero))
     useful = (~odd & ~zero).nonzero().squeeze(1)
     if threat is not None and len(useful):

@@ -20,5 +20,5 @@ def clearly_more(more: int, fewer: int, at_least: int = 1, chance: float = CLEAR
 
 
 def many(count: int, of: int, share: float, at_least: int = 4) -> bool:
-    """Whether ``count`` is at least ``share`` of ``of``, and no mere handful; of few images, all of them."""
-    return count >= max(share * of, min(at_least, of), 1)
+    """Whether ``count`` is at least ``share`` of ``of``, and no mere handful."""
+    return count >= max(share * of, at_least)

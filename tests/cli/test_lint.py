@@ -1,0 +1,44 @@
+"""The lint on the command line: on standard error for rows, first on standard output for a diagnosis."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+SOFT = """
+import torch
+def soft():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10), torch.nn.Softmax(1))
+"""
+
+
+@pytest.fixture
+def own_network(tmp_path, monkeypatch):
+    """``FN`` of a module in the current folder, whose network ends in a softmax."""
+    (tmp_path / "mine_with_softmax.py").write_text(SOFT)
+    return "mine_with_softmax:soft"
+
+
+def test_findings_go_to_standard_error_and_into_the_rows(ebat, own_network):
+    result = ebat(
+        "evaluate", "--model", own_network, "--data", "digits", "--protocol", "clean", "--json", "-q"
+    )
+    assert "lint: error: softmax-outputs (128 of 128 images): " in result.stderr
+    row = json.loads(result.stdout)["clean"]
+    assert [found["name"] for found in row["lint"]["findings"]] == ["softmax-outputs"]
+
+
+def test_nothing_found_and_nobody_looked_are_one_line(ebat, run_folder):
+    base = ("evaluate", run_folder, "--protocol", "clean", "--images", 20)
+    assert "lint: nothing found on 20 images" in ebat(*base).stderr
+    assert "lint" not in ebat(*base, "--quiet").stderr
+    result = ebat(*base, "--no-lint", "--json")
+    assert "lint: not run" in result.stderr
+    assert json.loads(result.stdout)["clean"]["lint"] is None
+
+
+def test_a_diagnosis_begins_with_the_lint(ebat, run_folder):
+    result = ebat("diagnose", run_folder, "--images", 20, "--attack", "pgd", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("lint: nothing found on 20 images\n")
