@@ -38,7 +38,7 @@ def diagnose(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Lints, and shows the energies of clean, adversarial and generated images.
+    """Lints, and shows the energy landscape.
 
     Prints the means of the three sets, the distances between them, and how each attack moves the energies of
     the images that are classified right. Writes histograms of E(x) and E(x,y), the map of where the first
