@@ -62,6 +62,13 @@ def test_normalised_twice(kind, digits, request):
     assert names(twice.eval(), digits) == ["normalisation"]
 
 
+def test_normalised_twice_by_constants_that_are_plain_numbers(robust, digits):
+    numbers = Normalise([float(robust.mean)], [float(robust.std)])
+    numbers.forward = lambda images: (images - numbers.mean[0]) / numbers.std[0]
+    twice = Classifier(nn.Sequential(numbers, robust.network), 10, robust.mean, robust.std)
+    assert names(twice.eval(), digits) == ["normalisation"]
+
+
 def test_normalised_twice_inside_a_plain_network(standard, digits, around):
     plain = around(standard, lambda x: (x - standard.mean) / standard.std).network
     assert "normalisation" in names(plain, digits)

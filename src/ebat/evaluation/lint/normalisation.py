@@ -118,7 +118,8 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 
 
 def _normalise(images: Tensor, constants: Constants) -> Tensor:
-    return (images - constants[0]) / constants[1]
+    mean, std = (value.to(images) for value in constants)  # a module may hold them as plain numbers
+    return (images - mean) / std
 
 
 def _undo(images: Tensor, constants: Constants) -> Tensor:
