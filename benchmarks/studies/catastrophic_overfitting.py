@@ -314,10 +314,10 @@ def _grid_table(rows: list[Row]) -> str:
 
 
 def _example(rows: list[Row]) -> Row | None:
-    """A collapsed run of plain FGSM or FGSM-RS to draw: the one with the widest gap."""
+    """A collapsed run of plain FGSM or FGSM-RS to draw: the one that was well for longest."""
     plain = [row for row in rows if row["case"] in ("fgsm", "fgsm-rs")]
     found = [row for row in plain if row["collapsed"]] or plain
-    return max(found, key=lambda row: row["last"]["fgsm"] - row["last"]["pgd-10"], default=None)
+    return max(found, key=lambda row: row["onset"] or 0.0, default=None)
 
 
 def _draw_dots(rows: list[Row], theme: Theme) -> Any:
@@ -367,7 +367,9 @@ def _draw_curves(row: Row, theme: Theme) -> Figure:
         known = [(e, v) for e, v in zip(curve["epoch"], curve[name], strict=True) if v is not None]
         axes.plot([e for e, _ in known], [v for _, v in known], color=theme.text)
         axes.set_title(title)
-    panels[0].set_title(f"{row['case']}, seed {row['seed']}: accuracy", pad=24)
+    panels[0].set_title(
+        f"{row['case']}, seed {row['seed']}: accuracy", pad=24 + 15 * (len(row["alarms"]) // 2)
+    )
     styles = dict(zip(ALARMS, ("-", "--", "-.", ":"), strict=True))
     for axes in panels:
         for name, epoch in row["alarms"].items():
