@@ -49,3 +49,15 @@ def test_speed_is_measured_against_plain_float32(capsys: pytest.CaptureFixture[s
     assert [row["ratio"] for row in rows if row["setting"] == "fp32"] == [1.0, 1.0]
     assert all(row["images"] > 0 and row["tflops"] > 0 for row in rows)
     assert "| eb-jdat | bf16 |" in capsys.readouterr().out
+
+
+def test_autoattack_is_judged_at_every_precision(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    what = ["--device", "cpu", "--run", str(finished_run), "--images", "60", "--radius", "0.001"]
+    plain, low = script("autoattack").main(
+        [*what, "--attacks", "apgd-ce", "--settings", "fp32", "bf16, then fp32"]
+    )
+    assert plain["robust"] > 0 == plain["differ"] and low["differ"] <= 1
+    assert low["passes"] > plain["passes"] > 0, "what low precision left standing is attacked again"
+    assert "| bf16, then fp32 |" in capsys.readouterr().out
