@@ -88,8 +88,9 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         "# AutoAttack: our verdicts against recorded ones",
         "",
         "`OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/reference_verdicts.py`: official test images",
-        "0 to 249, seed 0, one thread. Passes are per attacked image, forward / backward. Seconds are of the",
-        "processor; the recorded ones were measured by whoever ran the reference, on another day.",
+        "0 to 249, seed 0, one thread. Passes are per attacked image, forward / backward. Seconds of networks are",
+        "of the processor, those of attacks of the clock on a machine that was shared; the recorded ones were measured",
+        "by whoever ran the reference, on another day.",
         "",
         "| network | threat | clean | robust, ours | recorded | only the reference breaks | only we break | seconds "
         "| recorded |",
