@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ebat.cli.quickstart import NAMES, PROTOCOLS, STARTS
+from ebat.cli.quickstart import AUTOATTACK, NAMES, PROTOCOLS, STARTS
 from ebat.training.run_directory import RunDirectory
 
 WORK = Path("quickstart")
@@ -72,6 +72,7 @@ def test_everything_is_done_once_and_the_page_comes_last(ebat, done):
     assert [job for job in done if job[0] == "train"] == [("train", name, False) for name in NAMES]
     for name in NAMES:
         assert ("evaluate", name, *PROTOCOLS) in done
+        assert ("evaluate", name, AUTOATTACK) in done
         assert ("diagnose", name) in done
         assert ("report", name) in done
         namer = None if name == "standard" else "standard"
@@ -141,7 +142,7 @@ def test_json(ebat, done):
     result = json.loads(ebat("quickstart", "--json", "--quiet").stdout)
     assert result["report"] == "quickstart/report.html"
     assert [row["method"] for row in result["runs"]] == ["standard"] * 3  # copies of one stub run
-    assert result["runs"][0]["accuracy"] == {"clean": 0.5, "pgd-20": 0.5}
+    assert result["runs"][0]["accuracy"] == dict.fromkeys((AUTOATTACK, *PROTOCOLS), 0.5)
 
 
 def test_quiet_says_nothing_on_standard_error(ebat, done):

@@ -52,7 +52,15 @@ def test_a_saved_monitor_goes_on_as_if_never_stopped() -> None:
 
 def test_a_small_gap_alarms_where_one_step_is_lastingly_resisted_twice_as_well() -> None:
     monitor = AccuracyGapMonitor()
-    evaluations = [(0.12, 0.11), (0.15, 0.05), (0.15, 0.12), (0.16, 0.05), (0.16, 0.02), (0.20, 0.0), (0.2, 0.0)]
+    evaluations = [
+        (0.12, 0.11),
+        (0.15, 0.05),
+        (0.15, 0.12),
+        (0.16, 0.05),
+        (0.16, 0.02),
+        (0.20, 0.0),
+        (0.2, 0.0),
+    ]
     found = [monitor.read(*pair, 100 * place) for place, pair in enumerate(evaluations, 1)]
     assert [(alarm.step, alarm.onset) for alarms in found for alarm in alarms] == [(600, 300)]
 

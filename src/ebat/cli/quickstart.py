@@ -20,6 +20,8 @@ from ebat.training.run_directory import RunDirectory
 NAMER = "standard"  # never saw an adversarial or a generated image, so it judges the samples of the other two
 NAMES = (NAMER, "pgd-at", "eb-jdat")
 PROTOCOLS = ("clean", "pgd-20")
+# AutoAttack on as many images as take half a minute: enough to see how far above it the quick protocol stands.
+AUTOATTACK, AUTOATTACK_IMAGES = "autoattack-standard", 100
 THREAT = ("linf", "0.2")
 # One chain for all three, so that their samples compare: eb-jdat's own. Steps per start: the less a start
 # knows of its class, the longer the way.
@@ -45,7 +47,8 @@ def quickstart(
     """Trains, evaluates, samples and reports, in minutes.
 
     Three runs on scikit-learn's 8x8 digits, no network needed: standard, pgd-at and eb-jdat. Each is put to
-    clean images and PGD-20 at linf 0.2, sampled from and diagnosed; DIR/report.html shows them side by side.
+    clean images, PGD-20 and (100 images) AutoAttack at linf 0.2, sampled from and diagnosed; DIR/report.html
+    shows them side by side.
     Asked again, a finished quickstart prints its report; an unfinished one goes on where it was.
 
     \b
@@ -116,6 +119,9 @@ def look(run: Path, namer: Path, device: str, quiet: bool) -> None:
     missing = [name for name in PROTOCOLS if name not in found.rows]
     if missing:
         evaluate_run(run, missing, threat=Threat(*THREAT), device=device, progress=shown)
+    if AUTOATTACK not in found.rows:
+        some: dict[str, Any] = {"images": AUTOATTACK_IMAGES, "resume": True}
+        evaluate_run(run, [AUTOATTACK], threat=Threat(*THREAT), device=device, progress=shown, **some)
     for start, steps in STARTS.items():
         if start not in [record["start"] for record in found.samples]:
             judge = None if run == namer else namer
