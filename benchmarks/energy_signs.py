@@ -76,7 +76,7 @@ CASES = {
         "cifar10/standard-small",
         {**_PHOTOGRAPHS, "network.norm": "batch", "network.activation": "relu"},
     ),
-    "cifar10 16x16, standard": Case(False, "cifar10/standard-small", _PHOTOGRAPHS),
+    "cifar10 16x16, standard, group norm and SiLU": Case(False, "cifar10/standard-small", _PHOTOGRAPHS),
     "digits, pgd-at": Case(True, "digits/pgd-at"),
     "cifar10 16x16, pgd-at": Case(True, "cifar10/pgd-at-small", _PHOTOGRAPHS),
     "mnist_wk_small_linf03": Case(True),
