@@ -237,7 +237,7 @@ def _quick_attacks(run: Path, scale: Scale) -> Row:
 
     import ebat
     from ebat.evaluation.runner import open_data
-    from ebat.evaluation.verdict import right
+    from ebat.verdict import right
 
     directory = RunDirectory(run)
     data, clf = directory.config().data, ebat.load(classifier_file(directory, "last")).to(scale.device)

@@ -370,7 +370,7 @@ def write_results(
     about = _about(rows, len(jobs))
     first_seed = min((row["seed"] for row in rows), default=0)
     kept = [{k: v for k, v in row.items() if k != "curve" or row["seed"] == first_seed} for row in rows]
-    lines = ",\n".join("  " + json.dumps(row) for row in kept)
+    lines = _without_places(",\n".join("  " + json.dumps(row) for row in kept), scale)
     head = json.dumps({"study": study.name, "data": scale.data, "command": command, "about": about}, indent=1)
     write_atomically(results / f"{name}.json", head[:-2] + ',\n "rows": [\n' + lines + "\n]\n}\n")
     drawn = study.figures([row for row in rows if row["outcome"] == "finished"], scale) if rows else {}
@@ -391,6 +391,14 @@ def write_results(
         shown = (tables, pictures.replace("{}", "images/studies/"), f"**Reading.** {reading}")
         update_page(docs / "studies.md", name, "\n\n".join(part for part in shown if part))
     return page
+
+
+def _without_places(text: str, scale: Scale) -> str:
+    """``text`` with WORK and PATH for the folders of this machine: published rows name none."""
+    for folder, name in ((scale.work, "WORK"), (scale.root, "PATH")):
+        if folder is not None:
+            text = text.replace(str(folder), name)
+    return text
 
 
 def _reading(page: Path) -> str:

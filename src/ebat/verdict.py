@@ -28,6 +28,13 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 @torch.no_grad()
+def answers(clf: Classifier, images: Tensor) -> Tensor:
+    """The logits that count: of the classifier itself, in eval mode and in float32. ``[N, K]``."""
+    with inner_loop(clf, "eval"), full_precision(images.device):
+        logits: Tensor = clf(images)
+    return logits
+
+
 def right(clf: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     """Whether each image is classified as its label; logits that are not finite count as wrong.
 
@@ -38,7 +45,6 @@ def right(clf: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     Returns:
         bool ``[N]``.
     """
-    with inner_loop(clf, "eval"), full_precision(images.device):
-        logits = clf(images)
+    logits = answers(clf, images)
     found: Tensor = (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)
     return found

@@ -49,7 +49,9 @@ def test_a_study_runs_from_end_to_end(name, tmp_path, capsys):
     argv = ["--toy", "--jobs", "0", "--work", str(tmp_path)]
     asked = study(name)
     assert common().main(asked, "About.", argv) == 0
-    result = json.loads((tmp_path / "results" / f"{name}-digits.json").read_text())
+    written = (tmp_path / "results" / f"{name}-digits.json").read_text()
+    result = json.loads(written)
+    assert str(tmp_path) not in written, "published rows name no folder of the machine"
     jobs = asked.jobs(common().Scale("digits", tmp_path, toy=True))
     assert [row["key"] for row in result["rows"]] == [job.key for job in jobs]
     assert {row["outcome"] for row in result["rows"]} <= {"finished", "failed"}

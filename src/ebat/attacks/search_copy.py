@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ebat.classifier import Classifier
+from ebat.contexts import inner_loop
 
 # Largest difference of a logit, as a share of the largest logit, that counts as rounding.
 _AGREE = 1e-4
@@ -46,11 +47,8 @@ def search_copy(clf: Classifier, images: Tensor) -> Classifier:
             torch.autograd.grad(ours.sum(), here)  # what was overwritten must not be missed on the way back
     except Exception:  # tracing runs the user's own forward on stand-ins: it may raise anything
         return clf
-    modes = [(module, module.training) for module in clf.modules()]
-    with torch.no_grad():
-        theirs = clf.eval().logits(images)
-    for module, training in modes:
-        module.training = training
+    with torch.no_grad(), inner_loop(clf, "eval"):
+        theirs = clf.logits(images)
     agrees = (ours - theirs).abs().max() <= _AGREE * theirs.abs().max()
     return other if bool(agrees) else clf
 

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from ebat.attacks import pgd
 from ebat.classifier import Classifier
-from ebat.contexts import inner_loop
 from ebat.data.image_set import as_float
 from ebat.evaluation.progress import Advance
 from ebat.evaluation.protocol import Measurement, Quantity, protocol
-from ebat.evaluation.verdict import full_precision, right
 from ebat.metrics.calibration import (
     Reliability,
     error_by_chance,
@@ -21,6 +19,7 @@ from ebat.metrics.calibration import (
     reliability,
 )
 from ebat.threat import Threat
+from ebat.verdict import answers, right
 
 ECE = Quantity("ECE", "lower")
 
@@ -39,7 +38,7 @@ def ece(
     """Expected calibration error of the largest probability, 15 bins of equal width, on the images as they are."""
     parts = []
     for batch, _ in _batches(clf, images, labels, batch_size):
-        parts.append(_logits(clf, batch))
+        parts.append(answers(clf, batch).cpu())
         advance(len(batch))
     return _measured(torch.cat(parts), labels, seed)
 
@@ -67,7 +66,7 @@ def ece_pgd_20(
                 clf, batch[standing], truth[standing], threat, steps=20, step_size=threat.epsilon / 4,
                 generator=generator,
             )  # fmt: skip
-        parts.append(_logits(clf, batch))
+        parts.append(answers(clf, batch).cpu())
         advance(len(batch))
     return _measured(torch.cat(parts), labels, seed)
 
@@ -75,12 +74,6 @@ def ece_pgd_20(
 def _batches(clf: Classifier, images: Tensor, labels: Tensor, batch_size: int) -> Any:
     for places in torch.arange(len(labels)).split(batch_size):
         yield as_float(images[places].to(clf.device)), labels[places].to(clf.device)
-
-
-@torch.no_grad()
-def _logits(clf: Classifier, images: Tensor) -> Tensor:
-    with inner_loop(clf, "eval"), full_precision(images.device):
-        return clf(images).cpu()  # type: ignore[no-any-return]
 
 
 def _measured(logits: Tensor, labels: Tensor, seed: int) -> Measurement:

@@ -18,10 +18,10 @@ from ebat.data.sources import load_images
 from ebat.errors import DataError, nearest
 from ebat.evaluation.progress import Advance
 from ebat.evaluation.protocol import Measurement, Protocol, Quantity
-from ebat.evaluation.verdict import full_precision
 from ebat.metrics.ood import SCORES, auroc, auroc_interval, ood_scores
 from ebat.samplers.outside import in_channels, phase_scrambled
 from ebat.threat import Threat
+from ebat.verdict import full_precision
 
 AUROC = Quantity("AUROC", "higher")
 

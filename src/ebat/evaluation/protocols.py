@@ -12,8 +12,8 @@ from ebat.classifier import Classifier
 from ebat.data.image_set import as_float
 from ebat.evaluation.progress import Advance
 from ebat.evaluation.protocol import Verdicts, protocol
-from ebat.evaluation.verdict import right
 from ebat.threat import Threat
+from ebat.verdict import right
 
 # Rounding of clean + delta in float32, summed over an image; an attack's mistake is far larger.
 BALL_TOLERANCE = 1e-5

@@ -22,8 +22,8 @@ from ebat.evaluation.lint.normalisation import normalisation_findings
 from ebat.evaluation.lint.outputs import output_findings
 from ebat.evaluation.lint.own_attack import Attack, budget_findings, run_attack, strength_findings
 from ebat.evaluation.lint.probe import Probe
-from ebat.evaluation.verdict import full_precision
 from ebat.threat import Threat
+from ebat.verdict import full_precision
 
 # Images looked at with and without a threat; those that are also attacked; those for modes and luck.
 LOOKED_AT, WITHOUT_THREAT, ATTACKED, MODES = 400, 128, 64, 32
