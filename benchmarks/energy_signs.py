@@ -127,7 +127,7 @@ def page(content: Mapping[str, Any]) -> str:
     ]
     for attack in ATTACKS_HERE:
         cells = " | ".join(_cell(rows[name], attack) for name in names)
-        lines.append(f"| {attack} | {ATTACKS[attack].words} | {cells} |")
+        lines.append(f"| {attack} | {ATTACKS[attack].words(10)} | {cells} |")
     lines += [
         "",
         "Signs, one count per attack and seed: `loss` are "

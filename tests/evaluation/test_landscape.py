@@ -152,6 +152,8 @@ def test_names_are_kept_in_order_once_and_checked():
 
 
 def test_budgets_are_told_in_full():
-    assert {name: attack.words for name, attack in ATTACKS.items()}["apgd-t"] == "DLR, 3 targets x 50 steps"
-    assert all("{" not in attack.words for attack in ATTACKS.values())
+    assert ATTACKS["apgd-t"].words(10) == "DLR, 3 targets x 50 steps"
+    assert ATTACKS["apgd-t"].words(2) == "margin, 1 target x 50 steps"
+    assert ATTACKS["fab-t"].words(3) == "2 targets x 20 steps"
+    assert all("{" not in attack.words(10) for attack in ATTACKS.values())
     assert {name for name, attack in ATTACKS.items() if attack.aim == CLASS} >= {"apgd-t", "fab", "square"}

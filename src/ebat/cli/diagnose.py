@@ -58,7 +58,7 @@ def diagnose(
 
     clf = load_classifier(source, device)
     check_threat(threat, clf.threat)
-    tell(f"generating {images} images, and attacking as many: {', '.join(names)}", quiet)
+    tell(f"generating up to {images} images, and attacking as many: {', '.join(names)}", quiet)
     found = images_for(clf, run, data)
     record = diagnose_classifier(
         clf, found, threat, images, seed, attacks=names, out=folder, progress=watched(quiet)

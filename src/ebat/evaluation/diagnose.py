@@ -58,8 +58,7 @@ def diagnose(
     Returns:
         The numbers of :func:`ebat.metrics.energy_landscape.landscape_summary`, how they were made,
         under ``lint`` what the lint found, and under ``moves`` what each attack does to the images that are classified
-        right as they are
-        (:func:`ebat.metrics.energy_landscape.move_summary`).
+        right as they are (:func:`ebat.metrics.energy_landscape.move_summary`).
 
     Raises:
         ConfigError: no threat given or stored, or a count below 1.
@@ -84,7 +83,7 @@ def diagnose(
         "count": len(part),
         "data": {"name": part.name, "split": part.split},
         "threat": {"norm": threat.norm, "radius": threat.radius},
-        "attack": f"{names[0]}, {ATTACKS[names[0]].words}",
+        "attack": f"{names[0]}, {ATTACKS[names[0]].words(clf.num_classes)}",
         "generated": f"momentum, joint energy, {GENERATED_STEPS} steps from {start}",
         "seed": seed,
         "checkpoint": dict(clf.about),

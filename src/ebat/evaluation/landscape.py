@@ -53,11 +53,13 @@ class Landscape:
         clean: the images as they are.
         attacked: attack name to the same images under it, the first asked for first.
         generated: as many samples of the same classes.
+        num_classes: of the classifier.
     """
 
     clean: Seen
     attacked: dict[str, Seen]
     generated: EnergyPoints
+    num_classes: int
 
     @property
     def sets(self) -> dict[str, EnergyPoints]:
@@ -79,7 +81,7 @@ class Landscape:
         found["clean"] = {energy: spread(getattr(clean, energy)) for energy in ENERGIES}
         found["attacks"] = {
             name: {
-                "about": ATTACKS[name].words,
+                "about": ATTACKS[name].words(self.num_classes),
                 "aim": ATTACKS[name].aim,
                 **move_summary(clean, seen.of(right), ~seen.right[right]),
             }
@@ -129,7 +131,7 @@ def landscape(
         name: Seen(_joined([p.points for p in found]), torch.cat([p.right for p in found]))
         for name, found in parts.items()
     }
-    return Landscape(seen.pop(CLEAN), seen, _joined(generated))
+    return Landscape(seen.pop(CLEAN), seen, _joined(generated), clf.num_classes)
 
 
 def _see(clf: Classifier, images: Tensor, labels: Tensor) -> Seen:

@@ -10,6 +10,8 @@ from ebat.errors import UnknownNameError, nearest
 
 # What an attack is after: more loss of the true class, or another class (a boundary, a target, a margin).
 LOSS, CLASS = "loss", "class"
+# With fewer classes the targeted DLR is not defined, and its numerator alone, a margin, is climbed.
+CLASSES_OF_TARGETED_DLR = 4
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class LandscapeAttack:
     Attributes:
         aim: :data:`LOSS` or :data:`CLASS`.
         target: ``"module:function"`` of ``(clf, images, labels, threat, generator=..., **settings) -> images``.
-        about: what it climbs and how often, with the settings' names in braces.
+        about: what it climbs and how often, with names in braces that :meth:`words` fills in.
         settings: counts, and what else the function wants to know.
     """
 
@@ -28,10 +30,13 @@ class LandscapeAttack:
     about: str
     settings: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def words(self) -> str:
-        """``about`` with the settings filled in."""
-        return self.about.format(**self.settings)
+    def words(self, num_classes: int) -> str:
+        """``about`` with the settings filled in, as they are for a classifier of that many classes."""
+        targets = min(self.settings.get("targets") or 1, num_classes - 1)
+        return self.about.format(
+            **self.settings | {"targets": "1 target" if targets == 1 else f"{targets} targets"},
+            dlr="DLR" if num_classes >= CLASSES_OF_TARGETED_DLR else "margin",
+        )
 
 
 _WALKS = "ebat.evaluation.landscape_walks"
@@ -59,7 +64,7 @@ ATTACKS = {
     "apgd-t": LandscapeAttack(
         CLASS,
         f"{_WALKS}:apgd_targeted",
-        "DLR, {targets} targets x {steps} steps",
+        "{dlr}, {targets} x {steps} steps",
         {"targets": 3, **_APGD},
     ),
     "fab": LandscapeAttack(
@@ -68,7 +73,7 @@ ATTACKS = {
     "fab-t": LandscapeAttack(
         CLASS,
         "ebat.attacks:fab",
-        "{targets} targets x {steps} steps",
+        "{targets} x {steps} steps",
         {"steps": 20, "targets": 3},
     ),
     "square": LandscapeAttack(CLASS, "ebat.attacks:square", "{queries} queries", {"queries": 500}),

@@ -10,12 +10,11 @@ from ebat.attacks import apgd, objectives, pgd
 from ebat.attacks.ball import ascend
 from ebat.classifier import Classifier
 from ebat.contexts import inner_loop
+from ebat.evaluation.landscape_attacks import CLASSES_OF_TARGETED_DLR
 from ebat.threat import Threat
 
 # TRADES: the KL is flat at the image itself, so the walk starts a little beside it.
 START_NOISE = 0.001
-# With fewer classes the targeted DLR is not defined, and its numerator alone is climbed.
-_CLASSES_OF_DLR = 4
 
 
 def pgd_targeted(
@@ -32,7 +31,7 @@ def apgd_targeted(
     targets: int, early_stop: bool,
 ) -> Tensor:  # fmt: skip
     """Auto-PGD on the targeted DLR, or on its numerator ``z_t - z_y`` with fewer than 4 classes."""
-    loss = "dlr-targeted" if clf.num_classes >= _CLASSES_OF_DLR else "margin-targeted"
+    loss = "dlr-targeted" if clf.num_classes >= CLASSES_OF_TARGETED_DLR else "margin-targeted"
     return apgd(clf, images, labels, threat, loss, steps, targets, generator, early_stop=early_stop)
 
 
