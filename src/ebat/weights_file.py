@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,47 @@ from ebat.errors import CheckpointError
 # Where training scripts put the weights, and what wrappers put before their names.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "network", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
+# What scripts call the two tensors of their normalisation.
+NORMALISATIONS = (("mean", "std"), ("mu", "sigma"))
 # Constants that a network makes itself: its normalisation, and the counter that BatchNorm does not use.
-CONSTANTS = ("mean", "std", "mu", "sigma", "num_batches_tracked")
+CONSTANTS = (*NORMALISATIONS[0], *NORMALISATIONS[1], "num_batches_tracked")
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
+def load_weights(network: nn.Module, path: str | Path) -> tuple[list[float], list[float]] | None:
     """Puts the weights of ``path`` into ``network``.
 
     Prefixes such as ``module.`` are dropped where the network does not have them. A constant that the network makes
     itself (``mean``, ``std``, ``mu``, ``sigma``) may be missing in the file; nothing else may.
+
+    Returns:
+        Mean and standard deviation of a normalisation that the file holds and the network has no place for, as
+        ``ebat export --state-dict`` writes it; else ``None``.
 
     Raises:
         CheckpointError: no weights, or those of another architecture; the first names are given.
     """
     found, own = read_weights(path), network.state_dict()
     weights = max(_spellings(found), key=lambda names: len(names.keys() & own.keys()))
-    fit_weights(network, weights, path, constants=CONSTANTS)
+    apart = _normalisation(weights.keys() - own.keys())
+    fit_weights(
+        network,
+        {name: value for name, value in weights.items() if name not in apart},
+        path,
+        constants=CONSTANTS,
+    )
+    if not apart:
+        return None
+    mean, std = (weights[name].double().flatten().tolist() for name in apart)
+    return mean, std
+
+
+def _normalisation(names: Set[str]) -> tuple[str, ...]:
+    """The two of ``names`` that can only be a normalisation; none if they are not just two."""
+    for pair in NORMALISATIONS:
+        found = [[name for name in names if name.rpartition(".")[2] == last] for last in pair]
+        if all(len(one) == 1 for one in found):
+            return found[0][0], found[1][0]
+    return ()
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -90,6 +90,19 @@ def test_a_file_of_ours_goes_into_the_classifier_that_the_function_gives(ebat, n
         assert found == expected(network, [0.5], [0.25])
 
 
+@pytest.mark.parametrize("prefix", ["", "normalize."])
+def test_a_normalisation_in_the_file_is_used_and_said(ebat, nets, prefix):
+    network = linear()
+    weights = {f"model.{name}": value for name, value in network.state_dict().items()}
+    weights |= {
+        f"{prefix}mean": torch.full((1, 1, 1, 1), 0.5), f"{prefix}std": torch.full((1, 1, 1, 1), 0.25),
+    }  # fmt: skip
+    torch.save(weights, nets / "w.pt")
+    result = ebat("evaluate", "w.pt", "--model", "theirnets:network", *QUICK)
+    assert value(result) == expected(network, [0.5], [0.25])
+    assert "its normalisation is used, mean [0.5], std [0.25]" in result.stderr
+
+
 def test_mean_and_std_normalise_before_the_network(nets, monkeypatch):
     monkeypatch.chdir(nets)
     network = linear()
@@ -119,6 +132,8 @@ MISTAKES = {
     "missing": (["v.pt", "--model", "theirnets:network"], "v.pt: no such run folder or classifier file"),
     "alone": (["w.pt"], "pickled checkpoint, which can run code when loaded, so it is refused; `ebat evaluate` takes "),
     "mean": (["w.pt", "--model", "theirnets:network", "--mean", "0.5"], "give both mean and std, or neither"),
+    "twice": (["n.pt", "--model", "theirnets:whole"], "n.pt: holds a normalisation, and so does the classifier"),
+    "three times": (["n.pt", "--model", "theirnets:network", "--mean", "0", "--std", "1"], "so do --mean and --std"),
     "numbers": (["w.pt", "--model", "theirnets:network", "--mean", "a", "--std", "1"], "--mean a: numbers separated"),
     "whole": (["w.pt", "--model", "theirnets:whole", "--mean", "0", "--std", "1"], "which has them; leave them out"),
     "shape": (["--model", "theirnets:colour"], "digits: the network cannot take images of 1x8x8 (C, H, W): "),
@@ -136,6 +151,7 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(mistake, nets, arguments, 
     (nets / "badnets.py").write_text("def network(:\n")
     (nets / "farnets.py").write_text("import nowhere\n")
     torch.save(linear().state_dict(), nets / "w.pt")
+    torch.save(linear().state_dict() | {"mean": torch.zeros(1), "std": torch.ones(1)}, nets / "n.pt")
     assert line in mistake("evaluate", *arguments, *QUICK)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING
 
+from ebat.cli.console import tell
 from ebat.errors import ConfigError, nearest
 from ebat.recipe import parse_overrides
 from ebat.registry import NETWORKS
@@ -149,9 +150,14 @@ def own_classifier(
         if weights is None:
             raise ConfigError(f"{asked}: has no weights; give their file too, such as weights.pt {asked}")
         made = named_network(str(network), images)
-    if weights is not None:
-        load_weights(_bare(made), weights)
-    return as_classifier(made, images.class_names, mean, std).eval()
+    inside = None if weights is None else load_weights(_bare(made), weights)
+    if inside is None:
+        return as_classifier(made, images.class_names, mean, std).eval()
+    if isinstance(made, Classifier) or mean is not None or std is not None:
+        other = "does the classifier of --model" if isinstance(made, Classifier) else "do --mean and --std"
+        raise ConfigError(f"{weights}: holds a normalisation, and so {other}; only one may be given")
+    tell(f"{weights}: its normalisation is used, mean {inside[0]}, std {inside[1]}")
+    return Classifier(made, len(images.class_names), *inside, class_names=images.class_names).eval()
 
 
 def _only_model(model: str | None, asked: str, weights: Path, normalised: str | None) -> str:
