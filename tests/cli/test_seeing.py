@@ -155,7 +155,11 @@ def test_compare_prints_a_table_and_writes_the_page(ebat, run_folder, tmp_path):
     result = ebat("compare", run_folder, "--out", "side/by-side.html")
     assert result.stdout.splitlines()[-1] == "side/by-side.html"
     assert (tmp_path / "side" / "by-side.html").is_file()
-    assert any(str(run_folder) in line and "%" in line for line in result.stdout.splitlines())
+    shown = [line for line in result.stdout.splitlines() if str(run_folder) in line]
+    assert [("clean v1" in line, "%" in line) for line in shown] == [
+        (True, True),
+        (False, True),
+    ]  # best, last
 
 
 def test_compare_does_not_write_a_page_over_a_folder(mistake, run_folder, tmp_path):

@@ -78,6 +78,9 @@ def compare(
         )
     else:
         print_table(cells(table))
+        for entry in table.entries:
+            for note in entry.notes:
+                print(f"not comparable: {entry.path}, {entry.checkpoint}: {note}")
         print(out)
 
 
@@ -103,19 +106,23 @@ def _text(table: Any, form: Format) -> str:
 
 
 def cells(table: Any) -> list[dict[str, str]]:
-    """The table for a terminal: one column per protocol card."""
-    from ebat.report.comparison_text import HEAD, INCOMPARABLE, cell, head, incomparable
+    """The table for a terminal, a line per value: its columns would soon be wider than any terminal."""
+    from ebat.report.comparison_text import cell
+    from ebat.report.page import DASH
 
-    return [
-        {
-            **dict(zip(HEAD, (entry.path, *head(entry)[1:]), strict=True)),
-            **{_title(column.card): cell(column, entry.values.get(column)) for column in table.columns},
-            **({INCOMPARABLE: "\n".join(entry.notes)} if incomparable(table) else {}),
-        }
-        for entry in table.entries
-    ]
-
-
-def _title(card: tuple[str, ...]) -> str:
-    """The protocol card in lines, a long name in several."""
-    return "\n".join((card[0].replace(":", ":\n"), *card[1:]))
+    lines = []
+    for column in table.columns:
+        measured = [entry for entry in table.entries if entry.values.get(column) is not None]
+        for number, entry in enumerate(measured):
+            first = number == 0
+            lines.append(
+                {
+                    "protocol": f"{column.protocol} v{column.version}" if first else "",
+                    "value": f"{column.quantity}, {column.better} is better" if first else "",
+                    "threat": (column.threat or DASH) if first else "",
+                    "run": entry.path,
+                    "checkpoint": entry.checkpoint,
+                    "": cell(column, entry.values[column]),
+                }
+            )
+    return lines
