@@ -51,6 +51,19 @@ def test_a_bad_norm_or_radius_is_named(norm, radius, message: str) -> None:
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.parametrize("radius", [3.0, 30.0])
+def test_the_sphere_around_a_large_image_is_in_the_ball(radius: float) -> None:
+    """In float32 the norm of 150,528 numbers is off by 1e-6 of itself, which is 3e-6 of the usual radius 3."""
+    clean = torch.full((4, 3, 224, 224), 0.5)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    threat = Threat("l2", radius)
+    reached = threat.project(clean + noise * (1.2 * radius / image_norm(noise)), clean)
+    length = (reached.double() - clean).flatten(1).norm(dim=1)
+    torch.testing.assert_close(length, torch.full((4,), radius).double(), atol=1e-6, rtol=0)
+    assert threat.contains(reached, clean).all()
+    assert not threat.contains(clean + (reached - clean) * (1 + 1e-5), clean).any()
+
+
 @few
 @given(st.sampled_from(NORMS), st.floats(0.01, 1.0), st.integers(0, 99))
 def test_projection_ends_inside_and_is_idempotent(norm: str, radius: float, seed: int) -> None:

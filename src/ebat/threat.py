@@ -77,7 +77,9 @@ class Threat:
         if self.norm == "linf":
             delta = delta.clamp_(-self.epsilon, self.epsilon)
         else:
-            delta = delta * (self.epsilon / image_norm(delta).clamp_min(self.epsilon))
+            # float32 sums over a large image are off by more than anybody tolerates outside a ball
+            length = _per_image(delta.flatten(1).norm(dim=1, dtype=torch.float64), images)
+            delta = (delta * (self.epsilon / length.clamp_min(self.epsilon))).to(delta)
         return delta.add_(clean).clamp_(0.0, 1.0)
 
     def ascent(self, gradient: Tensor) -> Tensor:
@@ -118,7 +120,7 @@ class Threat:
     def contains(self, images: Tensor, clean: Tensor, tolerance: float = 1e-6) -> Tensor:
         """Whether each image is in the ball and in the box, bool ``[N]``."""
         delta = (images - clean).flatten(1)
-        length = delta.abs().amax(1) if self.norm == "linf" else delta.norm(dim=1)
+        length = delta.abs().amax(1) if self.norm == "linf" else delta.norm(dim=1, dtype=torch.float64)
         flat = images.flatten(1)
         inside = (flat.amin(1) >= -tolerance) & (flat.amax(1) <= 1 + tolerance)
         return (length <= self.epsilon + tolerance) & inside & torch.isfinite(flat).all(1)
