@@ -8,8 +8,9 @@ Single-step training at a radius where plain FGSM does not hold, with its remedi
 it. Per run: clean, FGSM and PGD-50-10 accuracy on test images of the last and of the best checkpoint, PGD-10 accuracy
 on held-out images after every epoch, and the alarms. Definitions:
 
-- collapsed: PGD-50-10 accuracy of the last checkpoint is below half of its FGSM accuracy, so what one step calls robust
-  is not. (The usual line, a gap of 0.348 between the two, is of networks with an FGSM accuracy of 0.5 and more.)
+- collapsed: PGD-10 accuracy of the last checkpoint on test images is below half of its FGSM accuracy, so what one step
+  calls robust is not. (The usual line, a gap of 0.348 between the two, is of networks with an FGSM accuracy of 0.5 and
+  more. PGD-50-10 is no line either: at the radius of the digits even multi-step training ends below half of FGSM.)
 - onset: the first epoch from which PGD-10 accuracy on held-out images stays below half of FGSM accuracy, both as
   running means over 3 epochs;
 - lead of an alarm: onset minus the epoch at which it first rang; above 0 it came early.
@@ -100,7 +101,7 @@ CASES: dict[str, Row] = {
     "fgsm + der": {"method": "fgsm", "regulariser": DER},
     "fgsm-rs + der": {"method": "fgsm-rs", "regulariser": DER},
     "fgsm + remedies": {"method": "fgsm", "monitors": AUTOMATIC},
-    "grad-align": {"method": "grad-align"},
+    "grad-align": {"method": {"name": "grad-align"}},
     "elle": {"method": "elle"},
     "aaer (fgsm-rs)": {"method": {"name": "aaer", "base": "fgsm-rs"}},
     "aaer (n-fgsm)": {"method": {"name": "aaer", "base": "n-fgsm"}},
@@ -112,6 +113,8 @@ ROBUST = {
     "schedule": {"name": "one-cycle"},
     "training": {"epochs": 40, "batch_size": 128, "lr": 0.1, "evaluate_every": 4},
 }
+# The published rule for GradAlign's weight ends at 16/255, where it gives 2; at 24/255 it would give 20, at 0.3 70 million.
+ALIGNMENT = {"digits": 0.5, "cifar10": 2.0}
 SEEDS = {"digits": 5, "cifar10": 5, "cifar10-32": 3}
 # On photographs a run takes minutes, so only the two that must collapse have every seed.
 FEWER = {
@@ -186,7 +189,7 @@ class CatastrophicOverfitting(Study):
                 ]
             )  # fmt: skip
         head = ["case", "clean", "FGSM", "PGD-10", "PGD-50-10", "of the best", "collapsed"]
-        text = f"L-inf {radius}, test images, last checkpoint. Collapsed: PGD-50-10 below half of FGSM accuracy.\n\n"
+        text = f"L-inf {radius}, test images, last checkpoint. Collapsed: PGD-10 below half of FGSM accuracy.\n\n"
         text += f"{table(head, lines)}\n\nAlarms, over all runs of this table:\n\n{_alarm_table(main)}"
         if grid:
             text += (
@@ -218,6 +221,8 @@ def _config(case: Row, seed: int, scale: Scale) -> Row:
     if scale.toy:
         training |= {"epochs": 3, "batch_size": 20, "held_out_images": 20}
     config = {**base, **setting, **case, "training": training}
+    if case["method"] == {"name": "grad-align"} and scale.data in ALIGNMENT:
+        config["method"] = {**case["method"], "weight": ALIGNMENT[scale.data]}
     config["data"] = {**setting.get("data", {}), **base["data"]}
     if "attack" in case:  # a share of the radius, as configurations have none
         step = _times(setting["threat"]["radius"], case["attack"]["step_share"])
@@ -265,7 +270,7 @@ def judged(last: Row, held: Row) -> Row:
         held: ``epoch``, ``fgsm`` and ``pgd10`` of the evaluations on held-out images; ``fgsm`` is ``None`` for methods
             that train by several steps.
     """
-    collapsed = last["pgd-50-10"] < RATIO * last["fgsm"]
+    collapsed = last["pgd-10"] < RATIO * last["fgsm"]
     onset, known = None, []
     for epoch, single, several in zip(held["epoch"], held["fgsm"], held["pgd10"], strict=True):
         if single is None:
