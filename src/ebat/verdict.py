@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebat.classifier import Classifier
 from ebat.contexts import inner_loop
+from ebat.data.image_set import as_float
 
 
 @contextmanager
@@ -48,3 +49,22 @@ def right(clf: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     logits = answers(clf, images)
     found: Tensor = (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)
     return found
+
+
+def right_in_batches(
+    clf: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Tensor:
+    """:func:`right` of any number of images, uint8 or float, wherever they are held. Bool ``[N]`` on the CPU.
+
+    ``advance`` is told of finished images.
+    """
+    verdicts = torch.zeros(len(labels), dtype=torch.bool)
+    for places in torch.arange(len(labels)).split(batch_size):
+        batch = as_float(images[places.to(images.device)].to(clf.device)).float().contiguous()
+        verdicts[places] = right(clf, batch, labels[places.to(labels.device)].to(clf.device)).cpu()
+        advance(len(places))
+    return verdicts

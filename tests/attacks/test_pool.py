@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ebat.attacks.autoattack import ATTACKS, FEW_CLASSES, STANDARD, AutoAttackRe
 from ebat.attacks.memory import auto_batch_size, free_memory, kept_bytes
 from ebat.attacks.pool import Attack as PoolAttack
 from ebat.attacks.pool import News, Pool
+from ebat.attacks.pool_file import PoolFile
 from ebat.attacks.search_copy import search_copy
 from ebat.errors import CheckpointError, ConfigError, ImageError, UnknownNameError
 from ebat.networks.create import create_network
@@ -152,6 +154,18 @@ def test_news_count_down_and_every_image_is_decided_once(case, monkeypatch):
     assert str(News("square", 12)) == "square: 12 images left"
 
 
+def test_a_resumed_pool_tells_at_once_what_is_decided(case, tmp_path: Path):
+    pool, news = pool_of(case), list[News]()
+    pool.look()
+    pool.run(attack(shifted(1.0)))
+    PoolFile(tmp_path / "state", pool, ["test"]).save()
+    resumed = pool_of(case, told=news.append)
+    assert PoolFile(tmp_path / "state", resumed, ["test"]).restore()
+    resumed.look()
+    resumed.run(attack(shifted(1.0)))
+    assert sum(one.decided for one in news) == 30 - int(pool.standing.sum()) > 2
+
+
 def verdict(result: AutoAttackResult) -> tuple[Any, ...]:
     work = {name: dataclasses.replace(one, seconds=0.0) for name, one in result.work.items()}
     return result.robust.tolist(), result.broken_by, result.adversarial.tolist(), work
@@ -187,6 +201,53 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_verdicts(case, tmp_path: 
     assert verdict(resumed) == verdict(whole)
     again = run(case, state=state, resume=True, **options)  # nothing is left to do
     assert verdict(again) == verdict(whole)
+
+
+def test_an_interruption_at_any_line_of_the_book_keeping_loses_and_repeats_nothing(case, tmp_path: Path):
+    """A key is pressed whenever it is pressed; the line is that at which Python notices."""
+    attacks = [attack(shifted(1.0), "first"), attack(shifted(0.7), "second")]
+
+    def pool_after(line: int, path: Path) -> tuple[Pool, bool]:
+        """A pool that is interrupted at the ``line``-th line of its book-keeping, if it has so many."""
+        pool, passed = pool_of(case, batch_size=10), 0
+        file = PoolFile(path, pool, ["both"])
+        file.restore()
+
+        def lines(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal passed
+            passed += event == "line"
+            if passed == line and event == "line":
+                raise KeyboardInterrupt
+            return lines
+
+        def calls(frame: Any, event: str, argument: Any) -> Any:
+            return lines if frame.f_code in (Pool.run.__code__, Pool._record.__code__) else None
+
+        traced = sys.gettrace()
+        try:
+            pool.look()
+            for one in attacks:
+                sys.settrace(calls if line else traced)
+                pool.run(one)
+        except KeyboardInterrupt:
+            return pool, True
+        finally:
+            sys.settrace(traced)
+            file.save()
+        return pool, False
+
+    def known(pool: Pool) -> tuple[Any, ...]:
+        work = {name: dataclasses.replace(one, seconds=0.0) for name, one in pool.work.items()}
+        return pool.breakers(), work, pool.adversarial().tolist()
+
+    whole, _ = pool_after(0, tmp_path / "whole")
+    assert 0 < whole.work["second"].attacked < 28
+    line = 1
+    while pool_after(line, tmp_path / str(line))[1]:
+        resumed, _ = pool_after(0, tmp_path / str(line))
+        assert known(resumed) == known(whole), f"interrupted at line {line}"
+        line += 1
+    assert line > 40
 
 
 def test_the_state_of_another_evaluation_is_refused(case, tmp_path: Path):

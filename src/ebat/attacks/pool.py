@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ebat.classifier import Classifier
 from ebat.contexts import inner_loop
 from ebat.data.image_set import as_float
 from ebat.threat import Threat
-from ebat.verdict import right
+from ebat.verdict import right, right_in_batches
 
 # oracle, images [n, C, H, W], labels [n], threat, seeds [n] -> images [n, C, H, W]
 Search = Callable[[Oracle, Tensor, Tensor, Threat, Tensor], Tensor]
@@ -63,6 +63,9 @@ class Work:
     forwards: int = 0
     backwards: int = 0
     seconds: float = 0.0
+
+    def __add__(self, more: Work) -> Work:
+        return Work(*(getattr(self, part.name) + getattr(more, part.name) for part in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -142,16 +145,12 @@ class Pool:
         return self.broken_by == STANDING
 
     def look(self) -> None:
-        """Finds the images that are wrong without any attack."""
-        if self.broken_by is not None:
-            return
-        found = torch.full((len(self.labels),), STANDING)
-        for places in torch.arange(len(found)).split(self.batch_size):
-            images, labels = self._take(places)
-            found[places[~right(self.clf, images, labels).cpu()]] = UNATTACKED
-        self.broken_by = found
+        """Finds the images that are wrong without any attack; tells of all that are decided, also in a resumed pool."""
+        if self.broken_by is None:
+            verdicts = right_in_batches(self.clf, self.images, self.labels, self.batch_size)
+            self.broken_by = torch.where(verdicts, STANDING, UNATTACKED)
         standing = int(self.standing.sum())
-        self.tell(News("clean", standing, decided=len(found) - standing))
+        self.tell(News("clean", standing, decided=len(self.labels) - standing))
 
     def run(self, attack: Attack, after: Callable[[], None] = lambda: None) -> None:
         """Hands what stands to ``attack``, a batch at a time, or goes on where it was interrupted.
@@ -162,13 +161,11 @@ class Pool:
         if attack.name in self.work and attack.name != self.running:
             return
         if attack.name not in self.work:
-            self.work[attack.name] = Work()
-            self.waiting = self.standing.nonzero().squeeze(1)
-            self.running = attack.name
+            waiting = self.standing.nonzero().squeeze(1)
+            # What belongs together changes in one statement: an interruption comes before it or after it.
+            self.running, self.waiting, self.work[attack.name] = attack.name, waiting, Work()
         while len(self.waiting):
-            places = self.waiting[: self.batch_size]
-            self._attack(attack, places)
-            self.waiting = self.waiting[len(places) :]
+            self._attack(attack, self.waiting[: self.batch_size])
             after()
         self.running = None
 
@@ -192,7 +189,6 @@ class Pool:
 
     def _attack(self, attack: Attack, places: Tensor) -> None:
         """Attacks the images of ``places`` and writes down what came of it."""
-        assert self.broken_by is not None
         started, images, labels = time.perf_counter(), *self._take(places)
         if self._copy is None:
             keep_freed(images.device)
@@ -210,17 +206,30 @@ class Pool:
             again = images[refused], labels[refused], seeds[refused]
             reached[refused] = self._search(attack, asked, *again)
             broken[refused] = self._confirm(reached[refused], *again[:2])
-        work, here = self.work[attack.name], broken.cpu()
-        self.places.append(places[here])
-        self.found.append(reached[broken].cpu())
-        self.broken_by[places[here]] = list(self.work).index(attack.name)
-        work.attacked += len(places)
-        work.broken += int(here.sum())
-        work.unconfirmed += int((~broken[refused]).sum())
-        work.forwards += asked.forwards
-        work.backwards += asked.backwards
-        work.seconds += time.perf_counter() - started
-        self.tell(News(attack.name, len(self.waiting) - len(places), decided=int(here.sum())))
+        here, found = broken.cpu(), reached[broken].cpu()
+        work = Work(
+            attacked=len(places),
+            broken=len(found),
+            unconfirmed=int((~broken[refused]).sum()),
+            forwards=asked.forwards,
+            backwards=asked.backwards,
+            seconds=time.perf_counter() - started,
+        )
+        self._record(attack, places[here], found, work)
+
+    def _record(self, attack: Attack, broken: Tensor, found: Tensor, work: Work) -> None:
+        """Writes down what an attack did to the first images that wait: the places of those it broke, and its cost."""
+        assert self.broken_by is not None
+        waiting = self.waiting[work.attacked :]
+        after = (
+            self.broken_by.index_fill(0, broken, list(self.work).index(attack.name)),
+            self.work | {attack.name: self.work[attack.name] + work},
+            [*self.places, broken],
+            [*self.found, found],
+            waiting,
+        )
+        self.broken_by, self.work, self.places, self.found, self.waiting = after  # one statement: see run
+        self.tell(News(attack.name, len(waiting), decided=len(broken)))
 
     def _search(
         self, attack: Attack, oracle: Oracle, images: Tensor, labels: Tensor, seeds: Tensor

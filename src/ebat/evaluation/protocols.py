@@ -13,7 +13,7 @@ from ebat.data.image_set import as_float
 from ebat.evaluation.progress import Advance
 from ebat.evaluation.protocol import Verdicts, protocol
 from ebat.threat import Threat
-from ebat.verdict import right
+from ebat.verdict import right, right_in_batches
 
 # Rounding of clean + delta in float32, summed over an image; an attack's mistake is far larger.
 BALL_TOLERANCE = 1e-5
@@ -31,7 +31,7 @@ def clean(
     advance: Advance,
 ) -> Verdicts:
     """Accuracy on the images as they are."""
-    return Verdicts(_clean(clf, images, labels, batch_size, advance))
+    return Verdicts(right_in_batches(clf, images, labels, batch_size, advance))
 
 
 @protocol(version=1, needs_threat=True)
@@ -89,7 +89,7 @@ def _pgd(
     Restarts run one after the other over all images, not within a batch, so that the random numbers of an image do
     not depend on ``batch_size``.
     """
-    verdicts = _clean(clf, images, labels, batch_size, lambda _: None)
+    verdicts = right_in_batches(clf, images, labels, batch_size)
     standing = verdicts.nonzero().squeeze(1)
     facts: dict[str, Any] = {"attacked": len(standing)}
     advance(len(labels) - len(standing))
@@ -112,13 +112,3 @@ def _pgd(
         standing = verdicts.nonzero().squeeze(1)
         left.append(len(standing))
     return Verdicts(verdicts, facts if restarts == 1 else facts | {"standing": left})
-
-
-def _clean(clf: Classifier, images: Tensor, labels: Tensor, batch_size: int, advance: Advance) -> Tensor:
-    """Verdicts on the images as they are, bool ``[N]`` on the CPU."""
-    verdicts = torch.zeros(len(labels), dtype=torch.bool)
-    for places in torch.arange(len(labels)).split(batch_size):
-        batch = as_float(images[places].to(clf.device))
-        verdicts[places] = right(clf, batch, labels[places].to(clf.device)).cpu()
-        advance(len(places))
-    return verdicts
