@@ -113,7 +113,7 @@ ROBUST = {
     "schedule": {"name": "one-cycle"},
     "training": {"epochs": 40, "batch_size": 128, "lr": 0.1, "evaluate_every": 4},
 }
-# The published rule for GradAlign's weight ends at 16/255, where it gives 2; at 24/255 it would give 20, at 0.3 70 million.
+# The published rule for the weight of GradAlign ends at 16/255 with 2. At 24/255 it would give 20, at 0.3 70 million.
 ALIGNMENT = {"digits": 0.5, "cifar10": 2.0}
 SEEDS = {"digits": 5, "cifar10": 5, "cifar10-32": 3}
 # On photographs a run takes minutes, so only the two that must collapse have every seed.
