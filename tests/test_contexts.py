@@ -7,9 +7,9 @@ from torch import nn
 from ebat import attacks
 from ebat.contexts import (
     Mode,
+    autocast_off,
     batch_norm_frozen,
     batch_norm_trains,
-    full_precision,
     inner_loop,
     reestimate_batch_norm,
     running_statistics_kept,
@@ -160,14 +160,14 @@ def test_reestimation_that_raises_puts_momentum_and_modes_back(toy) -> None:
     assert not clf.network[1].training and clf.network[1].momentum == 0.1
 
 
-def test_full_precision_turns_autocast_off_where_there_is_one() -> None:
+def test_autocast_off_turns_it_off_where_there_is_one() -> None:
     layer, images = nn.Linear(2, 2), torch.rand(3, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(images).dtype == torch.bfloat16
-        with full_precision(images.device):
+        with autocast_off(images.device):
             assert layer(images).dtype == torch.float32
         assert layer(images).dtype == torch.bfloat16
-    with full_precision(torch.device("meta")):
+    with autocast_off(torch.device("meta")):
         pass
 
 

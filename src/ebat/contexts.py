@@ -74,7 +74,7 @@ def batch_norm_frozen(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def autocast_off(device: torch.device) -> Iterator[None]:
     """Inside, autocast is off: for differences and second derivatives that half precision would drown."""
     if not torch.amp.is_autocast_available(device.type):
         yield

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ebat.classifier import Classifier
-from ebat.contexts import inner_loop
+from ebat.contexts import autocast_off, inner_loop
 from ebat.data.image_set import as_float
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Inside, no autocast and no TensorFloat-32: a search may be coarse, what is counted may not."""
-    with torch.autocast(device.type, enabled=False):
+    with autocast_off(device):
         if device.type == "cuda":
             before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

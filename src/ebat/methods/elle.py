@@ -12,7 +12,7 @@ from ebat import energies, noise
 from ebat.attacks import objectives
 from ebat.classifier import Classifier
 from ebat.config import MethodOptions
-from ebat.contexts import full_precision, running_statistics_kept
+from ebat.contexts import autocast_off, running_statistics_kept
 from ebat.data.batch import Batch
 from ebat.methods import options
 from ebat.methods.base import Method, MethodState, Points, Step
@@ -76,7 +76,7 @@ def linearity_error(clf: Classifier, points: Points) -> Tensor:
     """
     x_a, x_b, a = (points.extra[name] for name in ("x_a", "x_b", "a"))
     chord = torch.cat([x_a, x_b, a * x_a + (1 - a) * x_b])
-    with running_statistics_kept(clf), full_precision(chord.device):
+    with running_statistics_kept(clf), autocast_off(chord.device):
         losses = energies.cross_entropy(clf.logits(chord), points.labels.repeat(3))
     at_a, at_b, at_c = losses.chunk(3)
     share = a.flatten()

@@ -10,7 +10,7 @@ from torch import Tensor
 from ebat import energies
 from ebat.attacks import objectives
 from ebat.classifier import Classifier
-from ebat.contexts import full_precision, running_statistics_kept
+from ebat.contexts import autocast_off, running_statistics_kept
 from ebat.data.batch import Batch
 from ebat.methods import options
 from ebat.methods.base import Method, MethodState, Points, Step
@@ -58,7 +58,7 @@ def differentiable_gradient(clf: Classifier, images: Tensor, labels: Tensor) -> 
     statistics stay.
     """
     here = images.detach().requires_grad_()
-    with running_statistics_kept(clf), full_precision(here.device):
+    with running_statistics_kept(clf), autocast_off(here.device):
         loss = energies.cross_entropy(clf.logits(here), labels).sum()
         (gradient,) = torch.autograd.grad(loss, here, create_graph=True)
     return gradient
