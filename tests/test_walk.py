@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from ebat import energies, noise, samplers
+from ebat import attacks, energies, noise, samplers
 from ebat.attacks import objectives
+from ebat.attacks.oracle import Oracle
 from ebat.contexts import inner_loop
 from ebat.errors import ConfigError
+from ebat.threat import Threat
 from ebat.walk import walk
 
 COUNT = 8
@@ -195,6 +199,45 @@ def test_a_noisy_step_without_seeds_is_refused(toy) -> None:
     clf = toy.mlp()
     with inner_loop(clf), pytest.raises(ConfigError, match="needs seeds, one per image"):
         samplers.langevin(clf, toy.images(), objectives.marginal_energy(clf), 1)
+
+
+class Cut(nn.Module):
+    """A network whose logits do not know the images they came from."""
+
+    def __init__(self, network: nn.Module, way: str) -> None:
+        super().__init__()
+        self.network, self.way = network, way
+
+    def forward(self, images):
+        if self.way == "no_grad":
+            with torch.no_grad():
+                return self.network(images)
+        if self.way == "inference_mode":
+            with torch.inference_mode():
+                return self.network(images)
+        logits = self.network(images.detach())
+        return logits + torch.zeros(1, requires_grad=True) if self.way == "another leaf" else logits
+
+
+@pytest.mark.parametrize("way", ["no_grad", "inference_mode", "detach", "another leaf"])
+def test_a_network_cut_from_autograd_is_one_line_that_says_what_to_do(toy, way: str) -> None:
+    clf, images = toy.mlp(), toy.images()
+    clf.network = Cut(clf.network, way)
+    labels = clf(images).argmax(1)
+    with inner_loop(clf):
+        oracle = Oracle(clf)
+        asked: list[Callable[[], object]] = [
+            lambda: attacks.pgd(clf, images, labels, Threat(), steps=1),
+            lambda: attacks.apgd(clf, images, labels, Threat(), steps=1),
+            lambda: attacks.fab(clf, images, labels, Threat(), steps=1, targets=None),
+            lambda: samplers.proximal(clf, images, objectives.marginal_energy(clf), 1),
+            lambda: oracle.gradient(images, energies.marginal_energy),
+        ]
+        for ask in asked:
+            with pytest.raises(ConfigError, match=r"no gradient by the image.*take .* out of") as caught:
+                ask()
+            assert "\n" not in str(caught.value)
+    assert attacks.square(clf, images, labels, Threat(), queries=3).shape == images.shape
 
 
 def test_channels_last_walks_the_same_path(toy) -> None:

@@ -59,6 +59,29 @@ Stop = Callable[[Tensor, Tensor, Tensor], Tensor]
 Callback = Callable[[dict[str, Any]], None]
 
 
+def input_gradient(values: Tensor, images: Tensor, *, retain_graph: bool = False) -> Tensor:
+    """The gradient of each value by its own image, ``[n, C, H, W]``.
+
+    Args:
+        values: ``[n]``, made from ``images`` row by row.
+        images: ``[n, C, H, W]``, which requires gradients.
+        retain_graph: for another gradient from the same forward pass.
+
+    Raises:
+        ConfigError: the values do not come from the images by anything that can be differentiated.
+    """
+    gradient: Tensor | None = None
+    if values.requires_grad:
+        (gradient,) = torch.autograd.grad(values.sum(), images, retain_graph=retain_graph, allow_unused=True)
+    if gradient is None:
+        raise ConfigError(
+            "classifier: its logits have no gradient by the image, so no attack or sampler can follow one; take "
+            "torch.no_grad(), detach() and NumPy out of the network's forward, or use ebat.attacks.square, which "
+            "needs no gradient"
+        )
+    return gradient
+
+
 def walk(
     network: nn.Module,
     images: Tensor,
@@ -92,7 +115,8 @@ def walk(
         The final images, ``[N, C, H, W]``, detached, in the order handed in.
 
     Raises:
-        ConfigError: ``stop`` under train-mode BatchNorm, where a leaving image would change the others.
+        ConfigError: ``stop`` under train-mode BatchNorm, where a leaving image would change the others; values
+            without a gradient by the image.
     """
     if stop is not None and batch_norm_trains(network):
         raise ConfigError(
@@ -106,7 +130,7 @@ def walk(
         with torch.enable_grad():
             here = walkers.images.detach().requires_grad_()  # a new one: a callback may have kept the old
             values, logits = objective(here, walkers.index)
-            (gradient,) = torch.autograd.grad(values.sum(), here)
+            gradient = input_gradient(values, here)
         walkers.images = here.detach()
         with torch.no_grad():
             if stop is not None and final is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ebat.classifier import Classifier
+from ebat.walk import input_gradient
 
 # logits [n, K] to values [n], or several values [n, M]
 Margin = Callable[[Tensor], Tensor]
@@ -50,6 +51,9 @@ class Oracle:
 
         Returns:
             ``values``, ``logits [n, K]`` and ``gradient [n, C, H, W]`` or ``[n, M, C, H, W]``, all detached.
+
+        Raises:
+            ConfigError: the network cuts its logits from the images.
         """
         self.forwards += len(images)
         if self.batch_size is None or len(images) <= self.batch_size:
@@ -77,8 +81,8 @@ class Oracle:
             logits = self.clf.logits(here)
             values = values_of(logits)
             *others, last = values.unbind(1) if values.dim() == 2 else (values,)
-            gradients = [torch.autograd.grad(value.sum(), here, retain_graph=True)[0] for value in others]
-            gradients += torch.autograd.grad(last.sum(), here)
+            gradients = [input_gradient(value, here, retain_graph=True) for value in others]
+            gradients.append(input_gradient(last, here))
         self.backwards += len(gradients) * len(images)
         gradient = torch.stack(gradients, 1) if values.dim() == 2 else gradients[0]
         return values.detach(), logits.detach(), gradient
