@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/reference_verdicts.py
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/reference_verdicts.py cifar10_resnet4b_at2
 
-Runs `autoattack-standard` (seed 0) on official test images 0 to 249 of each network in `../shared/reference-models` and
+Runs `autoattack-standard` (seed 0) on official test images 0 to 249 of each network in `../shared/reference-models`,
 `pgd-50-10` and `screen` (seeds 0, 1, 2) beside it, and writes `benchmarks/results/reference-verdicts.json` and `.md`
-and the tables in `docs/protocols.md`. A network whose row is there is left out unless it is named; one that was interrupted goes on where
-it was. Criterion: per network at most one image that the reference breaks and we do not; the mean over networks of
-(ours - recorded) robust accuracy at most 0.2 % in size.
+and the tables in `docs/protocols.md`. A network whose row is there is left out unless it is named; one that was
+interrupted goes on where it was. Criterion: per network at most one image that the reference breaks and we do not; the
+mean over networks of (ours - recorded) robust accuracy at most 0.2 % in size.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ def accuracy_table(rows: dict[str, dict[str, Any]]) -> list[str]:
 def screen_table(rows: dict[str, dict[str, Any]]) -> list[str]:
     """What the screen leaves beside what AutoAttack's record leaves, as lines of Markdown."""
     lines = [
-        "| network | threat | AutoAttack leaves (record) | screen leaves, seeds 0, 1, 2 | of these broken in the record "
-        "| stand in the record, broken by screen | seconds: screen | AutoAttack, ours |",
+        "| network | threat | AutoAttack leaves (record) | screen leaves, seeds 0, 1, 2 "
+        "| of these broken in the record | stand in the record, broken by screen | seconds: screen | AutoAttack, ours |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
