@@ -145,6 +145,17 @@ def cut(path: Path, size: int) -> Path:
     return path
 
 
+@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+def test_archives_written_from_within_a_folder_are_read(tmp_path: Path, build: Any, suffix: str) -> None:
+    """``tar cf pets.tar .`` puts ``./`` before every name."""
+    pack, files = (build.zip if suffix == ".zip" else build.tar), build.classes("", 4)
+    plain = load_images(pack(tmp_path / f"plain{suffix}", files), split="all")
+    dotted = load_images(
+        pack(tmp_path / f"dotted{suffix}", {f"./{name}": data for name, data in files.items()}), split="all"
+    )
+    assert torch.equal(dotted.images, plain.images) and dotted.name == plain.name
+
+
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_truncated_archives_are_refused(

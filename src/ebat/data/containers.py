@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ebat.errors import DataError
 
@@ -73,9 +73,9 @@ def _open_tar(path: Path, data: bytes | mmap.mmap) -> Container:
         for member in archive:
             end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             if member.isfile():
-                spans[member.name] = (member.offset_data, member.offset_data + member.size)
+                spans[_plain(member.name)] = (member.offset_data, member.offset_data + member.size)
             elif member.isdir():
-                folders.append(member.name)
+                folders.append(_plain(member.name))
     # tarfile takes a file cut between two members for a shorter archive; a whole one ends in zeros.
     if data[end : end + tarfile.BLOCKSIZE] != tarfile.NUL * tarfile.BLOCKSIZE:
         raise tarfile.ReadError("unexpected end of data")
@@ -89,11 +89,12 @@ def _open_tar(path: Path, data: bytes | mmap.mmap) -> Container:
 
 def _open_zip(path: Path) -> Container:
     archive = zipfile.ZipFile(path)
-    names = archive.namelist()
+    names = {_plain(name): name for name in archive.namelist() if not name.endswith("/")}
+    folders = tuple(_plain(name) for name in archive.namelist() if name.endswith("/"))
 
     def read(member: str) -> bytes:
         try:
-            return archive.read(member)
+            return archive.read(names[member])
         except (
             OSError,
             EOFError,
@@ -106,5 +107,9 @@ def _open_zip(path: Path) -> Container:
                 f"{path}:{member}: damaged or encrypted ({error}); write the archive again"
             ) from error
 
-    files = tuple(name for name in names if not name.endswith("/"))
-    return Container(str(path), files, tuple(name for name in names if name.endswith("/")), read)
+    return Container(str(path), tuple(names), folders, read)
+
+
+def _plain(member: str) -> str:
+    """``cat/1.png`` of ``./cat/1.png``, as archives of a folder's content are often written."""
+    return "/".join(part for part in PurePosixPath(member).parts if part not in (".", "/"))
