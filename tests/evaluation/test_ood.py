@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tarfile
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import torch
 from PIL import Image
 
 import ebat
-from ebat.data.catalogue import OFFICIAL
+from ebat.data.catalogue import OFFICIAL, PACKS, Pack
+from ebat.data.checksum import file_sha256
 from ebat.data.image_set import ImageSet
 from ebat.data.overlap import WORDNET, without_overlap
 from ebat.errors import DataError, UnknownNameError
@@ -83,6 +86,21 @@ def test_a_folder_is_resized_made_grey_and_named_by_its_content(run_copy, tmp_pa
     assert (about["images"], about["split"], row["count"]) == ("all 6", "all", 20)
     (file,) = (run_copy / "evaluation").glob("ood-imagefolder-*@8.json")
     assert json.loads(file.read_text()) == row
+
+
+def test_two_archives_of_one_known_name_are_two_rows_in_two_files(run_copy, tmp_path, monkeypatch):
+    archives = [tmp_path / "train.tar", tmp_path / "val.tar"]
+    for count, archive in enumerate(archives, 2):
+        with tarfile.open(archive, "w") as tar:
+            tar.add(folder(tmp_path / f"of{count}", ["a", "b"], per_class=count), ".")
+        monkeypatch.setitem(PACKS, file_sha256(archive), Pack("twins", numbered=False))
+    rows = evaluate_run(run_copy, [f"ood:{archive}" for archive in archives], images=20)
+    names = [row["protocol"] for row in rows.values()]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"ood:twins:[0-9a-f]{6}@8", name) for name in names)
+    assert len(list((run_copy / "evaluation").glob("ood-twins-*@8.json"))) == 2
+    again = evaluate_run(run_copy, [f"ood:{archives[1]}"], images=20)
+    assert [row["protocol"] for row in again.values()] == names[1:]
 
 
 def test_no_more_images_than_test_images_are_taken(finished_run, tmp_path):

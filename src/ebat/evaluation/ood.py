@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from ebat import noise
 from ebat.classifier import Classifier
 from ebat.data.catalogue import NAMES
-from ebat.data.image_set import as_float
+from ebat.data.image_set import ImageSet, as_float
 from ebat.data.overlap import without_overlap
 from ebat.data.sources import load_images
 from ebat.errors import DataError, nearest
@@ -136,7 +137,17 @@ def outside_images(name: str, clf: Classifier, images: Tensor, seed: int) -> tup
     which = (
         f"first {len(part)} of {len(kept)}, stratified order" if len(part) < len(kept) else f"all {len(part)}"
     )
-    return outside, {"name": found.name, "split": found.split, "images": which, "dropped": dropped}
+    shown = found.name if name in NAMES else _told_apart(found)
+    return outside, {"name": shown, "split": found.split, "images": which, "dropped": dropped}
+
+
+def _told_apart(found: ImageSet) -> str:
+    """The name of what lies at a path: archives of one known name, as its train and its test part, differ in a hash."""
+    if found.name.startswith("imagefolder:"):  # a hash already
+        return found.name
+    name, at, size = found.name.partition("@")
+    pixels = hashlib.sha256(found.images.contiguous().view(-1).numpy().data)
+    return f"{name}:{pixels.hexdigest()[:6]}{at}{size}"
 
 
 def _stored(images: Tensor) -> list[bytes]:
