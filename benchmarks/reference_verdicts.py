@@ -137,7 +137,8 @@ def screen_table(rows: dict[str, dict[str, Any]]) -> list[str]:
     """What the screen leaves beside what AutoAttack's record leaves, as lines of Markdown."""
     lines = [
         "| network | threat | AutoAttack leaves (record) | screen leaves, seeds 0, 1, 2 "
-        "| of these broken in the record | stand in the record, broken by screen | seconds: screen | AutoAttack, ours |",
+        "| of these broken in the record | stand in the record, broken by screen | seconds: screen "
+        "| AutoAttack, ours |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
