@@ -58,6 +58,19 @@ def test_cross_entropy_is_finite_and_never_negative(logits, data) -> None:
     assert torch.isfinite(ce).all() and (ce >= 0).all()
 
 
+@pytest.mark.parametrize("height", [30.0, 300.0, 3000.0])
+def test_cross_entropy_and_its_gradient_keep_their_digits_on_sure_networks(height: float) -> None:
+    """Attacks climb it where it is small; what it lost to the size of the logits they would not see."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        f = torch.tensor([[height, height - 8.0, height - 9.5]], dtype=dtype, requires_grad=True)
+        loss = energies.cross_entropy(f, torch.tensor([0]))
+        (gradient,) = torch.autograd.grad(loss.sum(), f)
+        found.append((loss.detach().double(), gradient.double()))
+    for single, double in zip(*found, strict=True):
+        torch.testing.assert_close(single, double, rtol=3e-4, atol=0)
+
+
 def test_kl_divergence_is_its_definition_and_the_trades_identity_holds() -> None:
     clean, starred, _ = pair()
     p, q = probabilities(clean.numpy()), probabilities(starred.numpy())

@@ -30,7 +30,8 @@ def marginal_energy(logits: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """``CE(x, y) = E(x, y) - E(x) >= 0``, per image: ``[N]``."""
-    return joint_energy(logits, labels) - marginal_energy(logits)
+    # Not by that difference: of large logits it keeps few digits, and on sure networks attacks then climb its rounding.
+    return joint_energy(logits.log_softmax(1), labels)
 
 
 def delta_energies(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
