@@ -101,7 +101,7 @@ CASES: dict[str, Row] = {
     "fgsm + der": {"method": "fgsm", "regulariser": DER},
     "fgsm-rs + der": {"method": "fgsm-rs", "regulariser": DER},
     "fgsm + remedies": {"method": "fgsm", "monitors": AUTOMATIC},
-    "grad-align": {"method": {"name": "grad-align"}},
+    "grad-align": {"method": "grad-align"},
     "elle": {"method": "elle"},
     "aaer (fgsm-rs)": {"method": {"name": "aaer", "base": "fgsm-rs"}},
     "aaer (n-fgsm)": {"method": {"name": "aaer", "base": "n-fgsm"}},
@@ -113,8 +113,9 @@ ROBUST = {
     "schedule": {"name": "one-cycle"},
     "training": {"epochs": 40, "batch_size": 128, "lr": 0.1, "evaluate_every": 4},
 }
-# The published rule for the weight of GradAlign ends at 16/255 with 2. At 24/255 it would give 20, at 0.3 70 million.
-ALIGNMENT = {"digits": 0.5, "cifar10": 2.0}
+# The published rule for the weight of GradAlign ends at 16/255 with 2: at 24/255 it would give 20, and at 0.3 70 million.
+# The weights on digits are those of the recipes digits/grad-align and digits/elle.
+WEIGHTS = {"digits": {"grad-align": 0.5, "elle": 200}, "cifar10": {"grad-align": 2.0}}
 SEEDS = {"digits": 5, "cifar10": 5, "cifar10-32": 3}
 # On photographs a run takes minutes, so only the two that must collapse have every seed.
 FEWER = {
@@ -221,8 +222,9 @@ def _config(case: Row, seed: int, scale: Scale) -> Row:
     if scale.toy:
         training |= {"epochs": 3, "batch_size": 20, "held_out_images": 20}
     config = {**base, **setting, **case, "training": training}
-    if case["method"] == {"name": "grad-align"} and scale.data in ALIGNMENT:
-        config["method"] = {**case["method"], "weight": ALIGNMENT[scale.data]}
+    weights = WEIGHTS.get(scale.data, {})
+    if isinstance(name := case["method"], str) and name in weights:
+        config["method"] = {"name": name, "weight": weights[name]}
     config["data"] = {**setting.get("data", {}), **base["data"]}
     if "attack" in case:  # a share of the radius, as configurations have none
         step = _times(setting["threat"]["radius"], case["attack"]["step_share"])
@@ -372,9 +374,8 @@ def _draw_curves(row: Row, theme: Theme) -> Figure:
         known = [(e, v) for e, v in zip(curve["epoch"], curve[name], strict=True) if v is not None]
         axes.plot([e for e, _ in known], [v for _, v in known], color=theme.text)
         axes.set_title(title)
-    panels[0].set_title(
-        f"{row['case']}, seed {row['seed']}: accuracy", pad=24 + 15 * (len(row["alarms"]) // 2)
-    )
+    legend_rows = (2 + len(row["alarms"]) + 1) // 2
+    panels[0].set_title(f"{row['case']}, seed {row['seed']}: accuracy", pad=9 + 15 * legend_rows)
     styles = dict(zip(ALARMS, ("-", "--", "-.", ":"), strict=True))
     for axes in panels:
         for name, epoch in row["alarms"].items():
