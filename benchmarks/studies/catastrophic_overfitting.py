@@ -113,7 +113,7 @@ ROBUST = {
     "schedule": {"name": "one-cycle"},
     "training": {"epochs": 40, "batch_size": 128, "lr": 0.1, "evaluate_every": 4},
 }
-# The published rule for the weight of GradAlign ends at 16/255 with 2: at 24/255 it would give 20, and at 0.3 70 million.
+# The published rule for the weight of GradAlign ends at 16/255 with 2: at 24/255 it would give 20, at 0.3 70 million.
 # The weights on digits are those of the recipes digits/grad-align and digits/elle.
 WEIGHTS = {"digits": {"grad-align": 0.5, "elle": 200}, "cifar10": {"grad-align": 2.0}}
 SEEDS = {"digits": 5, "cifar10": 5, "cifar10-32": 3}
