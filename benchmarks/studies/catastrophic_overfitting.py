@@ -5,8 +5,8 @@
     python benchmarks/studies/catastrophic_overfitting.py --data cifar10-32 --root PATH --jobs 4 --device cuda
 
 Single-step training at a radius where plain FGSM does not hold, with its remedies and with multi-step training beside
-it. Per run: clean, FGSM and PGD-50-10 accuracy on test images of the last and of the best checkpoint, PGD-10 accuracy
-on held-out images after every epoch, and the alarms. Definitions:
+it. Per run: clean, FGSM and PGD-50-10 accuracy on test images of the last and of the best checkpoint, AutoAttack on the
+first 100 of them for the last, PGD-10 accuracy on held-out images after every epoch, and the alarms. Definitions:
 
 - collapsed: PGD-10 accuracy of the last checkpoint on test images is below half of its FGSM accuracy, so what one step
   calls robust is not. (The usual line, a gap of 0.348 between the two, is of networks with an FGSM accuracy of 0.5 and
@@ -51,7 +51,8 @@ from ebat.report.style import Theme, legend_above, new_figure
 from ebat.training.run_directory import RunDirectory
 
 RATIO, WINDOW = 0.5, 3
-SHOWN = ("clean", "fgsm", "pgd-10", "pgd-50-10")
+AUTOATTACK, AUTOATTACK_IMAGES = "autoattack-standard", 100
+SHOWN = ("clean", "fgsm", "pgd-10", "pgd-50-10", AUTOATTACK)
 ALARMS = ("catastrophic-overfitting", "gradient-cosine", "accuracy-gap", "robust-overfitting")
 SIGNALS = (
     "clean_accuracy",
@@ -161,6 +162,9 @@ class CatastrophicOverfitting(Study):
         protocols = ("clean", "pgd-50-10")
         row: Row = {point: accuracies(run, point, protocols, scale) for point in ("last", "best")}
         row["last"] |= _quick_attacks(run, scale)
+        if job.group == "main":
+            images = 2 if scale.toy else AUTOATTACK_IMAGES
+            row["last"] |= accuracies(run, "last", (AUTOATTACK,), scale, images=images)
         held = epoch_rows(run)
         row["held_out"] = {
             "epoch": [round(line["epoch"], 2) for line in held], "pgd10": [line["held_out_pgd10"] for line in held],
@@ -184,13 +188,25 @@ class CatastrophicOverfitting(Study):
             lost = len(of(rows, group="main", case=case)) - len(own)
             lines.append(
                 [
-                    case, *(cell(row["last"][name] for row in own) for name in SHOWN),
+                    case, *(cell(row["last"].get(name) for row in own) for name in SHOWN),
                     cell(row["best"]["pgd-50-10"] for row in own),
                     f"{sum(row['collapsed'] for row in own)}/{len(own)}" + (f", {lost} failed" if lost else ""),
                 ]
             )  # fmt: skip
-        head = ["case", "clean", "FGSM", "PGD-10", "PGD-50-10", "of the best", "collapsed"]
-        text = f"L-inf {radius}, test images, last checkpoint. Collapsed: PGD-10 below half of FGSM accuracy.\n\n"
+        head = [
+            "case",
+            "clean",
+            "FGSM",
+            "PGD-10",
+            "PGD-50-10",
+            "AutoAttack",
+            "PGD-50-10 of the best",
+            "collapsed",
+        ]
+        text = (
+            f"L-inf {radius}, test images, last checkpoint. Collapsed: PGD-10 below half of FGSM accuracy. "
+        )
+        text += f"AutoAttack: the first {AUTOATTACK_IMAGES} test images.\n\n"
         text += f"{table(head, lines)}\n\nAlarms, over all runs of this table:\n\n{_alarm_table(main)}"
         if grid:
             text += (

@@ -297,9 +297,19 @@ def tell(text: str) -> None:
 
 
 def accuracies(
-    run: Path, checkpoint: str, protocols: Sequence[str], scale: Scale, radius: str | None = None
+    run: Path,
+    checkpoint: str,
+    protocols: Sequence[str],
+    scale: Scale,
+    radius: str | None = None,
+    images: int | None = None,
 ) -> Row:
-    """Protocol name to accuracy on the run's test images, of its ``best`` or ``last`` checkpoint."""
+    """Protocol name to accuracy on the run's test images, of its ``best`` or ``last`` checkpoint.
+
+    Args:
+        radius: by default the run's own.
+        images: how many test images, by default ``scale.test_images``.
+    """
     import ebat
     from ebat.evaluation.runner import open_data
 
@@ -308,7 +318,7 @@ def accuracies(
     clf = ebat.load(classifier_file(directory, checkpoint)).to(scale.device)
     threat = None if radius is None else ebat.Threat(clf.threat.norm if clf.threat else "linf", radius)
     test = open_data(clf, data.name, data.root, data.size)
-    rows = ebat.evaluate(clf, test, list(protocols), threat, scale.test_images)
+    rows = ebat.evaluate(clf, test, list(protocols), threat, images or scale.test_images)
     return {name: row["value"] for name, row in rows.items()}
 
 
