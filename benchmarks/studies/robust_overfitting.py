@@ -49,12 +49,15 @@ SETTINGS: dict[str, Row] = {
         "augmentation": {"crop": 0},
         "training": {"epochs": 160, "batch_size": 50, "lr": 0.1, "evaluate_every": 4},
     },
+    # With 2,000 images, crop and mirror, width 16 and 80 epochs nothing fell: 0.22 at the best epoch, 0.23 at the last.
     "cifar10": {
-        "data": {"train_images": 2_000},
+        "data": {"train_images": 500},
+        "network": {"name": "small-resnet", "width": 32, "depth": 8},
         "threat": {"norm": "linf", "radius": "8/255"},
         "attack": {"steps": 5},
-        "schedule": {"name": "multistep", "milestones": [40], "factor": 0.1},
-        "training": {"epochs": 80, "batch_size": 100, "lr": 0.1, "evaluate_every": 2, "held_out_images": 256},
+        "schedule": {"name": "multistep", "milestones": [25], "factor": 0.1},
+        "augmentation": {"crop": 0, "flip": False},
+        "training": {"epochs": 40, "batch_size": 100, "lr": 0.1, "evaluate_every": 2, "held_out_images": 256},
     },
 }
 CASES: dict[str, Row] = {
@@ -66,7 +69,7 @@ CASES: dict[str, Row] = {
     "pgd-at + awp": {"method": "pgd-at", "update": {"name": "awp", "gamma": 0.01}},
     "pgd-at + ema": {"method": "pgd-at", "training": {"ema": 0.995}},
 }
-SEEDS = {"digits": range(3), "cifar10": range(1)}
+SEEDS = {"digits": range(3), "cifar10": range(2)}
 DRAWN = (PLAIN, "pgd-at + der 0.3", "pgd-at + awp")
 
 
@@ -122,6 +125,7 @@ def _config(case: Row, seed: int, scale: Scale) -> Row:
     training = {**setting["training"], "log_every": 5, "seed": seed, **case.get("training", {})}
     config = {**base, **setting, **case, "data": {**setting["data"], **base["data"]}}
     if scale.toy:
+        config["network"] = base["network"]
         training |= {"epochs": 3, "batch_size": 20, "evaluate_every": 1, "held_out_images": 20}
         config["schedule"] = {**setting["schedule"], "milestones": [2]}
     return {**config, "training": training}
