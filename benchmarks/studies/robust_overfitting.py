@@ -34,6 +34,7 @@ from common import (
 )  # fmt: skip
 from matplotlib.figure import Figure
 
+from ebat.monitors.decline import DeclineMonitor
 from ebat.report.style import Theme, legend_above, new_figure
 
 PLAIN = "pgd-at"
@@ -107,8 +108,8 @@ class RobustOverfitting(Study):
         return (
             f"L-inf {setting['threat']['radius']}, {setting['data']['train_images']:,} training images, "
             f"{setting['training']['epochs']} epochs, test images. Fall: PGD-50-10 of the best checkpoint minus that "
-            "of the last. dE(x): mean of training batches, clean minus adversarial. Alarm: `robust-overfitting`, the "
-            f"runs it rang in and their mean epoch.\n\n{table(head, lines)}"
+            "of the last. dE(x): mean of training batches, clean minus adversarial. Alarm: `robust-overfitting` by "
+            f"held-out accuracy and dE(x), the runs it rings in and their mean epoch.\n\n{table(head, lines)}"
         )
 
     def figures(self, rows: list[Row], scale: Scale) -> dict[str, Draw]:
@@ -132,13 +133,7 @@ def _config(case: Row, seed: int, scale: Scale) -> Row:
 
 
 def _line(case: str, rows: list[Row], end: str, lost: int) -> list[str]:
-    alarms = [
-        event["epoch"]
-        for row in rows
-        for event in row["events"]
-        if event["kind"] == "alarm" and event["name"] == "robust-overfitting"
-    ]
-    rang = sum(any(event["name"] == "robust-overfitting" for event in row["events"]) for row in rows)
+    alarms = [epoch for row in rows if (epoch := _alarm(row)) is not None]
     falls = [row["best"]["pgd-50-10"] - row[end]["pgd-50-10"] for row in rows]
     stopped = end == "best"
     return [
@@ -147,8 +142,22 @@ def _line(case: str, rows: list[Row], end: str, lost: int) -> list[str]:
         cell(row["best"]["pgd-50-10"] for row in rows), cell(row[end]["pgd-50-10"] for row in rows), cell(falls),
         cell((row["best_epoch"] for row in rows), 0), cell((_delta(row, row["best_epoch"]) for row in rows), 2),
         "-" if stopped else cell((_delta(row, float("inf")) for row in rows), 2),
-        "-" if stopped else f"{rang}/{len(rows)}" + (f", {mean(alarms):.0f}" if alarms else ""),
+        "-" if stopped else f"{len(alarms)}/{len(rows)}" + (f", {mean(alarms):.0f}" if alarms else ""),
     ]  # fmt: skip
+
+
+def _alarm(row: Row) -> float | None:
+    """The epoch at which ``robust-overfitting`` first sounds; read from the curves, so that all rows have one monitor."""
+    monitor = DeclineMonitor()
+    for epoch, robust in zip(row["held_out"]["epoch"], row["held_out"]["pgd10"], strict=True):
+        before = [
+            level
+            for at, level in zip(row["curve"]["epoch"], row["curve"]["delta_marginal"], strict=True)
+            if at <= epoch and level is not None
+        ]
+        if before and monitor.read(robust, before[-1], round(epoch)):
+            return float(epoch)
+    return None
 
 
 def _delta(row: Row, epoch: float) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 from ebat.config import Config
 from ebat.monitors.accuracy_gap import AccuracyGapMonitor
 from ebat.monitors.alarm import Alarm
+from ebat.monitors.decline import DeclineMonitor
 from ebat.monitors.divergence import DivergenceMonitor
 from ebat.monitors.gradient_cosine import GradientCosineMonitor
 from ebat.monitors.overfitting import OverfittingMonitor
@@ -38,6 +39,7 @@ class Watch:
             self.window, settled_at=config.training.epochs * steps_per_epoch // 2
         )
         self.gap = AccuracyGapMonitor()
+        self.decline = DeclineMonitor()
 
     def follow(self, config: Config) -> None:
         """Takes up what remedies have changed."""
@@ -61,15 +63,19 @@ class Watch:
         return [*(early if self.one_step else []), *found]
 
     def evaluated(self, single_step: float | None, robust: float | None, step: int) -> list[Alarm]:
-        """The alarms of one evaluation on held-out images."""
-        if single_step is None or robust is None or not self.on.overfitting:
+        """The alarms of one evaluation on held-out images: accuracy under FGSM, if known, and under PGD-10."""
+        if robust is None or not self.on.overfitting:
             return []
-        return self.gap.read(single_step, robust, step)
+        found = [] if single_step is None else self.gap.read(single_step, robust, step)
+        level = self.overfitting.fast.get("delta_marginal")
+        if level is not None and not self.one_step:  # what is lost in training by one step has another name
+            found += self.decline.read(robust, level, step)
+        return found
 
     def remedied(self, step: int) -> None:
         """A remedy was given at ``step`` without going back: three windows for it to work."""
         until = step + 3 * self.window
-        for part in (self.cosine.once, self.overfitting.once, self.gap):
+        for part in (self.cosine.once, self.overfitting.once, self.gap, self.decline):
             part.remedied(until)
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,4 +86,4 @@ class Watch:
             getattr(self, name).load_state_dict(state[name])
 
 
-_PARTS = ("divergence", "cosine", "overfitting", "gap")
+_PARTS = ("divergence", "cosine", "overfitting", "gap", "decline")

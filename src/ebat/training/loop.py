@@ -191,6 +191,12 @@ class Loop:
         assert isinstance(mean, Tensor)
         return mean
 
+    def _agreed(self, accuracy: float | None) -> float | None:
+        """The same for all processes, whose remedies must agree."""
+        return (
+            None if accuracy is None else self._mean(torch.tensor(accuracy, device=self.fabric.device)).item()
+        )
+
     def _read(self, step: Step, points: Points) -> dict[str, Tensor]:
         """The step's scalars; a method without a clean forward lends one every tenth step."""
         if step.clean is None and step.adversarial is not None and self.state.step % CLEAN_EVERY == 0:
@@ -286,10 +292,7 @@ class Loop:
         if selected:
             state.best = score
             self.record.classifier(finished, self.data.train, state, "best", self.criterion)
-        fgsm, pgd10 = found.fgsm, found.pgd10
-        if fgsm is not None and pgd10 is not None:  # the same for all processes, whose remedies must agree
-            fgsm, pgd10 = self._mean(torch.tensor([fgsm, pgd10], device=self.fabric.device)).tolist()
-        for alarm in state.watch.evaluated(fgsm, pgd10, state.step):
+        for alarm in state.watch.evaluated(self._agreed(found.fgsm), self._agreed(found.pgd10), state.step):
             if self._alarm(alarm):
                 return True
         self._checkpoint()
