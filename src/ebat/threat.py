@@ -79,7 +79,7 @@ class Threat:
         else:
             # float32 sums over a large image are off by more than anybody tolerates outside a ball
             length = _per_image(delta.flatten(1).norm(dim=1, dtype=torch.float64), images)
-            delta = (delta * (self.epsilon / length.clamp_min(self.epsilon))).to(delta)
+            delta = delta * (self.epsilon / length.clamp_min(self.epsilon)).to(delta.dtype)
         return delta.add_(clean).clamp_(0.0, 1.0)
 
     def ascent(self, gradient: Tensor) -> Tensor:
