@@ -186,6 +186,21 @@ def test_the_untargeted_form_pays_one_forward_pass_for_all_classes_also_in_parts
     torch.testing.assert_close(*found, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_points_stepped_in_small_blocks_go_the_same_way(norm: str, toy, monkeypatch) -> None:
+    clf, images = toy.mlp(classes=4), toy.images(10)
+    labels, found = clf(images).argmax(1), []
+    for block in (2**18, 100):  # 2 of the 10 points of 3 walks and 16 pixels each
+        monkeypatch.setattr(sys.modules["ebat.attacks.fab"], "_BLOCK", block)
+        with inner_loop(clf):
+            found.append(
+                nearest_adversarial(Oracle(clf), images, labels, norm, steps=6, targets=3, radius=0.0)
+            )
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
+    assert torch.isfinite(found[0][1]).all()
+
+
 def test_where_there_is_no_boundary_the_image_stays() -> None:
     layer, images = nn.Linear(32, 3), grey(4)
     nn.init.zeros_(layer.weight)

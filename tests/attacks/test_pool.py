@@ -19,10 +19,7 @@ from ebat.attacks.memory import auto_batch_size, free_memory, kept_bytes
 from ebat.attacks.pool import Attack as PoolAttack
 from ebat.attacks.pool import News, Pool
 from ebat.attacks.pool_file import PoolFile
-from ebat.attacks.search_copy import search_copy
 from ebat.errors import CheckpointError, ConfigError, ImageError, UnknownNameError
-from ebat.networks.create import create_network
-from ebat.registry import NETWORKS
 from ebat.threat import Threat
 
 THREAT = Threat("linf", 0.08)
@@ -341,91 +338,6 @@ def test_no_images_are_no_trouble(case):
     clf, images, labels = case
     result = autoattack(clf, images[:0], labels[:0], THREAT, progress=False)
     assert result.robust.shape == (0,) and result.adversarial.shape == (0, 1, 4, 4) and result.broken_by == []
-
-
-def test_the_copy_folds_batch_norm_and_says_the_same(toy):
-    options = NETWORKS.options("wide-resnet").model_validate({"name": "wide-resnet", "depth": 10, "width": 1})
-    clf = Classifier(create_network(options, 10, (3, 8, 8)), 10, [0.5] * 3, [0.2] * 3)
-    for layer in clf.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_mean is not None and layer.running_var is not None
-            layer.running_mean.uniform_(-0.5, 0.5)
-            layer.running_var.uniform_(0.5, 1.5)
-    clf.train()
-    images = toy.images(4, (3, 8, 8))
-    other = search_copy(clf, images)
-    assert other is not clf and clf.training
-    norms = [sum(isinstance(layer, nn.BatchNorm2d) for layer in one.modules()) for one in (clf, other)]
-    assert norms[1] < norms[0]
-    torch.testing.assert_close(other.logits(images), clf.eval().logits(images), atol=1e-4, rtol=1e-4)
-    assert not any(weight.requires_grad for weight in other.parameters())
-
-
-def test_the_copy_overwrites_only_what_nobody_else_reads(toy):
-    class Awkward(nn.Module):
-        """Sums of equal and unequal shape, layers whose output is read twice, a ReLU of a ReLU, a ReLU of the input."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
-            self.pool, self.relu, self.last = nn.AdaptiveAvgPool2d(1), nn.ReLU(), nn.Linear(4, 3)
-
-        def forward(self, images):
-            one = self.first(images.relu() + images)
-            two = self.second(self.relu(one)) + one
-            three = self.pool(two.relu()) + self.second(torch.relu(self.relu(two)))
-            four = self.second(three).sigmoid() + (three + 1.0) + self.pool(three)
-            return self.last(self.relu(four + two).mean((2, 3)))
-
-    clf, images = Classifier(Awkward(), 3, [0.5] * 3, [0.2] * 3), toy.images(5, (3, 6, 6))
-    other = search_copy(clf, images)
-    code = str(getattr(other.network, "code", ""))
-    assert "relu_" in code and "iadd" in code
-    before, found = images.clone(), []
-    for one in (clf.eval(), other):
-        here = images.clone().requires_grad_()
-        logits = one.logits(here)
-        (gradient,) = torch.autograd.grad(logits.square().sum(), here)
-        with torch.no_grad():
-            again = one.logits(images)
-        found.append((logits, gradient, again))
-    assert torch.equal(images, before)
-    for theirs, ours in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-
-
-def test_a_network_that_cannot_be_copied_faithfully_is_asked_itself(toy):
-    class Moody(nn.Module):
-        """Control flow on values cannot be traced."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.convolution, self.norm = nn.Conv2d(1, 3, 4), nn.BatchNorm2d(3)
-
-        def forward(self, images):
-            found = self.norm(self.convolution(images)).flatten(1)
-            return found if found.sum() > 0 else found * 2
-
-    class Forgetful(nn.Module):
-        """A copy of it says something else."""
-
-        def __deepcopy__(self, memo):
-            return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-
-        def forward(self, images):
-            return images.flatten(1)[:, :3]
-
-    class Single(Forgetful):
-        def __deepcopy__(self, memo):
-            raise TypeError("there is only one of me")
-
-    images = toy.images(4)
-    for network in (Forgetful(), Single()):
-        clf = Classifier(network, 3)
-        assert search_copy(clf, images) is clf
-    moody = Classifier(Moody(), 3)
-    copied = search_copy(moody, images)
-    assert torch.equal(copied.logits(images), moody.eval().logits(images))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's way of giving memory back")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot
 
 from ebat import noise
 from ebat.attacks.ball import check_labels
@@ -32,6 +33,8 @@ FINAL_STEPS = 3
 # The final search stays this share of its bracket outside the estimated boundary, where rounding does not matter.
 _OUTSIDE = 0.01
 _TINY = 1e-30
+# Values that a step works on at once on a CPU, so that its temporaries stay in the cache.
+_BLOCK = 2**18
 
 
 def fab(
@@ -159,8 +162,8 @@ def nearest_adversarial(
     for _ in range(steps):
         if not len(walks.point):
             break
-        there = _advance(oracle, walks, shape, norm)
-        wrong, _ = _look(oracle, walks, there, shape, norm)
+        there, away = _advance(oracle, walks, shape, norm)
+        wrong, _ = _look(oracle, walks, there, away, shape)
         kept = torch.where(wrong, BETA, 1.0)
         walks.here = torch.lerp(walks.clean, there, kept[..., None])
         done = (walks.distance <= radius).any(1)
@@ -185,20 +188,36 @@ def _start(oracle: Oracle, images: Tensor, labels: Tensor, targets: int | None) 
     point = torch.arange(len(images), device=images.device)
     distance = images.new_full(walks, torch.inf)
     return _Walks(
-        point, labels, clean, clean_margin, candidates, here, here, clean_margin.expand(walks), distance
+        point,
+        labels,
+        clean,
+        clean_margin,
+        candidates,
+        here,
+        here.clone(),
+        clean_margin.expand(walks),
+        distance,
     )
 
 
-def _advance(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: str) -> Tensor:
-    """One step of every walk, ``[m, T, D]``."""
-    here, clean = walks.here, walks.clean
+def _advance(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: str) -> tuple[Tensor, Tensor]:
+    """Where one step takes every walk, ``[m, T, D]``, and how far from the clean image that is, ``[m, T]``."""
     value, normal = _nearest_hyperplane(oracle, walks, shape, norm)
+    count = max(1, _BLOCK // normal[0].numel()) if normal.device.type == "cpu" else len(normal)
+    blocks = zip(*(part.split(count) for part in (walks.here, walks.clean, value, normal)), strict=True)
+    steps = [_step(here, clean, at, weights, norm) for here, clean, at, weights in blocks]
+    return torch.cat([there for there, _ in steps]), torch.cat([away for _, away in steps])
+
+
+def _step(here: Tensor, clean: Tensor, value: Tensor, normal: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """:func:`_advance` of some points, given the nearest hyperplane of each of their walks."""
     move = displacement(here, normal, value, norm)
-    clean_move = displacement(clean, normal, value + (normal * (clean - here)).sum(-1), norm)
+    clean_move = displacement(clean, normal, value + vecdot(normal, clean - here), norm)
     own, clean_own = _length(move, norm), _length(clean_move, norm)
     pull = (own / (own + clean_own).clamp_min(_TINY)).clamp_max(ALPHA_MAX)[..., None]
     ahead, near = torch.add(here, move, alpha=ETA), torch.add(clean, clean_move, alpha=ETA)
-    return torch.lerp(ahead, near, pull).clamp_(0.0, 1.0)
+    there = torch.lerp(ahead, near, pull).clamp_(0.0, 1.0)
+    return there, _length(there - clean, norm)
 
 
 def _nearest_hyperplane(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: str) -> tuple[Tensor, Tensor]:
@@ -220,15 +239,14 @@ def _nearest_hyperplane(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: 
 
 
 def _look(
-    oracle: Oracle, walks: _Walks, there: Tensor, shape: torch.Size, norm: str
+    oracle: Oracle, walks: _Walks, there: Tensor, away: Tensor, shape: torch.Size
 ) -> tuple[Tensor, Tensor]:
     """Which of the images ``[m, T, D]`` are misclassified, and their margins; the nearest of each walk is kept."""
     labels = walks.labels.repeat_interleave(there.shape[1])
     logits = oracle.logits(there.view(-1, *shape))
-    away = _length(there - walks.clean, norm)
     wrong, height = is_wrong(logits, labels).view_as(away), margin(logits, labels).view_as(away)
     nearer = wrong & (away < walks.distance)
-    walks.best = torch.where(nearer[..., None], there, walks.best)
+    walks.best[nearer] = there[nearer]
     walks.best_margin = torch.where(nearer, height, walks.best_margin)
     walks.distance = torch.where(nearer, away, walks.distance)
     return wrong, height
@@ -242,7 +260,8 @@ def _sharpen(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: str) -> Non
     for _ in range(FINAL_STEPS):
         boundary = outer - high * (outer - inner) / (high - low).clamp_min(_TINY)
         middle = torch.lerp(boundary.minimum(outer), outer, _OUTSIDE)
-        wrong, height = _look(oracle, walks, walks.clean + middle[..., None] * ray, shape, norm)
+        there = walks.clean + middle[..., None] * ray
+        wrong, height = _look(oracle, walks, there, _length(there - walks.clean, norm), shape)
         inner, low = torch.where(wrong, inner, middle), torch.where(wrong, low, height)
         outer, high = torch.where(wrong, middle, outer), torch.where(wrong, height, high)
 

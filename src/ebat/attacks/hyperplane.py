@@ -17,9 +17,6 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
-# Values worked on at once on a CPU, so that the temporaries stay in its cache.
-_BLOCK = 2**18
-
 
 def project_linf(points: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """The point of ``{z in [0, 1]^D : <w, z> + b = 0}`` nearest to each point in L-inf.
@@ -48,10 +45,6 @@ def displacement(points: Tensor, w: Tensor, value: Tensor, norm: str) -> Tensor:
         value: ``[...]``, ``<w, x> + b`` at each point.
         norm: ``"linf"`` or ``"l2"``.
     """
-    block = max(1, _BLOCK // max(1, w[:1].numel())) if w.device.type == "cpu" else len(w)
-    if w.dim() > 1 and len(points) == len(w) == len(value) > block:
-        parts = zip(points.split(block), w.split(block), value.split(block), strict=True)
-        return torch.cat([displacement(*part, norm) for part in parts])
     direction = w.sign() * -value.sign()[..., None]
     # 1 - x for a pixel that goes up, x for one that goes down
     room = torch.addcmul(direction.clamp_min(0.0), direction, points, value=-1)

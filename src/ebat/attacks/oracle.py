@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -15,30 +16,60 @@ from ebat.walk import input_gradient
 Margin = Callable[[Tensor], Tensor]
 
 
+class Passes:
+    """Images that went through a network, each way; several threads may count at once."""
+
+    def __init__(self) -> None:
+        self.forwards = 0
+        self.backwards = 0
+        self._lock = threading.Lock()
+
+    def add(self, forwards: int = 0, backwards: int = 0) -> None:
+        with self._lock:
+            self.forwards += forwards
+            self.backwards += backwards
+
+
 class Oracle:
     """Logits and input gradients of a classifier; use it inside :func:`ebat.contexts.inner_loop`.
 
     Args:
         clf: in eval mode, its weights without gradient.
         batch_size: most images in the network at once; more are asked for in parts. ``None`` for no limit.
-
-    Attributes:
-        forwards, backwards: images that went through the network so far, each way.
+        before: called before each question; what it raises ends the attack.
+        passes: to go on counting in; a count of its own by default.
     """
 
-    def __init__(self, clf: Classifier, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        clf: Classifier,
+        batch_size: int | None = None,
+        before: Callable[[], None] = lambda: None,
+        passes: Passes | None = None,
+    ) -> None:
         self.clf = clf
         self.batch_size = batch_size
-        self.forwards = 0
-        self.backwards = 0
+        self.before = before
+        self.passes = Passes() if passes is None else passes
+
+    @property
+    def forwards(self) -> int:
+        """Images that went through the network so far."""
+        return self.passes.forwards
+
+    @property
+    def backwards(self) -> int:
+        """Images that went through it backwards so far."""
+        return self.passes.backwards
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Logits ``[n, K]`` of images ``[n, C, H, W]``, without a graph: one forward pass each."""
-        self.forwards += len(images)
+        self.before()
+        self.passes.add(forwards=len(images))
         if self.batch_size is None or len(images) <= self.batch_size:
             return self.clf.logits(images)
-        return torch.cat([self.clf.logits(part) for part in images.split(self.batch_size)])
+        return torch.cat([self.clf.logits(part) for part in images.split(self._size(len(images)))])
 
     def gradient(self, images: Tensor, values_of: Margin) -> tuple[Tensor, Tensor, Tensor]:
         """Values, logits, and the gradient of each value by its own image.
@@ -55,7 +86,8 @@ class Oracle:
         Raises:
             ConfigError: the network cuts its logits from the images.
         """
-        self.forwards += len(images)
+        self.before()
+        self.passes.add(forwards=len(images))
         if self.batch_size is None or len(images) <= self.batch_size:
             return self._gradient(images, values_of)
 
@@ -67,13 +99,18 @@ class Oracle:
 
             return values
 
-        parts = images.split(self.batch_size)
-        firsts = range(0, len(images), self.batch_size)
+        size = self._size(len(images))
+        parts, firsts = images.split(size), range(0, len(images), size)
         found = [
             self._gradient(part, values_of_rows(first)) for part, first in zip(parts, firsts, strict=True)
         ]
         values, logits, gradient = (torch.cat(pieces) for pieces in zip(*found, strict=True))
         return values, logits, gradient
+
+    def _size(self, count: int) -> int:
+        """Of parts as equal as possible: a small one would cost nearly as much as a whole one."""
+        assert self.batch_size is not None
+        return -(-count // -(-count // self.batch_size))
 
     def _gradient(self, images: Tensor, values_of: Margin) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
@@ -83,6 +120,6 @@ class Oracle:
             *others, last = values.unbind(1) if values.dim() == 2 else (values,)
             gradients = [input_gradient(value, here, retain_graph=True) for value in others]
             gradients.append(input_gradient(last, here))
-        self.backwards += len(gradients) * len(images)
+        self.passes.add(backwards=len(gradients) * len(images))
         gradient = torch.stack(gradients, 1) if values.dim() == 2 else gradients[0]
         return values.detach(), logits.detach(), gradient

@@ -12,16 +12,14 @@ from torch import Tensor
 from ebat import noise
 from ebat.attacks.margins import is_wrong
 from ebat.attacks.memory import keep_freed
-from ebat.attacks.oracle import Margin, Oracle
+from ebat.attacks.oracle import Oracle, Passes
 from ebat.attacks.search_copy import search_copy
+from ebat.attacks.shares import Search, search_in_shares
 from ebat.classifier import Classifier
 from ebat.contexts import inner_loop
 from ebat.data.image_set import as_float
 from ebat.threat import Threat
 from ebat.verdict import right, right_in_batches
-
-# oracle, images [n, C, H, W], labels [n], threat, seeds [n] -> images [n, C, H, W]
-Search = Callable[[Oracle, Tensor, Tensor, Threat, Tensor], Tensor]
 
 STANDING, UNATTACKED = -1, -2
 # Seconds between two pieces of news.
@@ -193,7 +191,8 @@ class Pool:
         if self._copy is None:
             keep_freed(images.device)
             self._copy = search_copy(self.clf, images[:2])
-        asked = _Watched(self._copy, self.batch_size, lambda: self._report(attack, asked, started))
+        passes = Passes()
+        asked = Oracle(self._copy, self.batch_size, self._reporter(attack, passes, started), passes)
         seeds = noise.derive(self._seeds[places].to(images.device), attack.stream)
         reached = self._search(attack, asked, images, labels, seeds)
         claimed = is_wrong(asked.logits(reached), labels)
@@ -211,8 +210,8 @@ class Pool:
             attacked=len(places),
             broken=len(found),
             unconfirmed=int((~broken[refused]).sum()),
-            forwards=asked.forwards,
-            backwards=asked.backwards,
+            forwards=passes.forwards,
+            backwards=passes.backwards,
             seconds=time.perf_counter() - started,
         )
         self._record(attack, places[here], found, work)
@@ -235,7 +234,7 @@ class Pool:
         self, attack: Attack, oracle: Oracle, images: Tensor, labels: Tensor, seeds: Tensor
     ) -> Tensor:
         with inner_loop(oracle.clf, "eval"):
-            return attack.search(oracle, images, labels, self.threat, seeds)
+            return search_in_shares(attack.search, oracle, images, labels, self.threat, seeds)
 
     def _confirm(self, reached: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
         """Which images are in the ball and in [0, 1], and wrong for the original in float32. Bool ``[n]``."""
@@ -244,31 +243,17 @@ class Pool:
             broken[broken.clone()] = ~right(self.clf, reached[broken], labels[broken])
         return broken
 
-    def _report(self, attack: Attack, asked: Oracle, started: float) -> None:
-        """News from within a batch, where the passes of an attack are all that can be counted."""
-        work = self.work[attack.name]
-        passes = work.forwards + asked.forwards
-        speed = passes / (work.seconds + time.perf_counter() - started)
-        most = (work.attacked + len(self.waiting)) * attack.passes
-        self.tell(News(attack.name, len(self.waiting), max(0, most - passes) / speed))
+    def _reporter(self, attack: Attack, passes: Passes, started: float) -> Callable[[], None]:
+        """Tells of a batch from within, a few times a second at most; passes are all that can be counted there."""
+        work, last = self.work[attack.name], started
 
+        def report() -> None:
+            nonlocal last
+            now, done = time.perf_counter(), work.forwards + passes.forwards
+            if passes.forwards and now - last > _EVERY:
+                last = now
+                most = (work.attacked + len(self.waiting)) * attack.passes
+                seconds_left = max(0, most - done) * (work.seconds + now - started) / done
+                self.tell(News(attack.name, len(self.waiting), seconds_left))
 
-class _Watched(Oracle):
-    """An oracle that tells of its work, a few times a second at most."""
-
-    def __init__(self, clf: Classifier, batch_size: int, told: Callable[[], None]) -> None:
-        super().__init__(clf, batch_size)
-        self.told, self.last = told, time.perf_counter()
-
-    def logits(self, images: Tensor) -> Tensor:
-        self._tell()
-        return super().logits(images)
-
-    def gradient(self, images: Tensor, values_of: Margin) -> tuple[Tensor, Tensor, Tensor]:
-        self._tell()
-        return super().gradient(images, values_of)
-
-    def _tell(self) -> None:
-        if self.forwards and time.perf_counter() - self.last > _EVERY:
-            self.last = time.perf_counter()
-            self.told()
+        return report

@@ -27,7 +27,7 @@ class Probe:
         self.oracle = Oracle(clf, batch_size)
         with torch.enable_grad():
             self.connected = bool(clf.logits(image[:1].detach().requires_grad_()).requires_grad)
-        self.oracle.forwards += 1
+        self.oracle.passes.add(forwards=1)
 
     def logits(self, images: Tensor) -> Tensor:
         """``[n, K]``, without a graph."""
