@@ -1,13 +1,15 @@
 """What AutoAttack costs: ours against the reference implementation, on networks that stay about half robust.
 
-    OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive python benchmarks/attack_cost.py --reference PATH
+    OMP_NUM_THREADS=2 python benchmarks/attack_cost.py --reference PATH
 
 Both run the whole standard protocol on the same network, images and batch in one process and take turns: ours,
 theirs, ours. `--reference` is a folder that holds the package `autoattack`, which is not part of this project; without
 it only ours is measured. `ratio` is theirs over the mean of ours, in seconds of the clock and of the processor: the
 first says more on an idle machine, the second on a busy one. Passes are images through the network, each way, over all
-images, misclassified ones included; theirs are counted by a wrapper around the network. Needs the reference networks
-(`../shared/reference-models`). Writes `benchmarks/results/attack-cost.json` and `.md`, network by network.
+images, misclassified ones included; theirs are counted by a wrapper around the network. Run it with
+`OMP_WAIT_POLICY=passive`, too, which the command `ebat` sets: threads that wait then sleep instead of spinning, which
+is kinder to other programs and dear to small operations. Needs the reference networks (`../shared/reference-models`).
+Writes `benchmarks/results/attack-cost.json` and `.md`, network by network.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -28,14 +29,15 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.result_page import write  # noqa: E402
 from tests.reference_models import reference  # noqa: E402
 
-from ebat import Classifier, Threat, __version__  # noqa: E402
+from ebat import Classifier, Threat  # noqa: E402
 from ebat.attacks.autoattack import autoattack  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "attack-cost.json"
-NETWORKS = ("cifar10_cnn_a_mix", "cifar10_resnet4b_at2")
-READING = "\n## Reading\n"
+COMMAND = "OMP_NUM_THREADS=2 [OMP_WAIT_POLICY=passive] python benchmarks/attack_cost.py --reference PATH"
+NETWORKS = ("cifar10_cnn_a_mix", "cifar10_wk_small_l2_36px", "cifar10_resnet4b_at2")
 
 
 class Counted(nn.Module):
@@ -124,10 +126,11 @@ def page(content: dict[str, Any]) -> str:
         "# AutoAttack: cost of ours and of the reference implementation\n",
         f"`{content['command']}`\n",
         f"{content['about']}\n",
-        "| network, images, threat | turn | seconds (processor) | load before | robust | passes per image, each way |",
+        "| network, waiting threads, images, threat | turn | seconds (processor) | load before | robust "
+        "| passes per image |",
         "|---|---|---|---|---|---|",
     ]
-    for name, row in content["networks"].items():
+    for name, row in content["rows"].items():
         for kind in ("ours", "reference"):
             for turn in row.get(kind, []):
                 passes = " + ".join(f"{turn[key] / row['images']:,.0f}" for key in ("forwards", "backwards"))
@@ -138,10 +141,10 @@ def page(content: dict[str, Any]) -> str:
                 )
     lines += [
         "",
-        "| network | faster, clock | faster, processor | verdicts that differ |",
+        "| network, waiting threads | faster, clock | faster, processor | verdicts that differ |",
         "|---|---|---|---|",
     ]
-    for name, row in content["networks"].items():
+    for name, row in content["rows"].items():
         if "reference" in row:
             differ = ", ".join(map(str, row["verdicts_that_differ"])) or "none"
             lines.append(
@@ -151,33 +154,16 @@ def page(content: dict[str, Any]) -> str:
         "",
         "Ours by attack (first turn):",
         "",
-        "| network | attack | attacked | broken | seconds | passes |",
+        "| network, waiting threads | attack | attacked | broken | seconds | passes |",
     ]
     lines.append("|---|---|---|---|---|---|")
-    for name, row in content["networks"].items():
+    for name, row in content["rows"].items():
         for attack, part in row["ours"][0]["attacks"].items():
             passes = f"{part['forwards']:,} + {part['backwards']:,}"
             lines.append(
                 f"| {name} | {attack} | {part['attacked']} | {part['broken']} | {part['seconds']:.0f} | {passes} |"
             )
     return "\n".join(lines) + "\n"
-
-
-def write(networks: dict[str, Any]) -> None:
-    """Adds ``networks`` to what was measured before; what a person wrote under ``## Reading`` stays."""
-    before = json.loads(RESULTS.read_text(encoding="utf-8"))["networks"] if RESULTS.is_file() else {}
-    threads = torch.get_num_threads()
-    content = {
-        "command": f"OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=passive "
-        "python benchmarks/attack_cost.py --reference PATH",
-        "about": f"ebat {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()}, {threads} threads, one batch.",
-        "networks": before | networks,
-    }
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    markdown = RESULTS.with_suffix(".md")
-    _, mark, reading = (markdown.read_text(encoding="utf-8") if markdown.is_file() else "").partition(READING)
-    markdown.write_text(page(content) + mark + reading, encoding="utf-8")
 
 
 def main() -> None:
@@ -194,10 +180,12 @@ def main() -> None:
         if not (arguments.reference / "autoattack" / "__init__.py").is_file():
             parser.error(f"--reference {arguments.reference}: holds no package autoattack")
         sys.path.insert(0, str(arguments.reference))
+    policy = "sleeping" if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive" else "spinning"
     for name in arguments.networks:
         row = measure(name, arguments.images, arguments.reference is not None)
-        write({name: row})
-        print(json.dumps({name: row}))
+        rows = {f"{name}, {policy}": row}
+        write(RESULTS, COMMAND, rows, page, f"{torch.get_num_threads()} threads, one batch")
+        print(json.dumps(rows))
 
 
 if __name__ == "__main__":

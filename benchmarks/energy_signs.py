@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,16 +21,16 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.result_page import write  # noqa: E402
 from tests.reference_models import reference  # noqa: E402
 
 import ebat  # noqa: E402
-from ebat import Classifier, Threat, __version__  # noqa: E402
+from ebat import Classifier, Threat  # noqa: E402
 from ebat.evaluation.landscape import landscape  # noqa: E402
 from ebat.evaluation.landscape_attacks import ATTACKS, CLASS, DEFAULT, LOSS  # noqa: E402
 from ebat.evaluation.run import run_splits  # noqa: E402
@@ -42,7 +41,7 @@ from ebat.training.run_directory import RunDirectory  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "energy-signs.json"
 RUNS = ROOT / "runs" / "energy-signs"
-READING = "\n## Reading\n"
+COMMAND = "OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/energy_signs.py --root PATH"
 IMAGES = 200
 ATTACKS_HERE = (*DEFAULT, "apgd-dlr")
 Rows = dict[str, list[dict[str, Any]]]
@@ -108,7 +107,7 @@ def measure(name: str, seed: int, root: Path | None) -> dict[str, Any]:
 
 def page(content: Mapping[str, Any]) -> str:
     """Tables of everything measured so far."""
-    rows: Rows = content["cases"]
+    rows: Rows = content["rows"]
     names = [name for name in CASES if name in rows]
     lines = [
         "# Which way attacks move the energies\n",
@@ -200,20 +199,9 @@ def draw(rows: Rows, theme: Theme) -> Figure:
     return figure
 
 
-def write(cases: Rows) -> None:
+def publish(cases: Rows) -> None:
     """Adds ``cases`` to what was measured before, and draws everything."""
-    before: Rows = json.loads(RESULTS.read_text(encoding="utf-8"))["cases"] if RESULTS.is_file() else {}
-    content = {
-        "command": "OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/energy_signs.py --root PATH",
-        "about": f"ebat {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()}.",
-        "cases": before | cases,
-    }
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    markdown = RESULTS.with_suffix(".md")
-    _, mark, reading = (markdown.read_text(encoding="utf-8") if markdown.is_file() else "").partition(READING)
-    markdown.write_text(page(content) + mark + reading, encoding="utf-8")
-    rows: Rows = content["cases"]  # type: ignore[assignment]
+    rows = write(RESULTS, COMMAND, cases, page)
     save_figure(RESULTS.with_suffix(".png"), lambda theme: draw(rows, theme))
 
 
@@ -224,12 +212,12 @@ def main() -> None:
     parser.add_argument("--root", type=Path, metavar="PATH", help="a folder with CIFAR-10")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), metavar="NAME", help="measure these anew")
     arguments = parser.parse_args()
-    known = json.loads(RESULTS.read_text(encoding="utf-8"))["cases"] if RESULTS.is_file() else {}
+    known = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else {}
     for name in arguments.cases or [name for name in CASES if name not in known]:
         if CASES[name].recipe.startswith("cifar10") and arguments.root is None:
             print(f"{name}: left out, give --root", file=sys.stderr)
             continue
-        write({name: [measure(name, seed, arguments.root) for seed in CASES[name].seeds]})
+        publish({name: [measure(name, seed, arguments.root) for seed in CASES[name].seeds]})
 
 
 if __name__ == "__main__":

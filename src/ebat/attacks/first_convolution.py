@@ -13,11 +13,11 @@ MOST_CHANNELS = 4
 
 
 class FirstConvolution(nn.Module):
-    """``conv((x - mean) / std)`` as one convolution, whose input gradient is a matrix product and a sum over windows.
+    """``conv((x - mean) / std)`` in one, whose input gradient is a matrix product and a sum over windows.
 
     The library's gradient of a convolution with three input channels fills three of sixteen lanes of a vector: in a
-    small network it is a third of the backward pass, and takes twice as long as this one. What zero padding adds around
-    normalised images is the mean colour around plain ones; ``std`` goes into the weights.
+    small network it is a third of the backward pass, and takes twice as long as this one. The mean stays outside, where
+    zero padding means what it meant; ``std`` goes into the weights.
 
     Args:
         conv: :meth:`fits` it.
@@ -25,22 +25,17 @@ class FirstConvolution(nn.Module):
         memory_format: of what comes out.
     """
 
-    mean: Tensor
+    mean: Tensor | None
 
     def __init__(
         self, conv: nn.Conv2d, mean: Tensor | None, std: Tensor | None, memory_format: torch.memory_format
     ) -> None:
         super().__init__()
-        weight, channels = conv.weight.detach(), (1, conv.in_channels, 1, 1)
-        mean = weight.new_zeros(channels) if mean is None else mean.to(weight).expand(channels)
-        if std is not None:
-            weight = weight / std.to(weight)
-        bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
-        self.register_buffer("mean", mean.clone())
+        weight = conv.weight.detach() if std is None else conv.weight.detach() / std.to(conv.weight)
+        self.register_buffer("mean", mean)
         self.register_buffer("weight", weight.clone(memory_format=memory_format))
-        self.register_buffer("bias", bias - (weight * mean).sum((1, 2, 3)))
-        assert isinstance(conv.padding, tuple)
-        self.stride, self.padding, self.memory_format = conv.stride, conv.padding, memory_format
+        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach())
+        self.stride, self.padding = conv.stride, conv.padding
 
     @staticmethod
     def fits(conv: nn.Module) -> bool:
@@ -57,7 +52,11 @@ class FirstConvolution(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         found: Tensor = _Convolution.apply(
-            images, self.mean, self.weight, self.bias, self.stride, self.padding, self.memory_format
+            images if self.mean is None else images - self.mean,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
         )  # type: ignore[no-untyped-call]
         return found
 
@@ -67,25 +66,28 @@ class _Convolution(torch.autograd.Function):
     def forward(
         ctx: Any,
         images: Tensor,
-        mean: Tensor,
         weight: Tensor,
-        bias: Tensor,
+        bias: Tensor | None,
         stride: tuple[int, int],
         padding: tuple[int, int],
-        memory_format: torch.memory_format,
     ) -> Tensor:
-        count, _, height, width = images.shape
         ctx.save_for_backward(weight)
-        ctx.size, ctx.stride, ctx.padding = (height, width), stride, padding
-        (top, left), frame = padding, mean.expand(count, -1, height + 2 * padding[0], width + 2 * padding[1])
-        frame = frame.contiguous(memory_format=memory_format)
-        frame[:, :, top : top + height, left : left + width] = images
-        return F.conv2d(frame, weight, bias, stride)
+        ctx.shape, ctx.stride, ctx.padding = images.shape, stride, padding
+        return F.conv2d(images, weight, bias, stride, padding)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (weight,), (gradient,) = ctx.saved_tensors, upstream
-        # [C kh kw, O] @ [n, O, L]: what each window of the image gets; fold adds up where windows overlap
-        windows = weight.flatten(1).t() @ gradient.flatten(2)
-        images = F.fold(windows, ctx.size, weight.shape[2:], padding=ctx.padding, stride=ctx.stride)
-        return images, None, None, None, None, None, None
+        (count, channels, height, width), (down, right) = ctx.shape, ctx.stride
+        (top, left), (rows, columns) = ctx.padding, gradient.shape[2:]
+        # [C kh kw, O] @ [n, O, L]: what each pixel of each window gets
+        windows = (weight.flatten(1).t() @ gradient.flatten(2)).view(
+            count, channels, *weight.shape[2:], rows, columns
+        )
+        frame = gradient.new_zeros(count, channels, height + 2 * top, width + 2 * left)
+        for i in range(weight.shape[2]):
+            for j in range(weight.shape[3]):
+                below, beside = i + down * (rows - 1) + 1, j + right * (columns - 1) + 1
+                frame[:, :, i:below:down, j:beside:right] += windows[:, :, i, j]
+        images = frame[:, :, top : top + height, left : left + width].contiguous()
+        return images, None, None, None, None
