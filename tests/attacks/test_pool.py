@@ -354,7 +354,8 @@ def test_a_pool_gets_its_memory_once(case):
         del tensors
         return getrusage(RUSAGE_SELF).ru_minflt - before
 
-    pages()
+    for _ in range(3):  # gaps that other tests left are filled first
+        pages()
     assert pages() < 1500
 
 
