@@ -151,13 +151,15 @@ def own_classifier(
             raise ConfigError(f"{asked}: has no weights; give their file too, such as weights.pt {asked}")
         made = named_network(str(network), images)
     inside = None if weights is None else load_weights(_bare(made), weights)
-    if inside is None:
-        return as_classifier(made, images.class_names, mean, std).eval()
-    if isinstance(made, Classifier) or mean is not None or std is not None:
-        other = "does the classifier of --model" if isinstance(made, Classifier) else "do --mean and --std"
-        raise ConfigError(f"{weights}: holds a normalisation, and so {other}; only one may be given")
-    tell(f"{weights}: its normalisation is used, mean {inside[0]}, std {inside[1]}")
-    return Classifier(made, len(images.class_names), *inside, class_names=images.class_names).eval()
+    if inside is not None:
+        if isinstance(made, Classifier) or mean is not None or std is not None:
+            other = (
+                "does the classifier of --model" if isinstance(made, Classifier) else "do --mean and --std"
+            )
+            raise ConfigError(f"{weights}: holds a normalisation, and so {other}; only one may be given")
+        tell(f"{weights}: its normalisation is used, mean {inside[0]}, std {inside[1]}")
+    constants = inside or (_numbers("mean", mean), _numbers("std", std))
+    return as_classifier(made, images.class_names, *constants).eval()
 
 
 def _only_model(model: str | None, asked: str, weights: Path, normalised: str | None) -> str:
@@ -175,12 +177,15 @@ def _bare(network: nn.Module) -> nn.Module:
 
 
 def as_classifier(
-    network: nn.Module, class_names: Sequence[str], mean: str | None = None, std: str | None = None
+    network: nn.Module,
+    class_names: Sequence[str],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Classifier:
     """``network`` itself if it is a :class:`ebat.Classifier`, else one around it.
 
     Raises:
-        ConfigError: a classifier that has its normalisation already, or numbers that are none.
+        ConfigError: a classifier that has its normalisation already, or constants that do not fit together.
     """
     from ebat.classifier import Classifier
 
@@ -190,15 +195,12 @@ def as_classifier(
                 "--mean, --std: the function gives an ebat.Classifier, which has them; leave them out"
             )
         return network
-    numbers = [
-        None if text is None else _numbers(option, text) for option, text in (("mean", mean), ("std", std))
-    ]
-    return Classifier(network, len(class_names), *numbers, class_names=class_names)
+    return Classifier(network, len(class_names), mean, std, class_names=class_names)
 
 
-def _numbers(option: str, text: str) -> list[float]:
+def _numbers(option: str, text: str | None) -> list[float] | None:
     try:
-        return [float(part) for part in text.split(",")]
+        return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(
             f"--{option} {text}: numbers separated by commas are needed, such as 0.49,0.48,0.45"

@@ -6,8 +6,10 @@ import pytest
 import torch
 from tests.reference_models import NAMES, reference
 
-from ebat import Threat
+from ebat import Classifier, Threat
 from ebat.evaluation.lint import inspect, lint
+from ebat.networks.create import create_network
+from ebat.registry import NETWORKS
 
 THREATS = [Threat("linf", "0.05"), Threat("linf", "0.2"), Threat("l2", "0.5")]
 
@@ -33,6 +35,17 @@ def test_an_untrained_network_and_hardly_any_images(toy):
     clf = toy.mlp()
     for count in (1, 2, 6):
         assert lint(clf, toy.images(count), toy.labels(count), Threat("linf", "0.1")) == []
+
+
+@pytest.mark.parametrize("seed", [3, 13])
+def test_networks_that_have_learnt_nothing(digits, seed):
+    """Some rescaling turns the predictions of these two to classes that fit more of the images by luck."""
+    torch.manual_seed(seed)
+    options = NETWORKS.options("small-resnet").model_validate(
+        {"name": "small-resnet", "width": 8, "norm": "group"}
+    )
+    clf = Classifier(create_network(options, 10, (1, 8, 8)), 10, [0.5], [0.25]).eval()
+    assert lint(clf, *digits, Threat("linf", "8/255")) == []
 
 
 def test_very_confident_logits_that_hide_nothing(standard, digits, around):

@@ -22,6 +22,9 @@ Constants = tuple[Tensor, Tensor]
 CEILING, NOISE_STD, NOISE_ROBUST = 0.9, 0.2, 0.8
 FIRST = 24  # right and wrong images that a rescaling is tried on first
 AT_LEAST, CHANCE = 3, 1e-3  # images that a rescaling must win, and how likely it does so by luck
+# Share of the way from the commonest class to all images right that a rescaling must reach. A network that has learnt
+# nothing changes its predictions class by class, where many images are no more than one throw of a coin.
+KNOWS = 0.2
 
 
 def normalisation_findings(
@@ -48,7 +51,9 @@ def normalisation_findings(
     for name, rescale in _rescalings(clf, images):
         gained, lost = _compare(probe, rescale, inputs, truth, verdicts)
         needed = AT_LEAST if best is None else best[0] - best[1] + 1
-        if clearly_more(gained, lost, needed, chance=CHANCE):
+        if clearly_more(gained, lost, needed, chance=CHANCE) and _knows(
+            int(verdicts.sum()) + gained - lost, truth
+        ):
             best = gained, lost, name
     if best is None:
         return []
@@ -56,6 +61,12 @@ def normalisation_findings(
     copies = "images" if len(inputs) == len(images) else "images and noisy copies"
     seen = f"{name}, the classifier gets {gained} {copies} right that it gets wrong now, and loses {lost}"
     return [Finding.known("normalisation", seen, gained - lost, len(inputs))]
+
+
+def _knows(right: int, labels: Tensor) -> bool:
+    """Whether ``right`` of the images is clearly more than always saying the commonest class would get."""
+    commonest = int(labels.bincount().max())
+    return right - commonest >= KNOWS * (len(labels) - commonest)
 
 
 def _compare(
