@@ -45,7 +45,7 @@ def test_networks_that_have_learnt_nothing(digits, seed):
         {"name": "small-resnet", "width": 8, "norm": "group"}
     )
     clf = Classifier(create_network(options, 10, (1, 8, 8)), 10, [0.5], [0.25]).eval()
-    assert lint(clf, *digits, Threat("linf", "8/255")) == []
+    assert lint(clf, digits[0], digits[1], Threat("linf", "8/255")) == []
 
 
 def test_very_confident_logits_that_hide_nothing(standard, digits, around):
