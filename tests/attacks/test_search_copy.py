@@ -222,6 +222,102 @@ def test_the_copy_is_left_when_it_has_learnt_the_number_of_images_by_heart(toy):
     torch.testing.assert_close(other.logits(images), clf.logits(images))
 
 
+class Straight(torch.autograd.Function):
+    """Rounds on its way forward; a graph does not see what it does on its way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.round(x * 8) / 8
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+class Head(nn.Module):
+    """Convolution, something, ReLU, mean, linear layer."""
+
+    def __init__(self, between: Any = lambda self, x: x) -> None:
+        super().__init__()
+        self.conv, self.other, self.relu = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.ReLU(),
+        )
+        self.between, self.last = between, nn.Linear(4, 3)
+        self.register_buffer("level", torch.zeros(1))
+        self.place = nn.Parameter(torch.linspace(-1.0, 1.0, 30).view(1, 1, 5, 6).expand(1, 4, 5, 6).clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.relu(self.between(self, self.conv(images)))
+        return self.last(found.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def without_gradient(head: Head, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        gate = head.other(x).sigmoid()
+    return x * gate  # type: ignore[no-any-return]
+
+
+def cut_in_place(head: Head, x: Tensor) -> Tensor:
+    x.clamp_(-50.0, 50.0)
+    return head.other(x)  # type: ignore[no-any-return]
+
+
+def with_a_buffer(head: Head, x: Tensor) -> Tensor:
+    return x * (1 + head.level.copy_(x.detach().mean().view(1)))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [lambda _, x: Straight.apply(x), without_gradient, cut_in_place, with_a_buffer],
+    ids=["backward by hand", "no_grad", "statement in place", "buffer"],
+)
+def test_what_a_graph_does_not_show_is_left_to_the_network_itself(toy, between):
+    torch.manual_seed(0)
+    clf, images = Classifier(Head(between), 3).eval(), toy.images(5, (3, 5, 6))
+    other = search_copy(clf, images[:2])
+    assert not isinstance(other.network, SearchNetwork)
+    assert_same(other, clf, images)
+
+
+def test_a_network_with_hooks_is_not_traced(toy):
+    torch.manual_seed(0)
+    images = toy.images(5, (3, 5, 6))
+    for register in ("register_full_backward_hook", "register_forward_hook"):
+        network = Head()
+        getattr(network.relu, register)(
+            lambda module, before, after: after if torch.is_tensor(after) else None
+        )
+        other = search_copy(Classifier(network, 3).eval(), images[:2])
+        assert not isinstance(other.network, SearchNetwork)
+
+
+def test_a_wrapper_of_pytorch_does_not_hide_what_it_wraps(toy):
+    def stored(head: Head, x: Tensor) -> Tensor:
+        head.kept = head.other(x)  # another thread's, if it were kept
+        return head.kept  # type: ignore[return-value]
+
+    def flows(head: Head, x: Tensor) -> Tensor:
+        return head.other(x) if x.mean() > 100 else x
+
+    torch.manual_seed(0)
+    images = toy.images(5, (3, 5, 6))
+    for between, traced in ((stored, True), (flows, False)):
+        clf = Classifier(nn.DataParallel(Head(between)), 3).eval()
+        other = search_copy(clf, images[:2])
+        assert isinstance(other.network, SearchNetwork) == traced
+        assert_same(other, clf, images)
+
+
+def test_a_copy_made_from_one_image_answers_for_many(toy, capsys):
+    torch.manual_seed(0)
+    clf, images = Classifier(Head(lambda head, x: head.place + x), 3).eval(), toy.images(5, (3, 5, 6))
+    assert_same(search_copy(clf, images[:1]), clf, images)
+    search_copy(Classifier(Head(lambda _, x: x.view(99, -1)), 3), images[:1])  # fails, as the original does
+    assert capsys.readouterr().err == ""
+
+
 def test_the_copy_folds_batch_norm(toy):
     options = NETWORKS.options("wide-resnet").model_validate({"name": "wide-resnet", "depth": 10, "width": 1})
     clf = used(Classifier(create_network(options, 10, (3, 8, 8)), 10, [0.5] * 3, [0.2] * 3)).train()

@@ -141,3 +141,24 @@ def test_only_the_calling_thread_tells_of_progress(case):
             lambda own, x, *_: x + 0 * own.logits(x).sum(), oracle, images, labels, THREAT, torch.arange(40)
         )
     assert told == [threading.get_ident()]
+
+
+def test_an_end_is_also_heard_while_the_calling_thread_waits_for_the_others(case):
+    clf, images, labels = case
+    caller, done = threading.get_ident(), threading.Event()
+
+    def search(oracle, x, y, threat, seeds):
+        if threading.get_ident() == caller:
+            done.set()
+            return x
+        for _ in range(10**6):
+            oracle.logits(x)
+        raise AssertionError("nobody said stop")
+
+    def before() -> None:
+        if done.is_set():
+            raise TimeoutError("time is up")
+
+    with inner_loop(clf), pytest.raises(TimeoutError, match="time is up"):
+        search_in_shares(search, Oracle(clf, before=before), images, labels, THREAT, torch.arange(40))
+    assert threading.active_count() == 1

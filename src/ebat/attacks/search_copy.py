@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,18 +18,22 @@ from ebat.attacks.search_graph import (
     join_first_convolution,
     note_shapes,
     overwrite,
+    trace,
 )
 from ebat.classifier import Classifier
 from ebat.contexts import inner_loop
 
 # Largest difference of a logit, as a share of the largest logit, that counts as rounding.
 _AGREE = 1e-4
+# Of the gradient's length; rounding may take a ReLU at 0 to its other side.
+_GRADIENTS_AGREE = 1e-2
 
 
 class SearchNetwork(nn.Module):
     """One traced network in two forms: ``walked`` where a gradient will be asked for, ``asked`` where only logits are.
 
-    Both take images in [0, 1]. What is traced keeps nothing between two passes, so several threads may use it at once.
+    Both take images in [0, 1]. What :func:`ebat.attacks.search_graph.trace` lets through keeps nothing between two
+    passes, so several threads may use it at once.
     """
 
     def __init__(self, walked: nn.Module, asked: Callable[[Tensor], Tensor]) -> None:
@@ -45,47 +51,57 @@ def search_copy(clf: Classifier, images: Tensor) -> Classifier:
     """``clf`` with BatchNorm folded into the convolutions before it, fewer tensors, and channels-last weights.
 
     A search asks the copy; what counts is always asked of the original. Where the copy says something else about
-    ``images`` than the original, or none can be made, the original itself is returned; where its network cannot be
-    traced, a copy that only lies differently in memory.
+    ``images`` than the original, or has another gradient there, or none can be made, the original itself is returned;
+    where its network cannot be traced, a copy that only lies differently in memory.
 
     Args:
         clf: left as it was.
-        images: a few images ``[n, C, H, W]`` to compare the two on.
+        images: a few images ``[n, C, H, W]`` to compare the two on, at least one.
     """
+    images = (
+        images if len(images) > 1 else torch.cat([images, images])
+    )  # one of one is no batch: all would fit it
     try:
-        other = copy.deepcopy(clf).eval().requires_grad_(False)
-        traced = _traced(other)
-        if traced is None:
-            _lay(other, _memory_format(other.network, images.device))
-        else:
-            other.network, other.mean, other.std = _two_forms(traced, images.to(clf.dtype)), None, None
-        return other if _agree(other, clf, images) else clf
+        # what fails in a traced graph prints where it did before it raises
+        with redirect_stderr(StringIO()):
+            other = copy.deepcopy(clf).eval().requires_grad_(False)
+            traced = trace(Normalised(other.network, other.mean, other.std))
+            if traced is None:
+                _lay(other, _memory_format(other.network, images.device))
+            else:
+                other.network, other.mean, other.std = _two_forms(traced, images.to(clf.dtype)), None, None
+            return other if _agree(other, clf, torch.cat([images, images[:1]])) else clf
     except Exception:  # tracing runs the user's own forward on stand-ins: it may raise anything
         return clf
 
 
 def _agree(other: Classifier, clf: Classifier, images: Tensor) -> bool:
-    """Whether ``other`` says the same, with and without a gradient, and of one image as of many."""
-    with torch.no_grad(), inner_loop(clf, "eval"):
-        many, one = clf.logits(images), clf.logits(images[:1])
-    with torch.enable_grad():
-        here = images.clone().requires_grad_()
-        walked = other.logits(here)
-        torch.autograd.grad(walked.sum(), here)  # what was overwritten must not be missed on the way back
+    """Whether ``other`` says the same, of one image as of many, and has the same gradient by the images.
+
+    The gradient is a question of its own: a forward pass may be followed by a backward pass that was written by hand,
+    changed by a hook or cut off, and none of it need be seen in a traced graph.
+    """
+    with inner_loop(clf, "eval"):
+        many, gradient = _logits_and_gradient(clf, images)
+        with torch.no_grad():
+            one = clf.logits(images[:1])
+    walked, own_gradient = _logits_and_gradient(other, images)
     with torch.no_grad():
         ours = torch.cat([walked, other.logits(images), other.logits(images[:1])])
         theirs = torch.cat([many, many, one])
-        return bool((ours - theirs).abs().max() <= _AGREE * theirs.abs().max())
+        return bool(
+            (ours - theirs).abs().max() <= _AGREE * theirs.abs().max()
+            and (own_gradient - gradient).norm() <= _GRADIENTS_AGREE * gradient.norm()
+        )
 
 
-def _traced(clf: Classifier) -> fx.GraphModule | None:
-    """Normalisation and network in eval mode as one graph; ``None`` where they cannot be traced."""
-    try:
-        return fx.symbolic_trace(Normalised(clf.network, clf.mean, clf.std))
-    except (
-        Exception
-    ):  # a user's forward on stand-ins may raise anything, as control flow that depends on values
-        return None
+@torch.enable_grad()
+def _logits_and_gradient(clf: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    here = images.clone().requires_grad_()
+    logits = clf.logits(here)
+    weights = torch.linspace(1.0, -1.0, logits.shape[1], device=logits.device)
+    (gradient,) = torch.autograd.grad((logits * weights).sum(), here)
+    return logits.detach(), gradient
 
 
 def _two_forms(traced: fx.GraphModule, images: Tensor) -> SearchNetwork:

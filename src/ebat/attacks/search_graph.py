@@ -19,6 +19,9 @@ from ebat.attacks.first_convolution import FirstConvolution
 _MAKERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, FirstConvolution)
 _ADDS = (operator.add, torch.add, operator.iadd)
 _RELUS = (torch.relu, F.relu)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# What may be asked and not used without any effect.
+_LOOKS = (operator.getitem, getattr, "size", "dim")
 
 
 class Normalised(nn.Module):
@@ -38,6 +41,36 @@ class Normalised(nn.Module):
             images = (images - self.mean) / self.std
         found: Tensor = self.network(images)
         return found
+
+
+class _Tracer(fx.Tracer):
+    """Looks into PyTorch's own modules where they hold somebody else's, such as ``DataParallel``."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        ours = all(type(module).__module__.startswith("torch.") for module in m.modules())
+        return ours and super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(network: nn.Module) -> fx.GraphModule | None:
+    """``network`` as a graph that keeps nothing between two passes; ``None`` where that cannot be said.
+
+    A graph shows neither hooks nor what a statement does in place, unless its result is read; and a buffer that is
+    written in the forward pass is one for all threads.
+    """
+    if any(getattr(module, hooks) for module in network.modules() for hooks in _HOOKS):
+        return None
+    try:
+        traced = fx.GraphModule(network, _Tracer().trace(network))
+    except (
+        Exception
+    ):  # a user's forward on stand-ins may raise anything, as control flow that depends on values
+        return None
+    for node in traced.graph.nodes:
+        statement = not node.users and node.op != "output" and node.target not in _LOOKS
+        writes = node.op == "call_method" and str(node.target).endswith("_")
+        if statement or (writes and any(source.op == "get_attr" for source in node.all_input_nodes[:1])):
+            return None
+    return traced
 
 
 def note_shapes(traced: fx.GraphModule, images: Tensor) -> None:
@@ -85,7 +118,10 @@ def join_first_convolution(traced: fx.GraphModule, memory_format: torch.memory_f
         return
     _put(traced, reader.target, FirstConvolution(modules[reader.target], mean, std, memory_format))
     reader.args = (images,)
-    traced.graph.eliminate_dead_code()
+    if mean is not None:
+        for node in (source, source.args[1], minus, minus.args[1]):
+            if not node.users:
+                traced.graph.erase_node(node)
     traced.recompile()
 
 

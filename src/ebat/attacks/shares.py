@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ Search = Callable[[Oracle, Tensor, Tensor, Threat, Tensor], Tensor]
 MOST = 4
 # A pass of fewer images costs nearly as much as one of all of them.
 FEWEST = 16
+# Seconds between two looks at who is not finished.
+_EVERY = 0.25
 
 
 class _StoppedError(Exception):
@@ -71,9 +73,13 @@ def search_in_shares(
 
     try:
         with ThreadPoolExecutor(parts - 1, "attack") as others:
-            futures = [others.submit(attack, share) for share in range(1, parts)]
+            futures: list[Future[Tensor]] = []
             try:
-                return torch.cat([attack(0), *(future.result() for future in futures)])
+                futures += [others.submit(attack, share) for share in range(1, parts)]
+                first = attack(0)
+                while wait(futures, timeout=_EVERY).not_done:
+                    oracle.before()
+                return torch.cat([first, *(future.result() for future in futures)])
             except _StoppedError:
                 errors = [future.exception() for future in futures]
                 raise next(e for e in errors if e and not isinstance(e, _StoppedError)) from None
