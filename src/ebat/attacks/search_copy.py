@@ -58,9 +58,8 @@ def search_copy(clf: Classifier, images: Tensor) -> Classifier:
         clf: left as it was.
         images: a few images ``[n, C, H, W]`` to compare the two on, at least one.
     """
-    images = (
-        images if len(images) > 1 else torch.cat([images, images])
-    )  # one of one is no batch: all would fit it
+    if len(images) == 1:  # of one image, a batch and a shape that is broadcast look the same
+        images = torch.cat([images, images])
     try:
         # what fails in a traced graph prints where it did before it raises
         with redirect_stderr(StringIO()):

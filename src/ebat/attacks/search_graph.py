@@ -61,9 +61,7 @@ def trace(network: nn.Module) -> fx.GraphModule | None:
         return None
     try:
         traced = fx.GraphModule(network, _Tracer().trace(network))
-    except (
-        Exception
-    ):  # a user's forward on stand-ins may raise anything, as control flow that depends on values
+    except Exception:  # a user's forward on stand-ins may raise anything: control flow may depend on values
         return None
     for node in traced.graph.nodes:
         statement = not node.users and node.op != "output" and node.target not in _LOOKS
