@@ -48,7 +48,7 @@ class SearchNetwork(nn.Module):
 
 
 def search_copy(clf: Classifier, images: Tensor) -> Classifier:
-    """``clf`` with BatchNorm folded into the convolutions before it, fewer tensors, and channels-last weights.
+    """``clf`` with its network rewritten (:mod:`ebat.attacks.search_graph`), frozen where only logits are asked for.
 
     A search asks the copy; what counts is always asked of the original. Where the copy says something else about
     ``images`` than the original, or has another gradient there, or none can be made, the original itself is returned;
