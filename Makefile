@@ -1,4 +1,4 @@
-# ebat: the commands of every day. `make help` lists them; each is quick and harmless when run again.
+# trilemma: the commands of every day. `make help` lists them; each is quick and harmless when run again.
 #
 # Another build of torch (a GPU's, say) is chosen when .venv is made; remove .venv to choose anew:
 #   make quickstart TORCH="torch==2.13.0" PIP_FLAGS="--index-url ADDRESS"
@@ -11,8 +11,8 @@ PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-CORE := $(VENV)/.ebat-core
-DEV := $(VENV)/.ebat-dev
+CORE := $(VENV)/.trilemma-core
+DEV := $(VENV)/.trilemma-dev
 SOURCES := src tests
 
 .PHONY: help quickstart test lock
@@ -24,7 +24,7 @@ help:
 	@echo "make lock        renew constraints.txt from a fresh environment"
 
 quickstart: $(CORE)
-	@$(BIN)/ebat quickstart
+	@$(BIN)/trilemma quickstart
 
 test: export OMP_WAIT_POLICY ?= passive
 test: $(DEV)
@@ -36,9 +36,9 @@ test: $(DEV)
 # torch first, so that nothing below chooses its build; the constraints of the rest leave it alone.
 $(CORE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit(\
-	"ebat needs Python 3.11 or newer, and $(PYTHON) is %d.%d; try: make PYTHON=python3.11" % sys.version_info[:2])'
+	"trilemma needs Python 3.11 or newer, and $(PYTHON) is %d.%d; try: make PYTHON=python3.11" % sys.version_info[:2])'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@echo "installing ebat into $(VENV) (once; torch is a large download)" >&2
+	@echo "installing trilemma into $(VENV) (once; torch is a large download)" >&2
 	@$(PIP) install $(PIP_FLAGS) "$(TORCH)"
 	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
 	@$(PIP) install -c $(VENV)/constraints.txt -e .

@@ -7,7 +7,8 @@ theirs, ours. `--reference` is a folder that holds the package `autoattack`, whi
 it only ours is measured. `ratio` is theirs over the mean of ours, in seconds of the clock and of the processor: the
 first says more on an idle machine, the second on a busy one. Passes are images through the network, each way, over all
 images, misclassified ones included; theirs are counted by a wrapper around the network. Run it with
-`OMP_WAIT_POLICY=passive`, too, which the command `ebat` sets: threads that wait then sleep instead of spinning, which
+`OMP_WAIT_POLICY=passive`, too, which the command `trilemma` sets: threads that wait then sleep instead of spinning,
+which
 is kinder to other programs and dear to small operations. Needs the reference networks (`../shared/reference-models`).
 Writes `benchmarks/results/attack-cost.json` and `.md`, network by network.
 """
@@ -32,8 +33,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.result_page import write  # noqa: E402
 from tests.reference_models import reference  # noqa: E402
 
-from ebat import Classifier, Threat  # noqa: E402
-from ebat.attacks.autoattack import autoattack  # noqa: E402
+from trilemma import Classifier, Threat  # noqa: E402
+from trilemma.attacks.autoattack import autoattack  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "attack-cost.json"
 COMMAND = "OMP_NUM_THREADS=2 [OMP_WAIT_POLICY=passive] python benchmarks/attack_cost.py --reference PATH"

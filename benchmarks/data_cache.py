@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from ebat.data import ClassGaussian, GaussianBank, Loader, default_augmentation, load_splits
+from trilemma.data import ClassGaussian, GaussianBank, Loader, default_augmentation, load_splits
 
 
 def seconds(call: Callable[[], object], repeats: int = 1) -> float:
@@ -39,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["EBAT_CACHE"] = cache
+        os.environ["TRILEMMA_CACHE"] = cache
         first = seconds(lambda: load_splits("folder", arguments.folder))
         again = seconds(lambda: load_splits("folder", arguments.folder), 3)
         splits = load_splits("folder", arguments.folder)

@@ -4,7 +4,8 @@
 
 The literature reports, for large CIFAR networks: on one that is not robust, untargeted ascent of the cross-entropy
 lowers E(x) strongly, and targeted, boundary and margin attacks raise it; on adversarially trained ones E(x*) lies
-slightly above E(x). Here the attacks of `ebat diagnose`, with its budgets, meet small networks of our own, trained by
+slightly above E(x). Here the attacks of `trilemma diagnose`, with its budgets, meet small networks of our own,
+trained by
 packaged recipes, and two third-party robust ones (`../shared/reference-models`); PATH is a folder with CIFAR-10. Runs
 lie in `runs/energy-signs` and are trained once. Writes `benchmarks/results/energy-signs.json`, `.md` and `.png`; a case
 whose row is there is left out unless it is named. What a person wrote under `## Reading` stays.
@@ -29,15 +30,15 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.result_page import write  # noqa: E402
 from tests.reference_models import reference  # noqa: E402
 
-import ebat  # noqa: E402
-from ebat import Classifier, Threat  # noqa: E402
-from ebat.evaluation.landscape import landscape  # noqa: E402
-from ebat.evaluation.landscape_attacks import ATTACKS, CLASS, DEFAULT, LOSS  # noqa: E402
-from ebat.evaluation.run import run_splits  # noqa: E402
-from ebat.evaluation.runner import open_data  # noqa: E402
-from ebat.report.attack_figures import AIMS  # noqa: E402
-from ebat.report.style import Theme, new_figure, save_figure  # noqa: E402
-from ebat.training.run_directory import RunDirectory  # noqa: E402
+import trilemma  # noqa: E402
+from trilemma import Classifier, Threat  # noqa: E402
+from trilemma.evaluation.landscape import landscape  # noqa: E402
+from trilemma.evaluation.landscape_attacks import ATTACKS, CLASS, DEFAULT, LOSS  # noqa: E402
+from trilemma.evaluation.run import run_splits  # noqa: E402
+from trilemma.evaluation.runner import open_data  # noqa: E402
+from trilemma.report.attack_figures import AIMS  # noqa: E402
+from trilemma.report.style import Theme, new_figure, save_figure  # noqa: E402
+from trilemma.training.run_directory import RunDirectory  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "energy-signs.json"
 RUNS = ROOT / "runs" / "energy-signs"
@@ -94,8 +95,8 @@ def measure(name: str, seed: int, root: Path | None) -> dict[str, Any]:
             changes = {**case.changes, "training.seed": seed}
             if case.recipe.startswith("cifar10"):
                 changes["data.root"] = str(root)
-            ebat.train(case.recipe, changes, out=path, resume=RunDirectory(path).config_file.is_file())
-        clf, data = ebat.load(path), run_splits(path).test
+            trilemma.train(case.recipe, changes, out=path, resume=RunDirectory(path).config_file.is_file())
+        clf, data = trilemma.load(path), run_splits(path).test
         threat = clf.threat
     else:
         clf, images, labels, threat = reference(name, IMAGES)

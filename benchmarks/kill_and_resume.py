@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from ebat import __version__
-from ebat.training.checkpoint import load_state
-from ebat.training.run_directory import RunDirectory
-from ebat.training.train import train
+from trilemma import __version__
+from trilemma.training.checkpoint import load_state
+from trilemma.training.run_directory import RunDirectory
+from trilemma.training.train import train
 
 SETTINGS = {"training.checkpoint_minutes": 0.02, "training.evaluate_every": 10, "sampler.buffer_size": 2000}
 
@@ -107,7 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments.kills, arguments.epochs, seed, Path(folder))
     verdict = all(value for name, value in result.items() if name.startswith("same_"))
-    versions = {"ebat": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    versions = {"trilemma": __version__, "torch": torch.__version__, "python": platform.python_version()}
     about = {"threads": torch.get_num_threads(), "seed": seed, "versions": versions}
     json.dump({"verdict": "identical" if verdict else "different", **result, **about}, sys.stdout, indent=2)
     print()

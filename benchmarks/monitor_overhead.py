@@ -30,19 +30,19 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ebat.contexts import running_statistics_kept
-from ebat.data.batch import Batch
-from ebat.data.image_set import ImageSet, Splits
-from ebat.methods.base import Points, Seen, Step
-from ebat.monitors.readings import NAMES, Reading, read_gradients, read_step
-from ebat.monitors.watch import Watch
-from ebat.networks.create import create_network
-from ebat.recipe import build_config
-from ebat.training.interrupt import StopRequest
-from ebat.training.loop import CLEAN_EVERY, Loop
-from ebat.training.progress import reporter
-from ebat.training.record import Record
-from ebat.training.run_directory import RunDirectory
+from trilemma.contexts import running_statistics_kept
+from trilemma.data.batch import Batch
+from trilemma.data.image_set import ImageSet, Splits
+from trilemma.methods.base import Points, Seen, Step
+from trilemma.monitors.readings import NAMES, Reading, read_gradients, read_step
+from trilemma.monitors.watch import Watch
+from trilemma.networks.create import create_network
+from trilemma.recipe import build_config
+from trilemma.training.interrupt import StopRequest
+from trilemma.training.loop import CLEAN_EVERY, Loop
+from trilemma.training.progress import reporter
+from trilemma.training.record import Record
+from trilemma.training.run_directory import RunDirectory
 
 BATCH = 128
 

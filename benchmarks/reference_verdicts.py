@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from studies.common import update_page
 
-import ebat
-from ebat import __version__
-from ebat.attacks.autoattack import AutoAttackResult, autoattack
-from ebat.attacks.screen import screen_pool
+import trilemma
+from trilemma import __version__
+from trilemma.attacks.autoattack import AutoAttackResult, autoattack
+from trilemma.attacks.screen import screen_pool
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "reference-verdicts.json"
@@ -79,7 +79,7 @@ def measure(name: str) -> dict[str, Any]:
         "processor_seconds": round(seconds, 1),
         "recorded_seconds": recorded["reference_seconds_one_thread"],
         "threads": torch.get_num_threads(),
-        "ebat": __version__,
+        "trilemma": __version__,
         "torch": torch.__version__,
     }
 
@@ -88,7 +88,7 @@ def measure_pgd(name: str) -> dict[str, Any]:
     """PGD-50-10 of one network on the same images, and its processor time."""
     clf, images, labels, threat = reference_models().reference(name)
     before = time.process_time()
-    row = ebat.evaluate(clf, (images, labels), ["pgd-50-10"], threat, lint=False)["pgd-50-10"]
+    row = trilemma.evaluate(clf, (images, labels), ["pgd-50-10"], threat, lint=False)["pgd-50-10"]
     return {"robust": row["value"], "processor_seconds": round(time.process_time() - before, 1)}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ebat import __version__
+from trilemma import __version__
 
 # What a person wrote below it outlives every run.
 _READING = "\n## Reading\n"
@@ -27,7 +27,7 @@ def write(results: Path, command: str, rows: Rows, page: Callable[[Rows], str], 
         about: the machine's particulars, behind the versions.
     """
     before: Rows = json.loads(results.read_text(encoding="utf-8"))["rows"] if results.is_file() else {}
-    versions = f"ebat {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    versions = f"trilemma {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     content = {
         "command": command,
         "about": ", ".join(part for part in (versions, platform.machine(), about) if part) + ".",

@@ -1,9 +1,9 @@
-"""What the loop costs beside the passes: ebat's training steps against a bare loop of the same passes.
+"""What the loop costs beside the passes: trilemma's training steps against a bare loop of the same passes.
 
     OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive python benchmarks/training_overhead.py --pairs 9
 
 For `pgd-at` and `eb-jdat` on small-resnet (depth 8, width 16) at batch 128 of 32x32 colour images. One side is
-`ebat.train`'s own loop with everything it does in a step: loader and augmentation, fresh starts, replay buffer,
+`trilemma.train`'s own loop with everything it does in a step: loader and augmentation, fresh starts, replay buffer,
 method, optimiser, average of the weights, readings, monitors, metric lines, progress. The other is plain torch:
 the same network, the same number of attack, sampler and loss passes, the same optimiser step, on tensors made once.
 The two take turns in one process, a segment of steps each, so that a busy machine slows both; the figure is the
@@ -34,17 +34,17 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ebat import __version__
-from ebat.data.batch import Batch
-from ebat.data.image_set import ImageSet, Splits
-from ebat.data.sources import load_splits
-from ebat.networks.create import create_network
-from ebat.recipe import build_config
-from ebat.training.interrupt import StopRequest
-from ebat.training.loop import Loop
-from ebat.training.progress import reporter
-from ebat.training.record import Record
-from ebat.training.run_directory import RunDirectory
+from trilemma import __version__
+from trilemma.data.batch import Batch
+from trilemma.data.image_set import ImageSet, Splits
+from trilemma.data.sources import load_splits
+from trilemma.networks.create import create_network
+from trilemma.recipe import build_config
+from trilemma.training.interrupt import StopRequest
+from trilemma.training.loop import Loop
+from trilemma.training.progress import reporter
+from trilemma.training.record import Record
+from trilemma.training.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "cifar10"
 BATCH, EPSILON, STEP_SIZE = 128, 8 / 255, 2 / 255
@@ -225,7 +225,7 @@ def main() -> None:
     for method in arguments.methods:  # a process each: peak memory is of one
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             results[method] = pool.submit(measure, method, arguments.pairs, arguments.segment).result()
-    versions = {"ebat": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    versions = {"trilemma": __version__, "torch": torch.__version__, "python": platform.python_version()}
     about = {"batch_size": BATCH, "threads": torch.get_num_threads(), "versions": versions}
     json.dump({**about, "methods": results}, sys.stdout, indent=2)
     print()

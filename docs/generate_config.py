@@ -16,14 +16,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ebat.config import AttackConfig, Config, PixelLength, RegulariserConfig, Section, ThreatConfig
-from ebat.registry import METHODS, NETWORKS
+from trilemma.config import AttackConfig, Config, PixelLength, RegulariserConfig, Section, ThreatConfig
+from trilemma.registry import METHODS, NETWORKS
 
 PAGE = Path(__file__).with_name("config.md")
 
 # Keys whose class gives no description. A test holds that each of these exists and has none.
 MEANINGS = {
-    "data.name": "a data set (`ebat list datasets`), or `folder`",
+    "data.name": "a data set (`trilemma list datasets`), or `folder`",
     "threat.norm": "how far is measured by: the largest change of a pixel value, or the Euclidean length",
     "sampler.name": "step rule of the chain",
     "sampler.steps": "steps of the chain per training step",
@@ -194,7 +194,7 @@ def page() -> str:
             f"## {title}\n\n`{title}.name` is one of the names below; its options stand beside it.\n"
         )
         for name, row in registry.rows().items():
-            if row.target.startswith("ebat."):
+            if row.target.startswith("trilemma."):
                 options = registry.options(name)
                 unused = ("attack_mode",) if not getattr(options, "uses_attack", True) else ()
                 table = section_table(title, options, ("name", *unused))
@@ -203,7 +203,7 @@ def page() -> str:
         "## What a method brings\n\nThe attack and the sampler of training where the recipe is silent, for a radius "
         "of 8/255; the step size of an attack follows the radius.\n\n| method | attack | sampler |\n|---|---|---|"
     )
-    rows = [brought(name) for name, row in METHODS.rows().items() if row.target.startswith("ebat.")]
+    rows = [brought(name) for name, row in METHODS.rows().items() if row.target.startswith("trilemma.")]
     return "\n".join([*parts, *rows]) + "\n"
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ebat.classifier import Classifier
-from ebat.data.batch import Batch
-from ebat.data.image_set import ImageSet
+from trilemma.classifier import Classifier
+from trilemma.data.batch import Batch
+from trilemma.data.image_set import ImageSet
 
 # Tiny tensors: threads only wait for each other, ten times as long as they work on a busy machine.
 torch.set_num_threads(1)
@@ -24,18 +24,18 @@ torch.set_num_threads(1)
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Decoded data go into a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EBAT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TRILEMMA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, shared_cache: None) -> Path:
     """A complete ``pgd-at`` run of the digits: random weights, written metrics with an alarm. Do not write into it."""
-    from ebat.data.sources import load_splits
-    from ebat.recipe import load_config
-    from ebat.training.build import build_classifier
-    from ebat.training.run_directory import RunDirectory
-    from ebat.training.statistics import attach
+    from trilemma.data.sources import load_splits
+    from trilemma.recipe import load_config
+    from trilemma.training.build import build_classifier
+    from trilemma.training.run_directory import RunDirectory
+    from trilemma.training.statistics import attach
 
     config = load_config("digits/pgd-at", {"network.width": 4})
     run = RunDirectory.create(tmp_path_factory.mktemp("runs") / "pgd-at", config)

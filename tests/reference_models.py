@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ebat import Classifier, Threat
-from ebat.data.sources import load_images
+from trilemma import Classifier, Threat
+from trilemma.data.sources import load_images
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 FOLDER = SHARED / "reference-models"

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-import ebat
-from ebat.classifier import Classifier
-from ebat.errors import ConfigError, ImageError
+import trilemma
+from trilemma.classifier import Classifier
+from trilemma.errors import ConfigError, ImageError
 
 
 def test_normalisation_is_owned_by_the_classifier(toy) -> None:
@@ -110,12 +110,12 @@ def test_a_classifier_that_makes_no_sense_is_refused(arguments, message: str) ->
 
 
 def test_a_classifier_prints_what_it_is(toy) -> None:
-    text = repr(toy.mlp(threat=ebat.Threat("linf", "8/255")))
+    text = repr(toy.mlp(threat=trilemma.Threat("linf", "8/255")))
     assert "num_classes=3, image_shape=1x4x4, threat=linf 8/255" in text
 
 
 def test_an_exact_radius_and_the_public_names_are_one_import_away() -> None:
-    for name in ebat.__all__:
-        assert getattr(ebat, name) is not None
+    for name in trilemma.__all__:
+        assert getattr(trilemma, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = ebat.nothing
+        _ = trilemma.nothing

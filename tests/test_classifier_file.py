@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import ebat
-from ebat.classifier import Classifier
-from ebat.classifier_file import FORMAT, VERSION
-from ebat.errors import CheckpointError
-from ebat.networks.create import create_network
-from ebat.networks.options import SmallResNetOptions
+import trilemma
+from trilemma.classifier import Classifier
+from trilemma.classifier_file import FORMAT, VERSION
+from trilemma.errors import CheckpointError
+from trilemma.networks.create import create_network
+from trilemma.networks.options import SmallResNetOptions
 
 OPTIONS = SmallResNetOptions(width=4)
 
@@ -28,7 +28,7 @@ def small(seed: int = 0) -> Classifier:
         std=[0.3],
         class_names=["ant", "bee", "cat"],
         image_shape=(1, 8, 8),
-        threat=ebat.Threat("linf", "8/255"),
+        threat=trilemma.Threat("linf", "8/255"),
         network_config=OPTIONS.model_dump(mode="json"),
     )
     clf.statistics = {"energy_mean": torch.tensor([1.0, 2.0, 3.0]), "pca.counts": torch.tensor([4, 5, 6])}
@@ -40,13 +40,13 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     clf = small()
     clf.logits(torch.rand(4, 1, 8, 8))  # running statistics of their own
     clf.save(tmp_path / "new" / "model.safetensors")
-    loaded = ebat.load(tmp_path / "new" / "model.safetensors")
+    loaded = trilemma.load(tmp_path / "new" / "model.safetensors")
     images = torch.rand(3, 1, 8, 8)
     assert torch.equal(loaded(images), clf.eval()(images))
     assert not any(module.training for module in loaded.modules())
     assert loaded.class_names == ("ant", "bee", "cat")
     assert loaded.num_classes == 3 and loaded.image_shape == (1, 8, 8)
-    assert loaded.threat == ebat.Threat("linf", "8/255") and loaded.threat.radius == "8/255"
+    assert loaded.threat == trilemma.Threat("linf", "8/255") and loaded.threat.radius == "8/255"
     assert loaded.about == clf.about and loaded.network_config == clf.network_config
     assert loaded.statistics.keys() == clf.statistics.keys()
     assert all(torch.equal(loaded.statistics[name], value) for name, value in clf.statistics.items())
@@ -83,7 +83,7 @@ def test_tied_and_strided_weights_are_saved(tmp_path: Path) -> None:
 
 def test_saving_again_does_not_disturb_who_has_the_old_file_open(tmp_path: Path) -> None:
     small(0).save(tmp_path / "model.safetensors")
-    loaded = ebat.load(tmp_path / "model.safetensors")
+    loaded = trilemma.load(tmp_path / "model.safetensors")
     before = loaded.network.get_parameter("stem.weight").clone()
     small(1).save(tmp_path / "model.safetensors")
     assert torch.equal(loaded.network.get_parameter("stem.weight"), before)
@@ -126,7 +126,7 @@ def test_a_file_of_a_newer_format_asks_for_an_upgrade(tmp_path: Path) -> None:
     metadata = {"format": FORMAT, "version": str(VERSION + 1), "header": json.dumps({})}
     save_file(tensors, tmp_path / "newer.safetensors", metadata)
     line = refused(tmp_path / "newer.safetensors")
-    assert f"format version {VERSION + 1}, but this ebat reads up to {VERSION}; upgrade ebat" in line
+    assert f"format version {VERSION + 1}, but this trilemma reads up to {VERSION}; upgrade trilemma" in line
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
@@ -150,7 +150,9 @@ def test_weights_of_another_architecture_are_counted(tmp_path: Path) -> None:
 def test_plain_safetensors_weights_say_how_to_wrap_them(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "weights.safetensors")
     line = refused(tmp_path / "weights.safetensors")
-    assert "without ebat's header; build the network and wrap it: ebat.Classifier(network, ...)" in line
+    assert (
+        "without trilemma's header; build the network and wrap it: trilemma.Classifier(network, ...)" in line
+    )
 
 
 def test_what_is_no_checkpoint_at_all_is_said_so(tmp_path: Path) -> None:
@@ -172,17 +174,19 @@ def test_load_finds_the_best_classifier_of_a_run_then_the_last(tmp_path: Path) -
     best, last = small(0), small(1)
     last.save(tmp_path / "checkpoints" / "last" / "classifier.safetensors")
     images = torch.rand(2, 1, 8, 8)
-    assert torch.equal(ebat.load(tmp_path)(images), last.eval()(images))
+    assert torch.equal(trilemma.load(tmp_path)(images), last.eval()(images))
     best.save(tmp_path / "checkpoints" / "best" / "classifier.safetensors")
-    assert torch.equal(ebat.load(tmp_path)(images), best.eval()(images))
+    assert torch.equal(trilemma.load(tmp_path)(images), best.eval()(images))
 
 
 def test_a_folder_without_a_classifier_says_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a run folder"):
-        ebat.load(tmp_path)
+        trilemma.load(tmp_path)
     (tmp_path / "config.yaml").touch()
-    with pytest.raises(CheckpointError, match="no finished classifier yet; go on with `ebat train --resume`"):
-        ebat.load(tmp_path)
+    with pytest.raises(
+        CheckpointError, match="no finished classifier yet; go on with `trilemma train --resume`"
+    ):
+        trilemma.load(tmp_path)
 
 
 def test_a_pretrained_network_is_rebuilt_without_a_download(tmp_path: Path, monkeypatch) -> None:
@@ -195,6 +199,6 @@ def test_a_pretrained_network_is_rebuilt_without_a_download(tmp_path: Path, monk
         asked.append(options.pretrained)
         return create_network(OPTIONS, num_classes, shape)
 
-    monkeypatch.setattr("ebat.networks.create.create_network", create)
-    ebat.load(tmp_path / "model.safetensors")
+    monkeypatch.setattr("trilemma.networks.create.create_network", create)
+    trilemma.load(tmp_path / "model.safetensors")
     assert asked == [False]

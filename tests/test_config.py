@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ebat.config import Config, Section, TrainingConfig
-from ebat.errors import ConfigError, UnknownNameError
-from ebat.recipe import build_config
-from ebat.registry import METHODS
-from ebat.units import parse_fraction
+from trilemma.config import Config, Section, TrainingConfig
+from trilemma.errors import ConfigError, UnknownNameError
+from trilemma.recipe import build_config
+from trilemma.registry import METHODS
+from trilemma.units import parse_fraction
 
 THREAT = {"norm": "linf", "radius": "8/255"}
 

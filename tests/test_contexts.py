@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ebat import attacks
-from ebat.contexts import (
+from trilemma import attacks
+from trilemma.contexts import (
     Mode,
     autocast_off,
     batch_norm_frozen,
@@ -14,8 +14,8 @@ from ebat.contexts import (
     reestimate_batch_norm,
     running_statistics_kept,
 )
-from ebat.errors import ImageError
-from ebat.threat import Threat
+from trilemma.errors import ImageError
+from trilemma.threat import Threat
 
 
 def everything(clf):

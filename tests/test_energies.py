@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebat import energies
+from trilemma import energies
 
 N, K = 64, 5
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from tests.training.support import tiny
 
-from ebat.config import Config
-from ebat.errors import ConfigError
-from ebat.ladders import SetAction
-from ebat.recipe import build_config, dump_config, with_options
+from trilemma.config import Config
+from trilemma.errors import ConfigError
+from trilemma.ladders import SetAction
+from trilemma.recipe import build_config, dump_config, with_options
 
 DEFAULT = (("rollback", "scale-rate"),)
 

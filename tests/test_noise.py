@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from ebat import noise
+from trilemma import noise
 
 SEEDS = noise.image_seeds(4000, torch.Generator().manual_seed(0))
 

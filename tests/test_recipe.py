@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ebat.errors import ConfigError, UnknownNameError
-from ebat.recipe import dump_config, load_config, parse_overrides, recipe_names, recipe_text
-from ebat.registry import METHODS
+from trilemma.errors import ConfigError, UnknownNameError
+from trilemma.recipe import dump_config, load_config, parse_overrides, recipe_names, recipe_text
+from trilemma.registry import METHODS
 
 
 def refused(recipe: str, *overrides: str) -> str:
@@ -23,7 +23,7 @@ def refused(recipe: str, *overrides: str) -> str:
 def test_every_packaged_recipe_loads_and_its_head_says_how_to_launch_it(name: str) -> None:
     config: Any = load_config(name)
     assert config.method.name in METHODS.names()
-    assert recipe_text(name).startswith(f"# ebat train {name}")
+    assert recipe_text(name).startswith(f"# trilemma train {name}")
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -99,8 +99,8 @@ def test_a_short_form_takes_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "overrides", "parts"),
     [
-        ("digits/eb-jadt", (), ("unknown recipe 'digits/eb-jadt'", "Did you mean 'digits/eb-jdat'", "ebat list")),
-        ("nowhere.yaml", (), ("recipe file nowhere.yaml does not exist", "ebat list recipes")),
+        ("digits/eb-jadt", (), ("unknown recipe 'digits/eb-jadt'", "Did you mean 'digits/eb-jdat'", "trilemma list")),
+        ("nowhere.yaml", (), ("recipe file nowhere.yaml does not exist", "trilemma list recipes")),
         ("digits/pgd-at", ("training.lrr=1",), ("digits/pgd-at: training.lrr: unknown key", "Did you mean 'lr'")),
         ("digits/pgd-at", ("method.name=pdg-at",), ("unknown method 'pdg-at'", "Did you mean 'pgd-at'")),
         ("digits/pgd-at", ("lr",), ("override 'lr' is not of the form key=value, such as training.lr=0.1",)),

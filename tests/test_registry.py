@@ -6,9 +6,9 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from ebat import registry
-from ebat.errors import UnknownNameError, UserError
-from ebat.registry import Registry, Row, import_object
+from trilemma import registry
+from trilemma.errors import UnknownNameError, UserError
+from trilemma.registry import Registry, Row, import_object
 
 ALL = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
 ROWS = [(table, name) for table, rows in ALL.items() for name in rows.names()]
@@ -37,7 +37,7 @@ def test_an_unknown_name_names_the_nearest_and_all() -> None:
 
 
 def test_a_row_can_be_added_at_run_time() -> None:
-    table = Registry("thing", {}, "ebat.things")
+    table = Registry("thing", {}, "trilemma.things")
     table.add("own", "fractions:Fraction", summary="mine")
     assert table.names() == ["own"] and table.row("own").summary == "mine"
     assert table.get("own")(1, 2) == 0.5
@@ -45,11 +45,11 @@ def test_a_row_can_be_added_at_run_time() -> None:
 
 def test_other_packages_add_rows_by_entry_points_and_cannot_take_our_names(monkeypatch) -> None:
     points = [
-        EntryPoint("theirs", "fractions:Fraction", "ebat.things"),
-        EntryPoint("ours", "os:remove", "ebat.things"),
+        EntryPoint("theirs", "fractions:Fraction", "trilemma.things"),
+        EntryPoint("ours", "os:remove", "trilemma.things"),
     ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "ebat.things" else [])
-    table = Registry("thing", {"ours": Row("math:sqrt")}, "ebat.things")
+    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "trilemma.things" else [])
+    table = Registry("thing", {"ours": Row("math:sqrt")}, "trilemma.things")
     assert table.names() == ["ours", "theirs"]
     assert table.get("ours")(4) == 2 and table.get("theirs")(1, 2) == 0.5
     assert table.row("theirs").summary == "from elsewhere"
@@ -58,9 +58,9 @@ def test_other_packages_add_rows_by_entry_points_and_cannot_take_our_names(monke
 def test_lists_options_recipes_and_their_mistakes_need_no_torch() -> None:
     program = """
 import sys
-from ebat import registry
-from ebat.errors import ConfigError
-from ebat.recipe import load_config, recipe_names
+from trilemma import registry
+from trilemma.errors import ConfigError
+from trilemma.recipe import load_config, recipe_names
 tables = [value for value in vars(registry).values() if isinstance(value, registry.Registry)]
 assert all(table.rows() for table in tables)
 for table in (registry.METHODS, registry.NETWORKS):

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebat.errors import ConfigError
-from ebat.noise import image_seeds
-from ebat.threat import NORMS, Threat, image_norm
+from trilemma.errors import ConfigError
+from trilemma.noise import image_seeds
+from trilemma.threat import NORMS, Threat, image_norm
 
 few = settings(max_examples=15, derandomize=True, deadline=None, database=None)
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from ebat import attacks, energies, noise, samplers
-from ebat.attacks import objectives
-from ebat.attacks.oracle import Oracle
-from ebat.contexts import inner_loop
-from ebat.errors import ConfigError
-from ebat.threat import Threat
-from ebat.walk import walk
+from trilemma import attacks, energies, noise, samplers
+from trilemma.attacks import objectives
+from trilemma.attacks.oracle import Oracle
+from trilemma.contexts import inner_loop
+from trilemma.errors import ConfigError
+from trilemma.threat import Threat
+from trilemma.walk import walk
 
 COUNT = 8
 SEEDS = noise.image_seeds(COUNT, torch.Generator().manual_seed(0))

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ebat.errors import CheckpointError
-from ebat.weights_file import CONTAINERS, load_weights, read_weights
+from trilemma.errors import CheckpointError
+from trilemma.weights_file import CONTAINERS, load_weights, read_weights
 
 
 class Small(nn.Module):

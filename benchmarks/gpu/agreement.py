@@ -18,31 +18,31 @@ import torch
 from page import publish
 from torch import Tensor
 
-import ebat
-from ebat.data.sources import load_splits
-from ebat.methods import Points, Step
-from ebat.networks.create import create_network
-from ebat.networks.options import SmallResNetOptions
-from ebat.registry import METHODS
+import trilemma
+from trilemma.data.sources import load_splits
+from trilemma.methods import Points, Step
+from trilemma.networks.create import create_network
+from trilemma.networks.options import SmallResNetOptions
+from trilemma.registry import METHODS
 
 
 def one_step(name: str, device: str, count: int) -> tuple[Points, Step, list[Tensor]]:
     """Points, terms and weight gradients of a method's second step (the first fills buffers) on ``device``."""
     kind = METHODS.options(name)
-    method = ebat.methods.create(
+    method = trilemma.methods.create(
         name,
-        ebat.Threat("linf", "0.1") if kind.uses_attack else None,
+        trilemma.Threat("linf", "0.1") if kind.uses_attack else None,
         sampler={"buffer_size": 100, "steps": 3} if kind.uses_sampler else None,
     )
     data = load_splits("digits").train
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = create_network(SmallResNetOptions(width=8, norm="group", activation="silu"), 10, (1, 8, 8))
-    clf = ebat.Classifier(network, 10, [0.5], [0.5], image_shape=(1, 8, 8)).to(device).train()
+    clf = trilemma.Classifier(network, 10, [0.5], [0.5], image_shape=(1, 8, 8)).to(device).train()
     state = method.init_state(clf, data, seed=0)
     places = torch.arange(count)
     images = data.float_images(places, device=torch.device(device))
-    batch = ebat.Batch(images, data.labels[places].to(device), dict.fromkeys(method.views, images))
+    batch = trilemma.Batch(images, data.labels[places].to(device), dict.fromkeys(method.views, images))
     method.loss(clf, batch, state)
     points = method.points(clf, batch, state)
     step = method.terms(clf, points)

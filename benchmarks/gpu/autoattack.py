@@ -21,22 +21,22 @@ import torch
 from page import publish
 from torch import Tensor
 
-import ebat
-from ebat.attacks.autoattack import AutoAttackResult
-from ebat.data.sources import load_images
-from ebat.networks.cost import count_macs
-from ebat.networks.create import create_network
-from ebat.networks.options import PreActResNetOptions, SmallResNetOptions
+import trilemma
+from trilemma.attacks.autoattack import AutoAttackResult
+from trilemma.data.sources import load_images
+from trilemma.networks.cost import count_macs
+from trilemma.networks.create import create_network
+from trilemma.networks.options import PreActResNetOptions, SmallResNetOptions
 
 SETTINGS = ("fp32", "compiled", "bf16, then fp32")
 
 
 def attacked(
     setting: str,
-    clf: ebat.Classifier,
+    clf: trilemma.Classifier,
     images: Tensor,
     labels: Tensor,
-    threat: ebat.Threat,
+    threat: trilemma.Threat,
     attacks: list[str] | None,
 ) -> list[AutoAttackResult]:
     """The evaluations that the setting is made of; the last one has the final word on what it was given."""
@@ -45,16 +45,16 @@ def attacked(
         clf.network.compile()
     low = setting.startswith("bf16")
     with torch.autocast(images.device.type, torch.bfloat16) if low else nullcontext():
-        found = [ebat.attacks.autoattack(clf, images, labels, threat, attacks=attacks)]
+        found = [trilemma.attacks.autoattack(clf, images, labels, threat, attacks=attacks)]
     if low:
         left = found[0].robust
         here = left.to(images.device)
-        found.append(ebat.attacks.autoattack(clf, images[here], labels[here], threat, attacks=attacks))
+        found.append(trilemma.attacks.autoattack(clf, images[here], labels[here], threat, attacks=attacks))
     return found
 
 
 def judge(
-    setting: str, clf: ebat.Classifier, images: Tensor, labels: Tensor, attacks: list[str] | None, macs: float
+    setting: str, clf: trilemma.Classifier, images: Tensor, labels: Tensor, attacks: list[str] | None, macs: float
 ) -> tuple[dict[str, Any], Tensor]:
     """One row of the table, and the verdicts, bool ``[N]``."""
     threat = clf.threat
@@ -74,18 +74,18 @@ def judge(
 
 def subject(
     run: str | None, network: str, root: str | None, device: str
-) -> tuple[ebat.Classifier, Tensor, Tensor]:
+) -> tuple[trilemma.Classifier, Tensor, Tensor]:
     """The classifier and the test images it is judged on."""
     data = load_images("cifar10", root=root) if root else load_images("digits")
     if run is None:
         torch.manual_seed(0)
         options = PreActResNetOptions() if network == "preact-resnet" else SmallResNetOptions(width=8)
         shape = data.image_shape
-        clf = ebat.Classifier(
-            create_network(options, 10, shape), 10, image_shape=shape, threat=ebat.Threat("linf", "8/255")
+        clf = trilemma.Classifier(
+            create_network(options, 10, shape), 10, image_shape=shape, threat=trilemma.Threat("linf", "8/255")
         )
     else:
-        clf = ebat.load(run)
+        clf = trilemma.load(run)
     return clf.to(device).eval(), data.float_images(), data.labels
 
 
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     clf, images, labels = subject(options.run, options.network, options.root, options.device)
     if options.radius is not None:
         assert clf.threat is not None
-        clf.threat = ebat.Threat(clf.threat.norm, options.radius)
+        clf.threat = trilemma.Threat(clf.threat.norm, options.radius)
     images, labels = images[: options.images].to(options.device), labels[: options.images].to(options.device)
     macs = count_macs(clf.network, tuple(images.shape[1:]))
     rows: list[dict[str, Any]] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-import ebat
+import trilemma
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -16,7 +16,7 @@ def publish(
 ) -> None:
     """Prints the page, and with ``write`` also puts it into ``benchmarks/results/NAME.md``."""
     hardware = torch.cuda.get_device_name() if device.startswith("cuda") else device
-    made = f"{hardware}, torch {torch.__version__}, ebat {ebat.__version__}, {about}"
+    made = f"{hardware}, torch {torch.__version__}, trilemma {trilemma.__version__}, {about}"
     text = "\n".join(
         [f"# {title}", "", f"`python benchmarks/gpu/{command} --device {device}`", "", made, "", *table, ""]
     )

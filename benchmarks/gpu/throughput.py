@@ -2,7 +2,7 @@
 
     python benchmarks/gpu/throughput.py --device cuda --write
 
-Each row is `ebat.train`'s own step (points, terms, update) on real images that lie on the device, after a warm-up,
+Each row is `trilemma.train`'s own step (points, terms, update) on real images that lie on the device, after a warm-up,
 timed between synchronisations. `ratio` is the speed against fp32, channels-last, not compiled, of the same method in
 the same run. TFLOP/s counts 2 x MACs x forward passes of the method (a walk step 2, a loss term 3).
 """
@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from page import publish
 
-from ebat.data.batch import Batch
-from ebat.data.sources import load_splits
-from ebat.methods.creation import create_from_config
-from ebat.networks.cost import count_macs
-from ebat.recipe import build_config
-from ebat.registry import METHODS
-from ebat.training import build
-from ebat.training.estimate import forward_passes
+from trilemma.data.batch import Batch
+from trilemma.data.sources import load_splits
+from trilemma.methods.creation import create_from_config
+from trilemma.networks.cost import count_macs
+from trilemma.recipe import build_config
+from trilemma.registry import METHODS
+from trilemma.training import build
+from trilemma.training.estimate import forward_passes
 
 SETTINGS = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16 compiled": ("bf16", True)}
 

@@ -47,8 +47,8 @@ from common import (
 )  # fmt: skip
 from matplotlib.figure import Figure
 
-from ebat.report.style import Theme, legend_above, new_figure
-from ebat.training.run_directory import RunDirectory
+from trilemma.report.style import Theme, legend_above, new_figure
+from trilemma.training.run_directory import RunDirectory
 
 RATIO, WINDOW = 0.5, 3
 AUTOATTACK, AUTOATTACK_IMAGES = "autoattack-standard", 100
@@ -249,7 +249,7 @@ def _config(case: Row, seed: int, scale: Scale) -> Row:
 
 
 def _times(radius: str, share: str) -> str:
-    from ebat.units import parse_fraction
+    from trilemma.units import parse_fraction
 
     return str(parse_fraction(radius) * parse_fraction(share))
 
@@ -258,12 +258,12 @@ def _quick_attacks(run: Path, scale: Scale) -> Row:
     """FGSM and PGD-10 accuracy of the last checkpoint on the test images that the protocols see."""
     import torch
 
-    import ebat
-    from ebat.evaluation.runner import open_data
-    from ebat.verdict import right
+    import trilemma
+    from trilemma.evaluation.runner import open_data
+    from trilemma.verdict import right
 
     directory = RunDirectory(run)
-    data, clf = directory.config().data, ebat.load(classifier_file(directory, "last")).to(scale.device)
+    data, clf = directory.config().data, trilemma.load(classifier_file(directory, "last")).to(scale.device)
     threat = clf.threat
     assert threat is not None
     test = open_data(clf, data.name, data.root, data.size)
@@ -272,8 +272,8 @@ def _quick_attacks(run: Path, scale: Scale) -> Row:
     for places in torch.arange(len(test)).split(250):
         images, labels = test.float_images(places, clf.device), test.labels[places].to(clf.device)
         starred = {
-            "fgsm": ebat.attacks.fgsm(clf, images, labels, threat),
-            "pgd-10": ebat.attacks.pgd(clf, images, labels, threat, steps=10, generator=generator),
+            "fgsm": trilemma.attacks.fgsm(clf, images, labels, threat),
+            "pgd-10": trilemma.attacks.pgd(clf, images, labels, threat, steps=10, generator=generator),
         }
         for name, found in starred.items():
             count[name] += int(right(clf, found, labels).sum())

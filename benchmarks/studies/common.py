@@ -36,9 +36,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ebat.errors import TrainingFailedError, UserError
-from ebat.report.style import Theme, dark_path, save_figure
-from ebat.training.run_directory import RunDirectory, write_atomically
+from trilemma.errors import TrainingFailedError, UserError
+from trilemma.report.style import Theme, dark_path, save_figure
+from trilemma.training.run_directory import RunDirectory, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
@@ -173,14 +173,14 @@ def _has(row: Row, where: Mapping[str, Any]) -> bool:
 
 def make_row(study: Study, job: Job, scale: Scale) -> Row:
     """Trains (or goes on, or finds it done), measures, and writes the row."""
-    import ebat
-    from ebat.recipe import build_config
+    import trilemma
+    from trilemma.recipe import build_config
 
     config, folder = build_config(job.config), run_folder(scale, job)
     row: Row = {"case": job.case, "group": job.group, "seed": job.seed, "key": job.key, "config": job.config}
     try:
         resume = (folder / "config.yaml").is_file()
-        ebat.train(config, out=folder, resume=resume, progress=False, device=scale.device)
+        trilemma.train(config, out=folder, resume=resume, progress=False, device=scale.device)
         began = time.perf_counter()
         row |= {"outcome": "finished", **study.measure(job, folder, scale)}
         row["measure_seconds"] = round(time.perf_counter() - began, 1)
@@ -310,15 +310,15 @@ def accuracies(
         radius: by default the run's own.
         images: how many test images, by default ``scale.test_images``.
     """
-    import ebat
-    from ebat.evaluation.runner import open_data
+    import trilemma
+    from trilemma.evaluation.runner import open_data
 
     directory = RunDirectory(run)
     data = directory.config().data
-    clf = ebat.load(classifier_file(directory, checkpoint)).to(scale.device)
-    threat = None if radius is None else ebat.Threat(clf.threat.norm if clf.threat else "linf", radius)
+    clf = trilemma.load(classifier_file(directory, checkpoint)).to(scale.device)
+    threat = None if radius is None else trilemma.Threat(clf.threat.norm if clf.threat else "linf", radius)
     test = open_data(clf, data.name, data.root, data.size)
-    rows = ebat.evaluate(clf, test, list(protocols), threat, images or scale.test_images)
+    rows = trilemma.evaluate(clf, test, list(protocols), threat, images or scale.test_images)
     return {name: row["value"] for name, row in rows.items()}
 
 
@@ -430,12 +430,13 @@ def update_page(page: Path, name: str, text: str) -> None:
 def _about(rows: list[Row], wanted: int) -> str:
     import torch
 
-    import ebat
+    import trilemma
 
     minutes = sum(row["train_seconds"] + row.get("measure_seconds", 0) for row in rows) / 60
     missing = f" {wanted - len(rows)} of {wanted} runs are missing." if len(rows) < wanted else ""
     return (
-        f"ebat {ebat.__version__}, torch {torch.__version__}, {platform.machine()}; {len(rows)} runs, one thread each, "
+        f"trilemma {trilemma.__version__}, torch {torch.__version__}, {platform.machine()}; {len(rows)} runs, "
+        f"one thread each, "
         f"{minutes:.0f} minutes of one core in all. Mean over seeds (lowest to highest).{missing}"
     )
 
@@ -507,7 +508,7 @@ def _asked(job: Job, names: Sequence[str] | None, seeds: Sequence[int] | None) -
 
 def _check(jobs: Sequence[Job]) -> None:
     """Every configuration is possible, before the first run begins."""
-    from ebat.recipe import build_config
+    from trilemma.recipe import build_config
 
     wrong = []
     for job in jobs:

@@ -23,21 +23,21 @@ from typing import Any
 
 import torch
 
-import ebat
-from ebat.cli.quickstart import CHAIN, STARTS
-from ebat.data.sources import load_splits
-from ebat.evaluation.samples import generate_samples
-from ebat.training.run_directory import RunDirectory
+import trilemma
+from trilemma.cli.quickstart import CHAIN, STARTS
+from trilemma.data.sources import load_splits
+from trilemma.evaluation.samples import generate_samples
+from trilemma.training.run_directory import RunDirectory
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 METHODS = ("standard", "pgd-at", "eb-jdat")
 
 
-def trained(work: Path, method: str, seed: int) -> ebat.Classifier:
+def trained(work: Path, method: str, seed: int) -> trilemma.Classifier:
     """The classifier of one run, trained now or earlier."""
     out = work / f"{method}-{seed}"
     resume = RunDirectory(out).config_file.is_file()
-    return ebat.train(f"digits/{method}", {"training.seed": seed}, out=out, resume=resume).classifier
+    return trilemma.train(f"digits/{method}", {"training.seed": seed}, out=out, resume=resume).classifier
 
 
 def one_seed(work: Path, seed: int) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def one_seed(work: Path, seed: int) -> list[dict[str, Any]]:
     rows = []
     for method in METHODS:
         clf = trained(work, method, seed)
-        accuracy = ebat.evaluate(clf, "digits", ["clean", "pgd-20"], ebat.Threat("linf", "0.2"))
+        accuracy = trilemma.evaluate(clf, "digits", ["clean", "pgd-20"], trilemma.Threat("linf", "0.2"))
         row = {"seed": seed, "method": method, **{name: r["value"] for name, r in accuracy.items()}}
         for start, steps in STARTS.items():
             record = generate_samples(clf, 20, start, steps=steps, seed=seed, namer=namer, data=data, **CHAIN)
@@ -84,7 +84,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = [row for seed in options.seeds for row in one_seed(options.work, seed)]
     threads = f"{platform.machine()}, {torch.get_num_threads()} CPU threads"
-    about = f"ebat {ebat.__version__}, torch {torch.__version__}, {threads}"
+    about = f"trilemma {trilemma.__version__}, torch {torch.__version__}, {threads}"
     command = f"python benchmarks/studies/digits_generation.py --seeds {' '.join(map(str, options.seeds))}"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "digits_generation.json").write_text(

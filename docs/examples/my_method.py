@@ -11,13 +11,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat
 
-import ebat
-from ebat import energies
-from ebat.attacks import objectives
-from ebat.config import MethodOptions
-from ebat.methods.base import Method, MethodState, Points, Step, forward_sets, seen
-from ebat.methods.inner import attacked, fresh_seeds
-from ebat.registry import METHODS
+import trilemma
+from trilemma import energies
+from trilemma.attacks import objectives
+from trilemma.config import MethodOptions
+from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
+from trilemma.methods.inner import attacked, fresh_seeds
+from trilemma.registry import METHODS
 
 
 class LogitPairingOptions(MethodOptions):
@@ -42,13 +42,13 @@ class LogitPairing(Method):
 
     Options = LogitPairingOptions
 
-    def points(self, clf: ebat.Classifier, batch: ebat.Batch, state: MethodState) -> Points:
+    def points(self, clf: trilemma.Classifier, batch: trilemma.Batch, state: MethodState) -> Points:
         x, y = batch.images, batch.labels
         start = self.threat.random_start(x, fresh_seeds(state, x))
         starred = attacked(self, clf, x, start, lambda: objectives.cross_entropy(clf, y))
         return Points(x, y, **starred)
 
-    def terms(self, clf: ebat.Classifier, points: Points) -> Step:
+    def terms(self, clf: trilemma.Classifier, points: Points) -> Step:
         assert points.adversarial is not None
         clean, starred = forward_sets(clf, points.clean, points.adversarial)
         natural = energies.cross_entropy(clean, points.labels).mean()
@@ -76,6 +76,6 @@ METHODS.add(
 )
 
 if __name__ == "__main__":
-    run = ebat.train(str(Path(__file__).with_name("my_recipe.yaml")), sys.argv[1:], out="runs/logit-pairing")
-    for name, row in ebat.evaluate(run.classifier, "digits").items():
+    run = trilemma.train(str(Path(__file__).with_name("my_recipe.yaml")), sys.argv[1:], out="runs/logit-pairing")
+    for name, row in trilemma.evaluate(run.classifier, "digits").items():
         print(f"{name}: {row['value']:.3f} ({row['lower']:.3f} to {row['upper']:.3f})")

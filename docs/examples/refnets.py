@@ -3,7 +3,7 @@
 A folder (REFNETS, by default reference-models/) holds NAME.npz, with the arrays in the order of the layers, weight
 before bias, and models.json, which has of each NAME `arch`, `mean` and `std`. Then, in the folder of this file:
 
-ebat evaluate --model refnets:cnn_a_mix --data PATH --norm linf --radius 2/255
+trilemma evaluate --model refnets:cnn_a_mix --data PATH --norm linf --radius 2/255
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import ebat
+import trilemma
 
 
 def conv(arrays: Iterator[Tensor], stride: int, padding: int) -> nn.Module:
@@ -59,7 +59,7 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def classifier(name: str) -> ebat.Classifier:
+def classifier(name: str) -> trilemma.Classifier:
     """The network called `name`, with its normalisation."""
     folder = Path(os.environ.get("REFNETS", "reference-models"))
     about = json.loads((folder / "models.json").read_text())[name]
@@ -69,7 +69,7 @@ def classifier(name: str) -> ebat.Classifier:
     if next(arrays, None) is not None:
         raise ValueError(f"{name}: has more arrays than its layers take")
     last = [layer for layer in network if isinstance(layer, nn.Linear)][-1]
-    return ebat.Classifier(network, last.out_features, about["mean"], about["std"])
+    return trilemma.Classifier(network, last.out_features, about["mean"], about["std"])
 
 
 cnn_a_mix = partial(classifier, "cifar10_cnn_a_mix")

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ebat import Classifier, attacks, noise
-from ebat.attacks import margins
-from ebat.attacks.apgd import _VALUES, _start, checkpoints, search
-from ebat.attacks.oracle import Oracle
-from ebat.contexts import inner_loop
-from ebat.errors import ConfigError
-from ebat.threat import NORMS, Threat
+from trilemma import Classifier, attacks, noise
+from trilemma.attacks import margins
+from trilemma.attacks.apgd import _VALUES, _start, checkpoints, search
+from trilemma.attacks.oracle import Oracle
+from trilemma.contexts import inner_loop
+from trilemma.errors import ConfigError
+from trilemma.threat import NORMS, Threat
 
 few = settings(
     max_examples=10,

@@ -10,12 +10,12 @@ import torch
 from tests.reference_models import reference, verdicts
 from torch import Tensor, nn
 
-from ebat import Classifier, Threat, attacks
-from ebat.attacks.fab import nearest_adversarial, search
-from ebat.attacks.oracle import Oracle
-from ebat.contexts import inner_loop
-from ebat.errors import ConfigError, ImageError
-from ebat.threat import NORMS
+from trilemma import Classifier, Threat, attacks
+from trilemma.attacks.fab import nearest_adversarial, search
+from trilemma.attacks.oracle import Oracle
+from trilemma.contexts import inner_loop
+from trilemma.errors import ConfigError, ImageError
+from trilemma.threat import NORMS
 
 ORDER = {"linf": np.inf, "l2": 2}
 DUAL = {"linf": 1, "l2": 2}
@@ -109,7 +109,7 @@ def by_formula(toy, clf: Classifier, x0: np.ndarray, label: int, target: int, no
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_walk_follows_its_formula(toy, norm: str, monkeypatch) -> None:
-    monkeypatch.setattr(sys.modules["ebat.attacks.fab"], "FINAL_STEPS", 0)
+    monkeypatch.setattr(sys.modules["trilemma.attacks.fab"], "FINAL_STEPS", 0)
     clf, images = toy.mlp(), toy.images(6)
     logits = clf(images)
     labels, target = logits.argmax(1), logits.topk(2).indices[:, 1]
@@ -191,7 +191,7 @@ def test_points_stepped_in_small_blocks_go_the_same_way(norm: str, toy, monkeypa
     clf, images = toy.mlp(classes=4), toy.images(10)
     labels, found = clf(images).argmax(1), []
     for block in (2**18, 100):  # 2 of the 10 points of 3 walks and 16 pixels each
-        monkeypatch.setattr(sys.modules["ebat.attacks.fab"], "_BLOCK", block)
+        monkeypatch.setattr(sys.modules["trilemma.attacks.fab"], "_BLOCK", block)
         with inner_loop(clf):
             found.append(
                 nearest_adversarial(Oracle(clf), images, labels, norm, steps=6, targets=3, radius=0.0)

@@ -9,9 +9,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ebat import attacks, energies
-from ebat.errors import ConfigError, ImageError
-from ebat.threat import NORMS, Threat
+from trilemma import attacks, energies
+from trilemma.errors import ConfigError, ImageError
+from trilemma.threat import NORMS, Threat
 
 few = settings(
     max_examples=12,

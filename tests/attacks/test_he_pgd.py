@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ebat import attacks, energies
-from ebat.attacks import objectives
-from ebat.errors import ConfigError, ImageError
-from ebat.threat import NORMS, Threat
+from trilemma import attacks, energies
+from trilemma.attacks import objectives
+from trilemma.errors import ConfigError, ImageError
+from trilemma.threat import NORMS, Threat
 
 RADIUS = {"linf": 0.1, "l2": 0.6}
 

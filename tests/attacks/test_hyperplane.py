@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog  # type: ignore[import-untyped]
 from torch import Tensor
 
-from ebat.attacks.hyperplane import project_l2, project_linf
-from ebat.threat import NORMS
+from trilemma.attacks.hyperplane import project_l2, project_linf
+from trilemma.threat import NORMS
 
 PROJECT = {"linf": project_linf, "l2": project_l2}
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from ebat import Classifier
-from ebat.attacks.autoattack import ATTACKS, FEW_CLASSES, STANDARD, AutoAttackResult, autoattack
-from ebat.attacks.memory import auto_batch_size, free_memory, kept_bytes
-from ebat.attacks.pool import Attack as PoolAttack
-from ebat.attacks.pool import News, Pool
-from ebat.attacks.pool_file import PoolFile
-from ebat.errors import CheckpointError, ConfigError, ImageError, UnknownNameError
-from ebat.threat import Threat
+from trilemma import Classifier
+from trilemma.attacks.autoattack import ATTACKS, FEW_CLASSES, STANDARD, AutoAttackResult, autoattack
+from trilemma.attacks.memory import auto_batch_size, free_memory, kept_bytes
+from trilemma.attacks.pool import Attack as PoolAttack
+from trilemma.attacks.pool import News, Pool
+from trilemma.attacks.pool_file import PoolFile
+from trilemma.errors import CheckpointError, ConfigError, ImageError, UnknownNameError
+from trilemma.threat import Threat
 
 THREAT = Threat("linf", 0.08)
 QUICK = ("apgd-ce", "apgd-t", "fab-t")
@@ -119,7 +119,7 @@ def test_a_copy_that_is_mistaken_is_found_out_and_the_original_attacked_instead(
             return -clf.network(images)
 
     wrong = Classifier(Contrary(), 5, clf.mean.flatten(), clf.std.flatten()).eval()
-    monkeypatch.setattr("ebat.attacks.pool.search_copy", lambda *_: wrong)
+    monkeypatch.setattr("trilemma.attacks.pool.search_copy", lambda *_: wrong)
     asked = []
 
     def search(oracle, x, y, threat, seeds):
@@ -130,13 +130,13 @@ def test_a_copy_that_is_mistaken_is_found_out_and_the_original_attacked_instead(
     for one in (pool, honest):
         one.look()
         one.run(attack(search))
-        monkeypatch.setattr("ebat.attacks.pool.search_copy", lambda clf, _: clf)
+        monkeypatch.setattr("trilemma.attacks.pool.search_copy", lambda clf, _: clf)
     assert asked == [wrong, clf, clf]
     assert torch.equal(pool.standing | ~honest.standing, torch.ones(30).bool())
 
 
 def test_news_count_down_and_every_image_is_decided_once(case, monkeypatch):
-    monkeypatch.setattr("ebat.attacks.pool._EVERY", 0.0)
+    monkeypatch.setattr("trilemma.attacks.pool._EVERY", 0.0)
     news: list[News] = []
     pool = pool_of(case, told=news.append)
     pool.look()
@@ -367,8 +367,8 @@ def test_what_a_pass_keeps_is_counted_and_the_batch_follows_from_it(toy, monkeyp
     assert 4 * hidden <= kept <= 4 * (hidden + pixels + 3) + 100  # tanh keeps its output
     assert free_memory(torch.device("cpu")) > 2**20
     for free, least, most in ((10_000 * kept, 256, 256), (100 * kept, 5, 25), (0, 1, 1)):
-        monkeypatch.setattr("ebat.attacks.memory.free_memory", lambda device, free=free: free)
+        monkeypatch.setattr("trilemma.attacks.memory.free_memory", lambda device, free=free: free)
         assert least <= auto_batch_size(clf, image) <= most
-    monkeypatch.setattr("ebat.attacks.memory.free_memory", lambda device: 2**40)
-    monkeypatch.setattr("ebat.attacks.memory.kept_bytes", lambda clf, image: 2**26)
+    monkeypatch.setattr("trilemma.attacks.memory.free_memory", lambda device: 2**40)
+    monkeypatch.setattr("trilemma.attacks.memory.kept_bytes", lambda clf, image: 2**26)
     assert auto_batch_size(clf, image) == 32  # a large network

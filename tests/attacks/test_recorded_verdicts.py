@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from tests.reference_models import reference, verdicts
 
-from ebat.attacks import autoattack
+from trilemma.attacks import autoattack
 
 COUNT = 40
 

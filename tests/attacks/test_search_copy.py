@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ebat import Classifier
-from ebat.attacks.first_convolution import FirstConvolution
-from ebat.attacks.search_copy import SearchNetwork, search_copy
-from ebat.networks.create import create_network
-from ebat.registry import NETWORKS
+from trilemma import Classifier
+from trilemma.attacks.first_convolution import FirstConvolution
+from trilemma.attacks.search_copy import SearchNetwork, search_copy
+from trilemma.networks.create import create_network
+from trilemma.registry import NETWORKS
 
 
 def used(clf: Classifier) -> Classifier:

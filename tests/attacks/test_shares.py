@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from ebat.attacks.autoattack import ATTACKS, autoattack
-from ebat.attacks.oracle import Oracle
-from ebat.attacks.search_copy import SearchNetwork, search_copy
-from ebat.attacks.shares import FEWEST, MOST, search_in_shares, shares
-from ebat.contexts import inner_loop
-from ebat.errors import ConfigError
-from ebat.threat import Threat
+from trilemma.attacks.autoattack import ATTACKS, autoattack
+from trilemma.attacks.oracle import Oracle
+from trilemma.attacks.search_copy import SearchNetwork, search_copy
+from trilemma.attacks.shares import FEWEST, MOST, search_in_shares, shares
+from trilemma.contexts import inner_loop
+from trilemma.errors import ConfigError
+from trilemma.threat import Threat
 
 THREAT = Threat("linf", 0.05)
 

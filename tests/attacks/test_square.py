@@ -11,15 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.reference_models import reference, verdicts
 
-from ebat import attacks, noise
-from ebat.attacks.margins import is_wrong, margin
-from ebat.attacks.oracle import Oracle
-from ebat.attacks.square import _Points, window_side
-from ebat.attacks.square import search as square_search
-from ebat.attacks.square_moves import Move, Recolour, bump, bumps, corners, nonempty, stripes
-from ebat.contexts import inner_loop
-from ebat.errors import ConfigError, ImageError
-from ebat.threat import NORMS, Threat
+from trilemma import attacks, noise
+from trilemma.attacks.margins import is_wrong, margin
+from trilemma.attacks.oracle import Oracle
+from trilemma.attacks.square import _Points, window_side
+from trilemma.attacks.square import search as square_search
+from trilemma.attacks.square_moves import Move, Recolour, bump, bumps, corners, nonempty, stripes
+from trilemma.contexts import inner_loop
+from trilemma.errors import ConfigError, ImageError
+from trilemma.threat import NORMS, Threat
 
 few = settings(
     max_examples=12,

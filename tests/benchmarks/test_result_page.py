@@ -25,4 +25,4 @@ def test_rows_are_added_and_the_reading_stays(tmp_path: Path) -> None:
     assert markdown.read_text() == (
         "# Cost\n\n`python cost.py --again`\n\n- one\n- two\n\n## Reading\n\nDear.\n"
     )
-    assert json.loads(results.read_text())["about"].startswith("ebat ")
+    assert json.loads(results.read_text())["about"].startswith("trilemma ")

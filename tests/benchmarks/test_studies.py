@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "benchmarks" / "studies"
-NAMES = ("catastrophic_overfitting", "robust_overfitting", "trilemma")
+NAMES = ("catastrophic_overfitting", "robust_overfitting", "trade_off")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,16 +95,16 @@ def test_runs_are_processes_of_their_own_and_a_failed_one_leaves_the_others_alon
 
 
 def test_a_run_whose_training_failed_is_a_row(tmp_path, monkeypatch):
-    import ebat
-    from ebat.errors import TrainingFailedError
-    from ebat.training.run_directory import RunDirectory
+    import trilemma
+    from trilemma.errors import TrainingFailedError
+    from trilemma.training.run_directory import RunDirectory
 
     def fails(config: Any, out: Path, **_: Any) -> None:
         run = RunDirectory.create(out, config)
         run.write_status(status="failed", step=3, epochs=1.0, minutes=0.1)
         raise TrainingFailedError("loss is nan at step 3, after 3 rollbacks")
 
-    monkeypatch.setattr(ebat, "train", fails)
+    monkeypatch.setattr(trilemma, "train", fails)
     asked = study("robust_overfitting")
     scale = common().Scale("digits", tmp_path, toy=True)
     jobs = asked.jobs(scale)[:2]
@@ -147,12 +147,12 @@ def test_a_run_has_collapsed_where_one_step_is_twice_as_robust_as_many_and_its_o
     }  # no FGSM accuracy on record
 
 
-def test_the_cases_of_the_trilemma_spend_the_same(tmp_path):
-    from ebat.recipe import build_config
-    from ebat.training.estimate import forward_passes
+def test_the_cases_of_the_trade_off_spend_the_same(tmp_path):
+    from trilemma.recipe import build_config
+    from trilemma.training.estimate import forward_passes
 
-    module = importlib.import_module("trilemma")
-    jobs = study("trilemma").jobs(common().Scale("digits", tmp_path))
+    module = importlib.import_module("trade_off")
+    jobs = study("trade_off").jobs(common().Scale("digits", tmp_path))
     spent: dict[tuple[str, int], float] = {}
     for job in jobs:
         config = build_config(job.config)

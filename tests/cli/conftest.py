@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from ebat.cli.main import app
+from trilemma.cli.main import app
 
 Command = Callable[..., Result]
 
@@ -18,32 +18,32 @@ Command = Callable[..., Result]
 def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Decoded data go into a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EBAT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TRILEMMA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
 @pytest.fixture
-def ebat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """``ebat("list", "methods")`` in an empty current folder; its ``stdout``, ``stderr`` and ``exit_code``."""
+def trilemma(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """``trilemma("list", "methods")`` in an empty current folder; its ``stdout``, ``stderr`` and ``exit_code``."""
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: CliRunner().invoke(
-        app, [str(argument) for argument in arguments], prog_name="ebat"
+        app, [str(argument) for argument in arguments], prog_name="trilemma"
     )
 
 
 @pytest.fixture
-def mistake(ebat: Command) -> Callable[..., str]:
+def mistake(trilemma: Command) -> Callable[..., str]:
     """Runs a command that must fail as a user's mistake does; returns its one line."""
 
     def run(*arguments: object) -> str:
-        result = ebat(*arguments)
+        result = trilemma(*arguments)
         lines = result.stderr.splitlines()
         assert result.exit_code == 2, result.output
         assert result.stdout == ""
-        assert lines[-1].startswith("ebat: error: ")
+        assert lines[-1].startswith("trilemma: error: ")
         assert "Traceback" not in result.stderr
-        assert sum(line.startswith("ebat: error: ") for line in lines) == 1
-        return lines[-1].removeprefix("ebat: error: ")
+        assert sum(line.startswith("trilemma: error: ") for line in lines) == 1
+        return lines[-1].removeprefix("trilemma: error: ")
 
     return run
 
@@ -53,11 +53,11 @@ def untrained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run folder of the digits with a network of random weights."""
     import torch
 
-    from ebat.data.sources import load_splits
-    from ebat.recipe import load_config
-    from ebat.training.build import build_classifier
-    from ebat.training.run_directory import RunDirectory
-    from ebat.training.statistics import attach
+    from trilemma.data.sources import load_splits
+    from trilemma.recipe import load_config
+    from trilemma.training.build import build_classifier
+    from trilemma.training.run_directory import RunDirectory
+    from trilemma.training.statistics import attach
 
     path = tmp_path_factory.mktemp("runs") / "untrained"
     config = load_config(

@@ -1,4 +1,4 @@
-"""``ebat export``: where the file goes, what it holds, and one line for each way it cannot be had."""
+"""``trilemma export``: where the file goes, what it holds, and one line for each way it cannot be had."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import onnx
 import pytest
 import torch
 
-import ebat as package
+import trilemma as package
 
 
-def test_weights_go_into_the_run_folder_and_equal_the_classifier_on_its_test_images(ebat, run_folder):
-    result = ebat("export", run_folder, "--state-dict")
+def test_weights_go_into_the_run_folder_and_equal_the_classifier_on_its_test_images(trilemma, run_folder):
+    result = trilemma("export", run_folder, "--state-dict")
     file = run_folder / "export" / "classifier.pt"
     assert result.exit_code == 0 and result.stdout == f"{file}\n"
     content = torch.load(file, weights_only=True)
@@ -22,19 +22,19 @@ def test_weights_go_into_the_run_folder_and_equal_the_classifier_on_its_test_ima
         assert torch.equal(content["state_dict"][f"network.{name}"], value)
 
 
-def test_the_last_checkpoint_is_exported_when_asked_for(ebat, run_folder):
+def test_the_last_checkpoint_is_exported_when_asked_for(trilemma, run_folder):
     last = package.load(run_folder)
     last.about = {**last.about, "checkpoint": "last"}
     last.save(run_folder / "checkpoints" / "last" / "classifier.safetensors")
     for checkpoint in ("best", "last"):
         arguments = ("--state-dict", "--checkpoint", checkpoint, "--out", f"{checkpoint}.pt", "--json")
-        record = json.loads(ebat("export", run_folder, *arguments).stdout)
+        record = json.loads(trilemma("export", run_folder, *arguments).stdout)
         assert (record["file"], record["about"]["checkpoint"]) == (f"{checkpoint}.pt", checkpoint)
 
 
-def test_a_classifier_file_becomes_onnx_in_the_current_folder(ebat, run_folder, tmp_path):
+def test_a_classifier_file_becomes_onnx_in_the_current_folder(trilemma, run_folder, tmp_path):
     file = run_folder / "checkpoints" / "best" / "classifier.safetensors"
-    result = ebat("export", file, "--onnx", "--data", "digits")
+    result = trilemma("export", file, "--onnx", "--data", "digits")
     assert result.stdout == "classifier.onnx\n", result.output
     model = onnx.load(tmp_path / "classifier.onnx")
     assert [value.name for value in (*model.graph.input, *model.graph.output)] == ["images", "logits"]
@@ -45,8 +45,8 @@ def test_one_kind_is_asked_for(mistake, run_folder, options):
     assert mistake("export", run_folder, *options) == "export: give one of --onnx and --state-dict"
 
 
-def test_a_second_export_does_not_write_over_the_first(ebat, mistake, run_folder):
-    ebat("export", run_folder, "--state-dict")
+def test_a_second_export_does_not_write_over_the_first(trilemma, mistake, run_folder):
+    trilemma("export", run_folder, "--state-dict")
     assert "classifier.pt: is there already and is not written over" in mistake(
         "export", run_folder, "--state-dict"
     )

@@ -13,10 +13,10 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from ebat.cli.group import OneLineErrors
-from ebat.errors import ConfigError, TrainingFailedError
+from trilemma.cli.group import OneLineErrors
+from trilemma.errors import ConfigError, TrainingFailedError
 
-RUN = [sys.executable, "-c", "from ebat.cli.main import main; main()"]
+RUN = [sys.executable, "-c", "from trilemma.cli.main import main; main()"]
 
 
 def leave(raise_: Callable[[], None]) -> Result:
@@ -40,23 +40,23 @@ def raising(error: BaseException) -> Callable[[], None]:
 )
 def test_an_expected_error_is_its_message_and_its_code(error, code):
     result = leave(raising(error))
-    assert (result.exit_code, result.stderr, result.stdout) == (code, "ebat: error: a.b: no\n", "")
+    assert (result.exit_code, result.stderr, result.stdout) == (code, "trilemma: error: a.b: no\n", "")
 
 
 def test_a_message_of_several_lines_becomes_one():
-    assert leave(raising(ConfigError("first\nsecond"))).stderr == "ebat: error: first second\n"
+    assert leave(raising(ConfigError("first\nsecond"))).stderr == "trilemma: error: first second\n"
 
 
 def test_ctrl_c_leaves_with_130():
     result = leave(raising(KeyboardInterrupt()))
-    assert (result.exit_code, result.stderr) == (130, "ebat: interrupted\n")
+    assert (result.exit_code, result.stderr) == (130, "trilemma: interrupted\n")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_full_or_read_only_disk_is_one_line_that_names_the_file(number):
     result = leave(raising(OSError(number, os.strerror(number), "runs/x/a.png")))
     assert result.exit_code == 2
-    assert result.stderr.startswith("ebat: error: runs/x/a.png: cannot be written (")
+    assert result.stderr.startswith("trilemma: error: runs/x/a.png: cannot be written (")
 
 
 def test_a_bug_is_not_dressed_up():
@@ -71,7 +71,7 @@ def environment() -> dict[str, str]:
 
 
 def test_a_bug_shows_its_traceback_and_leaves_with_1():
-    code = "import ebat.cli.list as m; m.entries = lambda kind: 1 / 0; " + RUN[2]
+    code = "import trilemma.cli.list as m; m.entries = lambda kind: 1 / 0; " + RUN[2]
     done = subprocess.run(
         [sys.executable, "-c", code, "list"], capture_output=True, text=True, env=environment(), check=False
     )
@@ -101,5 +101,5 @@ def test_a_full_standard_output_is_one_line():
             [*RUN, "list"], stdout=full, stderr=subprocess.PIPE, text=True, env=environment(), check=False
         )
     assert done.returncode == 2
-    assert done.stderr.startswith("ebat: error: standard output: cannot be written")
+    assert done.stderr.startswith("trilemma: error: standard output: cannot be written")
     assert len(done.stderr.splitlines()) == 1

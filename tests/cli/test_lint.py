@@ -21,8 +21,8 @@ def own_network(tmp_path, monkeypatch):
     return "mine_with_softmax:soft"
 
 
-def test_findings_go_to_standard_error_and_into_the_rows(ebat, own_network):
-    result = ebat(
+def test_findings_go_to_standard_error_and_into_the_rows(trilemma, own_network):
+    result = trilemma(
         "evaluate", "--model", own_network, "--data", "digits", "--protocol", "clean", "--json", "-q"
     )
     assert "lint: error: softmax-outputs (128 of 128 images): " in result.stderr
@@ -30,16 +30,16 @@ def test_findings_go_to_standard_error_and_into_the_rows(ebat, own_network):
     assert [found["name"] for found in row["lint"]["findings"]] == ["softmax-outputs"]
 
 
-def test_nothing_found_and_nobody_looked_are_one_line(ebat, run_folder):
+def test_nothing_found_and_nobody_looked_are_one_line(trilemma, run_folder):
     base = ("evaluate", run_folder, "--protocol", "clean", "--images", 20)
-    assert "lint: nothing found on 20 images" in ebat(*base).stderr
-    assert "lint" not in ebat(*base, "--quiet").stderr
-    result = ebat(*base, "--no-lint", "--json")
+    assert "lint: nothing found on 20 images" in trilemma(*base).stderr
+    assert "lint" not in trilemma(*base, "--quiet").stderr
+    result = trilemma(*base, "--no-lint", "--json")
     assert "lint: not run" in result.stderr
     assert json.loads(result.stdout)["clean"]["lint"] is None
 
 
-def test_a_diagnosis_begins_with_the_lint(ebat, run_folder):
-    result = ebat("diagnose", run_folder, "--images", 20, "--attack", "pgd", "--quiet")
+def test_a_diagnosis_begins_with_the_lint(trilemma, run_folder):
+    result = trilemma("diagnose", run_folder, "--images", 20, "--attack", "pgd", "--quiet")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("lint: nothing found on 20 images\n")

@@ -1,4 +1,4 @@
-"""``ebat list`` shows every name of every registry, for people and for machines."""
+"""``trilemma list`` shows every name of every registry, for people and for machines."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import json
 
 import pytest
 
-from ebat.cli.list import KINDS, REGISTRIES
-from ebat.recipe import recipe_names
+from trilemma.cli.list import KINDS, REGISTRIES
+from trilemma.recipe import recipe_names
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_json_covers_the_registry(ebat, kind):
-    rows = json.loads(ebat("list", kind, "--json").stdout)
+def test_json_covers_the_registry(trilemma, kind):
+    rows = json.loads(trilemma("list", kind, "--json").stdout)
     names = recipe_names() if kind == "recipes" else REGISTRIES[kind].names()
     assert [row["name"] for row in rows] == names
     assert all(row["summary"] for row in rows)
 
 
 @pytest.mark.parametrize("kind", list(REGISTRIES))
-def test_rows_carry_paper_and_cost(ebat, kind):
-    rows = {row["name"]: row for row in json.loads(ebat("list", kind, "--json").stdout)}
+def test_rows_carry_paper_and_cost(trilemma, kind):
+    rows = {row["name"]: row for row in json.loads(trilemma("list", kind, "--json").stdout)}
     for name, row in REGISTRIES[kind].rows().items():
         assert (rows[name]["paper"], rows[name]["cost"]) == (row.paper, row.cost)
 
 
-def test_json_of_everything_has_every_kind(ebat):
-    assert tuple(json.loads(ebat("list", "--json").stdout)) == KINDS
+def test_json_of_everything_has_every_kind(trilemma):
+    assert tuple(json.loads(trilemma("list", "--json").stdout)) == KINDS
 
 
-def test_a_row_is_a_line_that_can_be_searched(ebat):
-    lines = ebat("list", "methods").stdout.splitlines()
+def test_a_row_is_a_line_that_can_be_searched(trilemma):
+    lines = trilemma("list", "methods").stdout.splitlines()
     assert (
         sum("arXiv 2505.19459" in line and line.split()[0] == "eb-jdat" for line in lines if line.strip())
         == 1
     )
 
 
-def test_a_row_added_at_run_time_is_listed(ebat, monkeypatch):
+def test_a_row_added_at_run_time_is_listed(trilemma, monkeypatch):
     registry = REGISTRIES["methods"]
     monkeypatch.setattr(registry, "_rows", dict(registry._rows))
     registry.add("mine", "my.module:Mine", summary="my own")
-    assert "my own" in ebat("list", "methods").stdout
+    assert "my own" in trilemma("list", "methods").stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import ebat as package
+import trilemma as package
 
 
 @pytest.fixture
@@ -24,10 +24,10 @@ def other_run(run_folder: Path) -> Path:
     return path
 
 
-def test_rows_of_every_kind_have_their_own_table_and_file(ebat, run_folder):
+def test_rows_of_every_kind_have_their_own_table_and_file(trilemma, run_folder):
     names = ["clean", "ece", "ece-pgd-20", "ood:permuted"]
     asked = [part for name in names for part in ("--protocol", name)]
-    lines = ebat("evaluate", run_folder, "--images", 20, *asked).stdout.splitlines()
+    lines = trilemma("evaluate", run_folder, "--images", 20, *asked).stdout.splitlines()
     assert [line.split()[0] for line in lines if line.split()[0] in names] == names
     (line,) = [line for line in lines if line.split()[0] == "ood:permuted"]
     assert "AUROC, higher is better" in line and " to 0." in line and "max softmax 0." in line
@@ -35,10 +35,10 @@ def test_rows_of_every_kind_have_their_own_table_and_file(ebat, run_folder):
     assert files == {"clean", "ece", "ece-pgd-20", "ood-permuted"}
 
 
-def test_the_page_shows_what_was_measured_beside_accuracy(ebat, run_folder, other_run):
-    ebat("evaluate", run_folder, "--images", 20, "--protocol", "ece", "--protocol", "ood:uniform-noise")
-    ebat("generate", run_folder, "--per-class", 2, "--steps", 1, "--extractor", other_run)
-    assert ebat("report", run_folder).exit_code == 0
+def test_the_page_shows_what_was_measured_beside_accuracy(trilemma, run_folder, other_run):
+    trilemma("evaluate", run_folder, "--images", 20, "--protocol", "ece", "--protocol", "ood:uniform-noise")
+    trilemma("generate", run_folder, "--per-class", 2, "--steps", 1, "--extractor", other_run)
+    assert trilemma("report", run_folder).exit_code == 0
     text = (run_folder / "report.html").read_text()
     for expected in (
         "Beside accuracy",
@@ -50,12 +50,14 @@ def test_the_page_shows_what_was_measured_beside_accuracy(ebat, run_folder, othe
         assert expected in text
     assert (run_folder / "figures" / "reliability.png").is_file()
     # they are no accuracies: comparisons of accuracy do not see them
-    result = ebat("compare", run_folder, "--json")
+    result = trilemma("compare", run_folder, "--json")
     assert json.loads(result.stdout)["runs"][0]["accuracy"] == {}
 
 
-def test_generate_judges_its_samples_beside_their_starts(ebat, run_folder, other_run):
-    result = ebat("generate", run_folder, "--per-class", 2, "--steps", 1, "--extractor", other_run, "--json")
+def test_generate_judges_its_samples_beside_their_starts(trilemma, run_folder, other_run):
+    result = trilemma(
+        "generate", run_folder, "--per-class", 2, "--steps", 1, "--extractor", other_run, "--json"
+    )
     row = json.loads(result.stdout)["generation"]
     assert list(row["facts"]["sets"]) == ["start", "sample", "real"]
     assert row["protocol"] == "FD-standard-digits:class-pca_momentum_joint_1:20-fresh:digits-train-1200"
@@ -63,16 +65,18 @@ def test_generate_judges_its_samples_beside_their_starts(ebat, run_folder, other
     assert json.loads(file.read_text()) == row
 
 
-def test_samples_made_before_are_judged_the_same(ebat, run_folder, other_run):
-    ebat("generate", run_folder, "--per-class", 2, "--steps", 1)
+def test_samples_made_before_are_judged_the_same(trilemma, run_folder, other_run):
+    trilemma("generate", run_folder, "--per-class", 2, "--steps", 1)
     samples = run_folder / "samples" / "class-pca_momentum_joint_1"
     rows = []
     for arguments in ([run_folder], ["--data", "digits"]):
         given = (*arguments, "--samples", samples, "--extractor", other_run, "--json")
-        (row,) = json.loads(ebat("evaluate", *given).stdout).values()
+        (row,) = json.loads(trilemma("evaluate", *given).stdout).values()
         rows.append({**row, "seconds": 0})
     assert rows[0] == rows[1]
-    lines = ebat("evaluate", run_folder, "--samples", samples, "--extractor", other_run).stdout.splitlines()
+    lines = trilemma(
+        "evaluate", run_folder, "--samples", samples, "--extractor", other_run
+    ).stdout.splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["start", "sample", "real"]
 
 
@@ -92,6 +96,6 @@ def test_mistakes_are_one_line(mistake, run_folder, arguments, message):
     assert message in mistake("evaluate", *source, *arguments)
 
 
-def test_a_classifier_does_not_judge_its_own_samples(ebat, mistake, run_folder):
+def test_a_classifier_does_not_judge_its_own_samples(trilemma, mistake, run_folder):
     line = mistake("generate", run_folder, "--per-class", 1, "--steps", 1, "--extractor", run_folder)
     assert "extractor: a classifier cannot judge its own samples" in line

@@ -7,9 +7,12 @@ import pickle
 import pytest
 
 MISTAKES = {
-    "misspelt command": (["trian"], "No such command 'trian'. Did you mean 'train'?; `ebat --help` explains"),
+    "misspelt command": (
+        ["trian"],
+        "No such command 'trian'. Did you mean 'train'?; `trilemma --help` explains",
+    ),
     "unknown option": (["train", "digits/standard", "--epoch", "3"], "No such option: --epoch"),
-    "missing argument": (["train"], "Missing argument 'RECIPE'; `ebat train --help` explains"),
+    "missing argument": (["train"], "Missing argument 'RECIPE'; `trilemma train --help` explains"),
     "misspelt recipe": (
         ["train", "digits/standart"],
         "unknown recipe 'digits/standart'. Did you mean 'digits/standard'?",
@@ -34,7 +37,7 @@ MISTAKES = {
     ),
     "missing run": (
         ["evaluate", "runs/x"],
-        "runs/x: no such run folder or classifier file. `ebat train RECIPE` makes",
+        "runs/x: no such run folder or classifier file. `trilemma train RECIPE` makes",
     ),
     "missing run to report": (["report", "runs/x"], "runs/x: no such run folder"),
     "missing run to compare": (["compare", "runs/x"], "runs/x: no such run folder"),

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-import ebat as package
-from ebat.cli.model import own_classifier
-from ebat.networks.create import create_network
-from ebat.networks.options import SmallResNetOptions
+import trilemma as package
+from trilemma.cli.model import own_classifier
+from trilemma.networks.create import create_network
+from trilemma.networks.options import SmallResNetOptions
 
 OWN = """
 import torch
-import ebat
+import trilemma
 def network():
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
 def whole():
-    return ebat.Classifier(network(), 10, [0.5], [0.25], threat=ebat.Threat("linf", "0.1"))
+    return trilemma.Classifier(network(), 10, [0.5], [0.25], threat=trilemma.Threat("linf", "0.1"))
 def colour():
     return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 10))
 def two():
@@ -62,43 +62,43 @@ def expected(network: nn.Module, mean=None, std=None) -> float:
     return float(package.evaluate(clf, "digits", ["clean"], images=50)["clean"]["value"])
 
 
-def test_a_state_dict_with_its_architecture_as_a_function(ebat, nets):
+def test_a_state_dict_with_its_architecture_as_a_function(trilemma, nets):
     network = linear()
     torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, nets / "w.pt")
-    assert value(ebat("evaluate", "w.pt", "--model", "theirnets:network", *QUICK)) == expected(network)
+    assert value(trilemma("evaluate", "w.pt", "--model", "theirnets:network", *QUICK)) == expected(network)
 
 
-def test_a_state_dict_of_one_of_our_networks_by_name_and_options(ebat, tmp_path):
+def test_a_state_dict_of_one_of_our_networks_by_name_and_options(trilemma, tmp_path):
     network = create_network(SmallResNetOptions(width=4, norm="none"), 10, (1, 8, 8))
     torch.save(network.state_dict(), tmp_path / "w.pth")
-    found = value(ebat("evaluate", "w.pth", "--network", "small-resnet,width=4,norm=none", *QUICK))
+    found = value(trilemma("evaluate", "w.pth", "--network", "small-resnet,width=4,norm=none", *QUICK))
     assert found == expected(network)
 
 
-def test_weights_go_into_the_classifier_that_the_function_gives(ebat, nets):
+def test_weights_go_into_the_classifier_that_the_function_gives(trilemma, nets):
     network = linear()
     torch.save(network.state_dict(), nets / "w.pt")
-    found = value(ebat("evaluate", "w.pt", "--model", "theirnets:whole", *QUICK))
+    found = value(trilemma("evaluate", "w.pt", "--model", "theirnets:whole", *QUICK))
     assert found == expected(network, [0.5], [0.25])
 
 
-def test_a_file_of_ours_goes_into_the_classifier_that_the_function_gives(ebat, nets):
+def test_a_file_of_ours_goes_into_the_classifier_that_the_function_gives(trilemma, nets):
     network = linear()
     package.Classifier(network, 10, [0.5], [0.25], image_shape=(1, 8, 8)).save(nets / "w.safetensors")
     for function in ("network", "whole"):
-        found = value(ebat("evaluate", "w.safetensors", "--model", f"theirnets:{function}", *QUICK))
+        found = value(trilemma("evaluate", "w.safetensors", "--model", f"theirnets:{function}", *QUICK))
         assert found == expected(network, [0.5], [0.25])
 
 
 @pytest.mark.parametrize("prefix", ["", "normalize."])
-def test_a_normalisation_in_the_file_is_used_and_said(ebat, nets, prefix):
+def test_a_normalisation_in_the_file_is_used_and_said(trilemma, nets, prefix):
     network = linear()
     weights = {f"model.{name}": value for name, value in network.state_dict().items()}
     weights |= {
         f"{prefix}mean": torch.full((1, 1, 1, 1), 0.5), f"{prefix}std": torch.full((1, 1, 1, 1), 0.25),
     }  # fmt: skip
     torch.save(weights, nets / "w.pt")
-    result = ebat("evaluate", "w.pt", "--model", "theirnets:network", *QUICK)
+    result = trilemma("evaluate", "w.pt", "--model", "theirnets:network", *QUICK)
     assert value(result) == expected(network, [0.5], [0.25])
     assert "its normalisation is used, mean [0.5], std [0.25]" in result.stderr
 
@@ -112,13 +112,13 @@ def test_mean_and_std_normalise_before_the_network(nets, monkeypatch):
     assert torch.equal(clf(images), network((images - 0.9) / 0.5))
 
 
-def test_the_run_folders_weights_in_a_network_of_ones_own(ebat, nets, run_folder):
+def test_the_run_folders_weights_in_a_network_of_ones_own(trilemma, nets, run_folder):
     network = package.load(run_folder).network
     (nets / "runnets.py").write_text(
-        "from ebat.networks.small_resnet import SmallResNet\ndef net():\n    return SmallResNet(10, 1, width=4)\n"
+        "from trilemma.networks.small_resnet import SmallResNet\ndef net():\n    return SmallResNet(10, 1, width=4)\n"
     )
     clf = package.load(run_folder)
-    found = value(ebat("evaluate", run_folder, "--model", "runnets:net", *QUICK))
+    found = value(trilemma("evaluate", run_folder, "--model", "runnets:net", *QUICK))
     assert found == expected(network, clf.mean, clf.std)
 
 
@@ -130,7 +130,8 @@ MISTAKES = {
     "form": (["w.pt", "--network", "small-resnet,4"], "'4' is not of the form key=value"),
     "keys": (["w.pt", "--network", "small-resnet"], "w.pt: weights of another architecture ("),
     "missing": (["v.pt", "--model", "theirnets:network"], "v.pt: no such run folder or classifier file"),
-    "alone": (["w.pt"], "pickled checkpoint, which can run code when loaded, so it is refused; `ebat evaluate` takes "),
+    "alone": (["w.pt"], "pickled checkpoint, which can run code when loaded, so it is refused; `trilemma "
+    "evaluate` takes "),
     "mean": (["w.pt", "--model", "theirnets:network", "--mean", "0.5"], "give both mean and std, or neither"),
     "twice": (["n.pt", "--model", "theirnets:whole"], "n.pt: holds a normalisation, and so does the classifier"),
     "three times": (["n.pt", "--model", "theirnets:network", "--mean", "0", "--std", "1"], "so do --mean and --std"),

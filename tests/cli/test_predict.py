@@ -1,4 +1,4 @@
-"""``ebat predict``: image files become what the classifier takes, by the rules its help states."""
+"""``trilemma predict``: image files become what the classifier takes, by the rules its help states."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-import ebat as package
-from ebat.cli.predict import read_images
-from ebat.energies import marginal_energy
+import trilemma as package
+from trilemma.cli.predict import read_images
+from trilemma.energies import marginal_energy
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def picture(tmp_path):
     return save
 
 
-def test_rows_are_what_the_classifier_says_of_the_pixels(ebat, run_folder, picture):
+def test_rows_are_what_the_classifier_says_of_the_pixels(trilemma, run_folder, picture):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8))
     paths = [picture(image, f"{k}.png") for k, image in enumerate(pixels)]
-    rows = json.loads(ebat("predict", run_folder, *paths, "--json").stdout)
+    rows = json.loads(trilemma("predict", run_folder, *paths, "--json").stdout)
     with torch.no_grad():
         logits = package.load(run_folder)(torch.from_numpy(pixels)[:, None].float() / 255)
     assert [row["image"] for row in rows] == [str(path) for path in paths]
@@ -39,9 +39,9 @@ def test_rows_are_what_the_classifier_says_of_the_pixels(ebat, run_folder, pictu
     )
 
 
-def test_the_table_has_a_line_per_image(ebat, run_folder, picture):
+def test_the_table_has_a_line_per_image(trilemma, run_folder, picture):
     path = picture(np.zeros((8, 8)))
-    assert sum(str(path) in line for line in ebat("predict", run_folder, path).stdout.splitlines()) == 1
+    assert sum(str(path) in line for line in trilemma("predict", run_folder, path).stdout.splitlines()) == 1
 
 
 def test_colour_becomes_luminance_for_a_grey_classifier(picture):

@@ -1,4 +1,4 @@
-"""``ebat quickstart`` goes on where it was, and never does anything twice. Training and pages are stubs here."""
+"""``trilemma quickstart`` goes on where it was, and never does anything twice. Training and pages are stubs here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ebat.cli.quickstart import AUTOATTACK, NAMES, PROTOCOLS, STARTS
-from ebat.training.run_directory import RunDirectory
+from trilemma.cli.quickstart import AUTOATTACK, NAMES, PROTOCOLS, STARTS
+from trilemma.training.run_directory import RunDirectory
 
 WORK = Path("quickstart")
 
@@ -50,12 +50,12 @@ def done(monkeypatch, untrained_run):
         path.write_text("the page")
         return path
 
-    monkeypatch.setattr("ebat.training.train.train", train)
-    monkeypatch.setattr("ebat.evaluation.run.evaluate_run", evaluate_run)
-    monkeypatch.setattr("ebat.evaluation.samples.generate_samples", generate_samples)
-    monkeypatch.setattr("ebat.evaluation.diagnose.diagnose_run", diagnose_run)
-    monkeypatch.setattr("ebat.report.html.write_report", lambda run: jobs.append(("report", run.name)))
-    monkeypatch.setattr("ebat.report.comparison.write_comparison", write_comparison)
+    monkeypatch.setattr("trilemma.training.train.train", train)
+    monkeypatch.setattr("trilemma.evaluation.run.evaluate_run", evaluate_run)
+    monkeypatch.setattr("trilemma.evaluation.samples.generate_samples", generate_samples)
+    monkeypatch.setattr("trilemma.evaluation.diagnose.diagnose_run", diagnose_run)
+    monkeypatch.setattr("trilemma.report.html.write_report", lambda run: jobs.append(("report", run.name)))
+    monkeypatch.setattr("trilemma.report.comparison.write_comparison", write_comparison)
     return jobs
 
 
@@ -66,8 +66,8 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     monkeypatch.setattr(target, stop)
 
 
-def test_everything_is_done_once_and_the_page_comes_last(ebat, done):
-    result = ebat("quickstart")
+def test_everything_is_done_once_and_the_page_comes_last(trilemma, done):
+    result = trilemma("quickstart")
     assert result.exit_code == 0, result.output
     assert [job for job in done if job[0] == "train"] == [("train", name, False) for name in NAMES]
     for name in NAMES:
@@ -85,34 +85,34 @@ def test_everything_is_done_once_and_the_page_comes_last(ebat, done):
     assert all(f"quickstart/{name}" in result.stdout for name in NAMES)
 
 
-def test_a_finished_one_prints_its_report_again_and_does_nothing(ebat, done):
-    ebat("quickstart")
+def test_a_finished_one_prints_its_report_again_and_does_nothing(trilemma, done):
+    trilemma("quickstart")
     done.clear()
-    result = ebat("quickstart")
+    result = trilemma("quickstart")
     assert (result.exit_code, done, result.stderr) == (0, [], "")
     assert result.stdout.splitlines()[-1] == "quickstart/report.html"
 
 
-def test_finished_runs_are_not_trained_again_and_an_interrupted_one_is_resumed(ebat, done):
-    ebat("quickstart")
+def test_finished_runs_are_not_trained_again_and_an_interrupted_one_is_resumed(trilemma, done):
+    trilemma("quickstart")
     (WORK / "report.html").unlink()
     RunDirectory(WORK / "pgd-at").write_status(status="interrupted", minutes=0.5)
     shutil.rmtree(WORK / "eb-jdat")
     done.clear()
-    assert ebat("quickstart").exit_code == 0
+    assert trilemma("quickstart").exit_code == 0
     assert [job for job in done if job[0] == "train"] == [
         ("train", "pgd-at", True),
         ("train", "eb-jdat", False),
     ]
 
 
-def test_what_was_measured_is_not_measured_again(ebat, done):
-    ebat("quickstart")
+def test_what_was_measured_is_not_measured_again(trilemma, done):
+    trilemma("quickstart")
     (WORK / "report.html").unlink()
     (WORK / "pgd-at" / "evaluation" / "pgd-20.json").unlink()
     (WORK / "standard" / "samples" / "uniform.json").unlink()
     done.clear()
-    ebat("quickstart")
+    trilemma("quickstart")
     assert [job for job in done if job[0] in ("evaluate", "generate", "diagnose")] == [
         ("generate", "standard", "uniform", None),
         ("evaluate", "pgd-at", "pgd-20"),
@@ -122,28 +122,28 @@ def test_what_was_measured_is_not_measured_again(ebat, done):
 @pytest.mark.parametrize(
     "target",
     [
-        "ebat.training.train.train",
-        "ebat.evaluation.run.evaluate_run",
-        "ebat.report.comparison.write_comparison",
+        "trilemma.training.train.train",
+        "trilemma.evaluation.run.evaluate_run",
+        "trilemma.report.comparison.write_comparison",
     ],
 )
-def test_an_interruption_at_any_stage_says_how_to_go_on(ebat, done, monkeypatch, target):
+def test_an_interruption_at_any_stage_says_how_to_go_on(trilemma, done, monkeypatch, target):
     interrupt_at(monkeypatch, target)
-    result = ebat("quickstart", "--out", "my look", "--quiet")
+    result = trilemma("quickstart", "--out", "my look", "--quiet")
     assert result.exit_code == 130
     assert (
         result.stderr
-        == "ebat: interrupted; what is done is kept, go on with: ebat quickstart --out 'my look'\n"
+        == "trilemma: interrupted; what is done is kept, go on with: trilemma quickstart --out 'my look'\n"
     )
     assert not Path("my look/report.html").exists()
 
 
-def test_json(ebat, done):
-    result = json.loads(ebat("quickstart", "--json", "--quiet").stdout)
+def test_json(trilemma, done):
+    result = json.loads(trilemma("quickstart", "--json", "--quiet").stdout)
     assert result["report"] == "quickstart/report.html"
     assert [row["method"] for row in result["runs"]] == ["standard"] * 3  # copies of one stub run
     assert result["runs"][0]["accuracy"] == dict.fromkeys((AUTOATTACK, *PROTOCOLS), 0.5)
 
 
-def test_quiet_says_nothing_on_standard_error(ebat, done):
-    assert ebat("quickstart", "--quiet").stderr == ""
+def test_quiet_says_nothing_on_standard_error(trilemma, done):
+    assert trilemma("quickstart", "--quiet").stderr == ""

@@ -9,43 +9,43 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import ebat as package
+import trilemma as package
 
 
-def test_evaluate_a_run_prints_rows_and_keeps_them(ebat, run_folder):
-    result = ebat("evaluate", run_folder, "--protocol", "clean", "--json")
+def test_evaluate_a_run_prints_rows_and_keeps_them(trilemma, run_folder):
+    result = trilemma("evaluate", run_folder, "--protocol", "clean", "--json")
     rows = json.loads(result.stdout)
     assert rows["clean"]["count"] == 397
     assert json.loads((run_folder / "evaluation" / "clean.json").read_text()) == rows["clean"]
 
 
-def test_evaluate_equals_the_library(ebat, run_folder):
-    row = json.loads(ebat("evaluate", run_folder, "--images", 40, "--seed", 3, "--json").stdout)["pgd-20"]
+def test_evaluate_equals_the_library(trilemma, run_folder):
+    row = json.loads(trilemma("evaluate", run_folder, "--images", 40, "--seed", 3, "--json").stdout)["pgd-20"]
     same = package.evaluate(package.load(run_folder), "digits", ["pgd-20"], images=40, seed=3)["pgd-20"]
     assert {**row, "seconds": 0} == {**same, "seconds": 0}
 
 
-def test_evaluate_prints_interval_data_and_threat(ebat, run_folder):
-    lines = ebat("evaluate", run_folder, "--images", 20, "--radius", "8/255").stdout.splitlines()
+def test_evaluate_prints_interval_data_and_threat(trilemma, run_folder):
+    lines = trilemma("evaluate", run_folder, "--images", 20, "--radius", "8/255").stdout.splitlines()
     (line,) = [line for line in lines if "pgd-20" in line]
     assert "linf 8/255" in line and "digits test" in line and "% to " in line
 
 
-def test_evaluate_prints_best_and_last_where_both_exist(ebat, run_folder):
+def test_evaluate_prints_best_and_last_where_both_exist(trilemma, run_folder):
     last = package.load(run_folder)
     last.about = {**last.about, "checkpoint": "last", "epoch": 9.0}
     last.save(run_folder / "checkpoints" / "last" / "classifier.safetensors")
     arguments = ("evaluate", run_folder, "--protocol", "clean", "--images", 20)
-    lines = [line for line in ebat(*arguments).stdout.splitlines() if line.strip().startswith("clean")]
+    lines = [line for line in trilemma(*arguments).stdout.splitlines() if line.strip().startswith("clean")]
     assert ["best" in line for line in lines] == [True, False] and "last, epoch 9" in lines[1]
-    assert list(json.loads(ebat(*arguments, "--json").stdout)) == ["clean", "clean@last"]
-    only = json.loads(ebat(*arguments, "--checkpoint", "best", "--json").stdout)
+    assert list(json.loads(trilemma(*arguments, "--json").stdout)) == ["clean", "clean@last"]
+    only = json.loads(trilemma(*arguments, "--checkpoint", "best", "--json").stdout)
     assert list(only) == ["clean"]
 
 
-def test_evaluate_a_file_on_the_data_it_names(ebat, run_folder):
+def test_evaluate_a_file_on_the_data_it_names(trilemma, run_folder):
     file = run_folder / "checkpoints" / "best" / "classifier.safetensors"
-    result = ebat("evaluate", file, "--protocol", "clean", "--json")
+    result = trilemma("evaluate", file, "--protocol", "clean", "--json")
     assert json.loads(result.stdout)["clean"]["data"]["name"] == "digits"
 
 
@@ -58,10 +58,10 @@ def number():
 """
 
 
-def test_evaluate_a_network_of_ones_own(ebat, tmp_path):
+def test_evaluate_a_network_of_ones_own(trilemma, tmp_path):
     (tmp_path / "ownnets.py").write_text(OWN)
     options = ["--data", "digits", "--images", "20", "--radius", "0.1", "--json"]
-    rows = json.loads(ebat("evaluate", "--model", "ownnets:network", *options).stdout)
+    rows = json.loads(trilemma("evaluate", "--model", "ownnets:network", *options).stdout)
     assert rows["pgd-20"]["threat"] == {"norm": "linf", "radius": "0.1"}
 
 
@@ -89,8 +89,8 @@ def test_mistakes_about_ones_own_network(mistake, tmp_path, arguments, expected)
     assert expected in mistake("evaluate", *arguments)
 
 
-def test_generate_writes_images_and_prints_the_figures_of_start_and_sample(ebat, run_folder):
-    result = ebat("generate", run_folder, "--per-class", 1, "--start", "uniform", "--steps", 2)
+def test_generate_writes_images_and_prints_the_figures_of_start_and_sample(trilemma, run_folder):
+    result = trilemma("generate", run_folder, "--per-class", 1, "--start", "uniform", "--steps", 2)
     assert result.exit_code == 0, result.output
     grid, folder = (line.split(": ")[1] for line in result.stdout.splitlines()[-2:])
     with Image.open(grid) as picture:
@@ -100,9 +100,9 @@ def test_generate_writes_images_and_prints_the_figures_of_start_and_sample(ebat,
     assert [line.split()[0] for line in result.stdout.splitlines()[2:-2]] == ["start", "sample", "real"]
 
 
-def test_generate_is_a_function_of_its_seed(ebat, run_folder):
+def test_generate_is_a_function_of_its_seed(trilemma, run_folder):
     def samples(seed: int, out: str) -> Any:
-        ebat("generate", run_folder, "--per-class", 1, "--steps", 2, "--seed", seed, "--out", out)
+        trilemma("generate", run_folder, "--per-class", 1, "--steps", 2, "--seed", seed, "--out", out)
         (file,) = run_folder.parent.glob(f"{out}/*.npz")
         return np.load(file)["samples"]
 
@@ -111,11 +111,11 @@ def test_generate_is_a_function_of_its_seed(ebat, run_folder):
     assert (first != other).any()
 
 
-def test_generate_takes_a_step_size(ebat, run_folder):
+def test_generate_takes_a_step_size(trilemma, run_folder):
     arguments = ("generate", run_folder, "--per-class", 1, "--sampler", "normalised", "--steps", 1, "--json")
     for step_size in (None, 0.5):
         given = () if step_size is None else ("--step-size", step_size)
-        record = json.loads(ebat(*arguments, *given).stdout)
+        record = json.loads(trilemma(*arguments, *given).stdout)
         assert record["options"] == ({} if step_size is None else {"step_size": 0.5})
 
 
@@ -124,16 +124,16 @@ def test_generate_refuses_a_classifier_as_its_own_judge(mistake, run_folder):
     assert "cannot judge its own samples" in line
 
 
-def test_diagnose_writes_figures_and_prints_three_sets(ebat, run_folder):
-    result = ebat("diagnose", run_folder, "--images", 10)
+def test_diagnose_writes_figures_and_prints_three_sets(trilemma, run_folder):
+    result = trilemma("diagnose", run_folder, "--images", 10)
     assert result.exit_code == 0, result.output
     first = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
     assert {"clean", "adversarial", "generated"} <= set(first)
     assert (run_folder / "figures" / "energies.json").is_file()
 
 
-def test_diagnose_prints_and_draws_the_attacks_that_were_asked_for(ebat, run_folder):
-    result = ebat("diagnose", run_folder, "--images", 20, "--attack", "square", "--attack", "fab-t")
+def test_diagnose_prints_and_draws_the_attacks_that_were_asked_for(trilemma, run_folder):
+    result = trilemma("diagnose", run_folder, "--images", 20, "--attack", "square", "--attack", "fab-t")
     assert result.exit_code == 0, result.output
     first = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
     assert [name for name in first if name in ("none", "square", "fab-t", "pgd")] == [
@@ -144,15 +144,15 @@ def test_diagnose_prints_and_draws_the_attacks_that_were_asked_for(ebat, run_fol
         assert (run_folder / "figures" / f"{name}.png").is_file()
 
 
-def test_report_prints_the_path_of_its_page(ebat, run_folder):
-    result = ebat("report", run_folder)
+def test_report_prints_the_path_of_its_page(trilemma, run_folder):
+    result = trilemma("report", run_folder)
     assert result.stdout == f"{run_folder / 'report.html'}\n"
     assert (run_folder / "report.html").is_file()
 
 
-def test_compare_prints_a_table_and_writes_the_page(ebat, run_folder, tmp_path):
-    ebat("evaluate", run_folder, "--protocol", "clean", "--images", 20)
-    result = ebat("compare", run_folder, "--out", "side/by-side.html")
+def test_compare_prints_a_table_and_writes_the_page(trilemma, run_folder, tmp_path):
+    trilemma("evaluate", run_folder, "--protocol", "clean", "--images", 20)
+    result = trilemma("compare", run_folder, "--out", "side/by-side.html")
     assert result.stdout.splitlines()[-1] == "side/by-side.html"
     assert (tmp_path / "side" / "by-side.html").is_file()
     shown = [line for line in result.stdout.splitlines() if str(run_folder) in line]
@@ -164,21 +164,21 @@ def test_compare_does_not_write_a_page_over_a_folder(mistake, run_folder, tmp_pa
 
 
 @pytest.mark.parametrize("form", ["markdown", "csv", "json"])
-def test_compare_prints_or_writes_the_table_in_the_format_asked_for(ebat, run_folder, tmp_path, form):
-    ebat("evaluate", run_folder, "--protocol", "clean", "--images", 20)
-    printed = ebat("compare", run_folder, "--format", form).stdout
+def test_compare_prints_or_writes_the_table_in_the_format_asked_for(trilemma, run_folder, tmp_path, form):
+    trilemma("evaluate", run_folder, "--protocol", "clean", "--images", 20)
+    printed = trilemma("compare", run_folder, "--format", form).stdout
     assert "clean" in printed and "first 20 of 397" in printed
     assert not (tmp_path / "compare.html").exists()
     ending = {"markdown": "md"}.get(form, form)
-    ebat("compare", run_folder, "--out", f"table.{ending}")
+    trilemma("compare", run_folder, "--out", f"table.{ending}")
     assert (tmp_path / f"table.{ending}").read_text() == printed
     if form == "json":
         assert json.loads(printed)["columns"][0]["protocol"] == "clean"
 
 
-def test_compare_json_has_the_table_too(ebat, run_folder):
-    ebat("evaluate", run_folder, "--protocol", "clean", "--images", 20)
-    found = json.loads(ebat("compare", run_folder, "--json").stdout)
+def test_compare_json_has_the_table_too(trilemma, run_folder):
+    trilemma("evaluate", run_folder, "--protocol", "clean", "--images", 20)
+    found = json.loads(trilemma("compare", run_folder, "--json").stdout)
     assert found["page"] == "compare.html"
     assert found["runs"][0]["accuracy"]["clean"] == found["table"]["rows"][0]["values"][0]["value"]
 

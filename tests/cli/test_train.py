@@ -1,4 +1,4 @@
-"""``ebat train``: what is asked of the training room, and what is said at the end. No training happens here."""
+"""``trilemma train``: what is asked of the training room, and what is said at the end. No training happens here."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ebat.cli.train import default_out
-from ebat.errors import TrainingFailedError
-from ebat.recipe import load_config
-from ebat.training.run_directory import RunDirectory
+from trilemma.cli.train import default_out
+from trilemma.errors import TrainingFailedError
+from trilemma.recipe import load_config
+from trilemma.training.run_directory import RunDirectory
 
 
 class Trainer:
-    """Stands for ``ebat.train``: remembers its arguments and leaves what a finished run leaves."""
+    """Stands for ``trilemma.train``: remembers its arguments and leaves what a finished run leaves."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, object]] = []
@@ -44,12 +44,14 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch):
     stub = Trainer()
-    monkeypatch.setattr("ebat.training.train.train", stub)
+    monkeypatch.setattr("trilemma.training.train.train", stub)
     return stub
 
 
-def test_the_recipe_and_its_overrides_are_passed_on(ebat, trainer):
-    result = ebat("train", "digits/pgd-at", "training.epochs=3", "--seed", 7, "--device", "cpu", "--quiet")
+def test_the_recipe_and_its_overrides_are_passed_on(trilemma, trainer):
+    result = trilemma(
+        "train", "digits/pgd-at", "training.epochs=3", "--seed", 7, "--device", "cpu", "--quiet"
+    )
     assert result.exit_code == 0, result.output
     assert trainer.calls == [
         {
@@ -63,8 +65,8 @@ def test_the_recipe_and_its_overrides_are_passed_on(ebat, trainer):
     ]
 
 
-def test_the_end_names_the_run_its_best_epoch_and_what_to_do_next(ebat, trainer):
-    lines = ebat("train", "digits/pgd-at", "--out", "mine").stdout.splitlines()
+def test_the_end_names_the_run_its_best_epoch_and_what_to_do_next(trilemma, trainer):
+    lines = trilemma("train", "digits/pgd-at", "--out", "mine").stdout.splitlines()
     assert lines[0] == "finished: mine"
     assert lines[1] == "held-out accuracy (epoch 2): clean 90.0%, PGD-10 25.0%"
     assert [line.split()[-2:] for line in lines[2:]] == [
@@ -72,8 +74,8 @@ def test_the_end_names_the_run_its_best_epoch_and_what_to_do_next(ebat, trainer)
     ]
 
 
-def test_json_says_the_same(ebat, trainer):
-    result = json.loads(ebat("train", "digits/pgd-at", "--json").stdout)
+def test_json_says_the_same(trilemma, trainer):
+    result = json.loads(trilemma("train", "digits/pgd-at", "--json").stdout)
     assert (result["run"], result["status"]) == ("runs/digits-pgd-at", "finished")
     assert (result["best_epoch"], result["held_out_clean"], result["held_out_pgd10"]) == (2, 0.9, 0.25)
 
@@ -85,30 +87,33 @@ def test_an_existing_run_is_never_touched_without_resume(mistake, trainer, run_f
     assert (trainer.calls, sorted(run_folder.rglob("*"))) == ([], before)
 
 
-def test_resume_by_recipe_and_folder(ebat, trainer, run_folder):
-    ebat("train", "digits/standard", "--out", run_folder, "--resume")
+def test_resume_by_recipe_and_folder(trilemma, trainer, run_folder):
+    trilemma("train", "digits/standard", "--out", run_folder, "--resume")
     assert [(call["out"], call["resume"]) for call in trainer.calls] == [(run_folder, True)]
 
 
-def test_resume_by_run_folder_alone_uses_its_own_configuration(ebat, trainer, run_folder):
-    result = ebat("train", run_folder, "--resume")
+def test_resume_by_run_folder_alone_uses_its_own_configuration(trilemma, trainer, run_folder):
+    result = trilemma("train", run_folder, "--resume")
     assert result.exit_code == 0, result.output
     (call,) = trainer.calls
     assert (call["out"], call["resume"]) == (run_folder, True)
     assert load_config(str(call["recipe"])) == RunDirectory(run_folder).config()
 
 
-def test_an_interruption_says_how_to_go_on(ebat, trainer):
+def test_an_interruption_says_how_to_go_on(trilemma, trainer):
     trainer.error = KeyboardInterrupt()
-    result = ebat("train", "digits/standard", "--out", "my runs/a")
+    result = trilemma("train", "digits/standard", "--out", "my runs/a")
     assert result.exit_code == 130
-    assert result.stderr == "ebat: interrupted; state saved; go on with: ebat train 'my runs/a' --resume\n"
+    assert (
+        result.stderr
+        == "trilemma: interrupted; state saved; go on with: trilemma train 'my runs/a' --resume\n"
+    )
 
 
-def test_a_failed_training_leaves_with_3(ebat, trainer):
+def test_a_failed_training_leaves_with_3(trilemma, trainer):
     trainer.error = TrainingFailedError("runs/x: diverged")
-    result = ebat("train", "digits/standard")
-    assert (result.exit_code, result.stderr) == (3, "ebat: error: runs/x: diverged\n")
+    result = trilemma("train", "digits/standard")
+    assert (result.exit_code, result.stderr) == (3, "trilemma: error: runs/x: diverged\n")
 
 
 @pytest.mark.parametrize(

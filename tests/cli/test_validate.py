@@ -1,4 +1,4 @@
-"""``ebat validate`` prints what the estimate found, and fails where a check fails. The estimate is a stub here."""
+"""``trilemma validate`` prints what the estimate found, and fails where a check fails. The estimate is a stub here."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ESTIMATE = {
 @pytest.fixture
 def found(monkeypatch):
     result = {"checks": [dict(check) for check in CHECKS], **ESTIMATE}
-    monkeypatch.setattr("ebat.training.estimate.estimate", lambda config, device: result)
+    monkeypatch.setattr("trilemma.training.estimate.estimate", lambda config, device: result)
     return result
 
 
-def test_checks_and_estimates_are_printed(ebat, found):
-    result = ebat("validate", "digits/eb-jdat")
+def test_checks_and_estimates_are_printed(trilemma, found):
+    result = trilemma("validate", "digits/eb-jdat")
     assert result.exit_code == 0, result.output
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert "data ok 1,200 images" in lines
@@ -39,17 +39,17 @@ def test_checks_and_estimates_are_printed(ebat, found):
     assert not any("memory" in line for line in lines)
 
 
-def test_json_is_the_estimate_itself(ebat, found):
-    assert json.loads(ebat("validate", "digits/eb-jdat", "--json").stdout) == found
+def test_json_is_the_estimate_itself(trilemma, found):
+    assert json.loads(trilemma("validate", "digits/eb-jdat", "--json").stdout) == found
 
 
-def test_a_failed_check_leaves_with_2_after_the_table(ebat, found):
+def test_a_failed_check_leaves_with_2_after_the_table(trilemma, found):
     found["checks"][1] = {"name": "disk", "ok": False, "message": "runs: 1 GB free, 3 GB needed; free some"}
-    result = ebat("validate", "digits/eb-jdat")
+    result = trilemma("validate", "digits/eb-jdat")
     assert result.exit_code == 2
     assert "FAILED" in result.stdout
     assert result.stderr.splitlines() == [
-        "ebat: error: digits/eb-jdat: 1 of 2 checks failed; disk: runs: 1 GB free, 3 GB needed; free some"
+        "trilemma: error: digits/eb-jdat: 1 of 2 checks failed; disk: runs: 1 GB free, 3 GB needed; free some"
     ]
 
 

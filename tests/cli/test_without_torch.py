@@ -22,7 +22,7 @@ HEAVY = (
 )
 CODE = f"""
 import sys
-from ebat.cli.main import main
+from trilemma.cli.main import main
 try:
     main()
 except SystemExit as end:

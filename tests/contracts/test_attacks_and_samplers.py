@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from ebat import noise
-from ebat.attacks import objectives
-from ebat.attacks.autoattack import AutoAttackResult
-from ebat.contexts import inner_loop
-from ebat.registry import ATTACKS, SAMPLERS
-from ebat.threat import NORMS, Threat
+from trilemma import noise
+from trilemma.attacks import objectives
+from trilemma.attacks.autoattack import AutoAttackResult
+from trilemma.contexts import inner_loop
+from trilemma.registry import ATTACKS, SAMPLERS
+from trilemma.threat import NORMS, Threat
 
 
 def attack(name: str, clf, images, labels, threat, seed: int = 0):

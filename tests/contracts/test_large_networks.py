@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-import ebat
-from ebat.classifier import Classifier
-from ebat.data.image_set import ImageSet
-from ebat.networks.create import create_network
-from ebat.networks.options import WideResNetOptions
-from ebat.registry import METHODS
+import trilemma
+from trilemma.classifier import Classifier
+from trilemma.data.image_set import ImageSet
+from trilemma.networks.create import create_network
+from trilemma.networks.options import WideResNetOptions
+from trilemma.registry import METHODS
 
 CLASSES, SHAPE = 100, (3, 64, 64)
 
@@ -25,9 +25,9 @@ def clf() -> Classifier:
 @pytest.mark.parametrize("name", METHODS.names())
 def test_a_step_fits_a_large_network_and_reaches_all_its_weights(clf: Classifier, name: str) -> None:
     kind = METHODS.options(name)
-    method = ebat.methods.create(
+    method = trilemma.methods.create(
         name,
-        ebat.Threat("linf", "8/255") if kind.uses_attack else None,
+        trilemma.Threat("linf", "8/255") if kind.uses_attack else None,
         attack={"steps": 1} if kind.attack_defaults else None,
         sampler={"buffer_size": CLASSES, "steps": 1, "start": "uniform"} if kind.uses_sampler else None,
     )
@@ -36,7 +36,7 @@ def test_a_step_fits_a_large_network_and_reaches_all_its_weights(clf: Classifier
     data = ImageSet(torch.zeros(2 * CLASSES, *SHAPE, dtype=torch.uint8), labels, names, "black", "train")
     images = torch.zeros(4, *SHAPE, device="meta")
     views = {view: torch.zeros_like(images) for view in method.views}
-    batch = ebat.Batch(images, torch.zeros(4, dtype=torch.int64, device="meta"), views)
+    batch = trilemma.Batch(images, torch.zeros(4, dtype=torch.int64, device="meta"), views)
 
     clf.zero_grad()
     step = method.loss(clf, batch, method.init_state(clf, data, seed=0))

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-import ebat
-from ebat.classifier import Classifier
-from ebat.data.image_set import ImageSet
-from ebat.methods import Method, Step
-from ebat.networks.create import create_network
-from ebat.networks.options import SmallResNetOptions, WideResNetOptions
-from ebat.registry import METHODS
+import trilemma
+from trilemma.classifier import Classifier
+from trilemma.data.image_set import ImageSet
+from trilemma.methods import Method, Step
+from trilemma.networks.create import create_network
+from trilemma.networks.options import SmallResNetOptions, WideResNetOptions
+from trilemma.registry import METHODS
 
 # classes, channels, size, norm of the ball, network, its normalisation
 CASES = [
@@ -62,21 +62,21 @@ def image_set(classes: int, channels: int, size: int) -> ImageSet:
 
 def build(name: str, norm: str = "linf") -> Method:
     kind = METHODS.options(name)
-    return ebat.methods.create(
+    return trilemma.methods.create(
         name,
-        ebat.Threat(norm, 0.1 if norm == "linf" else 1.0) if kind.uses_attack else None,
+        trilemma.Threat(norm, 0.1 if norm == "linf" else 1.0) if kind.uses_attack else None,
         attack={"steps": min(2, kind.attack_defaults["steps"])} if kind.attack_defaults else None,
         sampler={"buffer_size": 20, "steps": 2} if kind.uses_sampler else None,
     )
 
 
-def batch_of(data: ImageSet, count: int) -> ebat.Batch:
+def batch_of(data: ImageSet, count: int) -> trilemma.Batch:
     places = torch.arange(count)
     plain = data.float_images(places)
-    return ebat.Batch(plain.flip(3), data.labels[places], {"unaugmented": plain}, places)
+    return trilemma.Batch(plain.flip(3), data.labels[places], {"unaugmented": plain}, places)
 
 
-def check_step(step: Step, batch: ebat.Batch, classes: int) -> None:
+def check_step(step: Step, batch: trilemma.Batch, classes: int) -> None:
     assert isinstance(step, Step) and step.loss.shape == () and torch.isfinite(step.loss)
     for seen in (step.clean, step.adversarial, step.generated):
         if seen is not None:
@@ -113,10 +113,10 @@ def test_a_step_trains_the_network_and_touches_nothing_else(name: str, case) -> 
         beyond = points.adversarial - points.adversarial.clamp(0, 1)
         assert method.options.leaves_box or not beyond.any()
         reach = 3 if method.options.single_step else method.options.reach
-        threat = ebat.Threat(ball, reach * method.threat.epsilon)
+        threat = trilemma.Threat(ball, reach * method.threat.epsilon)
         # moved by the same offsets from the middle of the box, where only the ball bounds them
         offsets = (points.adversarial - batch.images) / 2
-        half = ebat.Threat(ball, threat.epsilon / 2)
+        half = trilemma.Threat(ball, threat.epsilon / 2)
         assert half.contains(0.5 + offsets, torch.full_like(offsets, 0.5), tolerance=1e-5).all()
 
 
@@ -163,9 +163,9 @@ def test_what_a_method_declares_is_what_it_does(name: str) -> None:
 def test_every_adversarial_method_carries_the_delta_energy_regulariser(name: str) -> None:
     clf, data = classifier(3, 1, 8, "batch"), image_set(3, 1, 8)
     kind = METHODS.options(name)
-    method = ebat.methods.create(
+    method = trilemma.methods.create(
         name,
-        ebat.Threat("linf", 0.1),
+        trilemma.Threat("linf", 0.1),
         sampler={"buffer_size": 20, "steps": 2} if kind.uses_sampler else None,
         regulariser={"name": "der", "beta": 0.5},
     )

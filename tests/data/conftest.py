@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ebat.data.image_set import ImageSet
+from trilemma.data.image_set import ImageSet
 
 
 class Build:
@@ -76,7 +76,7 @@ class Build:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("EBAT_CACHE", str(folder))
+    monkeypatch.setenv("TRILEMMA_CACHE", str(folder))
     return folder
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ebat.data import load_images, load_splits
-from ebat.errors import DataError
+from trilemma.data import load_images, load_splits
+from trilemma.errors import DataError
 
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (20, 5, 6, 3), dtype=np.uint8)

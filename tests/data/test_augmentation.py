@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ebat import noise
-from ebat.data import Augmentation, default_augmentation
-from ebat.errors import DataError
+from trilemma import noise
+from trilemma.data import Augmentation, default_augmentation
+from trilemma.errors import DataError
 
 IMAGES = torch.rand(16, 3, 8, 10, generator=torch.Generator().manual_seed(0))
 SEEDS = torch.arange(16) * 7919

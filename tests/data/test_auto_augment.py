@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from ebat import noise
-from ebat.data import auto_augment as ours
-from ebat.data.auto_augment import OPERATIONS, POLICY, auto_augment
+from trilemma import noise
+from trilemma.data import auto_augment as ours
+from trilemma.data.auto_augment import OPERATIONS, POLICY, auto_augment
 
 AFFINE, NEAREST = Image.Transform.AFFINE, Image.Resampling.NEAREST
 

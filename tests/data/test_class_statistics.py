@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ebat.data import ClassGaussian, ClassPCA, GaussianBank, ImageSet, class_means
-from ebat.errors import DataError
+from trilemma.data import ClassGaussian, ClassPCA, GaussianBank, ImageSet, class_means
+from trilemma.errors import DataError
 
 
 def covariance(image_set: ImageSet, label: int) -> np.ndarray:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebat.data.cache import Contents, cache_folder, cached
-from ebat.errors import DataError
+from trilemma.data.cache import Contents, cache_folder, cached
+from trilemma.errors import DataError
 
 PIXELS = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
 
@@ -77,14 +77,14 @@ def test_a_failed_build_leaves_nothing() -> None:
 
 def test_cache_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("EBAT_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"decode cache cannot be written .* set EBAT_CACHE"):
+    monkeypatch.setenv("TRILEMMA_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"decode cache cannot be written .* set TRILEMMA_CACHE"):
         cached("key", Source())
 
 
 def test_cache_folder_follows_the_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("EBAT_CACHE")
+    monkeypatch.delenv("TRILEMMA_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "ebat"
+    assert cache_folder() == tmp_path / "trilemma"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache" / "ebat"
+    assert cache_folder() == Path.home() / ".cache" / "trilemma"

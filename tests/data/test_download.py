@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ebat.data import download
-from ebat.errors import DataError
+from trilemma.data import download
+from trilemma.errors import DataError
 
 DATA = bytes(range(256)) * 400
 MD5 = hashlib.md5(DATA).hexdigest()

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from ebat.data import ImageSet, load_images, load_splits
-from ebat.errors import DataError
+from trilemma.data import ImageSet, load_images, load_splits
+from trilemma.errors import DataError
 
 
 def values(images: ImageSet) -> list[int]:
@@ -126,7 +126,7 @@ def test_class_names_renumber_the_labels(tmp_path: Path, build: Any) -> None:
 def test_images_are_read_once(tmp_path: Path, build: Any, files: dict[str, bytes], monkeypatch: Any) -> None:
     root = build.folder(tmp_path / "pets", files)
     load_splits("folder", root)
-    monkeypatch.setattr("ebat.data.image_files.decode", None)
+    monkeypatch.setattr("trilemma.data.image_files.decode", None)
     load_splits("folder", root, seed=5)  # another split of the same pixels
     os.utime(root / "train/cat/1.png", (1, 1))
     with pytest.raises(TypeError):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebat.data.layout import places, split_spans
-from ebat.errors import DataError
+from trilemma.data.layout import places, split_spans
+from trilemma.errors import DataError
 
 names = st.text("abcxyz019_-", min_size=1, max_size=5)
 

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from ebat.data import Augmentation, ImageSet, Loader
-from ebat.errors import DataError
+from trilemma.data import Augmentation, ImageSet, Loader
+from trilemma.errors import DataError
 
 CROP = Augmentation(crop=1, flip=True)
 

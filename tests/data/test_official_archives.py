@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebat.data import catalogue, load_images, load_splits
-from ebat.data.cifar_pickle import load_arrays
-from ebat.data.idx import parse_idx
-from ebat.errors import DataError
+from trilemma.data import catalogue, load_images, load_splits
+from trilemma.data.cifar_pickle import load_arrays
+from trilemma.data.idx import parse_idx
+from trilemma.errors import DataError
 
 RANDOM = np.random.default_rng(0)
 
@@ -249,7 +249,7 @@ def test_without_root_archives_are_downloaded_into_the_cache(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(files[target.name])
 
-    monkeypatch.setattr("ebat.data.locate.fetch", fetch)
+    monkeypatch.setattr("trilemma.data.locate.fetch", fetch)
     assert len(load_splits("mnist").test) == 20
     assert asked == [archive.url for archive in catalogue.OFFICIAL["mnist"].archives]
     assert (own_cache / "downloads/mnist/train-images-idx3-ubyte.gz").exists()

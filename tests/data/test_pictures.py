@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ebat.data.image_files import most_common_size
-from ebat.data.pictures import decode, fit, read_header
-from ebat.errors import DataError
+from trilemma.data.image_files import most_common_size
+from trilemma.data.pictures import decode, fit, read_header
+from trilemma.errors import DataError
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

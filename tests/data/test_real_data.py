@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebat.data import load_images, load_splits
-from ebat.errors import DataError
+from trilemma.data import load_images, load_splits
+from trilemma.errors import DataError
 
 
 def test_cifar10_as_jpeg_never_passes_for_the_official_pixels(shared: Path) -> None:

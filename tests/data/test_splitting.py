@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebat.data import ImageSet, load_splits
-from ebat.data.augmentation import default_augmentation
-from ebat.data.image_set import source_name
-from ebat.data.splitting import allocate, stratified_order, stratified_split
-from ebat.errors import DataError
+from trilemma.data import ImageSet, load_splits
+from trilemma.data.augmentation import default_augmentation
+from trilemma.data.image_set import source_name
+from trilemma.data.splitting import allocate, stratified_order, stratified_split
+from trilemma.errors import DataError
 
 labels_of = st.lists(st.integers(0, 4), min_size=8, max_size=60).map(torch.tensor)
 

@@ -10,7 +10,7 @@ import pytest
 def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Decoded data go into a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EBAT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TRILEMMA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from ebat.config import Config
+from trilemma.config import Config
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "generate_config.py"
 

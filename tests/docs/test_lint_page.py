@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ebat.evaluation.lint.catalogue import CATALOGUE
+from trilemma.evaluation.lint.catalogue import CATALOGUE
 
 PAGE = Path(__file__).parents[2] / "docs" / "lint.md"
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 import yaml
 
-import ebat
-from ebat import energies
-from ebat.methods.base import Points
-from ebat.registry import METHODS
+import trilemma
+from trilemma import energies
+from trilemma.methods.base import Points
+from trilemma.registry import METHODS
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 RECIPE = EXAMPLES / "my_recipe.yaml"
-THREAT = ebat.Threat("linf", "0.2")
+THREAT = trilemma.Threat("linf", "0.2")
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +37,15 @@ def my_method() -> Iterator[ModuleType]:
         yield module
 
 
-def a_classifier() -> ebat.Classifier:
+def a_classifier() -> trilemma.Classifier:
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    return ebat.Classifier(network, 10, image_shape=(1, 8, 8), threat=THREAT)
+    return trilemma.Classifier(network, 10, image_shape=(1, 8, 8), threat=THREAT)
 
 
 def test_it_trains_from_its_recipe(my_method):
     quick = {"training.epochs": 2, "training.log_every": 3, "attack.steps": 1}
-    run = ebat.train(str(RECIPE), quick, out="run", progress=False)
+    run = trilemma.train(str(RECIPE), quick, out="run", progress=False)
     steps = [row for row in run.metrics if row["kind"] == "step"]
     assert set(steps[0]["terms"]) == {"natural", "robust", "pairing"}
     assert steps[-1]["terms"]["natural"] < steps[0]["terms"]["natural"]
@@ -56,7 +56,7 @@ def test_its_loss_is_its_equation(my_method):
     clf = a_classifier()
     clean, starred = torch.rand(2, 5, 1, 8, 8)
     labels = torch.arange(5)
-    method = ebat.methods.create("logit-pairing", THREAT, pairing=0.7)
+    method = trilemma.methods.create("logit-pairing", THREAT, pairing=0.7)
     loss = method.terms(clf, Points(clean, labels, adversarial=starred)).loss
     f, g = clf.logits(clean), clf.logits(starred)
     moved = torch.stack([energies.delta_energies(f, g, torch.full((5,), k))[1] for k in range(10)], dim=1)
@@ -67,9 +67,11 @@ def test_its_loss_is_its_equation(my_method):
 def test_its_images_are_in_the_ball_and_the_regulariser_can_ride_on_it(my_method):
     clf = a_classifier()
     data = (torch.rand(5, 1, 8, 8), torch.arange(5))
-    method = ebat.methods.create("logit-pairing", THREAT, regulariser={"name": "der"}, attack={"steps": 2})
-    state = ebat.methods.MethodState(seed=0)
-    points = method.points(clf, ebat.Batch(*data), state)
+    method = trilemma.methods.create(
+        "logit-pairing", THREAT, regulariser={"name": "der"}, attack={"steps": 2}
+    )
+    state = trilemma.methods.MethodState(seed=0)
+    points = method.points(clf, trilemma.Batch(*data), state)
     assert points.adversarial is not None
     assert THREAT.contains(points.adversarial, data[0]).all()
     assert "der" in method.terms(clf, points).metrics
@@ -79,10 +81,12 @@ def test_an_entry_point_makes_the_command_line_know_it(tmp_path):
     installed = tmp_path / "my_package-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
-    (installed / "entry_points.txt").write_text("[ebat.methods]\nlogit-pairing = my_method:LogitPairing\n")
+    (installed / "entry_points.txt").write_text(
+        "[trilemma.methods]\nlogit-pairing = my_method:LogitPairing\n"
+    )
     paths = os.pathsep.join([str(tmp_path), str(EXAMPLES), *sys.path])
     code = (
-        "from ebat.cli.main import app; from ebat.recipe import load_config; "
+        "from trilemma.cli.main import app; from trilemma.recipe import load_config; "
         f"assert load_config({str(RECIPE)!r}).method.pairing == 0.5; app(['list', 'methods', '--json'])"
     )
     result = subprocess.run(

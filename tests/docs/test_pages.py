@@ -15,10 +15,10 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from ebat import registry
-from ebat.cli.list import KINDS
-from ebat.cli.main import app
-from ebat.recipe import build_config, load_config, recipe_names
+from trilemma import registry
+from trilemma.cli.list import KINDS
+from trilemma.cli.main import app
+from trilemma.recipe import build_config, load_config, recipe_names
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -62,11 +62,13 @@ def prose(page: Path) -> str:
 
 
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
-IN_BLOCKS = [Command(page, line) for page in PAGES for line in shell_lines(page) if line.startswith("ebat ")]
+IN_BLOCKS = [
+    Command(page, line) for page in PAGES for line in shell_lines(page) if line.startswith("trilemma ")
+]
 IN_PROSE = [
     Command(page, line.replace("\\|", "|"))
     for page in PAGES
-    for line in re.findall(r"`(ebat [^`]+)`", prose(page))
+    for line in re.findall(r"`(trilemma [^`]+)`", prose(page))
 ]
 
 
@@ -114,8 +116,8 @@ def test_commands_in_blocks_would_run(command):
         registry.PROTOCOLS.row(name)
     assert given.get("kind") in (None, *KINDS)
     if "sampler" in given:
-        from ebat.samplers.generate import ENERGIES
-        from ebat.samplers.starts import STARTS
+        from trilemma.samplers.generate import ENERGIES
+        from trilemma.samplers.starts import STARTS
 
         assert given["sampler"] in (None, *registry.SAMPLERS.names())
         assert given["energy"] in (None, *ENERGIES)
@@ -147,7 +149,7 @@ def test_other_programs_of_shell_blocks_exist(page):
         elif words[0] == "python":
             assert (ROOT / words[1]).is_file()
         else:
-            assert words[0] in ("ebat", "pip", "mkdocs") or words[0].startswith(".venv/bin/")
+            assert words[0] in ("trilemma", "pip", "mkdocs") or words[0].startswith(".venv/bin/")
 
 
 # --- Links ----------------------------------------------------------------------------------------------
@@ -199,7 +201,7 @@ def test_every_page_is_in_the_navigation():
 
 def test_every_method_has_a_page_and_a_link_in_the_readme():
     methods = {
-        *(name for name, row in registry.METHODS.rows().items() if row.target.startswith("ebat.")),
+        *(name for name, row in registry.METHODS.rows().items() if row.target.startswith("trilemma.")),
         "der",
     }
     assert {page.stem for page in (DOCS / "methods").glob("*.md")} == methods | {"index", "updates"}
@@ -209,7 +211,7 @@ def test_every_method_has_a_page_and_a_link_in_the_readme():
 
 @pytest.mark.parametrize("name", sorted(registry.METHODS.rows()))
 def test_the_cost_on_a_methods_page_is_the_one_that_validate_counts(name):
-    from ebat.training.estimate import forward_passes
+    from trilemma.training.estimate import forward_passes
 
     config = build_config({"network": "small-resnet", "method": name, "threat": {}})
     text = (DOCS / "methods" / f"{name}.md").read_text()
@@ -218,10 +220,10 @@ def test_the_cost_on_a_methods_page_is_the_one_that_validate_counts(name):
 
 def test_the_names_of_the_api_page_exist_with_these_arguments():
     text = (DOCS / "api.md").read_text()
-    calls = re.findall(r"^\| `(ebat\.[\w.]+)\(([^)]*)\)`", text, re.M)
+    calls = re.findall(r"^\| `(trilemma\.[\w.]+)\(([^)]*)\)`", text, re.M)
     assert len(calls) > 10
     for dotted, arguments in calls:
-        thing: Any = importlib.import_module("ebat")
+        thing: Any = importlib.import_module("trilemma")
         for part in dotted.split(".")[1:]:
             thing = getattr(thing, part)
         accepted = list(inspect.signature(thing).parameters)

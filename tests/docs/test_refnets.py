@@ -16,8 +16,8 @@ from tests import reference_models
 from torch import nn
 from typer.testing import CliRunner
 
-import ebat
-from ebat.cli.main import app
+import trilemma
+from trilemma.cli.main import app
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 # one of each kind of layer; all of MNIST would have to be decoded for the others
@@ -36,7 +36,7 @@ def refnets(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def evaluated(*arguments: object) -> dict[str, Any]:
     result = CliRunner().invoke(
-        app, ["evaluate", *map(str, arguments), "--no-lint", "--json"], prog_name="ebat"
+        app, ["evaluate", *map(str, arguments), "--no-lint", "--json"], prog_name="trilemma"
     )
     assert result.exit_code == 0, result.output
     rows: dict[str, Any] = json.loads(result.stdout)
@@ -57,8 +57,8 @@ def test_a_network_of_ones_own_arrays(refnets, tmp_path, monkeypatch):
     refnets.tiny = lambda: refnets.classifier("tiny")
     options = ["--data", "digits", "--protocol", "clean", "--images", 50]
     row = evaluated("--model", "refnets:tiny", *options)["clean"]
-    clf = ebat.Classifier(network, 10, [0.5], [0.3]).eval()
-    assert row["value"] == ebat.evaluate(clf, "digits", ["clean"], images=50)["clean"]["value"]
+    clf = trilemma.Classifier(network, 10, [0.5], [0.3]).eval()
+    assert row["value"] == trilemma.evaluate(clf, "digits", ["clean"], images=50)["clean"]["value"]
 
 
 @pytest.mark.parametrize("short", SHORT)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-import ebat
+import trilemma
 
 
 class Brightness(nn.Module):
@@ -22,8 +22,8 @@ class Brightness(nn.Module):
 
 
 @pytest.fixture
-def clf() -> ebat.Classifier:
-    return ebat.Classifier(Brightness(), num_classes=2, image_shape=(1, 2, 2))
+def clf() -> trilemma.Classifier:
+    return trilemma.Classifier(Brightness(), num_classes=2, image_shape=(1, 2, 2))
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import ebat
-from ebat.attacks.autoattack import ATTACKS, FEW_CLASSES, STANDARD
-from ebat.cli.main import app
-from ebat.errors import ConfigError
-from ebat.registry import PROTOCOLS
-from ebat.training.run_directory import RunDirectory
+import trilemma
+from trilemma.attacks.autoattack import ATTACKS, FEW_CLASSES, STANDARD
+from trilemma.cli.main import app
+from trilemma.errors import ConfigError
+from trilemma.registry import PROTOCOLS
+from trilemma.training.run_directory import RunDirectory
 
-THREAT = ebat.Threat("linf", 0.2)
+THREAT = trilemma.Threat("linf", 0.2)
 WORK = {"attacked", "broken", "unconfirmed", "seconds", "forwards_per_image", "backwards_per_image"}
 
 
@@ -56,8 +56,8 @@ def test_a_row_says_what_each_attack_did(toy):
     clf, images = toy.mlp(classes=5), toy.images(30)
     labels = clf(images).argmax(1)
     labels[0] = (labels[0] + 1) % 5
-    rows = ebat.evaluate(
-        clf, (images, labels), ["clean", "pgd-20", "autoattack-standard"], ebat.Threat("linf", 0.08)
+    rows = trilemma.evaluate(
+        clf, (images, labels), ["clean", "pgd-20", "autoattack-standard"], trilemma.Threat("linf", 0.08)
     )
     row = rows["autoattack-standard"]
     assert set(row) == set(rows["pgd-20"]) and row["version"] == 1
@@ -74,20 +74,20 @@ def test_a_row_says_what_each_attack_did(toy):
 
 def test_two_classes_have_a_protocol_of_another_name(clf, grey):
     with pytest.raises(ConfigError, match=r"not defined for 2 classes.*use autoattack-few-classes"):
-        ebat.evaluate(clf, grey, ["clean", "autoattack-standard"], THREAT)
-    row = ebat.evaluate(clf, grey, ["autoattack-few-classes"], THREAT)["autoattack-few-classes"]
+        trilemma.evaluate(clf, grey, ["clean", "autoattack-standard"], THREAT)
+    row = trilemma.evaluate(clf, grey, ["autoattack-few-classes"], THREAT)["autoattack-few-classes"]
     assert row["value"] == 0.4  # a shift of 0.2 carries four of the eight over the border
     assert list(row["facts"]["attacks"]) == list(FEW_CLASSES)
 
 
 def test_a_protocol_that_does_not_suit_is_refused_before_any_work(clf, grey, monkeypatch):
-    monkeypatch.setattr("ebat.evaluation.runner._row", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("trilemma.evaluation.runner._row", lambda *_: pytest.fail("work was done"))
     with pytest.raises(ConfigError):
-        ebat.evaluate(clf, grey, ["clean", "autoattack-standard"], THREAT)
+        trilemma.evaluate(clf, grey, ["clean", "autoattack-standard"], THREAT)
 
 
 def command(*arguments: object) -> Any:
-    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)], prog_name="ebat")
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)], prog_name="trilemma")
 
 
 def test_the_command_line_is_interrupted_with_130_and_goes_on_with_resume(run_copy: Path, tmp_path: Path):

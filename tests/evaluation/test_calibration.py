@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-import ebat
-from ebat.errors import CheckpointError
+import trilemma
+from trilemma.errors import CheckpointError
 
 
 def test_an_error_that_can_be_computed_by_hand(clf, grey):
-    row = ebat.evaluate(clf, grey, ["ece"])["ece"]
+    row = trilemma.evaluate(clf, grey, ["ece"])["ece"]
     images, labels = grey
     score = 8 * (images[:, 0, 0, 0].double() - 0.5)
     confidence = torch.sigmoid(score.abs())  # of the larger of two classes
@@ -30,13 +30,13 @@ def test_an_error_that_can_be_computed_by_hand(clf, grey):
     assert row["also"]["mean confidence"] == pytest.approx(float(confidence.mean()), abs=1e-6)
     assert (len(row["facts"]["bins"]), sum(found["count"] for found in row["facts"]["bins"])) == (15, 10)
     assert row["threat"] is None
-    assert set(row) == set(ebat.evaluate(clf, grey, ["clean"])["clean"])
+    assert set(row) == set(trilemma.evaluate(clf, grey, ["clean"])["clean"])
 
 
 def test_the_images_under_attack_are_those_of_pgd_20_in_any_batch_size(finished_run):
-    clf = ebat.load(finished_run)
+    clf = trilemma.load(finished_run)
     rows = [
-        ebat.evaluate(clf, "digits", ["pgd-20", "ece-pgd-20"], images=50, seed=3, batch_size=size)
+        trilemma.evaluate(clf, "digits", ["pgd-20", "ece-pgd-20"], images=50, seed=3, batch_size=size)
         for size in (50, 7)
     ]
     for found in rows:
@@ -47,14 +47,14 @@ def test_the_images_under_attack_are_those_of_pgd_20_in_any_batch_size(finished_
 
 def test_the_given_images_stay_as_they_are(clf, grey):
     images = grey[0].clone()
-    ebat.evaluate(clf, (images, grey[1]), ["ece-pgd-20"], ebat.Threat("linf", 0.2))
+    trilemma.evaluate(clf, (images, grey[1]), ["ece-pgd-20"], trilemma.Threat("linf", 0.2))
     assert torch.equal(images, grey[0])
 
 
 def test_logits_times_ten_thousand_are_overconfident(clf, grey):
     """Accuracy stays, confidence becomes 1, the error becomes the share of wrong images."""
     clf.network.scale.data.mul_(1e4)
-    row = ebat.evaluate(clf, grey, ["ece"])["ece"]
+    row = trilemma.evaluate(clf, grey, ["ece"])["ece"]
     assert row["value"] == pytest.approx(0.2)
     assert row["also"]["by chance"] == pytest.approx(0, abs=1e-6)
 
@@ -65,4 +65,4 @@ def test_logits_that_are_not_finite_are_no_confidence(grey):
             return torch.full((len(images), 2), torch.nan)
 
     with pytest.raises(CheckpointError, match="10 of 10 images are not finite"):
-        ebat.evaluate(ebat.Classifier(Broken(), 2), grey, ["ece"])
+        trilemma.evaluate(trilemma.Classifier(Broken(), 2), grey, ["ece"])

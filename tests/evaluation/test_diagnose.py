@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-import ebat
-from ebat.errors import ConfigError
-from ebat.evaluation.diagnose import diagnose, diagnose_run
+import trilemma
+from trilemma.errors import ConfigError
+from trilemma.evaluation.diagnose import diagnose, diagnose_run
 
 
 def test_a_run_gets_numbers_and_figures_in_both_themes(run_copy):
@@ -24,7 +24,7 @@ def test_a_run_gets_numbers_and_figures_in_both_themes(run_copy):
 
 
 def test_the_attack_raises_the_loss_and_the_seed_repeats_it(finished_run):
-    clf = ebat.load(finished_run)
+    clf = trilemma.load(finished_run)
     first, second = (diagnose(clf, "digits", images=20, seed=1) for _ in range(2))
     assert first == second
     shift = first["shift"]
@@ -33,7 +33,7 @@ def test_the_attack_raises_the_loss_and_the_seed_repeats_it(finished_run):
 
 
 def test_without_class_statistics_generation_starts_from_noise_and_says_so(clf, grey):
-    record = diagnose(clf, grey, ebat.Threat("linf", 0.1), images=6)
+    record = diagnose(clf, grey, trilemma.Threat("linf", 0.1), images=6)
     assert record["generated"].endswith("from uniform")
     assert record["sets"]["generated"]["count"] == 6
 

@@ -1,4 +1,4 @@
-"""Exported classifiers give the logits of the original, without ebat; what would not is never written."""
+"""Exported classifiers give the logits of the original, without trilemma; what would not is never written."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import ebat
-from ebat.data.image_set import ImageSet
-from ebat.errors import CheckpointError, DataError, MissingExtraError, RunError, UserError
-from ebat.evaluation.export import export_onnx, export_state_dict
-from ebat.evaluation.runner import evaluate
-from ebat.networks.create import create_network
-from ebat.networks.options import SmallResNetOptions
-from ebat.weights_file import load_weights
+import trilemma
+from trilemma.data.image_set import ImageSet
+from trilemma.errors import CheckpointError, DataError, MissingExtraError, RunError, UserError
+from trilemma.evaluation.export import export_onnx, export_state_dict
+from trilemma.evaluation.runner import evaluate
+from trilemma.networks.create import create_network
+from trilemma.networks.options import SmallResNetOptions
+from trilemma.weights_file import load_weights
 
 Export = Callable[..., dict[str, Any]]
 EXPORTS = {"pt": export_state_dict, "onnx": export_onnx}
@@ -30,14 +30,14 @@ OPTIONS = SmallResNetOptions(width=4)
 
 
 @pytest.fixture(scope="module")
-def clf() -> ebat.Classifier:
+def clf() -> trilemma.Classifier:
     """A network with BatchNorm that has seen images, normalisation, names and a threat."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = create_network(OPTIONS, 3, (1, 8, 8))
-        clf = ebat.Classifier(
+        clf = trilemma.Classifier(
             network, 3, [0.4], [0.3], class_names=("ant", "bee", "cow"), image_shape=(1, 8, 8),
-            threat=ebat.Threat("l2", "0.5"), network_config=OPTIONS.model_dump(),
+            threat=trilemma.Threat("l2", "0.5"), network_config=OPTIONS.model_dump(),
         )  # fmt: skip
         clf.train()(torch.rand(64, 1, 8, 8))
     clf.about = {"checkpoint": "best", "epoch": 3.0}
@@ -86,7 +86,7 @@ def test_weights_give_the_same_logits_bit_for_bit_in_plain_torch(clf, images, tm
     with torch.no_grad():
         assert torch.equal(plain.eval()(batch), clf(batch))
     again = Plain()
-    load_weights(again, tmp_path / "plain.pt")  # as `ebat evaluate plain.pt --model ...` reads it
+    load_weights(again, tmp_path / "plain.pt")  # as `trilemma evaluate plain.pt --model ...` reads it
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in again.state_dict().items())
 
 
@@ -107,12 +107,12 @@ def test_metadata_name_classes_threat_input_and_checkpoint(clf, images, onnx_fil
     assert metadata["checked_on"] == {"data": "insects", "split": "test", "images": 11}
     assert torch.load(tmp_path / "net.pt", weights_only=True)["metadata"] == metadata
     texts = {p.key: p.value for p in onnx.load(onnx_file).metadata_props}
-    assert json.loads(texts["ebat"]) == metadata
+    assert json.loads(texts["trilemma"]) == metadata
     assert json.loads(texts["class_names"]) == ["ant", "bee", "cow"]
 
 
 def test_an_onnx_file_names_no_path_of_the_machine_it_was_made_on(onnx_file):
-    assert str(Path(ebat.__file__).parent).encode() not in onnx_file.read_bytes()
+    assert str(Path(trilemma.__file__).parent).encode() not in onnx_file.read_bytes()
 
 
 def test_the_classifier_is_left_as_it_was(clf, images, tmp_path):
@@ -125,7 +125,7 @@ def test_the_classifier_is_left_as_it_was(clf, images, tmp_path):
 
 
 def test_a_classifier_without_normalisation_is_exported_too(clf, images, tmp_path):
-    bare = ebat.Classifier(clf.network, 3, image_shape=(1, 8, 8)).eval()
+    bare = trilemma.Classifier(clf.network, 3, image_shape=(1, 8, 8)).eval()
     export_state_dict(bare, tmp_path / "bare.pt", images)
     state = torch.load(tmp_path / "bare.pt", weights_only=True)["state_dict"]
     assert (state["mean"].item(), state["std"].item()) == (0.0, 1.0)
@@ -144,7 +144,7 @@ class Moody(nn.Module):
 
 
 def refused(
-    error: type[UserError], export: Export, clf: ebat.Classifier, path: Path, images: ImageSet
+    error: type[UserError], export: Export, clf: trilemma.Classifier, path: Path, images: ImageSet
 ) -> str:
     before = sorted(path.parent.iterdir())
     with pytest.raises(error) as caught:
@@ -155,7 +155,7 @@ def refused(
 
 
 def test_what_would_give_other_logits_is_not_written(images, tmp_path):
-    clf = ebat.Classifier(Moody(), 3).eval()
+    clf = trilemma.Classifier(Moody(), 3).eval()
     line = refused(CheckpointError, export_state_dict, clf, tmp_path / "moody.pt", images)
     assert (
         "not written: what was read back gives other logits than the classifier (largest difference " in line
@@ -180,7 +180,7 @@ def test_images_of_another_shape_or_other_classes_are_refused(clf, images, tmp_p
 def test_without_the_extra_the_line_names_it(clf, images, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     line = refused(MissingExtraError, export_onnx, clf, tmp_path / "a.onnx", images)
-    assert "pip install 'ebat[onnx]'" in line
+    assert "pip install -e '.[onnx]'" in line
     export_state_dict(clf, tmp_path / "a.pt", images)
 
 
@@ -202,6 +202,6 @@ def test_an_export_is_evaluated_like_the_original(clf, images, tmp_path):
     network.load_state_dict(
         {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
     )
-    other = ebat.Classifier(network, 3, state["mean"].flatten(), state["std"].flatten()).eval()
-    rows = [evaluate(c, images, ["clean", "pgd-20"], ebat.Threat("linf", "0.1")) for c in (clf, other)]
+    other = trilemma.Classifier(network, 3, state["mean"].flatten(), state["std"].flatten()).eval()
+    rows = [evaluate(c, images, ["clean", "pgd-20"], trilemma.Threat("linf", "0.1")) for c in (clf, other)]
     assert [row["value"] for row in rows[0].values()] == [row["value"] for row in rows[1].values()]

@@ -9,19 +9,19 @@ import pytest
 import torch
 from PIL import Image
 
-import ebat
-from ebat.data.image_set import ImageSet, Splits
-from ebat.errors import ConfigError, DataError
-from ebat.evaluation.generation import (
+import trilemma
+from trilemma.data.image_set import ImageSet, Splits
+from trilemma.errors import ConfigError, DataError
+from trilemma.evaluation.generation import (
     SampleSet,
     classifier_extractor,
     find_extractor,
     measure_samples,
     read_samples,
 )
-from ebat.evaluation.samples import generate_samples
-from ebat.metrics.frechet import Extractor, image_distance, image_moments, penultimate
-from ebat.registry import PROTOCOLS
+from trilemma.evaluation.samples import generate_samples
+from trilemma.metrics.frechet import Extractor, image_distance, image_moments, penultimate
+from trilemma.registry import PROTOCOLS
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_row_carries_its_card(toy, splits):
         "extractor": f"toy {row['facts']['extractor']['weights']}",
     }  # fmt: skip
     assert row["checkpoint"] == {"method": "jem"}
-    clean = ebat.evaluate(toy.mlp(), (splits.test.images, splits.test.labels), ["clean"])["clean"]
+    clean = trilemma.evaluate(toy.mlp(), (splits.test.images, splits.test.labels), ["clean"])["clean"]
     assert set(row) == set(clean) - {"lint"}  # which is about a classifier
     assert row["facts"]["samples"]["filtered"] == "none"
     assert list(row["facts"]["sets"]) == ["sample", "real"]
@@ -89,7 +89,7 @@ def test_mistakes_get_one_line(toy, splits):
     with pytest.raises(DataError, match="wide: samples are 1x4x5"):
         measure_samples(SampleSet("wide", torch.zeros(9, 1, 4, 5, dtype=torch.uint8)), splits, extractor)
     with pytest.raises(ConfigError, match="--samples DIR"):
-        ebat.evaluate(toy.mlp(), (splits.test.images, splits.test.labels), ["generation"])
+        trilemma.evaluate(toy.mlp(), (splits.test.images, splits.test.labels), ["generation"])
     assert PROTOCOLS.get("generation").quantity.better == "lower"
 
 

@@ -8,23 +8,23 @@ from typing import Any
 import pytest
 import torch
 
-import ebat
-from ebat import energies
-from ebat.data.sources import load_splits
-from ebat.errors import UnknownNameError
-from ebat.evaluation import landscape_walks
-from ebat.evaluation.diagnose import diagnose
-from ebat.evaluation.landscape import landscape
-from ebat.evaluation.landscape_attacks import ATTACKS, CLASS, DEFAULT, chosen
-from ebat.registry import import_object
+import trilemma
+from trilemma import energies
+from trilemma.data.sources import load_splits
+from trilemma.errors import UnknownNameError
+from trilemma.evaluation import landscape_walks
+from trilemma.evaluation.diagnose import diagnose
+from trilemma.evaluation.landscape import landscape
+from trilemma.evaluation.landscape_attacks import ATTACKS, CLASS, DEFAULT, chosen
+from trilemma.registry import import_object
 
 
 @pytest.fixture(scope="module")
 def standard(tmp_path_factory: pytest.TempPathFactory, shared_cache: None) -> dict[str, Any]:
     """How each attack moves 100 test images of a network of the digits that was trained without any attack."""
     path = Path(tmp_path_factory.mktemp("runs") / "standard")
-    ebat.train("digits/standard", {"training.epochs": 10, "training.evaluate_every": 10}, out=path)
-    clf = ebat.load(path)
+    trilemma.train("digits/standard", {"training.epochs": 10, "training.evaluate_every": 10}, out=path)
+    clf = trilemma.load(path)
     assert clf.threat is not None
     data = load_splits("digits").test.first(100)
     return landscape(clf, data, clf.threat, [*DEFAULT, "apgd-dlr"], "uniform", seed=0).moves()
@@ -54,7 +54,7 @@ def logits64(levels: torch.Tensor) -> torch.Tensor:
 
 def test_moves_are_those_of_the_images_classified_right_in_closed_form(clf, grey):
     images, labels = grey
-    record = diagnose(clf, grey, ebat.Threat("linf", 0.1), images=10, attacks=["pgd", "fab-t"])
+    record = diagnose(clf, grey, trilemma.Threat("linf", 0.1), images=10, attacks=["pgd", "fab-t"])
     found, levels = record["moves"], images[1:-1, 0, 0, 0]
     assert found["count"] == 8  # the first and the last are labelled wrongly
     before = logits64(levels)
@@ -76,14 +76,14 @@ def test_moves_are_those_of_the_images_classified_right_in_closed_form(clf, grey
 def test_where_nothing_is_classified_right_no_attack_is_reported(clf, grey, tmp_path):
     images, labels = grey
     wrong = (images[1:-1], 1 - labels[1:-1])
-    record = diagnose(clf, wrong, ebat.Threat("linf", 0.1), images=8, attacks=["square"], out=tmp_path)
+    record = diagnose(clf, wrong, trilemma.Threat("linf", 0.1), images=8, attacks=["square"], out=tmp_path)
     assert record["moves"] == {"count": 0, "clean": {}, "attacks": {}}
     assert record["sets"]["adversarial"]["count"] == 8
     assert not (tmp_path / "energy-attacks.png").exists()
 
 
 def test_an_attack_finds_the_same_images_whatever_the_others_are(finished_run):
-    clf, data = ebat.load(finished_run), load_splits("digits").test.first(12)
+    clf, data = trilemma.load(finished_run), load_splits("digits").test.first(12)
     assert clf.threat is not None
     alone = landscape(clf, data, clf.threat, ["square"], "uniform", 3)
     among = landscape(clf, data, clf.threat, ["pgd-targeted", "square"], "uniform", 3)
@@ -92,7 +92,7 @@ def test_an_attack_finds_the_same_images_whatever_the_others_are(finished_run):
 
 
 def test_the_first_attack_is_the_adversarial_set(finished_run):
-    record = diagnose(ebat.load(finished_run), "digits", images=20, attacks=["he-pgd", "pgd"])
+    record = diagnose(trilemma.load(finished_run), "digits", images=20, attacks=["he-pgd", "pgd"])
     assert record["attack"] == "he-pgd, cross-entropy + 1.5 E(x), 20 steps"
     assert list(record["moves"]["attacks"]) == ["he-pgd", "pgd"]
 
@@ -101,7 +101,7 @@ def test_the_first_attack_is_the_adversarial_set(finished_run):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_every_attack_keeps_to_the_threat_and_leaves_the_classifier_alone(toy, name, norm):
     clf, images, labels = toy.mlp(4), toy.images(8), toy.labels(8, 4)
-    threat = ebat.Threat(norm, 0.2)
+    threat = trilemma.Threat(norm, 0.2)
     before = {key: value.clone() for key, value in clf.state_dict().items()}
     run = import_object(ATTACKS[name].target)
     made = [
@@ -117,7 +117,7 @@ def test_every_attack_keeps_to_the_threat_and_leaves_the_classifier_alone(toy, n
 def test_the_default_attacks_take_any_number_of_classes(toy, classes):
     data = toy.image_set(classes)
     record = diagnose(
-        toy.mlp(classes), (data.float_images(), data.labels), ebat.Threat("linf", 0.1), images=6
+        toy.mlp(classes), (data.float_images(), data.labels), trilemma.Threat("linf", 0.1), images=6
     )
     assert set(record["moves"]["attacks"]) in (set(), set(DEFAULT))
 
@@ -127,7 +127,7 @@ def test_targets_are_other_classes_and_all_of_them(toy, monkeypatch):
     monkeypatch.setattr(landscape_walks, "pgd", lambda *_, target_labels, **__: told.append(target_labels))
     labels = torch.arange(500) % 5
     landscape_walks.pgd_targeted(
-        toy.mlp(5), toy.images(500), labels, ebat.Threat("linf", 0.1),
+        toy.mlp(5), toy.images(500), labels, trilemma.Threat("linf", 0.1),
         generator=torch.Generator().manual_seed(0), steps=1,
     )  # fmt: skip
     assert (told[0] != labels).all()
@@ -136,7 +136,7 @@ def test_targets_are_other_classes_and_all_of_them(toy, monkeypatch):
 
 def test_trades_ascent_raises_the_divergence_from_the_clean_prediction(toy):
     clf, images, labels = toy.mlp(4), toy.images(20), toy.labels(20, 4)
-    threat, generator = ebat.Threat("linf", 0.1), torch.Generator().manual_seed(0)
+    threat, generator = trilemma.Threat("linf", 0.1), torch.Generator().manual_seed(0)
     made = landscape_walks.trades_kl(clf, images, labels, threat, generator=generator, steps=20)
     beside = threat.random_start(images, torch.arange(20))
     clean = clf(images).detach()

@@ -11,21 +11,23 @@ import pytest
 import torch
 from PIL import Image
 
-import ebat
-from ebat.data.catalogue import OFFICIAL, PACKS, Pack
-from ebat.data.checksum import file_sha256
-from ebat.data.image_set import ImageSet
-from ebat.data.overlap import WORDNET, without_overlap
-from ebat.errors import DataError, UnknownNameError
-from ebat.evaluation.ood import MADE, outside_images
-from ebat.evaluation.run import evaluate_run
-from ebat.registry import PROTOCOLS
+import trilemma
+from trilemma.data.catalogue import OFFICIAL, PACKS, Pack
+from trilemma.data.checksum import file_sha256
+from trilemma.data.image_set import ImageSet
+from trilemma.data.overlap import WORDNET, without_overlap
+from trilemma.errors import DataError, UnknownNameError
+from trilemma.evaluation.ood import MADE, outside_images
+from trilemma.evaluation.run import evaluate_run
+from trilemma.registry import PROTOCOLS
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_a_whole_row_of_every_made_set_in_any_batch_size(name, finished_run):
-    clf, full = ebat.load(finished_run), f"ood:{name}"
-    one, two = (ebat.evaluate(clf, "digits", [full], images=40, seed=2, batch_size=b)[full] for b in (40, 7))
+    clf, full = trilemma.load(finished_run), f"ood:{name}"
+    one, two = (
+        trilemma.evaluate(clf, "digits", [full], images=40, seed=2, batch_size=b)[full] for b in (40, 7)
+    )
     assert (one["protocol"], one["quantity"], one["better"], one["count"]) == (full, "AUROC", "higher", 40)
     assert 0 <= one["lower"] <= one["value"] <= one["upper"] <= 1
     assert list(one["also"]) == ["max softmax", "-|grad E(x)|"]
@@ -50,7 +52,7 @@ def test_noise_lies_outside_for_a_density_that_says_so():
         torch.linspace(0.4, 0.6, 12).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous(),
         torch.arange(12) % 2,
     )
-    row = ebat.evaluate(ebat.Classifier(Bowl(), 2), flat, ["ood:uniform-noise"])["ood:uniform-noise"]
+    row = trilemma.evaluate(trilemma.Classifier(Bowl(), 2), flat, ["ood:uniform-noise"])["ood:uniform-noise"]
     assert row["value"] == 1.0
     assert row["also"]["max softmax"] == 0.5  # both classes alike everywhere: it cannot tell
     assert row["also"]["-|grad E(x)|"] == 1.0
@@ -58,11 +60,11 @@ def test_noise_lies_outside_for_a_density_that_says_so():
 
 def test_permuted_images_keep_the_colours_of_each_image():
     images = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    found, about = outside_images("permuted", ebat.Classifier(torch.nn.Flatten(), 48), images, seed=1)
+    found, about = outside_images("permuted", trilemma.Classifier(torch.nn.Flatten(), 48), images, seed=1)
     assert about["dropped"] == [] and not torch.equal(found, images)
     for before, after in zip(images.flatten(2), found.flatten(2), strict=True):
         assert sorted(map(tuple, before.T.tolist())) == sorted(map(tuple, after.T.tolist()))
-    again, _ = outside_images("permuted", ebat.Classifier(torch.nn.Flatten(), 48), images, seed=1)
+    again, _ = outside_images("permuted", trilemma.Classifier(torch.nn.Flatten(), 48), images, seed=1)
     assert torch.equal(found, again)
 
 
@@ -106,7 +108,7 @@ def test_two_archives_of_one_known_name_are_two_rows_in_two_files(run_copy, tmp_
 def test_no_more_images_than_test_images_are_taken(finished_run, tmp_path):
     place = folder(tmp_path / "many", ["a", "b", "c"], per_class=10)
     images = torch.rand(9, 1, 8, 8)
-    found, about = outside_images(str(place), ebat.load(finished_run), images, seed=0)
+    found, about = outside_images(str(place), trilemma.load(finished_run), images, seed=0)
     assert found.shape == images.shape and about["images"] == "first 9 of 30, stratified order"
     assert found.aminmax().min >= 0 and found.aminmax().max <= 1
 
@@ -116,13 +118,13 @@ def test_classes_that_cifar10_shows_are_left_out_for_a_classifier_of_cifar10(tmp
     place = folder(tmp_path / "tiny", names)
     cifar = OFFICIAL["cifar10"].class_names
     assert cifar is not None and set(WORDNET) <= set(cifar)
-    clf = ebat.Classifier(torch.nn.Flatten(), 10, class_names=cifar)
+    clf = trilemma.Classifier(torch.nn.Flatten(), 10, class_names=cifar)
     images = torch.rand(30, 3, 8, 8)
     _, about = outside_images(str(place), clf, images, seed=0)
     assert (about["dropped"], about["images"]) == (sorted([names[0], names[2]]), "all 3")
-    unnamed = ebat.Classifier(torch.nn.Flatten(), 10)  # whose classes may be those of CIFAR-10
+    unnamed = trilemma.Classifier(torch.nn.Flatten(), 10)  # whose classes may be those of CIFAR-10
     assert outside_images(str(place), unnamed, images, seed=0)[1]["images"] == "all 3"
-    other = ebat.Classifier(torch.nn.Flatten(), 10, class_names="abcdefghij")
+    other = trilemma.Classifier(torch.nn.Flatten(), 10, class_names="abcdefghij")
     assert outside_images(str(place), other, images, seed=0)[1]["images"] == "all 9"
 
 
@@ -137,7 +139,7 @@ def test_overlap_keeps_images_and_labels_together():
 
 def test_the_test_images_themselves_are_refused(finished_run):
     with pytest.raises(DataError, match="40 of 40 images are test images themselves"):
-        ebat.evaluate(ebat.load(finished_run), "digits", ["ood:digits"], images=40)
+        trilemma.evaluate(trilemma.load(finished_run), "digits", ["ood:digits"], images=40)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_mistakes_get_one_line(name, error, message):
 
 
 def test_images_that_are_not_square_have_made_sets_only(tmp_path):
-    clf, images = ebat.Classifier(torch.nn.Flatten(), 12), torch.rand(4, 1, 3, 4)
+    clf, images = trilemma.Classifier(torch.nn.Flatten(), 12), torch.rand(4, 1, 3, 4)
     with pytest.raises(DataError, match="use uniform-noise, permuted"):
         outside_images(str(folder(tmp_path / "x", ["a", "b"])), clf, images, seed=0)
     assert outside_images("phase-scrambled", clf, images, seed=0)[0].shape == images.shape

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-import ebat
-from ebat.data.sources import load_splits
-from ebat.errors import ConfigError
-from ebat.evaluation.samples import as_uint8, draw_samples, generate_samples
+import trilemma
+from trilemma.data.sources import load_splits
+from trilemma.errors import ConfigError
+from trilemma.evaluation.samples import as_uint8, draw_samples, generate_samples
 
 
 def test_files_hold_starts_and_samples_of_every_class(run_copy):
@@ -30,7 +30,7 @@ def test_files_hold_starts_and_samples_of_every_class(run_copy):
 
 
 def test_zero_steps_give_the_starts_and_the_walk_begins_at_them(finished_run):
-    clf = ebat.load(finished_run)
+    clf = trilemma.load(finished_run)
     still = draw_samples(clf, 3, "class-pca", "momentum", "joint", 0, seed=4)
     assert torch.equal(still.starts, still.images)
     moved = draw_samples(clf, 3, "class-pca", "momentum", "joint", 5, seed=4)
@@ -42,7 +42,7 @@ def test_zero_steps_give_the_starts_and_the_walk_begins_at_them(finished_run):
 
 
 def test_figures_stand_beside_those_of_starts_and_real_images(finished_run):
-    clf, data = ebat.load(finished_run), load_splits("digits")
+    clf, data = trilemma.load(finished_run), load_splits("digits")
     namer = copy.deepcopy(clf)
     with torch.no_grad():
         next(namer.parameters()).add_(0.1)
@@ -54,7 +54,7 @@ def test_figures_stand_beside_those_of_starts_and_real_images(finished_run):
 
 def test_a_classifier_does_not_judge_its_own_samples(finished_run):
     with pytest.raises(ConfigError, match="trained independently"):
-        generate_samples(ebat.load(finished_run), 1, steps=0, namer=finished_run)
+        generate_samples(trilemma.load(finished_run), 1, steps=0, namer=finished_run)
 
 
 def test_rounding_to_bytes_and_back_is_exact():

@@ -8,14 +8,14 @@ import pytest
 import torch
 from tests.reference_models import reference, verdicts
 
-import ebat
-from ebat.attacks.autoattack import ATTACKS, STANDARD, autoattack
-from ebat.attacks.screen import ATTACKS as SHORT
-from ebat.attacks.screen import screen_pool
-from ebat.errors import ConfigError, ImageError
-from ebat.evaluation.screen import refuse_single_step
-from ebat.registry import METHODS
-from ebat.threat import NORMS, Threat
+import trilemma
+from trilemma.attacks.autoattack import ATTACKS, STANDARD, autoattack
+from trilemma.attacks.screen import ATTACKS as SHORT
+from trilemma.attacks.screen import screen_pool
+from trilemma.errors import ConfigError, ImageError
+from trilemma.evaluation.screen import refuse_single_step
+from trilemma.registry import METHODS
+from trilemma.threat import NORMS, Threat
 
 RADIUS = {"linf": 0.05, "l2": 0.25}
 
@@ -25,12 +25,12 @@ def test_what_it_returns_is_what_its_verdicts_say(toy, norm: str) -> None:
     clf, images, threat = toy.mlp(classes=5), toy.images(20), Threat(norm, RADIUS[norm])
     labels = clf(images).argmax(1)
     labels[0] = (labels[0] + 1) % 5
-    starred = ebat.attacks.screen(clf, images, labels, threat, generator=torch.Generator().manual_seed(0))
+    starred = trilemma.attacks.screen(clf, images, labels, threat, generator=torch.Generator().manual_seed(0))
     assert threat.contains(starred, images).all()
     broken = clf(starred).argmax(1) != labels
     assert 1 < broken.sum() < 20
     assert torch.equal(starred[0], images[0]) and torch.equal(starred[~broken], images[~broken])
-    row = ebat.evaluate(clf, (images, labels), ["screen"], threat, lint=False)["screen"]
+    row = trilemma.evaluate(clf, (images, labels), ["screen"], threat, lint=False)["screen"]
     assert abs(row["value"] - (~broken).float().mean().item()) <= 1 / 20  # another seed
     assert row["facts"]["attacked"] == 19 and set(row["facts"]["attacks"]) == {
         attack.name for attack in SHORT
@@ -51,14 +51,14 @@ def test_an_image_that_stands_costs_less_than_a_tenth_of_what_autoattack_costs_i
 
 def test_the_row_says_how_far_it_was_from_autoattack(toy) -> None:
     clf, images = toy.mlp(), toy.images()
-    row = ebat.evaluate(clf, (images, clf(images).argmax(1)), ["screen"], Threat(), lint=False)["screen"]
+    row = trilemma.evaluate(clf, (images, clf(images).argmax(1)), ["screen"], Threat(), lint=False)["screen"]
     assert row["facts"]["note"].startswith("an estimate, not AutoAttack: it left 1 more image")
 
 
 def test_two_classes_have_one_target(toy) -> None:
     clf, images, threat = toy.mlp(classes=2), toy.images(8), Threat("linf", 0.3)
     labels = clf(images).argmax(1)
-    assert (clf(ebat.attacks.screen(clf, images, labels, threat)).argmax(1) != labels).any()
+    assert (clf(trilemma.attacks.screen(clf, images, labels, threat)).argmax(1) != labels).any()
 
 
 def test_single_step_training_is_refused_before_any_work(toy) -> None:
@@ -72,7 +72,7 @@ def test_single_step_training_is_refused_before_any_work(toy) -> None:
             refuse_single_step(clf)
     clf.about = {"method": "pgd-at", "attack_steps": 1}
     with pytest.raises(ConfigError, match="pgd-at with a single step"):
-        ebat.evaluate(clf, (images, toy.labels()), ["clean", "screen"], Threat(), lint=False)
+        trilemma.evaluate(clf, (images, toy.labels()), ["clean", "screen"], Threat(), lint=False)
     for about in ({}, {"method": "somebody's own"}):
         clf.about = about
         refuse_single_step(clf)
@@ -80,9 +80,9 @@ def test_single_step_training_is_refused_before_any_work(toy) -> None:
 
 def test_what_it_refuses(toy) -> None:
     with pytest.raises(ImageError, match="divide by 255"):
-        ebat.attacks.screen(toy.mlp(), toy.images() * 255, toy.labels(), Threat())
+        trilemma.attacks.screen(toy.mlp(), toy.images() * 255, toy.labels(), Threat())
     with pytest.raises(ConfigError, match="batch_size: 0"):
-        ebat.attacks.screen(toy.mlp(), toy.images(), toy.labels(), Threat(), batch_size=0)
+        trilemma.attacks.screen(toy.mlp(), toy.images(), toy.labels(), Threat(), batch_size=0)
 
 
 @pytest.mark.parametrize("name", ["cifar10_cnn_a_mix", "cifar10_wk_small_l2_36px"])
@@ -90,7 +90,7 @@ def test_on_a_reference_network_it_finds_what_autoattack_found(name: str) -> Non
     clf, images, labels, threat = reference(name, 40)
     record = verdicts(name)
     wanted = (record["clean"] & ~record["robust"])[:40].nonzero().squeeze(1)
-    found = ebat.attacks.screen(clf, images[wanted], labels[wanted], threat)
+    found = trilemma.attacks.screen(clf, images[wanted], labels[wanted], threat)
     assert (clf(found).argmax(1) != labels[wanted]).all()
 
 

@@ -3,22 +3,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-import ebat
-from ebat.config import MethodOptions
-from ebat.errors import ConfigError, UnknownNameError
-from ebat.methods import Method, Step
-from ebat.methods.creation import create_from_config
-from ebat.recipe import build_config
-from ebat.registry import METHODS
+import trilemma
+from trilemma.config import MethodOptions
+from trilemma.errors import ConfigError, UnknownNameError
+from trilemma.methods import Method, Step
+from trilemma.methods.creation import create_from_config
+from trilemma.recipe import build_config
+from trilemma.registry import METHODS
 
-THREAT = ebat.Threat("linf", "8/255")
+THREAT = trilemma.Threat("linf", "8/255")
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         (("trade",), UnknownNameError, "unknown method 'trade'. Did you mean 'trades'"),
-        (("trades",), ConfigError, "makes adversarial images and needs threat=ebat.Threat"),
+        (("trades",), ConfigError, "makes adversarial images and needs threat=trilemma.Threat"),
         (("trades", THREAT, {"bta": 1}), ConfigError, "unknown option 'bta'. Did you mean 'beta'"),
         (
             ("trades", THREAT, {"beta": -1}),
@@ -34,7 +34,7 @@ THREAT = ebat.Threat("linf", "8/255")
 def test_a_method_that_cannot_be_built_says_why(arguments, error, message: str) -> None:
     name, threat, options = (*arguments, None, None)[:3]
     with pytest.raises(error) as raised:
-        ebat.methods.create(name, threat, **(options or {}))
+        trilemma.methods.create(name, threat, **(options or {}))
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -49,9 +49,9 @@ def test_a_config_and_a_call_build_the_same_method() -> None:
         }
     )
     one = create_from_config(config)
-    other = ebat.methods.create(
+    other = trilemma.methods.create(
         "eb-jdat",
-        ebat.Threat("linf", 0.2),
+        trilemma.Threat("linf", 0.2),
         inner="energy",
         attack={"steps": 3},
         sampler=config.sampler,
@@ -95,6 +95,6 @@ def test_a_method_of_ones_own_takes_one_class(toy, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "own_method", module)
     monkeypatch.setattr(METHODS, "_rows", dict(METHODS._rows))
     METHODS.add("squared", "own_method:Squared", summary="mean square of the logits")
-    clf, method = toy.mlp(), ebat.methods.create("squared")
+    clf, method = toy.mlp(), trilemma.methods.create("squared")
     step = method.loss(clf, toy.batch(), method.init_state(clf, toy.image_set(), 0))
     torch.testing.assert_close(step.loss, clf(toy.batch().images).square().mean())

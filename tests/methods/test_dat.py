@@ -10,21 +10,21 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-import ebat
-from ebat import energies, noise
-from ebat.data.augmentation import Augmentation
-from ebat.methods import Points
-from ebat.methods.base import Step
-from ebat.methods.dat import area_under_curve
-from ebat.methods.inner import fresh_seeds
-from ebat.recipe import build_config
-from ebat.training.checkpoint import load_state, save_state
+import trilemma
+from trilemma import energies, noise
+from trilemma.data.augmentation import Augmentation
+from trilemma.methods import Points
+from trilemma.methods.base import Step
+from trilemma.methods.dat import area_under_curve
+from trilemma.methods.inner import fresh_seeds
+from trilemma.recipe import build_config
+from trilemma.training.checkpoint import load_state, save_state
 
-THREAT = ebat.Threat("l2", 0.5)
+THREAT = trilemma.Threat("l2", 0.5)
 
 
-def build(threat: ebat.Threat = THREAT, **arguments: Any) -> Any:
-    return ebat.methods.create("dat", threat, **arguments)
+def build(threat: trilemma.Threat = THREAT, **arguments: Any) -> Any:
+    return trilemma.methods.create("dat", threat, **arguments)
 
 
 def at_step(method: Any, clf: Any, toy: Any, steps: int, seed: int = 0) -> Any:
@@ -157,11 +157,11 @@ def test_each_step_has_the_given_length_and_raises_the_logit_of_the_real_images_
 
 def test_the_attack_begins_at_the_image_of_its_branch_and_climbs_the_cross_entropy(toy) -> None:
     clf, batch = toy.mlp(), toy.batch()
-    for threat in (THREAT, ebat.Threat("linf", 0.1)):
+    for threat in (THREAT, trilemma.Threat("linf", 0.1)):
         method = build(threat)
         assert method.attack.steps == 10 and float(eval(method.attack.step_size)) == threat.epsilon / 5
         points = method.points(clf, batch, method.init_state(clf, toy.image_set(), 0))
-        wanted = ebat.attacks.pgd(
+        wanted = trilemma.attacks.pgd(
             clf, batch.images, batch.labels, threat, 10, threat.epsilon / 5, random_start=False
         )
         torch.testing.assert_close(points.adversarial, wanted, atol=1e-6, rtol=0)
@@ -173,11 +173,11 @@ def test_the_attack_begins_at_the_image_of_its_branch_and_climbs_the_cross_entro
 
 def test_the_two_branches_see_their_own_view(toy) -> None:
     basic = toy.images(seed=9)
-    batch = ebat.Batch(toy.images(), toy.labels(), {"basic": basic})
+    batch = trilemma.Batch(toy.images(), toy.labels(), {"basic": basic})
     method, clf = build(), toy.mlp()
     points = method.points(clf, batch, method.init_state(clf, toy.image_set(), 0))
     assert points.data is basic and points.clean is batch.images
-    other = ebat.Batch(toy.images(seed=4), toy.labels(), {"basic": basic})
+    other = trilemma.Batch(toy.images(seed=4), toy.labels(), {"basic": basic})
     moved = method.points(clf, other, method.init_state(clf, toy.image_set(), 0))
     terms = [method.terms(clf, at).metrics for at in (points, moved)]
     assert terms[0]["real"] == terms[1]["real"] and terms[0]["robust"] != terms[1]["robust"]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-import ebat
-from ebat.methods import Points
+import trilemma
+from trilemma.methods import Points
 
-THREAT = ebat.Threat("linf", 0.1)
+THREAT = trilemma.Threat("linf", 0.1)
 
 
 def points(toy) -> Any:
@@ -31,8 +31,8 @@ def reference(toy, clf, at):
 
 def added(toy, name: str, clf, at, **der):
     """What the regulariser adds to the loss of the method alone."""
-    base = ebat.methods.create(name, THREAT).terms(clf, at).loss
-    step = ebat.methods.create(name, THREAT, regulariser={"name": "der"} | der).terms(clf, at)
+    base = trilemma.methods.create(name, THREAT).terms(clf, at).loss
+    step = trilemma.methods.create(name, THREAT, regulariser={"name": "der"} | der).terms(clf, at)
     return (step.loss - base).item(), step
 
 
@@ -45,7 +45,7 @@ def test_the_multi_step_form_adds_exactly_beta_times_the_mean(toy, name: str) ->
             "regulariser": {"name": "der", "beta": 0.7, "margin": 0.3},
             "sampler": {"buffer_size": 0},
         }
-        step, base = (ebat.methods.create(name, THREAT, **extra).terms(clf, at) for extra in (der, {}))
+        step, base = (trilemma.methods.create(name, THREAT, **extra).terms(clf, at) for extra in (der, {}))
         extra = (step.loss - base.loss).item()
     else:
         extra, step = added(toy, name, clf, at, beta=0.7, margin=0.3)
@@ -80,7 +80,7 @@ def test_the_term_trains_through_clean_and_adversarial_images(toy, name: str) ->
     at = Points(at.clean.requires_grad_(), at.labels, at.adversarial.requires_grad_(), toy.images(24, seed=3))
     der = {"name": "der", "beta": 1.0, "form": "multi-step"}
     base, regularised = (
-        ebat.methods.create(name, THREAT, regulariser=regulariser).terms(clf, at).loss
+        trilemma.methods.create(name, THREAT, regulariser=regulariser).terms(clf, at).loss
         for regulariser in (None, der)
     )
     inputs = (at.clean, at.adversarial, *clf.parameters())
@@ -92,7 +92,7 @@ def test_inside_the_margin_the_loss_and_its_gradient_are_those_of_the_method(toy
     clf, at = toy.mlp(), points(toy)
     extra, step = added(toy, "pgd-at", clf, at, margin=100.0)
     assert extra == 0
-    base = ebat.methods.create("pgd-at", THREAT).terms(clf, at).loss
+    base = trilemma.methods.create("pgd-at", THREAT).terms(clf, at).loss
     parameters = list(clf.parameters())
     pairs = zip(
         torch.autograd.grad(step.loss, parameters), torch.autograd.grad(base, parameters), strict=True
@@ -105,7 +105,7 @@ def test_the_added_clean_forward_is_seen_and_moves_no_statistics(toy) -> None:
     buffers = []
     for regulariser in (None, {"name": "der"}):
         clf = toy.conv().train()
-        step = ebat.methods.create("pgd-at", THREAT, regulariser=regulariser).terms(clf, at)
+        step = trilemma.methods.create("pgd-at", THREAT, regulariser=regulariser).terms(clf, at)
         buffers.append([buffer.clone() for buffer in clf.buffers()])
     assert step.clean is not None and torch.equal(step.clean.images, at.clean)
     assert not step.clean.logits.requires_grad
@@ -114,7 +114,7 @@ def test_the_added_clean_forward_is_seen_and_moves_no_statistics(toy) -> None:
 
 def test_a_regularised_method_is_its_method_in_everything_else(toy) -> None:
     base, der = (
-        ebat.methods.create("eb-jdat", THREAT, sampler={"buffer_size": 6}, regulariser=regulariser)
+        trilemma.methods.create("eb-jdat", THREAT, sampler={"buffer_size": 6}, regulariser=regulariser)
         for regulariser in (None, {"name": "der"})
     )
     assert der.views == base.views and der.trains_on_adversarial

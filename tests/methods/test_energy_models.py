@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-import ebat
-from ebat import energies, noise
-from ebat.classifier import Classifier
-from ebat.config import Config
-from ebat.data.batch import Batch
-from ebat.data.image_set import ImageSet
-from ebat.methods import Points
-from ebat.methods.inner import fresh_seeds
-from ebat.networks.create import create_network
-from ebat.networks.options import SmallResNetOptions
-from ebat.recipe import build_config
-from ebat.registry import METHODS
-from ebat.training.build import build_classifier
-from ebat.training.estimate import forward_passes
+import trilemma
+from trilemma import energies, noise
+from trilemma.classifier import Classifier
+from trilemma.config import Config
+from trilemma.data.batch import Batch
+from trilemma.data.image_set import ImageSet
+from trilemma.methods import Points
+from trilemma.methods.inner import fresh_seeds
+from trilemma.networks.create import create_network
+from trilemma.networks.options import SmallResNetOptions
+from trilemma.recipe import build_config
+from trilemma.registry import METHODS
+from trilemma.training.build import build_classifier
+from trilemma.training.estimate import forward_passes
 
 CHAIN = {"buffer_size": 12, "steps": 2}
 BACKBONES = ("jem", "jem++", "sada-jem")
@@ -35,8 +35,8 @@ IDS = ["-".join([name, *options.values()]) for name, options in CHAINED]
 
 
 def build(name: str, radius: str | float = 0.1, norm: str = "linf", **arguments: Any):
-    threat = ebat.Threat(norm, radius) if METHODS.options(name).uses_attack else None
-    return ebat.methods.create(name, threat, **arguments)
+    threat = trilemma.Threat(norm, radius) if METHODS.options(name).uses_attack else None
+    return trilemma.methods.create(name, threat, **arguments)
 
 
 def make(toy, name: str, clf=None, count: int = 6, **arguments: Any) -> tuple[Any, Any]:
@@ -88,7 +88,7 @@ def test_the_contrastive_term_is_the_gradient_of_the_log_likelihood_in_the_logit
     clf = toy.mlp()
     data, drawn = (clf(toy.images(seed=k)).detach().requires_grad_() for k in (0, 2))
     points = Points(toy.images(), toy.labels(), generated=toy.images())
-    from ebat.methods.generative import contrastive
+    from trilemma.methods.generative import contrastive
 
     at_data, at_drawn = torch.autograd.grad(contrastive(points, data, drawn), [data, drawn])
     torch.testing.assert_close(at_data, -data.softmax(1) / 6)

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import ebat
-from ebat.classifier import Classifier
-from ebat.errors import ConfigError
-from ebat.methods import Method, MethodState, Step
-from ebat.methods.elle import linearity_error
-from ebat.methods.grad_align import differentiable_gradient, misalignment
-from ebat.recipe import build_config
-from ebat.training.estimate import forward_passes
+import trilemma
+from trilemma.classifier import Classifier
+from trilemma.errors import ConfigError
+from trilemma.methods import Method, MethodState, Step
+from trilemma.methods.elle import linearity_error
+from trilemma.methods.grad_align import differentiable_gradient, misalignment
+from trilemma.recipe import build_config
+from trilemma.training.estimate import forward_passes
 
 NAMES = ("grad-align", "elle", "elle-a")
 EPSILON = 0.1
@@ -26,7 +26,7 @@ EPSILON = 0.1
 
 def make(toy, name: str, clf: Classifier, count: int = 6, norm="linf", **options: Any) -> tuple[Method, Any]:
     """A method, and the points of its first step at radius 0.1."""
-    method = ebat.methods.create(name, ebat.Threat(norm, EPSILON), **options)
+    method = trilemma.methods.create(name, trilemma.Threat(norm, EPSILON), **options)
     return method, method.points(clf, toy.batch(count), method.init_state(clf, toy.image_set(), 0))
 
 
@@ -113,11 +113,11 @@ def double(toy, kind: str) -> Double:
 def test_the_weight_gradient_agrees_with_central_differences(toy, name: str, kind: str) -> None:
     """The points stay, so the first gradient of grad-align is a constant here, as it is in the method."""
     clf = double(toy, kind)
-    batch = ebat.Batch(toy.images().double(), toy.labels(), {})
+    batch = trilemma.Batch(toy.images().double(), toy.labels(), {})
     term = "misalignment" if name == "grad-align" else "linearity_error"
     weight = 1.0
     for _ in range(2):  # the second time both terms are of one size
-        method = ebat.methods.create(name, ebat.Threat("linf", EPSILON), weight=weight)
+        method = trilemma.methods.create(name, trilemma.Threat("linf", EPSILON), weight=weight)
         at = method.points(clf, batch, method.init_state(clf, toy.image_set(), 0))
         if name == "elle-a":
             at.extra["weight"].fill_(weight)
@@ -171,8 +171,8 @@ def linear(weight: Tensor, bias: Tensor) -> Classifier:
 def test_two_linear_logits_have_one_gradient_direction(toy) -> None:
     """grad CE = (p - 1) (w_y - w_k): only its length changes from point to point."""
     clf = linear(torch.randn(2, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(2))
-    batch = ebat.Batch(toy.images(), toy.labels(classes=2), {})
-    method = ebat.methods.create("grad-align", ebat.Threat("linf", EPSILON))
+    batch = trilemma.Batch(toy.images(), toy.labels(classes=2), {})
+    method = trilemma.methods.create("grad-align", trilemma.Threat("linf", EPSILON))
     points = method.points(clf, batch, method.init_state(clf, toy.image_set(classes=2), 0))
     assert method.terms(clf, points).metrics["misalignment"].abs() < 1e-6
 
@@ -181,8 +181,8 @@ def test_a_loss_that_is_linear_has_no_linearity_error(toy) -> None:
     """A margin far below 0 makes CE = log(1 + exp(-margin)) equal to -margin."""
     weight = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
     clf = linear(weight, torch.tensor([40.0, 0.0]))
-    batch = ebat.Batch(toy.images(), torch.ones(6, dtype=torch.int64), {})
-    method = ebat.methods.create("elle", ebat.Threat("linf", EPSILON))
+    batch = trilemma.Batch(toy.images(), torch.ones(6, dtype=torch.int64), {})
+    method = trilemma.methods.create("elle", trilemma.Threat("linf", EPSILON))
     points = method.points(clf, batch, method.init_state(clf, toy.image_set(classes=2), 0))
     assert method.terms(clf, points).metrics["linearity_error"] < 1e-9
 
@@ -196,8 +196,8 @@ def test_the_linearity_error_of_a_quadratic_loss(toy) -> None:
             return torch.stack([height, torch.zeros_like(height)], dim=1)
 
     clf = Double(Bowl(), 2)
-    batch = ebat.Batch(toy.images().double(), torch.ones(6, dtype=torch.int64), {})
-    method = ebat.methods.create("elle", ebat.Threat("linf", EPSILON))
+    batch = trilemma.Batch(toy.images().double(), torch.ones(6, dtype=torch.int64), {})
+    method = trilemma.methods.create("elle", trilemma.Threat("linf", EPSILON))
     points = method.points(clf, batch, method.init_state(clf, toy.image_set(classes=2), 0))
     x_a, x_b, a = (points.extra[key] for key in ("x_a", "x_b", "a"))
     miss = 2.5 * a.flatten() * (1 - a.flatten()) * (x_a - x_b).flatten(1).square().sum(1)
@@ -245,7 +245,7 @@ def test_grad_align_steps_the_radius_from_the_image_and_reuses_that_gradient(toy
     assert len(calls) == 3, "x* and the point nearby; none at x again"
     x = batch.images.clone().requires_grad_()
     fresh = toy.conv().train()  # the attack's forward is in train mode
-    (gradient,) = torch.autograd.grad(ebat.energies.cross_entropy(fresh.logits(x), batch.labels).sum(), x)
+    (gradient,) = torch.autograd.grad(trilemma.energies.cross_entropy(fresh.logits(x), batch.labels).sum(), x)
     torch.testing.assert_close(at.gradient, gradient)
     torch.testing.assert_close(at.adversarial.detach(), (x + EPSILON * gradient.sign()).clamp(0, 1).detach())
     nearby = at.extra["nearby"]
@@ -318,8 +318,8 @@ def test_the_second_term_is_in_full_precision_under_autocast(toy, name: str) -> 
 
 @pytest.mark.parametrize(("levels", "weight"), [(8, 0.2), (12, 0.63246), (16, 2.0), (24, 20.0)])
 def test_the_weight_of_grad_align_follows_the_radius(levels: int, weight: float) -> None:
-    threat = ebat.Threat("linf", f"{levels}/255")
-    found = ebat.methods.create("grad-align", threat).options.weight_at(threat.epsilon)
+    threat = trilemma.Threat("linf", f"{levels}/255")
+    found = trilemma.methods.create("grad-align", threat).options.weight_at(threat.epsilon)
     assert found == pytest.approx(weight, rel=1e-4)
 
 
@@ -328,13 +328,13 @@ def test_the_weight_of_grad_align_follows_the_radius(levels: int, weight: float)
     [(2, 1000), (8, 1000), (9, 1000), (10, 5000), (20, 5000), (21, 5000), (22, 10_000), (26, 10_000)],
 )
 def test_the_weight_of_elle_follows_the_radius(levels: int, weight: float) -> None:
-    threat = ebat.Threat("linf", f"{levels}/255")
-    assert ebat.methods.create("elle", threat).options.weight_at(threat.epsilon) == weight
+    threat = trilemma.Threat("linf", f"{levels}/255")
+    assert trilemma.methods.create("elle", threat).options.weight_at(threat.epsilon) == weight
 
 
 def test_grad_align_refuses_what_it_cannot_do_and_warns_of_what_is_unpublished() -> None:
     with pytest.raises(ConfigError, match=r"attack\.steps: 2 given, .* use 1"):
-        ebat.methods.create("grad-align", ebat.Threat("linf", 0.1), attack={"steps": 2})
+        trilemma.methods.create("grad-align", trilemma.Threat("linf", 0.1), attack={"steps": 2})
     tree: dict[str, Any] = {"network": "small-resnet", "method": {"name": "grad-align"}, "threat": {}}
     assert build_config(tree).warnings == []
     with pytest.raises(ConfigError, match=r"attack\.steps: 2 given"):
@@ -383,7 +383,7 @@ def listed(values: list[float]) -> list[float]:
 
 
 def test_the_weight_of_elle_a_is_that_of_a_list_of_all_errors(toy, monkeypatch) -> None:
-    clf, method = toy.mlp(), ebat.methods.create("elle-a", ebat.Threat("linf", EPSILON))
+    clf, method = toy.mlp(), trilemma.methods.create("elle-a", trilemma.Threat("linf", EPSILON))
     values = errors(50)
     wanted = listed(values)
     assert wanted[0] == 0 and wanted.count(4000.0) >= 3 and len(set(wanted)) > 20
@@ -396,7 +396,9 @@ def test_the_weight_of_elle_a_is_that_of_a_list_of_all_errors(toy, monkeypatch) 
             state = method.init_state(clf, toy.image_set(), 1)
             one_step(method, clf, toy, state)
             state.load_state_dict(saved)
-        monkeypatch.setattr("ebat.methods.elle.linearity_error", lambda *_, value=value: torch.tensor(value))
+        monkeypatch.setattr(
+            "trilemma.methods.elle.linearity_error", lambda *_, value=value: torch.tensor(value)
+        )
         found.append(one_step(method, clf, toy, state).metrics["weight"].item())
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
@@ -433,7 +435,7 @@ def test_elle_a_says_that_it_needs_the_step(toy) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_regulariser_hands_the_step_on(toy, name: str) -> None:
     clf = toy.mlp()
-    method = ebat.methods.create(name, ebat.Threat("linf", EPSILON), regulariser={"name": "der"})
+    method = trilemma.methods.create(name, trilemma.Threat("linf", EPSILON), regulariser={"name": "der"})
     state = method.init_state(clf, toy.image_set(), 0)
     points = method.points(clf, toy.batch(), state)
     method.after_backward(points, state, method.terms(clf, points))

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-import ebat
-from ebat.methods import Points
-from ebat.methods.inner import fresh_seeds
-from ebat.methods.weat import energy_weight
+import trilemma
+from trilemma.methods import Points
+from trilemma.methods.inner import fresh_seeds
+from trilemma.methods.weat import energy_weight
 
 NAMES = ["mart", "weat-nat", "weat-adv"]
 
 
 def build(name: str, radius: float | str = 0.1, **options: Any):
-    return ebat.methods.create(name, ebat.Threat("linf", radius), **options)
+    return trilemma.methods.create(name, trilemma.Threat("linf", radius), **options)
 
 
 def fixed(toy) -> Points:
@@ -100,7 +100,7 @@ def test_the_boosted_cross_entropy_stays_finite_at_full_confidence(logit: float)
         def forward(self, images: Tensor) -> Tensor:
             return logits + self.shift
 
-    clf = ebat.Classifier(Fixed(), 3)
+    clf = trilemma.Classifier(Fixed(), 3)
     images = torch.zeros(2, 1, 2, 2)
     step = build("mart").terms(clf, Points(images, torch.tensor([1, 1]), images.clone()))
     # -log p_y is the logit itself; -log(1.0001 - 1) = 9.21 where the other class has everything
@@ -119,7 +119,7 @@ def test_mart_climbs_the_cross_entropy_from_beside_the_image_in_eval_mode(toy) -
     clf, batch, radius = toy.conv().train(), toy.batch(), 0.1
     points, state = points_of(toy, "mart", clf, attack={"steps": 3})
     state.generator.manual_seed(0)
-    x = batch.images + 0.001 * ebat.noise.normal(fresh_seeds(state, batch.images), 0, (1, 4, 4))
+    x = batch.images + 0.001 * trilemma.noise.normal(fresh_seeds(state, batch.images), 0, (1, 4, 4))
     clf.eval()
     for _ in range(3):
         x = x.detach().requires_grad_()

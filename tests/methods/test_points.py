@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-import ebat
-from ebat import energies, noise
-from ebat.methods.inner import fresh_seeds
+import trilemma
+from trilemma import energies, noise
+from trilemma.methods.inner import fresh_seeds
 
 CHAIN = {"buffer_size": 12, "steps": 2}
 
@@ -21,8 +21,8 @@ def make(
     clf = clf or toy.mlp()
     if name in ("sada-jem", "jeat", "eb-jdat"):
         arguments.setdefault("sampler", CHAIN)
-    threat = None if name in ("standard", "sada-jem") else ebat.Threat("linf", radius)
-    method = ebat.methods.create(name, threat, **arguments)
+    threat = None if name in ("standard", "sada-jem") else trilemma.Threat("linf", radius)
+    method = trilemma.methods.create(name, threat, **arguments)
     state = method.init_state(clf, toy.image_set(), seed)
     return method.points(clf, toy.batch(count), state), state
 
@@ -51,8 +51,8 @@ def test_n_fgsm_steps_the_radius_from_strong_noise_without_projection(toy) -> No
 @pytest.mark.parametrize("name", ["pgd-at", "trades", "jeat", "eb-jdat"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_other_methods_keep_to_the_ball(toy, name: str, norm: str) -> None:
-    threat = ebat.Threat(norm, 0.1 if norm == "linf" else 0.5)
-    method = ebat.methods.create(name, threat, sampler=CHAIN if "j" in name else None)
+    threat = trilemma.Threat(norm, 0.1 if norm == "linf" else 0.5)
+    method = trilemma.methods.create(name, threat, sampler=CHAIN if "j" in name else None)
     clf, batch = toy.mlp(), toy.batch()
     points: Any = method.points(clf, batch, method.init_state(clf, toy.image_set(), 0))
     assert threat.contains(points.adversarial, batch.images).all()
@@ -63,12 +63,15 @@ def test_steps_and_sizes_are_the_published_ones(toy) -> None:
     wanted = {"pgd-at": (10, "2/255"), "trades": (10, "2/255"), "n-fgsm": (1, "8/255"), "jeat": (10, "2/255"),
               "eb-jdat": (5, "2/255")}  # fmt: skip
     for name, (steps, step_size) in wanted.items():
-        method = ebat.methods.create(name, ebat.Threat("linf", "8/255"))
+        method = trilemma.methods.create(name, trilemma.Threat("linf", "8/255"))
         assert (method.attack.steps, method.attack.step_size) == (steps, step_size)
-    larger = ebat.methods.create("eb-jdat", ebat.Threat("linf", "16/255"))
+    larger = trilemma.methods.create("eb-jdat", trilemma.Threat("linf", "16/255"))
     assert larger.attack.step_size == "4/255"
-    assert ebat.methods.create("trades", ebat.Threat("linf", "8/255")).options.beta == 6
-    modes = {name: ebat.methods.create(name, ebat.Threat("linf", 0.1)).options.attack_mode for name in wanted}
+    assert trilemma.methods.create("trades", trilemma.Threat("linf", "8/255")).options.beta == 6
+    modes = {
+        name: trilemma.methods.create(name, trilemma.Threat("linf", 0.1)).options.attack_mode
+        for name in wanted
+    }
     assert modes == dict.fromkeys(wanted, "eval") | {"n-fgsm": "train"}
 
 
@@ -129,8 +132,8 @@ def test_the_data_term_sees_the_view_of_its_backbone(toy) -> None:
 
 
 def test_backbones_bring_their_published_chains() -> None:
-    threat = ebat.Threat("linf", 0.1)
-    jem = ebat.methods.create("eb-jdat", threat, backbone="jem").sampler
+    threat = trilemma.Threat("linf", 0.1)
+    jem = trilemma.methods.create("eb-jdat", threat, backbone="jem").sampler
     assert (jem.name, jem.steps, jem.step_size, jem.noise_std, jem.start) == (
         "langevin",
         10,
@@ -139,8 +142,11 @@ def test_backbones_bring_their_published_chains() -> None:
         "uniform",
     )
     for chain in (
-        ebat.methods.create("sada-jem").sampler,
-        *(ebat.methods.create("eb-jdat", threat, backbone=name).sampler for name in ("jem++", "sada-jem")),
+        trilemma.methods.create("sada-jem").sampler,
+        *(
+            trilemma.methods.create("eb-jdat", threat, backbone=name).sampler
+            for name in ("jem++", "sada-jem")
+        ),
     ):
         assert (chain.name, chain.step_size, chain.clamp, chain.noise_std) == ("proximal", 0.25, 2.0, 0.0)
         assert (chain.start, chain.mode, chain.buffer_size, chain.reinit) == (
@@ -152,11 +158,11 @@ def test_backbones_bring_their_published_chains() -> None:
 
 
 def test_another_sampler_brings_its_own_step_noise_and_clamp() -> None:
-    threat = ebat.Threat("linf", 0.1)
-    changed = ebat.methods.create("jeat", threat, sampler={"name": "proximal"}).sampler
+    threat = trilemma.Threat("linf", 0.1)
+    changed = trilemma.methods.create("jeat", threat, sampler={"name": "proximal"}).sampler
     assert (changed.step_size, changed.noise_std, changed.clamp) == (None, None, None)
     assert changed.buffer_size == 10_000 and changed.steps == 20
-    asked = ebat.methods.create("jeat", threat, sampler={"name": "proximal", "clamp": 1.0}).sampler
+    asked = trilemma.methods.create("jeat", threat, sampler={"name": "proximal", "clamp": 1.0}).sampler
     assert asked.clamp == 1.0
 
 
@@ -224,7 +230,7 @@ def test_adversarial_images_hold_their_gradient_after_backward(toy) -> None:
     for name in ("pgd-at", "trades", "eb-jdat"):
         points, _ = make(toy, name, clf)
         assert points.adversarial.grad is None
-        method = ebat.methods.create(name, ebat.Threat("linf", 0.1))
+        method = trilemma.methods.create(name, trilemma.Threat("linf", 0.1))
         method.terms(clf, points).loss.backward()
         assert points.adversarial.grad is not None and points.adversarial.grad.abs().sum() > 0
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-import ebat
-from ebat.methods import Points
-from ebat.registry import METHODS
+import trilemma
+from trilemma.methods import Points
+from trilemma.registry import METHODS
 
-THREAT = ebat.Threat("linf", 0.1)
+THREAT = trilemma.Threat("linf", 0.1)
 CHAIN = {"buffer_size": 12, "steps": 2}
 
 
@@ -168,7 +168,7 @@ FORMULAS: dict[str, Any] = {
 
 def build(name: str, **options):
     kind = METHODS.options(name)
-    return ebat.methods.create(
+    return trilemma.methods.create(
         name, THREAT if kind.uses_attack else None, sampler=CHAIN if kind.uses_sampler else None, **options
     )
 
@@ -276,7 +276,7 @@ def test_trades_has_a_gradient_through_both_sides_of_the_divergence(toy) -> None
     clf, at = toy.mlp(), points(toy)
     step = build("trades").terms(clf, at)
     for side in ("clean", "adversarial"):
-        divergence = ebat.energies.kl_divergence(step.live["clean"], step.live["adversarial"]).sum()
+        divergence = trilemma.energies.kl_divergence(step.live["clean"], step.live["adversarial"]).sum()
         (gradient,) = torch.autograd.grad(divergence, step.live[side], retain_graph=True)
         assert (gradient.abs().sum(1) > 0).all()
     # and the loss uses those very logits

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-import ebat
-from ebat.methods import Points
-from ebat.registry import METHODS
+import trilemma
+from trilemma.methods import Points
+from trilemma.registry import METHODS
 
 MOVED_BY = {
     "standard": "clean",
@@ -28,9 +28,9 @@ MOVED_BY = {
 def test_the_running_statistics_are_those_of_one_forward_of_the_right_images(toy, name: str) -> None:
     names = ("clean", "adversarial", "generated", "data")
     points = Points(labels=toy.labels(), **{role: toy.images(seed=k) for k, role in enumerate(names)})
-    threat = ebat.Threat("linf", 0.1) if METHODS.options(name).uses_attack else None
+    threat = trilemma.Threat("linf", 0.1) if METHODS.options(name).uses_attack else None
     clf, alone = toy.conv().train(), toy.conv().train()
-    ebat.methods.create(name, threat).terms(clf, points).loss.backward()
+    trilemma.methods.create(name, threat).terms(clf, points).loss.backward()
     alone.logits(getattr(points, MOVED_BY[name]))
     for buffer, wanted in zip(clf.buffers(), alone.buffers(), strict=True):
         assert torch.equal(buffer, wanted)
@@ -42,7 +42,7 @@ def test_each_set_is_normalised_by_its_own_batch(toy, name: str) -> None:
     images = {role: scale * toy.images(seed=k) for k, (role, scale) in enumerate(scales.items())}
     points = Points(labels=toy.labels(), **images)
     clf = toy.conv().train()
-    step = ebat.methods.create(name, ebat.Threat("linf", 0.1)).terms(clf, points)
+    step = trilemma.methods.create(name, trilemma.Threat("linf", 0.1)).terms(clf, points)
     for seen in (step.clean, step.adversarial, step.generated):
         if seen is None:
             continue

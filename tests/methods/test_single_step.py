@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import ebat
-from ebat import noise
-from ebat.errors import ConfigError
-from ebat.methods import Points
-from ebat.methods.inner import fresh_seeds
-from ebat.recipe import build_config
+import trilemma
+from trilemma import noise
+from trilemma.errors import ConfigError
+from trilemma.methods import Points
+from trilemma.methods.inner import fresh_seeds
+from trilemma.recipe import build_config
 
 EPSILON = 0.06
-THREAT = ebat.Threat("linf", EPSILON)
+THREAT = trilemma.Threat("linf", EPSILON)
 
 
 def points_of(toy, method, count: int = 40, seed: int = 0) -> tuple[Any, Any, Any]:
@@ -35,7 +35,7 @@ def loss_gradient(clf, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def test_fgsm_steps_the_radius_from_the_image_itself(toy) -> None:
-    at, clf, state = points_of(toy, ebat.methods.create("fgsm", THREAT))
+    at, clf, state = points_of(toy, trilemma.methods.create("fgsm", THREAT))
     signs = loss_gradient(clf, at.clean, at.labels).sign()
     torch.testing.assert_close(at.adversarial, (at.clean + EPSILON * signs).clamp(0, 1), atol=1e-6, rtol=0)
     assert torch.equal(state.generator.get_state(), torch.Generator().manual_seed(0).get_state())
@@ -46,7 +46,7 @@ def test_a_step_from_noise_is_the_published_one(toy, name: str, options: dict[st
     """fgsm-rs: U(-eps, eps), 5/4 eps, projected; n-fgsm: U(-2 eps, 2 eps), eps, box only."""
     strong = bool(options)
     scale, step = (2, EPSILON) if strong else (1, 1.25 * EPSILON)
-    at, clf, state = points_of(toy, ebat.methods.create(name, THREAT, **options))
+    at, clf, state = points_of(toy, trilemma.methods.create(name, THREAT, **options))
     state.generator.manual_seed(0)
     seeds = noise.derive(fresh_seeds(state, at.clean), 0)
     start = (at.clean + scale * EPSILON * (2 * noise.uniform(seeds, 0, (1, 4, 4)) - 1)).clamp(0, 1)
@@ -67,7 +67,7 @@ def test_a_step_from_noise_is_the_published_one(toy, name: str, options: dict[st
 def test_one_step_of_the_published_length_in_train_mode(
     name: str, options: dict[str, Any], size: str
 ) -> None:
-    method = ebat.methods.create(name, ebat.Threat("linf", "8/255"), **options)
+    method = trilemma.methods.create(name, trilemma.Threat("linf", "8/255"), **options)
     assert (method.attack.steps, method.attack.step_size) == (1, size)  # 10/255 = 2/51
     assert method.options.attack_mode == "train" and method.options.single_step
 
@@ -85,10 +85,10 @@ def replay(method, clf, state, batch) -> tuple[Any, Tensor]:
 
 
 def test_the_free_perturbation_starts_at_zero_and_follows_its_formula_across_batches(toy) -> None:
-    method, clf = ebat.methods.create("free-at", THREAT), toy.mlp()
+    method, clf = trilemma.methods.create("free-at", THREAT), toy.mlp()
     state = method.init_state(clf, toy.image_set(), 0)
     first = toy.batch(8)
-    other = ebat.Batch(
+    other = trilemma.Batch(
         toy.images(8, seed=7).round(), toy.labels(8), {}
     )  # black and white: the box always binds
     delta = np.zeros((8, 1, 4, 4))
@@ -103,8 +103,8 @@ def test_the_free_perturbation_starts_at_zero_and_follows_its_formula_across_bat
 
 
 def test_the_free_perturbation_keeps_to_a_euclidean_ball(toy) -> None:
-    threat = ebat.Threat("l2", 0.3)
-    method, clf = ebat.methods.create("free-at", threat), toy.mlp()
+    threat = trilemma.Threat("l2", 0.3)
+    method, clf = trilemma.methods.create("free-at", threat), toy.mlp()
     state, batch = method.init_state(clf, toy.image_set(), 0), toy.batch(8)
     _, gradient = replay(method, clf, state, batch)
     step = 0.3 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
@@ -115,7 +115,7 @@ def test_the_free_perturbation_keeps_to_a_euclidean_ball(toy) -> None:
 
 
 def test_a_batch_of_another_size_starts_the_free_perturbation_anew(toy) -> None:
-    method, clf = ebat.methods.create("free-at", THREAT), toy.mlp()
+    method, clf = trilemma.methods.create("free-at", THREAT), toy.mlp()
     state = method.init_state(clf, toy.image_set(), 0)
     replay(method, clf, state, toy.batch(8))
     at, _ = replay(method, clf, state, toy.batch(5))
@@ -125,9 +125,9 @@ def test_a_batch_of_another_size_starts_the_free_perturbation_anew(toy) -> None:
 
 def test_the_free_gradient_is_the_weight_steps_own_under_sharpness_aware_updates(toy) -> None:
     """Both passes leave one gradient in x*, that of the pass whose weight gradient is applied."""
-    from ebat.updates.sam import sam
+    from trilemma.updates.sam import sam
 
-    method, clf = ebat.methods.create("free-at", THREAT), toy.mlp()
+    method, clf = trilemma.methods.create("free-at", THREAT), toy.mlp()
     state = method.init_state(clf, toy.image_set(), 0)
     at: Any = method.points(clf, toy.batch(8), state)
     optimiser, applied = torch.optim.SGD(clf.parameters(), lr=0.0), []
@@ -149,9 +149,9 @@ def test_free_training_has_no_attack_to_set() -> None:
     with pytest.raises(ConfigError, match="attack: method 'free-at' has no attack"):
         build_config({**tree, "attack": {"steps": 10}})
     with pytest.raises(ConfigError, match="'free-at' has no attack"):
-        ebat.methods.create("free-at", THREAT, attack={"steps": 10})
+        trilemma.methods.create("free-at", THREAT, attack={"steps": 10})
     with pytest.raises(ConfigError, match="attack_mode"):
-        ebat.methods.create("free-at", THREAT, attack_mode="eval")
+        trilemma.methods.create("free-at", THREAT, attack_mode="eval")
 
 
 # --- aaer -----------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def penalty_gradient(toy, clf, at: Any, **weights: Any) -> Any:
     images = at.adversarial.detach().clone().requires_grad_()
     at = Points(at.clean, at.labels, images, extra=at.extra)
     with_it, without = (
-        ebat.methods.create("aaer", THREAT, **(weights | {"weight": weight})).terms(clf, at).loss
+        trilemma.methods.create("aaer", THREAT, **(weights | {"weight": weight})).terms(clf, at).loss
         for weight in (1.0, 0.0)
     )
     return torch.autograd.grad(with_it - without, images)[0]
@@ -188,7 +188,7 @@ def penalty_gradient(toy, clf, at: Any, **weights: Any) -> Any:
 def test_the_penalty_trains_through_the_movement_of_abnormal_examples_alone(toy) -> None:
     clf = toy.mlp()
     at, abnormal = mixed(toy, clf)
-    assert ebat.methods.create("aaer", THREAT, gap=0.0).terms(clf, at).metrics["penalty"] > 0
+    assert trilemma.methods.create("aaer", THREAT, gap=0.0).terms(clf, at).metrics["penalty"] > 0
     gradient = penalty_gradient(toy, clf, at, gap=2.5, spread=1.5)
     images = at.adversarial.detach().clone().requires_grad_()
     moved = (clf(images) - clf(at.extra["start"]).detach()).square().sum(1)
@@ -207,7 +207,7 @@ def test_without_both_groups_the_loss_is_that_of_the_base(toy, side: str) -> Non
     one_group = Points(
         at.clean[keep], at.labels[keep], at.adversarial[keep], extra={"start": at.extra["start"][keep]}
     )
-    method = ebat.methods.create("aaer", THREAT)
+    method = trilemma.methods.create("aaer", THREAT)
     step = method.terms(clf, one_group)
     base = torch.nn.functional.cross_entropy(clf(one_group.adversarial), one_group.labels)
     torch.testing.assert_close(step.loss, base)
@@ -219,13 +219,13 @@ def test_the_forward_of_the_start_moves_no_statistics(toy) -> None:
     for name in ("n-fgsm", "aaer"):
         clf = toy.conv().train()
         at, _ = mixed(toy, toy.mlp())
-        ebat.methods.create(name, THREAT).terms(clf, at)
+        trilemma.methods.create(name, THREAT).terms(clf, at)
         buffers.append([buffer.clone() for buffer in clf.buffers()])
     assert all(torch.equal(one, other) for one, other in zip(*buffers, strict=True))
 
 
 def test_the_weights_are_the_bases_own_unless_given() -> None:
-    chosen = ebat.methods.create("aaer", THREAT, base="n-fgsm", gap=0.5).options
+    chosen = trilemma.methods.create("aaer", THREAT, base="n-fgsm", gap=0.5).options
     assert (chosen.weight, chosen.gap, chosen.spread) == (1.0, 0.5, 0.15)
     saved = build_config({"network": "small-resnet", "method": "aaer", "threat": {}}).model_dump()["method"]
     assert (saved["weight"], saved["gap"], saved["spread"]) == (1.0, 2.5, 1.5)
@@ -239,7 +239,7 @@ def test_the_regulariser_can_compare_with_the_random_start(toy) -> None:
     at, abnormal = mixed(toy, clf)
     der = {"name": "der", "beta": 2.0, "reference": "start"}
     base, step = (
-        ebat.methods.create("n-fgsm", THREAT, regulariser=regulariser).terms(clf, at)
+        trilemma.methods.create("n-fgsm", THREAT, regulariser=regulariser).terms(clf, at)
         for regulariser in (None, der)
     )
     f, g = toy.logits64(clf, at.extra["start"]), toy.logits64(clf, at.adversarial)
@@ -259,5 +259,5 @@ def test_a_method_without_a_random_start_cannot_be_compared_with_it() -> None:
         ):
             build_config({**tree, "method": name})
         with pytest.raises(ConfigError, match="keeps no random start"):
-            ebat.methods.create(name, THREAT, regulariser=der)
+            trilemma.methods.create(name, THREAT, regulariser=der)
     assert build_config({**tree, "method": "fgsm-rs"}).regulariser

@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-import ebat
-from ebat.methods import Method, MethodState
-from ebat.registry import METHODS
-from ebat.training.checkpoint import load_state, save_state
+import trilemma
+from trilemma.methods import Method, MethodState
+from trilemma.registry import METHODS
+from trilemma.training.checkpoint import load_state, save_state
 
 CHAIN = {"buffer_size": 12, "steps": 2, "reinit": 0.5}
 WITHOUT_CHANCE = {"standard", "fgsm", "free-at", "elle-a"}  # the weight of elle-a's random term starts at 0
@@ -18,14 +18,14 @@ WITHOUT_CHANCE = {"standard", "fgsm", "free-at", "elle-a"}  # the weight of elle
 
 def build(name: str):
     kind = METHODS.options(name)
-    return ebat.methods.create(
+    return trilemma.methods.create(
         name,
-        ebat.Threat("linf", 0.1) if kind.uses_attack else None,
+        trilemma.Threat("linf", 0.1) if kind.uses_attack else None,
         sampler=CHAIN if kind.uses_sampler else None,
     )
 
 
-def one_step(toy, method: Method, clf: ebat.Classifier, state: MethodState) -> torch.Tensor:
+def one_step(toy, method: Method, clf: trilemma.Classifier, state: MethodState) -> torch.Tensor:
     """The loss of a whole step but for the weights, which stay."""
     points = method.points(clf, toy.batch(), state)
     step = method.terms(clf, points)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-from ebat.metrics.accuracy import share, wilson_interval
+from trilemma.metrics.accuracy import share, wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from ebat.errors import CheckpointError
-from ebat.metrics.calibration import (
+from trilemma.errors import CheckpointError
+from trilemma.metrics.calibration import (
     BINS,
     error_by_chance,
     probabilities,

@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-import ebat
-from ebat.metrics.energy_landscape import EnergyPoints, energy_points, landscape_summary, move_summary
+import trilemma
+from trilemma.metrics.energy_landscape import EnergyPoints, energy_points, landscape_summary, move_summary
 
 
 @pytest.fixture
-def clf() -> ebat.Classifier:
+def clf() -> trilemma.Classifier:
     torch.manual_seed(0)
-    return ebat.Classifier(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 4)), num_classes=4)
+    return trilemma.Classifier(
+        nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 4)), num_classes=4
+    )
 
 
 @pytest.fixture
@@ -29,8 +31,8 @@ def test_points_are_the_energies_of_eval_logits_in_any_batch_size(clf, images):
     assert clf.training
     assert all(torch.equal(value, before[name]) for name, value in clf.state_dict().items())
     logits = clf.eval()(images[0]).detach()
-    torch.testing.assert_close(points.marginal, ebat.energies.marginal_energy(logits))
-    torch.testing.assert_close(points.joint, ebat.energies.joint_energy(logits, images[1]))
+    torch.testing.assert_close(points.marginal, trilemma.energies.marginal_energy(logits))
+    torch.testing.assert_close(points.joint, trilemma.energies.joint_energy(logits, images[1]))
 
 
 def test_abnormal_share_and_deltas_equal_the_energies_room(clf, images):
@@ -38,9 +40,9 @@ def test_abnormal_share_and_deltas_equal_the_energies_room(clf, images):
     clean, adversarial = energy_points(clf, *images), energy_points(clf, other, images[1])
     summary = landscape_summary({"clean": clean, "adversarial": adversarial})
     first, second = clf.eval()(images[0]).detach(), clf(other).detach()
-    marginal, joint = ebat.energies.delta_energies(first, second, images[1])
+    marginal, joint = trilemma.energies.delta_energies(first, second, images[1])
     assert summary["shift"]["abnormal"]["value"] == pytest.approx(
-        float(ebat.energies.abnormal(first, second, images[1]).float().mean())
+        float(trilemma.energies.abnormal(first, second, images[1]).float().mean())
     )
     assert summary["shift"]["delta_marginal"]["mean"] == pytest.approx(float(marginal.mean()), abs=1e-5)
     assert summary["shift"]["delta_joint"]["mean"] == pytest.approx(float(joint.mean()), abs=1e-5)

@@ -12,7 +12,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from ebat.metrics.features import (
+from trilemma.metrics.features import (
     Features,
     classifier_score,
     extract,
@@ -20,7 +20,7 @@ from ebat.metrics.features import (
     figure_names,
     kernel_distance,
 )
-from ebat.metrics.frechet import Extractor, frechet_distance, moments, penultimate
+from trilemma.metrics.frechet import Extractor, frechet_distance, moments, penultimate
 
 
 def rows(count: int, width: int = 6, seed: int = 0, shift: float = 0.0) -> Tensor:

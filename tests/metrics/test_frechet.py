@@ -8,9 +8,9 @@ import torch
 from scipy.linalg import sqrtm  # type: ignore[import-untyped]
 from torch import nn
 
-import ebat
-from ebat.errors import ConfigError
-from ebat.metrics.frechet import (
+import trilemma
+from trilemma.errors import ConfigError
+from trilemma.metrics.frechet import (
     Extractor,
     Moments,
     frechet_distance,
@@ -90,7 +90,7 @@ def test_the_classifier_is_left_in_its_mode_with_its_statistics(toy):
 
 def test_a_network_without_a_linear_layer_is_refused():
     with pytest.raises(ConfigError, match="no linear layer"):
-        penultimate(ebat.Classifier(nn.Flatten(), 4), "flat")
+        penultimate(trilemma.Classifier(nn.Flatten(), 4), "flat")
 
 
 def test_a_row_names_its_extractor_and_counts_its_images(toy):

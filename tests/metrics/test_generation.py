@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-import ebat
-from ebat.metrics.generation import compare_samples, named_share, nearest_distance
+import trilemma
+from trilemma.metrics.generation import compare_samples, named_share, nearest_distance
 
 
 def _images(count: int, seed: int) -> torch.Tensor:
@@ -35,14 +35,19 @@ class _First(nn.Module):
 def test_named_share_counts_the_images_named_as_asked():
     images = torch.zeros(4, 3, 4, 4)
     images[:, 0, 0, 0] = torch.tensor([0.0, 0.1, 0.2, 0.3])
-    assert named_share(ebat.Classifier(_First(), 4), images, torch.tensor([0, 1, 2, 0])) == 0.75
+    assert named_share(trilemma.Classifier(_First(), 4), images, torch.tensor([0, 1, 2, 0])) == 0.75
 
 
 def test_samples_are_compared_with_starts_and_real_images():
     labels = torch.tensor([0, 1])
     starts, samples, train = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.1), torch.zeros(1, 3, 4, 4)
     found = compare_samples(
-        starts, samples, labels, reference=train, namer=ebat.Classifier(_First(), 4), real=(starts, labels)
+        starts,
+        samples,
+        labels,
+        reference=train,
+        namer=trilemma.Classifier(_First(), 4),
+        real=(starts, labels),
     )
     assert list(found) == ["start", "sample", "real"]
     assert (found["start"]["named"], found["sample"]["named"]) == (0.5, 0.5)

@@ -14,9 +14,9 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from ebat.errors import CheckpointError, MissingExtraError
-from ebat.metrics.features import extract, figure_names
-from ebat.metrics.inception import inception
+from trilemma.errors import CheckpointError, MissingExtraError
+from trilemma.metrics.features import extract, figure_names
+from trilemma.metrics.inception import inception
 
 # torch-fidelity in small: the same names, arguments and kinds of tensors, and an __init__ that needs torchvision.
 NETWORK = """
@@ -69,9 +69,9 @@ def weights(path: Path) -> Path:
 
 
 def test_without_the_extra_it_is_named(monkeypatch):
-    monkeypatch.setattr("ebat.metrics.library.find_spec", lambda name: None)
+    monkeypatch.setattr("trilemma.metrics.library.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'ebat\[inception\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[inception\]'"):
         inception()
 
 
@@ -153,7 +153,7 @@ def test_metrics_work_where_the_extra_is_installed_and_torchvision_is_not(stand_
         for name in [name for name in sys.modules if name.startswith("torchmetrics")]:
             del sys.modules[name]
         import torch
-        from ebat.metrics.ood import auroc
+        from trilemma.metrics.ood import auroc
         print(auroc(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 2.0])))
     """
     done = subprocess.run(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebat.metrics.manifold import manifold, radii
+from trilemma.metrics.manifold import manifold, radii
 
 
 def naive(samples: np.ndarray, real: np.ndarray, k: int, k_dc: int) -> tuple[float, float, float, float]:

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import ebat
-from ebat.errors import CheckpointError
-from ebat.metrics.accuracy import wilson_interval
-from ebat.metrics.ood import SCORES, auroc, auroc_interval, ood_scores
+import trilemma
+from trilemma.errors import CheckpointError
+from trilemma.metrics.accuracy import wilson_interval
+from trilemma.metrics.ood import SCORES, auroc, auroc_interval, ood_scores
 
 
 def pairs(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -83,7 +83,7 @@ def test_a_classifier_that_has_diverged_is_named(toy):
             return images.flatten(1)[:, :2] * torch.nan
 
     with pytest.raises(CheckpointError, match=r"-E\(x\) is not finite for 4 of 4"):
-        ood_scores(ebat.Classifier(Broken(), 2), toy.images(4))
+        ood_scores(trilemma.Classifier(Broken(), 2), toy.images(4))
 
 
 # --- The interval ---------------------------------------------------------------------------------------

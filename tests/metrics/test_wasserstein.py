@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance as reference  # type: ignore[import-untyped]
 
-from ebat.metrics.wasserstein import wasserstein_distance
+from trilemma.metrics.wasserstein import wasserstein_distance
 
 numbers = st.lists(st.floats(-50, 50, allow_nan=False, width=32), min_size=1, max_size=30)
 

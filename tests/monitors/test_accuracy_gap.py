@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ebat.monitors.accuracy_gap import AccuracyGapMonitor
+from trilemma.monitors.accuracy_gap import AccuracyGapMonitor
 
 
 def alarms(monitor: AccuracyGapMonitor, *gaps: float, first: int = 1):

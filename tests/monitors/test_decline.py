@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ebat.monitors.decline import DeclineMonitor
+from trilemma.monitors.decline import DeclineMonitor
 
 # PGD-10 accuracy and mean dE(x) at every second epoch of a run on 500 photographs that overfits from epoch 11 on
 OVERFITS = [

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from ebat.monitors.divergence import DivergenceMonitor
+from trilemma.monitors.divergence import DivergenceMonitor
 
 HEALTHY = {
     "loss": 1.2, "energy_clean": -8.0, "energy_adversarial": -7.0, "energy_generated": -9.0, "saturated": 0.4,

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from ebat.monitors.gradient_cosine import GradientCosineMonitor
+from trilemma.monitors.gradient_cosine import GradientCosineMonitor
 
 WINDOW = 100
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ebat.monitors.overfitting import SIGNALS, OverfittingMonitor
+from trilemma.monitors.overfitting import SIGNALS, OverfittingMonitor
 
 EPOCH = 40  # steps
 

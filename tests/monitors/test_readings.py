@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ebat.methods import Step
-from ebat.methods.base import Points, Seen
-from ebat.monitors.readings import NAMES, Readings, mean_reading, read_gradients, read_step
+from trilemma.methods import Step
+from trilemma.methods.base import Points, Seen
+from trilemma.monitors.readings import NAMES, Readings, mean_reading, read_gradients, read_step
 
 
 def seen_step(toy):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from ebat.networks.cost import count_macs, count_parameters
-from ebat.networks.preact_resnet import PreActResNet
-from ebat.networks.small_resnet import SmallResNet
-from ebat.networks.wide_resnet import WideResNet
+from trilemma.networks.cost import count_macs, count_parameters
+from trilemma.networks.preact_resnet import PreActResNet
+from trilemma.networks.small_resnet import SmallResNet
+from trilemma.networks.wide_resnet import WideResNet
 
 
 def preact_18_macs() -> int:

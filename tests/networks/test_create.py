@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from ebat.errors import ConfigError, UnknownNameError
-from ebat.networks.create import create_network
-from ebat.networks.options import PreActResNetOptions, SmallResNetOptions, WideResNetOptions
-from ebat.registry import NETWORKS
+from trilemma.errors import ConfigError, UnknownNameError
+from trilemma.networks.create import create_network
+from trilemma.networks.options import PreActResNetOptions, SmallResNetOptions, WideResNetOptions
+from trilemma.registry import NETWORKS
 
 
 @pytest.mark.parametrize(

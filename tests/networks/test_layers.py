@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ebat.networks.layers import make_activation, make_norm
+from trilemma.networks.layers import make_activation, make_norm
 
 
 @pytest.mark.parametrize("channels", [1, 3, 8, 10, 16, 18, 64, 160, 512, 640])

@@ -7,9 +7,9 @@ import sys
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from ebat.errors import ConfigError
-from ebat.networks.options import PreActResNetOptions, SmallResNetOptions, TimmOptions, WideResNetOptions
-from ebat.registry import NETWORKS
+from trilemma.errors import ConfigError
+from trilemma.networks.options import PreActResNetOptions, SmallResNetOptions, TimmOptions, WideResNetOptions
+from trilemma.registry import NETWORKS
 
 OWN = ["small-resnet", "preact-resnet", "wide-resnet"]
 
@@ -59,5 +59,5 @@ def test_options_are_frozen() -> None:
 
 
 def test_options_need_no_torch() -> None:
-    code = "import sys; import ebat.networks, ebat.networks.options; sys.exit('torch' in sys.modules)"
+    code = "import sys; import trilemma.networks, trilemma.networks.options; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

@@ -9,11 +9,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from ebat.errors import ConfigError, UnknownNameError
-from ebat.networks.preact_resnet import PreActResNet
-from ebat.networks.residual_network import ResidualNetwork
-from ebat.networks.small_resnet import SmallResNet
-from ebat.networks.wide_resnet import WideResNet
+from trilemma.errors import ConfigError, UnknownNameError
+from trilemma.networks.preact_resnet import PreActResNet
+from trilemma.networks.residual_network import ResidualNetwork
+from trilemma.networks.small_resnet import SmallResNet
+from trilemma.networks.wide_resnet import WideResNet
 
 Build = Callable[..., ResidualNetwork]
 

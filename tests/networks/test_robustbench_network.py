@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-import ebat
-from ebat.errors import MissingExtraError, UnknownNameError
+import trilemma
+from trilemma.errors import MissingExtraError, UnknownNameError
 
 
 class Data(Enum):
@@ -43,14 +43,14 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
     }
     for module in (package, utils, zoo):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setenv("EBAT_CACHE", str(tmp_path))
+    monkeypatch.setenv("TRILEMMA_CACHE", str(tmp_path))
     return made
 
 
 def test_a_bare_name_is_of_cifar10_and_linf_and_downloads_into_the_cache(
     calls: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    clf = ebat.load("robustbench:Carmon2019Unlabeled")
+    clf = trilemma.load("robustbench:Carmon2019Unlabeled")
     folder = str(tmp_path / "robustbench")
     assert calls == [
         {
@@ -60,7 +60,7 @@ def test_a_bare_name_is_of_cifar10_and_linf_and_downloads_into_the_cache(
             "model_dir": folder,
         }
     ]
-    assert clf.threat == ebat.Threat("linf", "8/255") and clf.num_classes == 10
+    assert clf.threat == trilemma.Threat("linf", "8/255") and clf.num_classes == 10
     assert clf.mean is None  # it normalises inside
     assert clf(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
@@ -74,8 +74,8 @@ def test_a_bare_name_is_of_cifar10_and_linf_and_downloads_into_the_cache(
 )
 @pytest.mark.usefixtures("calls")
 def test_data_and_norm_stand_before_the_name(name: str, threat: tuple[str, str], classes: int) -> None:
-    clf = ebat.load(f"robustbench:{name}")
-    assert (clf.threat, clf.num_classes) == (ebat.Threat(*threat), classes)
+    clf = trilemma.load(f"robustbench:{name}")
+    assert (clf.threat, clf.num_classes) == (trilemma.Threat(*threat), classes)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,11 @@ def test_a_wrong_name_is_answered_before_any_download(
     calls: list[dict[str, Any]], name: str, expected: str
 ) -> None:
     with pytest.raises(UnknownNameError, match=expected):
-        ebat.load(f"robustbench:{name}")
+        trilemma.load(f"robustbench:{name}")
     assert not calls
 
 
 def test_without_robustbench_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "robustbench", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'ebat\[robustbench\]'"):
-        ebat.load("robustbench:Carmon2019Unlabeled")
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[robustbench\]'"):
+        trilemma.load("robustbench:Carmon2019Unlabeled")

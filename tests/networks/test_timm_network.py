@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from ebat.errors import ConfigError, MissingExtraError, UnknownNameError
-from ebat.networks.create import create_network
-from ebat.networks.options import TimmOptions
-from ebat.networks.timm_network import timm_classifier_parts
+from trilemma.errors import ConfigError, MissingExtraError, UnknownNameError
+from trilemma.networks.create import create_network
+from trilemma.networks.options import TimmOptions
+from trilemma.networks.timm_network import timm_classifier_parts
 
 PUBLISHED = {"input_size": (3, 224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -67,7 +67,7 @@ def test_a_hub_name_is_left_to_timm(calls: list[dict[str, Any]]) -> None:
 
 def test_without_timm_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MissingExtraError, match=r"timm:resnet18 .* pip install 'ebat\[timm\]'"):
+    with pytest.raises(MissingExtraError, match=r"timm:resnet18 .* pip install -e '\.\[timm\]'"):
         create_network(TimmOptions(model="resnet18"), 5, (3, 8, 8))
 
 

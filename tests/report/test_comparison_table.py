@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from ebat.evaluation.records import write_row
-from ebat.report.comparison import comparison_table, trade_off_pictures, write_comparison
-from ebat.report.comparison_figure import draw_trade_off
-from ebat.report.comparison_text import as_csv, as_markdown, as_tree
-from ebat.report.page import DASH
+from trilemma.evaluation.records import write_row
+from trilemma.report.comparison import comparison_table, trade_off_pictures, write_comparison
+from trilemma.report.comparison_figure import draw_trade_off
+from trilemma.report.comparison_text import as_csv, as_markdown, as_tree
+from trilemma.report.page import DASH
 
 BEST = {"checkpoint": "best", "epoch": 4.0}
 
@@ -175,6 +175,6 @@ def test_the_strongest_attack_that_all_have_is_plotted(two, monkeypatch):
         plotted.append(robust_name)
         return draw_trade_off(runs, robust_name, *rest)
 
-    monkeypatch.setattr("ebat.report.comparison.draw_trade_off", noted)
+    monkeypatch.setattr("trilemma.report.comparison.draw_trade_off", noted)
     trade_off_pictures(comparison_table(two))
     assert set(plotted) == {"autoattack-standard"}

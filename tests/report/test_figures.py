@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.quiver import Quiver
 
-from ebat.metrics.energy_landscape import EnergyPoints
-from ebat.report.attack_figures import draw_deltas, draw_moves, spread_out
-from ebat.report.comparison_figure import draw_generation, draw_trade_off
-from ebat.report.curves import CURVES, draw_accuracy, draw_loss
-from ebat.report.energy_figures import draw_histograms, draw_quiver, energy_range
-from ebat.report.sample_grid import draw_grid
-from ebat.report.style import DARK, LIGHT, render
+from trilemma.metrics.energy_landscape import EnergyPoints
+from trilemma.report.attack_figures import draw_deltas, draw_moves, spread_out
+from trilemma.report.comparison_figure import draw_generation, draw_trade_off
+from trilemma.report.curves import CURVES, draw_accuracy, draw_loss
+from trilemma.report.energy_figures import draw_histograms, draw_quiver, energy_range
+from trilemma.report.sample_grid import draw_grid
+from trilemma.report.style import DARK, LIGHT, render
 
 ROWS = [
     {

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from ebat.errors import RunError
-from ebat.evaluation.diagnose import diagnose_run
-from ebat.evaluation.records import write_row
-from ebat.evaluation.run import evaluate_run
-from ebat.evaluation.samples import generate_samples
-from ebat.report.comparison import write_comparison
-from ebat.report.html import write_report
+from trilemma.errors import RunError
+from trilemma.evaluation.diagnose import diagnose_run
+from trilemma.evaluation.records import write_row
+from trilemma.evaluation.run import evaluate_run
+from trilemma.evaluation.samples import generate_samples
+from trilemma.report.comparison import write_comparison
+from trilemma.report.html import write_report
 
 LOADING = {"src", "srcset", "href", "data", "poster", "action", "xlink:href"}
 
@@ -126,7 +126,7 @@ def test_rows_of_the_last_checkpoint_stand_below_those_of_the_best(run_copy):
 def test_what_has_not_been_run_names_its_command(run_copy):
     text = Page(write_report(run_copy)).text
     for command in ("evaluate", "diagnose", "generate"):
-        assert f"ebat {command} pgd-at" in text
+        assert f"trilemma {command} pgd-at" in text
     assert str(run_copy.parent) not in text
 
 
@@ -153,8 +153,8 @@ def test_a_page_that_cannot_be_written_is_one_clear_line(full_run, tmp_path):
 def test_a_comparison_is_self_contained_and_names_what_is_missing(full_run, run_copy, tmp_path):
     page = Page(write_comparison([full_run, run_copy], tmp_path / "compare.html"))
     check_self_contained(page)
-    assert "ebat diagnose pgd-at" in page.text
-    assert "ebat generate pgd-at" in page.text
+    assert "trilemma diagnose pgd-at" in page.text
+    assert "trilemma generate pgd-at" in page.text
     assert "not comparable" not in page.text
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ebat.evaluation.lint import Finding
-from ebat.evaluation.lint.run import Lint
-from ebat.evaluation.run import evaluate_run
-from ebat.report.comparison import write_comparison
-from ebat.report.html import write_report
+from trilemma.evaluation.lint import Finding
+from trilemma.evaluation.lint.run import Lint
+from trilemma.evaluation.run import evaluate_run
+from trilemma.report.comparison import write_comparison
+from trilemma.report.html import write_report
 
 
 def compared(run: Path) -> str:

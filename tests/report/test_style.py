@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebat.report.style import DARK, LIGHT, Theme, dark_path, new_figure, save_figure
+from trilemma.report.style import DARK, LIGHT, Theme, dark_path, new_figure, save_figure
 
 # Full-strength protanopia, deuteranopia and tritanopia on linear RGB (Machado, Oliveira and Fernandes 2009).
 VISIONS = {

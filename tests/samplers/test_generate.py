@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from ebat import energies, samplers
-from ebat.data.statistics import ClassPCA
-from ebat.errors import ConfigError, ImageError, UnknownNameError
-from ebat.samplers.generate import ENERGIES, energy_objective, reference_stop, starting_images
+from trilemma import energies, samplers
+from trilemma.data.statistics import ClassPCA
+from trilemma.errors import ConfigError, ImageError, UnknownNameError
+from trilemma.samplers.generate import ENERGIES, energy_objective, reference_stop, starting_images
 
 
 def known(toy):
@@ -121,7 +121,7 @@ def test_counterfactuals_start_from_the_image_and_keep_the_budget(toy) -> None:
 def test_no_steps_return_the_start_that_is_shown_beside_the_sample(toy) -> None:
     clf, labels = known(toy), toy.labels()
     start = samplers.generate(clf, labels, "class-pca", steps=0, generator=generator())
-    from ebat import noise
+    from trilemma import noise
 
     seeds = noise.derive(noise.image_seeds(6, generator()), 0)
     assert torch.equal(start, starting_images(clf, "class-pca", labels, seeds))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from ebat import noise
-from ebat.data.image_set import ImageSet
-from ebat.errors import DataError
-from ebat.samplers.outside import OutsideImages, phase_scrambled
+from trilemma import noise
+from trilemma.data.image_set import ImageSet
+from trilemma.errors import DataError
+from trilemma.samplers.outside import OutsideImages, phase_scrambled
 
 SEEDS = noise.image_seeds(12, torch.Generator().manual_seed(0))
 
@@ -96,7 +96,7 @@ def test_other_images_are_resized_and_converted_to_those_of_training(
 
 
 def test_impossible_sources_are_named(toy, tmp_path: Path) -> None:
-    from ebat.data.sources import load_splits
+    from trilemma.data.sources import load_splits
 
     with pytest.raises(DataError, match="'phase-scambled' is neither a data set nor a path"):
         OutsideImages("phase-scambled", toy.image_set(), "cpu")

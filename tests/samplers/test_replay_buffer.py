@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ebat.samplers import ReplayBuffer
+from trilemma.samplers import ReplayBuffer
 
 FRESH = -1.0
 

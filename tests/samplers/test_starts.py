@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from ebat import noise
-from ebat.data.statistics import ClassPCA
-from ebat.errors import ConfigError
-from ebat.samplers.starts import STARTS, TrainingStarts, make_start
+from trilemma import noise
+from trilemma.data.statistics import ClassPCA
+from trilemma.errors import ConfigError
+from trilemma.samplers.starts import STARTS, TrainingStarts, make_start
 
 SEEDS = noise.image_seeds(9, torch.Generator().manual_seed(0))
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from ebat import noise, samplers
-from ebat.attacks import objectives
-from ebat.classifier import Classifier
-from ebat.contexts import inner_loop
-from ebat.registry import SAMPLERS
+from trilemma import noise, samplers
+from trilemma.attacks import objectives
+from trilemma.classifier import Classifier
+from trilemma.contexts import inner_loop
+from trilemma.registry import SAMPLERS
 
 SEEDS = noise.image_seeds(6, torch.Generator().manual_seed(0))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ebat.training.loop import Loop
+from trilemma.training.loop import Loop
 
 Interrupt = Callable[[int], None]
 
@@ -17,7 +17,7 @@ Interrupt = Callable[[int], None]
 def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Decoded data go into a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EBAT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TRILEMMA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebat.config import Config
-from ebat.recipe import build_config
-from ebat.training.checkpoint import load_state
+from trilemma.config import Config
+from trilemma.recipe import build_config
+from trilemma.training.checkpoint import load_state
 
 STEPS_PER_EPOCH = 9  # 1,200 training images in batches of 128
 TREE: dict[str, Any] = {

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from tests.training.support import differences
 from torch import Tensor
 
-from ebat.errors import CheckpointError
-from ebat.training import checkpoint
-from ebat.training.checkpoint import load_state, save_state
+from trilemma.errors import CheckpointError
+from trilemma.training import checkpoint
+from trilemma.training.checkpoint import load_state, save_state
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 
@@ -93,8 +93,8 @@ def test_views_and_tensors_that_share_memory_are_saved_by_value(tmp_path: Path) 
 WRITE_ON_A_FULL_DISK = """
 import resource, signal, sys, torch
 from pathlib import Path
-from ebat.errors import CheckpointError
-from ebat.training.checkpoint import save_state
+from trilemma.errors import CheckpointError
+from trilemma.training.checkpoint import save_state
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:
@@ -132,7 +132,7 @@ def test_a_newer_format_names_both_versions(tmp_path: Path, monkeypatch: pytest.
         patch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
         save_state(tmp_path / "state", {})
     message = refusal(tmp_path / "state")
-    assert f"version {checkpoint.VERSION + 1}" in message and "upgrade ebat" in message
+    assert f"version {checkpoint.VERSION + 1}" in message and "upgrade trilemma" in message
 
 
 def test_an_older_format_says_to_start_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_an_older_format_says_to_start_anew(tmp_path: Path, monkeypatch: pytest.
         patch.setattr(checkpoint, "VERSION", checkpoint.VERSION - 1)
         save_state(tmp_path / "state", {"a": 1})
     with pytest.raises(
-        CheckpointError, match="of an earlier ebat, which cannot be resumed; start the run anew"
+        CheckpointError, match="of an earlier trilemma, which cannot be resumed; start the run anew"
     ):
         load_state(tmp_path / "state")
 
@@ -155,9 +155,11 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
 
 def test_safetensors_of_others_and_classifiers_are_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(1)}, tmp_path / "other")
-    assert "not a training state of ebat" in refusal(tmp_path / "other")
-    save_file({"weight": torch.zeros(1)}, tmp_path / "other", {"format": "ebat-classifier", "version": "1"})
-    assert "not a training state of ebat" in refusal(tmp_path / "other")
+    assert "not a training state of trilemma" in refusal(tmp_path / "other")
+    save_file(
+        {"weight": torch.zeros(1)}, tmp_path / "other", {"format": "trilemma-classifier", "version": "1"}
+    )
+    assert "not a training state of trilemma" in refusal(tmp_path / "other")
 
 
 class Trap:

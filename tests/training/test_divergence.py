@@ -10,15 +10,15 @@ import pytest
 import torch
 from tests.training.support import STEPS_PER_EPOCH, tiny
 
-from ebat.classifier import Classifier
-from ebat.config import Config, MethodOptions
-from ebat.errors import TrainingFailedError
-from ebat.loading import load
-from ebat.methods.base import Points, Seen, Step
-from ebat.methods.standard import Standard
-from ebat.registry import METHODS
-from ebat.training.run_directory import RunDirectory
-from ebat.training.train import train
+from trilemma.classifier import Classifier
+from trilemma.config import Config, MethodOptions
+from trilemma.errors import TrainingFailedError
+from trilemma.loading import load
+from trilemma.methods.base import Points, Seen, Step
+from trilemma.methods.standard import Standard
+from trilemma.registry import METHODS
+from trilemma.training.run_directory import RunDirectory
+from trilemma.training.train import train
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What `ebat validate` tells: forward passes counted by hand, sizes known from elsewhere, checks that fail softly."""
+"""`trilemma validate`: forward passes counted by hand, sizes known from elsewhere, checks that fail softly."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tests.training.support import tiny
 
-from ebat.networks.cost import count_macs, count_parameters
-from ebat.networks.create import create_network
-from ebat.recipe import load_config
-from ebat.training.estimate import estimate, forward_passes
+from trilemma.networks.cost import count_macs, count_parameters
+from trilemma.networks.create import create_network
+from trilemma.recipe import load_config
+from trilemma.training.estimate import estimate, forward_passes
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,10 @@ def test_the_numbers_of_a_small_run() -> None:
 
 def test_paper_scale_has_its_known_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """WRN-28-10 at 32x32: 36.5 M parameters, 5.24 G multiply-accumulates; nothing is downloaded."""
-    monkeypatch.setattr("ebat.training.estimate._seconds_per_image", lambda network, macs, shape: macs / 1e10)
-    monkeypatch.setattr("ebat.training.estimate._in_cache", lambda name: False)
+    monkeypatch.setattr(
+        "trilemma.training.estimate._seconds_per_image", lambda network, macs, shape: macs / 1e10
+    )
+    monkeypatch.setattr("trilemma.training.estimate._in_cache", lambda name: False)
     result = estimate(load_config("cifar10/wrn-28-10"), device="cpu")
     assert result["parameters"] == pytest.approx(36.5e6, rel=0.01)
     assert result["macs"] == pytest.approx(5.24e9, rel=0.01)

@@ -11,24 +11,24 @@ import torch
 from tests.training.support import SMALL_CHAIN, tiny
 from torch import Tensor, nn
 
-from ebat import energies
-from ebat.attacks.fgsm import fgsm
-from ebat.attacks.pgd import pgd
-from ebat.classifier import Classifier
-from ebat.config import Config
-from ebat.data.image_set import Splits
-from ebat.data.sources import load_splits
-from ebat.data.statistics import ClassPCA
-from ebat.loading import load
-from ebat.methods.creation import create_from_config
-from ebat.training import train as training
-from ebat.training.build import build_classifier
-from ebat.training.checkpoint import load_state
-from ebat.training.finish import finished_classifier
-from ebat.training.run_directory import RunDirectory
-from ebat.training.selection import criterion, held_out_accuracies
-from ebat.training.train import Run, train
-from ebat.updates.ema import EMA
+from trilemma import energies
+from trilemma.attacks.fgsm import fgsm
+from trilemma.attacks.pgd import pgd
+from trilemma.classifier import Classifier
+from trilemma.config import Config
+from trilemma.data.image_set import Splits
+from trilemma.data.sources import load_splits
+from trilemma.data.statistics import ClassPCA
+from trilemma.loading import load
+from trilemma.methods.creation import create_from_config
+from trilemma.training import train as training
+from trilemma.training.build import build_classifier
+from trilemma.training.checkpoint import load_state
+from trilemma.training.finish import finished_classifier
+from trilemma.training.run_directory import RunDirectory
+from trilemma.training.selection import criterion, held_out_accuracies
+from trilemma.training.train import Run, train
+from trilemma.updates.ema import EMA
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from tests.training.support import SMALL_CHAIN, differences, python, state_of, tiny, wait_until
 
-from ebat.config import Config
-from ebat.recipe import dump_config
-from ebat.training.run_directory import RunDirectory
-from ebat.training.train import train
+from trilemma.config import Config
+from trilemma.recipe import dump_config
+from trilemma.training.run_directory import RunDirectory
+from trilemma.training.train import train
 
-COMMAND = "from ebat.cli.main import main\nmain()\n"
+COMMAND = "from trilemma.cli.main import main\nmain()\n"
 LIBRARY = """
 import sys
-from ebat.training.train import train
+from trilemma.training.train import train
 train(sys.argv[1], out=sys.argv[2], progress=False)
 """
 

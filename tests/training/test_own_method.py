@@ -9,11 +9,11 @@ import pytest
 from tests.training.conftest import Interrupt
 from tests.training.support import differences, state_of
 
-from ebat.errors import ConfigError
-from ebat.recipe import load_config
-from ebat.registry import METHODS
-from ebat.training.run_directory import RunDirectory
-from ebat.training.train import train
+from trilemma.errors import ConfigError
+from trilemma.recipe import load_config
+from trilemma.registry import METHODS
+from trilemma.training.run_directory import RunDirectory
+from trilemma.training.train import train
 
 OWN = '''
 """Cross-entropy on softened labels."""
@@ -22,9 +22,9 @@ from typing import Literal
 import torch.nn.functional as F
 from pydantic import Field
 
-from ebat.config import MethodOptions
-from ebat.methods import Method, Step
-from ebat.methods.base import seen
+from trilemma.config import MethodOptions
+from trilemma.methods import Method, Step
+from trilemma.methods.base import seen
 
 
 class SoftOptions(MethodOptions):

@@ -9,14 +9,14 @@ import pytest
 import torch
 from tests.training.support import python, tiny, wait_until
 
-from ebat.recipe import dump_config
-from ebat.training.checkpoint import load_state
-from ebat.training.run_directory import RunDirectory
-from ebat.training.train import train
+from trilemma.recipe import dump_config
+from trilemma.training.checkpoint import load_state
+from trilemma.training.run_directory import RunDirectory
+from trilemma.training.train import train
 
 SCRIPT = """
 import sys
-from ebat.training.train import train
+from trilemma.training.train import train
 run = train(sys.argv[1], ["devices=2", *sys.argv[3:]], out=sys.argv[2], device="cpu")
 print("weights", sum(float(p.double().sum()) for p in run.classifier.parameters()))
 """

@@ -10,18 +10,18 @@ import pytest
 import torch
 from tests.training.support import STEPS_PER_EPOCH, differences, state_of, tiny
 
-from ebat.classifier import Classifier
-from ebat.config import Config
-from ebat.data.batch import Batch
-from ebat.errors import TrainingFailedError
-from ebat.loading import load
-from ebat.methods.base import Method, MethodState, Points, Step, seen
-from ebat.methods.n_fgsm import NFgsm
-from ebat.methods.options import NFgsm as NFgsmOptions
-from ebat.methods.standard import Standard
-from ebat.registry import METHODS
-from ebat.training.run_directory import RunDirectory
-from ebat.training.train import train
+from trilemma.classifier import Classifier
+from trilemma.config import Config
+from trilemma.data.batch import Batch
+from trilemma.errors import TrainingFailedError
+from trilemma.loading import load
+from trilemma.methods.base import Method, MethodState, Points, Step, seen
+from trilemma.methods.n_fgsm import NFgsm
+from trilemma.methods.options import NFgsm as NFgsmOptions
+from trilemma.methods.standard import Standard
+from trilemma.registry import METHODS
+from trilemma.training.run_directory import RunDirectory
+from trilemma.training.train import train
 
 WINDOW = STEPS_PER_EPOCH
 FEW = {"name": "digits", "train_images": 90}  # nine steps of ten images

@@ -9,10 +9,10 @@ import pytest
 from tests.training.conftest import Interrupt
 from tests.training.support import SMALL_CHAIN, STEPS_PER_EPOCH, differences, state_of, tiny, without_clock
 
-from ebat.config import Config
-from ebat.errors import ConfigError, RunError
-from ebat.training.run_directory import RunDirectory
-from ebat.training.train import train
+from trilemma.config import Config
+from trilemma.errors import ConfigError, RunError
+from trilemma.training.run_directory import RunDirectory
+from trilemma.training.train import train
 
 CASES: dict[str, Any] = {
     "standard": {},

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from tests.training.support import SMALL_CHAIN, STEPS_PER_EPOCH, tiny
 
-import ebat
-from ebat.errors import RunError
-from ebat.recipe import load_config
-from ebat.training.run_directory import RunDirectory
-from ebat.training.train import Run, train
+import trilemma
+from trilemma.errors import RunError
+from trilemma.recipe import load_config
+from trilemma.training.run_directory import RunDirectory
+from trilemma.training.train import Run, train
 
 STEP_KEYS = {
     "kind", "step", "epoch", "minutes", "lr", "loss", "clean_accuracy", "robust_accuracy", "energy_clean",
@@ -119,7 +119,9 @@ def test_the_folder_holds_what_the_documentation_lists(run: Run) -> None:
     directory = RunDirectory.open(run.path)
     assert load_config(str(run.path / "config.yaml")) == directory.config()
     environment = directory.environment()
-    assert environment["ebat"] == ebat.__version__ and environment["device"] and environment["started"]
+    assert (
+        environment["trilemma"] == trilemma.__version__ and environment["device"] and environment["started"]
+    )
     assert directory.events() == []
     status = json.loads((run.path / "status.json").read_text())
     assert status["status"] == "finished" and status["step"] == 18 and status["epochs"] == 2
@@ -138,5 +140,5 @@ def test_the_time_limit_stops_after_a_whole_step_with_classifiers(tmp_path: Path
     assert 0.01 <= status["minutes"] < 0.05
     assert directory.events()[-1]["name"] == "max-minutes"
     assert directory.metrics()[-1]["kind"] == "epoch" and directory.metrics()[-1]["step"] == status["step"]
-    assert ebat.load(directory.last_classifier).about["step"] == status["step"]
-    assert ebat.load(tmp_path / "run").about["checkpoint"] == "best"
+    assert trilemma.load(directory.last_classifier).about["step"] == status["step"]
+    assert trilemma.load(tmp_path / "run").about["checkpoint"] == "best"

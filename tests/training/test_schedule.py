@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebat.config import ScheduleConfig
-from ebat.training.schedule import rate
+from trilemma.config import ScheduleConfig
+from trilemma.training.schedule import rate
 
 TOTAL, PER_EPOCH = 1000, 100
 

@@ -12,15 +12,15 @@ import yaml
 from tests.training.conftest import Interrupt
 from tests.training.support import STEPS_PER_EPOCH, TREE, differences, python, state_of, tiny
 
-from ebat.classifier import Classifier
-from ebat.config import Config
-from ebat.errors import CheckpointError, ConfigError, UnknownNameError, UserError
-from ebat.loading import load
-from ebat.recipe import build_config, dump_config
-from ebat.training.checkpoint import load_state
-from ebat.training.estimate import estimate
-from ebat.training.run_directory import RunDirectory
-from ebat.training.train import Run, train
+from trilemma.classifier import Classifier
+from trilemma.config import Config
+from trilemma.errors import CheckpointError, ConfigError, UnknownNameError, UserError
+from trilemma.loading import load
+from trilemma.recipe import build_config, dump_config
+from trilemma.training.checkpoint import load_state
+from trilemma.training.estimate import estimate
+from trilemma.training.run_directory import RunDirectory
+from trilemma.training.train import Run, train
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +212,9 @@ def test_what_a_run_cannot_begin_with_is_said_before_anything_is_written(
         "shape",
         "normalisation",
         "architecture",
-    ):  # files that hold networks not ebat's own
+    ):  # files that hold networks not trilemma's own
         monkeypatch.setattr(
-            "ebat.classifier_file._rebuild",
+            "trilemma.classifier_file._rebuild",
             lambda header, *_: toy.mlp(header["num_classes"], tuple(header["image_shape"])).network,
         )
     error, message = MISTAKES[case]
@@ -247,7 +247,7 @@ def test_validate_says_what_a_run_will_begin_with(first: Run, tmp_path: Path) ->
 
 SCRIPT = """
 import sys
-from ebat.training.train import train
+from trilemma.training.train import train
 run = train(sys.argv[1], ["devices=2"], out=sys.argv[2], device="cpu", progress=False)
 print("weights", sum(float(p.double().sum()) for p in run.classifier.parameters()))
 """

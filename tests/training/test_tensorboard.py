@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ebat.training.tensorboard import TensorBoard
+from trilemma.training.tensorboard import TensorBoard
 
 
 def test_the_numbers_of_a_line_become_scalars_at_its_step(monkeypatch, tmp_path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tests.training.support import STEPS_PER_EPOCH, tiny
 
-from ebat.methods import Step
-from ebat.training import build
-from ebat.training.train import train
-from ebat.updates.plain import plain
+from trilemma.methods import Step
+from trilemma.training import build
+from trilemma.training.train import train
+from trilemma.updates.plain import plain
 
 
 def test_the_perturbation_of_the_weights_begins_at_its_epoch_of_a_run(

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from ebat.updates.ema import EMA
+from trilemma.updates.ema import EMA
 
 
 def test_the_average_is_the_closed_form_with_its_warm_up() -> None:

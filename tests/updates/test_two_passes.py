@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import ebat
-from ebat.config import UpdateConfig
-from ebat.methods import Points, Step
-from ebat.training import build
-from ebat.updates.awp import awp
-from ebat.updates.ema import EMA
-from ebat.updates.plain import plain
-from ebat.updates.sam import sam
+import trilemma
+from trilemma.config import UpdateConfig
+from trilemma.methods import Points, Step
+from trilemma.training import build
+from trilemma.updates.awp import awp
+from trilemma.updates.ema import EMA
+from trilemma.updates.plain import plain
+from trilemma.updates.sam import sam
 
 GAMMA, RHO, RATE, MOMENTUM, DECAY = 0.3, 0.5, 0.1, 0.9, 0.05
 NAMES = ("w1", "b1", "w2", "b2")
@@ -192,7 +192,7 @@ def test_running_statistics_move_once(toy, update) -> None:
 
 def adversarial_step(toy, update: Callable[..., Step]) -> tuple[list[Tensor], Points]:
     """The points of one TRADES step after an update, and the input gradient of each pass on its own."""
-    clf, method = toy.mlp(), ebat.methods.create("trades", ebat.Threat("linf", 0.1))
+    clf, method = toy.mlp(), trilemma.methods.create("trades", trilemma.Threat("linf", 0.1))
     points = method.points(clf, toy.batch(), method.init_state(clf, toy.image_set(), 0))
     gradients = []
 

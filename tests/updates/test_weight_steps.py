@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from ebat.methods import Step
-from ebat.updates.plain import plain
-from ebat.updates.sam import sam
+from trilemma.methods import Step
+from trilemma.updates.plain import plain
+from trilemma.updates.sam import sam
 
 RHO, RATE = 0.7, 0.1
 A, B = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([3.0, 0.1])

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ebat import Classifier, Threat
-from ebat.attacks import pgd
-from ebat.data.sources import load_splits
+from trilemma import Classifier, Threat
+from trilemma.attacks import pgd
+from trilemma.data.sources import load_splits
 
 Digits = tuple[Tensor, Tensor]
 THREAT = Threat("linf", "0.2")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tests.reference_models import NAMES, reference
 
-from ebat import Classifier, Threat
-from ebat.evaluation.lint import inspect, lint
-from ebat.networks.create import create_network
-from ebat.registry import NETWORKS
+from trilemma import Classifier, Threat
+from trilemma.evaluation.lint import inspect, lint
+from trilemma.networks.create import create_network
+from trilemma.registry import NETWORKS
 
 THREATS = [Threat("linf", "0.05"), Threat("linf", "0.2"), Threat("l2", "0.5")]
 

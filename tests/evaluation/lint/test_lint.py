@@ -7,11 +7,11 @@ import copy
 import pytest
 import torch
 
-from ebat import Classifier, Threat
-from ebat.errors import ConfigError, ImageError
-from ebat.evaluation.lint import Finding, inspect, lint
-from ebat.evaluation.lint.catalogue import CATALOGUE
-from ebat.evaluation.lint.statistics import clearly_more, many, sign_test
+from trilemma import Classifier, Threat
+from trilemma.errors import ConfigError, ImageError
+from trilemma.evaluation.lint import Finding, inspect, lint
+from trilemma.evaluation.lint.catalogue import CATALOGUE
+from trilemma.evaluation.lint.statistics import clearly_more, many, sign_test
 
 
 @pytest.fixture(scope="module")

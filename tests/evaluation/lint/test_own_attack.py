@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ebat import Threat
-from ebat.attacks import fgsm, pgd
-from ebat.errors import ConfigError, ImageError
-from ebat.evaluation.lint import lint
+from trilemma import Threat
+from trilemma.attacks import fgsm, pgd
+from trilemma.errors import ConfigError, ImageError
+from trilemma.evaluation.lint import lint
 
 L2 = Threat("l2", "1")
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.functional import batch_norm, dropout
 
-from ebat import Classifier, Threat
-from ebat.evaluation.lint import lint
+from trilemma import Classifier, Threat
+from trilemma.evaluation.lint import lint
 
 
 def names(clf, data, threat=None):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ebat
-from ebat.evaluation.lint import Finding
-from ebat.evaluation.lint.rows import add_lint, findings_of, row_findings
-from ebat.evaluation.lint.run import Lint
+import trilemma
+from trilemma.evaluation.lint import Finding
+from trilemma.evaluation.lint.rows import add_lint, findings_of, row_findings
+from trilemma.evaluation.lint.run import Lint
 
 
 def test_every_row_says_what_the_lint_found(standard, few, around, capsys):
     soft = around(standard, after=lambda z: z.softmax(1))
-    rows = ebat.evaluate(soft, few)
+    rows = trilemma.evaluate(soft, few)
     assert rows["clean"]["lint"] == rows["pgd-20"]["lint"]
     found = rows["clean"]["lint"]
     assert (found["images"], [f["name"] for f in found["findings"]]) == (64, ["softmax-outputs"])
@@ -18,10 +18,10 @@ def test_every_row_says_what_the_lint_found(standard, few, around, capsys):
 
 
 def test_nothing_is_said_where_nothing_was_found_or_nobody_looked(standard, few, capsys):
-    row = ebat.evaluate(standard, few, ["clean"])["clean"]
+    row = trilemma.evaluate(standard, few, ["clean"])["clean"]
     assert row["lint"]["findings"] == []
     assert row["lint"]["attacked"] == 0  # a protocol without an attack is not judged by attacks
-    assert ebat.evaluate(standard, few, ["clean"], lint=False)["clean"]["lint"] is None
+    assert trilemma.evaluate(standard, few, ["clean"], lint=False)["clean"]["lint"] is None
     assert capsys.readouterr().err == ""
 
 
@@ -29,9 +29,9 @@ def test_findings_are_told_before_a_protocol_begins(standard, few, around, capsy
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ebat.evaluation.protocols.pgd", interrupted)
+    monkeypatch.setattr("trilemma.evaluation.protocols.pgd", interrupted)
     try:
-        ebat.evaluate(around(standard, lambda x: x.detach()), few, ["pgd-20"])
+        trilemma.evaluate(around(standard, lambda x: x.detach()), few, ["pgd-20"])
     except KeyboardInterrupt:
         assert "zero-gradients" in capsys.readouterr().err
 

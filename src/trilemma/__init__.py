@@ -1,0 +1,52 @@
+"""trilemma: energy-based adversarial training. Classifiers that are accurate, robust and generative at once."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from trilemma import attacks, energies, methods, samplers
+    from trilemma.classifier import Classifier
+    from trilemma.data.batch import Batch
+    from trilemma.evaluation.runner import evaluate
+    from trilemma.loading import load
+    from trilemma.threat import Threat
+    from trilemma.training.train import train
+
+# Imported on first use, so that `trilemma --help` and a configuration error need no torch.
+_LAZY = {
+    "Batch": "trilemma.data.batch",
+    "Classifier": "trilemma.classifier",
+    "Threat": "trilemma.threat",
+    "evaluate": "trilemma.evaluation.runner",
+    "load": "trilemma.loading",
+    "train": "trilemma.training.train",
+}
+_ROOMS = ("attacks", "energies", "methods", "samplers")
+
+__all__ = [
+    "Batch",
+    "Classifier",
+    "Threat",
+    "attacks",
+    "energies",
+    "evaluate",
+    "load",
+    "methods",
+    "samplers",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(import_module(_LAZY[name]), name)
+    elif name in _ROOMS:
+        value = import_module(f"trilemma.{name}")
+    else:
+        raise AttributeError(f"module 'trilemma' has no attribute {name!r}")
+    globals()[name] = value
+    return value

@@ -1,0 +1,138 @@
+"""``trilemma diagnose``: the energy landscape of a classifier, in figures and numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from trilemma.cli.console import print_json, print_table, share, tell, watched
+from trilemma.cli.folder import out_folder
+from trilemma.cli.lint import print_findings
+from trilemma.cli.options import Data, Device, Json, Norm, Out, Quiet, Radius, Seed, Source
+from trilemma.cli.source import find_source, images_for, load_classifier
+from trilemma.cli.threat import asked_threat, check_threat
+from trilemma.evaluation.landscape_attacks import ATTACKS, DEFAULT, chosen
+
+
+def diagnose(
+    source: Source,
+    data: Data = None,
+    images: Annotated[
+        int, typer.Option("--images", metavar="N", min=1, help="test images, in a stratified order")
+    ] = 512,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            metavar="NAME",
+            help=f"may be repeated: {', '.join(ATTACKS)}  [default: {', '.join(DEFAULT)}]",
+            show_default=False,
+        ),
+    ] = None,
+    norm: Norm = None,
+    radius: Radius = None,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Lints, and shows the energy landscape.
+
+    Prints the means of the three sets, the distances between them, and how each attack moves the energies of
+    the images that are classified right. Writes histograms of E(x) and E(x,y), the map of where the first
+    attack moves each image, and two figures of all attacks.
+
+    \b
+    Examples:
+      trilemma diagnose runs/digits-eb-jdat
+      trilemma diagnose model.safetensors --data cifar10 --norm linf --radius 8/255 --out figures
+      trilemma diagnose runs/digits-pgd-at --attack square --attack he-pgd --images 100
+    """
+    names = chosen(attack)
+    run = find_source(source)
+    threat = asked_threat(norm, radius)
+    folder = out_folder(out, run, "figures")
+    from trilemma.evaluation.diagnose import diagnose as diagnose_classifier
+
+    clf = load_classifier(source, device)
+    check_threat(threat, clf.threat)
+    tell(f"generating up to {images} images, and attacking as many: {', '.join(names)}", quiet)
+    found = images_for(clf, run, data)
+    record = diagnose_classifier(
+        clf, found, threat, images, seed, attacks=names, out=folder, progress=watched(quiet)
+    )
+    if as_json:
+        print_json({**record, "figures": str(folder)})
+        return
+    print_findings(record)
+    print_table(sets(record))
+    print_table(distances(record))
+    print_table(attacks(record))
+    print_table(moves(record))
+    print(note(record))
+    print(f"figures: {folder}")
+
+
+def sets(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Mean energies of each set of images, logit units."""
+    return [
+        {
+            "images": name,
+            "count": found["count"],
+            "mean E(x)": found["marginal"]["mean"],
+            "mean E(x,y)": found["joint"]["mean"],
+        }
+        for name, found in record["sets"].items()
+    ]
+
+
+def distances(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """1-Wasserstein distances between the sets, logit units."""
+    return [
+        {"distance": pair.replace("-", " to "), "in E(x)": found["marginal"], "in E(x,y)": found["joint"]}
+        for pair, found in record["distances"].items()
+    ]
+
+
+def attacks(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each attack was allowed, and of how many images it changed the class or raised E(x)."""
+    return [
+        {
+            "attack": name,
+            "budget": move["about"],
+            "broken": share(move["broken"]["value"]),
+            "E(x) rose": share(move["risen"]["value"]),
+        }
+        for name, move in record["moves"]["attacks"].items()
+    ]
+
+
+def moves(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Mean energies under each attack, mean delta energies, and 1-Wasserstein distances to the clean ones."""
+    found = record["moves"]
+    rows = [
+        {
+            "attack": name,
+            "E(x)": move["marginal"]["mean"],
+            "E(x,y)": move["joint"]["mean"],
+            "dE(x)": move["delta_marginal"]["mean"],
+            "dE(x,y)": move["delta_joint"]["mean"],
+            "W1 E(x)": move["distance"]["marginal"],
+            "W1 E(x,y)": move["distance"]["joint"],
+        }
+        for name, move in found["attacks"].items()
+    ]
+    if not rows:
+        return []
+    clean = {"attack": "none", "E(x)": found["clean"]["marginal"]["mean"]}
+    return [dict.fromkeys(rows[0]) | clean | {"E(x,y)": found["clean"]["joint"]["mean"]}, *rows]
+
+
+def note(record: dict[str, Any]) -> str:
+    """How to read the two tables of attacks."""
+    count = record["moves"]["count"]
+    if not count:
+        return "attacks: no image is classified right, so there is nothing to break"
+    return f"attacks: means over the {count} images classified right; dE is clean minus attacked, W1 to clean"

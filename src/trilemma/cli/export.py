@@ -1,0 +1,78 @@
+"""``trilemma export``: a finished classifier as PyTorch weights or as ONNX, for use without trilemma."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from trilemma.cli.console import print_json, tell
+from trilemma.cli.folder import writable_folder
+from trilemma.cli.options import Data, Json, Quiet, Source
+from trilemma.cli.source import find_source, images_for
+from trilemma.errors import ConfigError, RunError
+from trilemma.training.run_directory import RunDirectory
+
+
+def export(
+    source: Source,
+    onnx: Annotated[bool, typer.Option("--onnx", help="one .onnx file; needs the extra 'onnx'")] = False,
+    state_dict: Annotated[bool, typer.Option("--state-dict", help="a .pt file of PyTorch weights")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="[default: RUN/export/classifier.onnx or .pt]", show_default=False
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Literal["best", "last"],
+        typer.Option("--checkpoint", help="of a run: the best on held-out images, or the last"),
+    ] = "best",
+    data: Data = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Writes the classifier for use elsewhere.
+
+    The file takes images in [0, 1] and gives logits; normalisation is inside. Before it gets its name it is read back
+    and compared with the classifier on the run's test images: bit for bit for weights, up to rounding for
+    ONNX. A file that is there is never written over.
+
+    \b
+    Examples:
+      trilemma export runs/digits-pgd-at --onnx
+      trilemma export runs/digits-pgd-at --state-dict --out robust.pt
+    """
+    if onnx == state_dict:
+        raise ConfigError("export: give one of --onnx and --state-dict")
+    run = find_source(source)
+    path = out or _default_path(run, ".onnx" if onnx else ".pt")
+    if path.exists():
+        raise RunError(
+            f"{path}: is there already and is not written over; choose another --out, or remove it"
+        )
+    writable_folder(path.parent)
+    from trilemma.evaluation.export import export_onnx, export_state_dict
+
+    clf = _classifier(source, run, checkpoint)
+    images = images_for(clf, run, data)
+    tell(f"exporting, and checking on {len(images)} images of {images.name}", quiet)
+    metadata = (export_onnx if onnx else export_state_dict)(clf, path, images)
+    if as_json:
+        print_json({"file": str(path), **metadata})
+    else:
+        print(path)
+
+
+def _default_path(run: RunDirectory | None, suffix: str) -> Path:
+    return (Path() if run is None else run.path / "export") / f"classifier{suffix}"
+
+
+def _classifier(source: str, run: RunDirectory | None, checkpoint: Literal["best", "last"]) -> Any:
+    from trilemma.evaluation.run import chosen_checkpoints
+    from trilemma.loading import load
+
+    if run is None:
+        return load(source)
+    return load(run.classifiers()[chosen_checkpoints(run, checkpoint)[0]])

@@ -1,0 +1,27 @@
+"""``trilemma report``: one self-contained page about a run."""
+
+from __future__ import annotations
+
+from trilemma.cli.console import print_json
+from trilemma.cli.options import Json, Run
+from trilemma.training.run_directory import RunDirectory
+
+
+def report(run: Run, as_json: Json = False) -> None:
+    """Writes RUN/report.html and prints its path.
+
+    The page needs no network: results with intervals, training curves with alarms, energies, samples,
+    environment. It shows what is there; `trilemma evaluate`, `diagnose` and `generate` add to it.
+
+    \b
+    Example:
+      trilemma report runs/digits-eb-jdat
+    """
+    folder = RunDirectory.open(run)
+    from trilemma.report.html import write_report
+
+    page = write_report(folder.path)
+    if as_json:
+        print_json({"report": str(page)})
+    else:
+        print(page)

@@ -1,0 +1,129 @@
+"""``trilemma train``: one training run, new or resumed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trilemma.cli.console import complain, print_json, share
+from trilemma.cli.group import INTERRUPTED
+from trilemma.cli.options import Device, Json, Overrides, Quiet
+from trilemma.cli.source import choose_device
+from trilemma.errors import RunError
+from trilemma.recipe import load_config, parse_overrides
+from trilemma.training.run_directory import RunDirectory
+
+
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="a packaged name (`trilemma list recipes`), a YAML file, or with --resume a run folder",
+        ),
+    ],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="the run folder  [default: runs/RECIPE]", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in that folder")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="N", min=0, help="short for training.seed=N", show_default=False),
+    ] = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Trains a classifier and leaves a run folder.
+
+    Ctrl-C saves the state and leaves; --resume goes on from there, bit for bit on a CPU.
+
+    \b
+    Examples:
+      trilemma train digits/eb-jdat
+      trilemma train cifar10/pgd-at-small data.root=data/cifar10 training.max_minutes=20 --out runs/small
+      trilemma train runs/small --resume
+    """
+    folder = Path(recipe)
+    if resume and out is None and folder.is_dir():
+        out, recipe = folder, str(RunDirectory.open(folder).config_file)
+    out = out or default_out(recipe)
+    settings = parse_overrides(overrides or ()) | ({} if seed is None else {"training.seed": seed})
+    load_config(recipe, settings)  # a mistake in it is answered before torch and the data are loaded
+    if resume:
+        RunDirectory.open(out)
+    elif RunDirectory(out).config_file.exists():
+        raise RunError(f"{out}: holds a run already; add --resume to go on with it, or choose another --out")
+    run_training(recipe, settings, out, resume=resume, device=device, quiet=quiet)
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return  # one of several processes: the first one speaks
+    result = summary(RunDirectory(out))
+    if as_json:
+        print_json(result)
+    else:
+        _print_summary(result)
+
+
+def default_out(recipe: str) -> Path:
+    """``runs/digits-eb-jdat`` for ``digits/eb-jdat``; ``runs/mine`` for ``recipes/mine.yaml``."""
+    path = Path(recipe)
+    return Path("runs") / (path.stem if path.suffix in (".yaml", ".yml") else recipe.replace("/", "-"))
+
+
+def run_training(
+    recipe: str, settings: Mapping[str, Any], out: Path, *, resume: bool, device: str | None, quiet: bool
+) -> None:
+    """Trains; an interruption leaves with 130 and the command that resumes."""
+    from trilemma.training import train as training
+
+    chosen = str(choose_device(device))
+    try:
+        training.train(recipe, settings, out=out, resume=resume, progress=not quiet, device=chosen)
+    except KeyboardInterrupt:
+        run = RunDirectory(out)
+        saved = run.state_file.is_file() or run.first_stage.state_file.is_file()
+        go_on = (
+            f"state saved; go on with: trilemma train {shlex.quote(str(out))} --resume"
+            if saved
+            else "before the first step"
+        )
+        complain(f"interrupted; {go_on}", kind="")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def summary(run: RunDirectory) -> dict[str, Any]:
+    """How a run ended: its status and the held-out accuracies of the selected checkpoint."""
+    epochs = [row for row in run.metrics() if row["kind"] == "epoch"]
+    selected = [row for row in epochs if row.get("selected")] or epochs
+    best = selected[-1] if selected else {}
+    status = run.status()
+    return {
+        "run": str(run.path),
+        "status": status.get("status"),
+        "epochs": status.get("epochs"),
+        "minutes": status.get("minutes"),
+        "best_epoch": best.get("epoch"),
+        "held_out_clean": best.get("held_out_clean"),
+        "held_out_pgd10": best.get("held_out_pgd10"),
+        "events": len(run.events()),
+    }
+
+
+def _print_summary(result: dict[str, Any]) -> None:
+    path = shlex.quote(result["run"])
+    print(f"{result['status']}: {result['run']}")
+    if result["held_out_clean"] is not None:
+        clean, robust = share(result["held_out_clean"]), share(result["held_out_pgd10"])
+        under_attack = "" if robust is None else f", PGD-10 {robust}"
+        print(f"held-out accuracy (epoch {result['best_epoch']:g}): clean {clean}{under_attack}")
+    for place, command in enumerate(("evaluate", "generate", "diagnose", "report")):
+        print(f"{'     ' if place else 'next:'} trilemma {command} {path}")

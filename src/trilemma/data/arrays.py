@@ -1,0 +1,139 @@
+"""Data sets that come as arrays: what the official readers return, and ``.npz`` files."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from trilemma.data.cache import Contents
+from trilemma.data.image_set import check_labels
+from trilemma.data.pictures import fit
+from trilemma.errors import DataError
+
+_NPZ_PAIRS = (
+    ("all", "images", "labels"),
+    *((split, f"x_{split}", f"y_{split}") for split in ("train", "val", "test")),
+    *((split, f"{split}_images", f"{split}_labels") for split in ("train", "val", "test")),
+)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Split name to (images uint8 ``[N, C, H, W]``, labels int64 ``[N]``); class names if it has them."""
+
+    parts: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]
+    class_names: tuple[str, ...] | None
+
+
+def arrays_contents(
+    arrays: Arrays, class_names: tuple[str, ...] | None, size: int | None, where: str
+) -> Contents:
+    """Arrays as the decode cache wants them, resized to ``size`` by the rules of :mod:`trilemma.data.pictures`.
+
+    Raises:
+        DataError: labels out of range, or a class without an image in one of the parts.
+    """
+    labels = np.concatenate([part_labels for _, part_labels in arrays.parts.values()])
+    names = class_names or arrays.class_names or tuple(str(k) for k in range(int(labels.max(initial=-1)) + 1))
+    spans, start, digest = {}, 0, hashlib.sha256()
+    for split, (images, part_labels) in arrays.parts.items():
+        check_labels(torch.from_numpy(part_labels), len(names), f"{where} ({split})")
+        absent = sorted(set(range(len(names))) - set(part_labels.tolist()))
+        if absent:
+            raise DataError(
+                f"{where}: class {names[absent[0]]!r} has no image in {split}; every split needs every class"
+            )
+        spans[split] = (start, start + len(images))
+        start += len(images)
+        digest.update(f"{split} {images.shape}".encode())
+        digest.update(np.ascontiguousarray(images).tobytes() + part_labels.tobytes())
+    channels, height, width = next(iter(arrays.parts.values()))[0].shape[1:]
+    shape = (channels, size or height, size or width)
+
+    def fill(out: NDArray[np.uint8]) -> None:
+        for split, (first, last) in spans.items():
+            images = arrays.parts[split][0]
+            if images.shape[1:] == shape:
+                out[first:last] = images
+                continue
+            for place, pixels in enumerate(images, start=first):
+                picture = Image.fromarray(pixels[0] if channels == 1 else pixels.transpose(1, 2, 0))
+                out[place] = fit(picture, shape)
+
+    return Contents(shape, labels, spans, names, digest.hexdigest(), (height, width), fill)
+
+
+def read_npz(path: Path) -> Arrays:
+    """The arrays of an ``.npz`` file.
+
+    It holds ``images`` and ``labels``; or ``x_train, y_train, x_test, y_test`` (also ``x_val, y_val``); or
+    ``train_images, train_labels, test_images, test_labels`` (also ``val_``); and, if present,
+    ``class_names``.
+
+    Images are uint8 0..255 or floating point in [0, 1] (rounded to 8 bits), shaped ``[N, H, W]``, ``[N, H, W,
+    C]`` or ``[N, C, H, W]`` with 1 or 3 channels; labels are integers ``[N]`` or ``[N, 1]`` from 0. Pickled
+    objects are refused.
+
+    Raises:
+        DataError: damaged file, no such arrays, wrong type or shape.
+    """
+    try:
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, Mapping):
+                raise ValueError("a single array")
+            content = dict(archive)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+        raise DataError(
+            f"{path}: truncated, damaged or pickled npz file ({error}); write it again"
+        ) from error
+    parts = {}
+    for split, images_name, labels_name in _NPZ_PAIRS:
+        if images_name in content and labels_name in content:
+            images = _as_images(content[images_name], f"{path}: {images_name}")
+            labels = _as_labels(content[labels_name], len(images), f"{path}: {labels_name}")
+            parts[split] = (images, labels)
+    if not parts or ("all" in parts and len(parts) > 1):
+        raise DataError(
+            f"{path}: arrays {sorted(content)}; needs images and labels, or x_train, y_train, x_test, "
+            "y_test, or train_images, train_labels, test_images, test_labels"
+        )
+    if len({images.shape[1:] for images, _ in parts.values()}) > 1:
+        raise DataError(f"{path}: the splits have images of different shapes; make them equal")
+    names = content.get("class_names")
+    return Arrays(parts, None if names is None else tuple(str(name) for name in names.tolist()))
+
+
+def _as_images(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[3] in (1, 3):
+        array = array.transpose(0, 3, 1, 2)
+    if array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape:
+        raise DataError(
+            f"{where}: shape {array.shape}; needs [N, H, W], [N, H, W, C] or [N, C, H, W], C 1 or 3"
+        )
+    if array.dtype.kind == "f":
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise DataError(f"{where}: floating-point images must be in [0, 1]; divide by 255 or store uint8")
+        return (array * 255).round().astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise DataError(f"{where}: type {array.dtype}; store uint8 0..255 or floating point in [0, 1]")
+    return array
+
+
+def _as_labels(array: NDArray[Any], count: int, where: str) -> NDArray[np.int64]:
+    labels = array.reshape(-1) if array.ndim == 2 and array.shape[1] == 1 else array
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        raise DataError(f"{where}: {array.dtype} {array.shape}; needs {count} integers, one per image")
+    return labels.astype(np.int64)

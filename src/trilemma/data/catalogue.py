@@ -1,0 +1,139 @@
+"""The table of data sets: official archives by name, image packs by hash. It imports without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file of an official release; ``checksum`` is an MD5 (32 hex digits) or a SHA-256 (64)."""
+
+    file: str
+    url: str
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Official:
+    """A published data set: its archives and the ``module:function`` that reads them."""
+
+    archives: tuple[Archive, ...]
+    reader: str
+    class_names: tuple[str, ...] | None  # None: the archive names its classes
+
+
+@dataclass(frozen=True)
+class Pack:
+    """An image archive that is known by its SHA-256.
+
+    ``numbered``: file names are places in the official order, which is then restored.
+    """
+
+    name: str
+    numbered: bool
+
+
+_DIGITS = tuple("0123456789")
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_FASHION = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+
+def _idx_archives(base: str, checksums: tuple[str, str, str, str]) -> tuple[Archive, ...]:
+    files = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    return tuple(
+        Archive(f"{file}-ubyte.gz", f"{base}/{file}-ubyte.gz", checksum)
+        for file, checksum in zip(files, checksums, strict=True)
+    )
+
+
+OFFICIAL: dict[str, Official] = {
+    "cifar10": Official(
+        (
+            Archive(
+                "cifar-10-python.tar.gz",
+                "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+                "c58f30108f718f92721af3b95e74349a",
+            ),
+        ),
+        "trilemma.data.cifar_pickle:read_cifar10",
+        _CIFAR10,
+    ),
+    "cifar100": Official(
+        (
+            Archive(
+                "cifar-100-python.tar.gz",
+                "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+                "eb9058c3a382ffc7106e4002c42a8d85",
+            ),
+        ),
+        "trilemma.data.cifar_pickle:read_cifar100",
+        None,
+    ),
+    "mnist": Official(
+        _idx_archives(
+            "https://ossci-datasets.s3.amazonaws.com/mnist",
+            (
+                "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+                "d53e105ee54ea40749a09fcbcd1e9432",
+                "9fb629c4189551a2d022fa330f9573f3",
+                "ec29112dd5afa0611ce80d1b7f02629c",
+            ),
+        ),
+        "trilemma.data.idx:read_idx_set",
+        _DIGITS,
+    ),
+    "fashion-mnist": Official(
+        _idx_archives(
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+            (
+                "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+                "25c81989df183df01b3e8a0aad5dffbe",
+                "bef4ecab320f06d8554ea6380940ec79",
+                "bb300cfdad3c16e7a12a480ee83cd310",
+            ),
+        ),
+        "trilemma.data.idx:read_idx_set",
+        _FASHION,
+    ),
+    "svhn": Official(
+        (
+            Archive(
+                "train_32x32.mat",
+                "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
+                "e26dedcc434d2e4c54c9b2d4a06d8373",
+            ),
+            Archive(
+                "test_32x32.mat",
+                "http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
+                "eb5a983be6a315427106f1b164d9cef3",
+            ),
+        ),
+        "trilemma.data.svhn_mat:read_svhn",
+        _DIGITS,
+    ),
+}
+
+NAMES: tuple[str, ...] = ("digits", *OFFICIAL, "folder")
+
+_JPEG = Pack("cifar10-jpeg", numbered=False)
+_SUBSET = Pack("cifar10-subset4000", numbered=True)
+_MNIST = Pack("mnist", numbered=True)
+_TINY = Pack("tiny-imagenet", numbered=False)
+
+PACKS: dict[str, Pack] = {
+    # CIFAR-10 re-encoded as JPEG of quality 75: its pixels are not the official ones.
+    "3c711becd9d4e1929e667e85dc46bd671b938c16e46410296e2b27240a7b3399": _JPEG,
+    "33e6efe7655f1be7fb7373783dc369e9a809ff296896e9ff06f093b657170cc7": _JPEG,
+    # CIFAR-10's first 4,000 training and 1,000 test images, original pixels.
+    "cdbf78ec253e2657acaf5fe685a87d153ebc0bea105aaba1eaf821ba0acf3b9f": _SUBSET,
+    "532e93822f385ce774fea66723351bf6feeb77fc5bd89aeb56ddddbe97fada96": _SUBSET,
+    # MNIST as PNG, every pixel that of the official release.
+    "06f5f08f05e20434eb8e93884b6f22c1ac6ecf354ce05bbf8a50ae1d9470a00d": _MNIST,
+    "139f7f7ac63e2cc6ad5c6d4efd125f5f6d3c444043a5ba14597fa013ae25b42f": _MNIST,
+    # Tiny-ImageNet, 64x64: all validation images, and 100 training images of each of its 200 classes.
+    "b3ba1b6a1ba6eb975d40740f4e26336873de38653d0bdac9efe3386ca2672d5a": _TINY,
+    "700cf2ab5b08fdbcb0a4e9b29e22b60f70f8309572304ece3f4a866f6a20503c": _TINY,
+}

@@ -1,0 +1,262 @@
+"""From a name or a path to image sets: the doors of this room."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trilemma.data import catalogue
+from trilemma.data.arrays import arrays_contents, read_npz
+from trilemma.data.cache import FORMAT, Contents, Entry, cached
+from trilemma.data.checksum import file_sha256, verify_checksum
+from trilemma.data.digits import read_digits
+from trilemma.data.image_files import image_files_contents
+from trilemma.data.image_set import ImageSet, Splits
+from trilemma.data.locate import folder_state, locate_images, locate_official
+from trilemma.data.splitting import stratified_split
+from trilemma.data.tensors import tensor_set
+from trilemma.errors import DataError, nearest
+
+# The test part of a source without splits; not an option, so that it is the same in training and evaluation.
+TEST_FRACTION = 0.2
+
+
+def load_splits(
+    name: str,
+    root: str | Path | None = None,
+    size: int | None = None,
+    held_out: float = 0.1,
+    seed: int = 0,
+    train_images: int | None = None,
+) -> Splits:
+    """The train, held-out and test parts of a data set.
+
+    - ``digits``: fixed parts of 1,200 / 200 / 397 images; ``held_out`` and ``seed`` do not matter.
+    - ``cifar10``, ``cifar100``, ``mnist``, ``fashion-mnist``, ``svhn``: the official archives, downloaded
+      into the cache folder, or found in ``root``. ``root`` may hold images instead, as for ``folder``.
+    - ``folder``: ``root`` is an image folder, ``.tar``, ``.tar.gz``, ``.tgz``, ``.zip`` or ``.npz``, or a
+      folder with one of these archives, or with one per split, named ``train*``, ``val*``, ``test*``.
+      Layouts: :mod:`trilemma.data.layout`; sizes and channels: :mod:`trilemma.data.image_files`; single images:
+      :mod:`trilemma.data.pictures`; arrays: :func:`trilemma.data.arrays.read_npz`.
+
+    The held-out part is a stratified fraction of the train part, a function of its labels and ``seed`` alone.
+    Data with train, val and test bring their own (val); with train and val only, val is the test part; with
+    no splits, a fixed stratified fifth is.
+
+    Image sets are named for what they are: an image folder is never given an official name unless its
+    archives are known to have the official pixels. Nothing is written to ``root``.
+
+    Args:
+        name: a name of :data:`trilemma.data.catalogue.NAMES`.
+        root: where the data are, or ``None`` for the cache folder.
+        size: side in pixels to resize every image to, or ``None``.
+        held_out: fraction of the train part, in (0, 1).
+        seed: of the held-out part.
+        train_images: leave only so many training images, the first of a fixed stratified order; the train part's
+            name then ends in ``[:train_images]``. Held-out and test part are those of the whole data set.
+
+    Raises:
+        DataError: the source or an argument is at fault; one line says what, where and what to do.
+    """
+    if not 0 < held_out < 1:
+        raise DataError(f"held_out is {held_out}; it is a fraction of the train part, between 0 and 1")
+    source = _open_named(name, root, size)
+    parts = source.divide(held_out, seed)
+    missing = [split for split in ("train", "test") if split not in parts]
+    if missing:
+        raise DataError(
+            f"{source.where}: has no {missing[0]} part; add a folder or archive named {missing[0]}"
+        )
+    splits = Splits(*(source.image_set(split, parts[split]) for split in ("train", "held-out", "test")))
+    for images in (splits.held_out, splits.test):
+        if len(images) == 0:
+            raise DataError(
+                f"{source.where}: too few images for a {images.split} part; add images to every class"
+            )
+    if train_images is None:
+        return splits
+    return dataclasses.replace(splits, train=_shortened(splits.train, train_images))
+
+
+def _shortened(train: ImageSet, count: int) -> ImageSet:
+    """The first ``count`` images, under a name that says so."""
+    if not train.num_classes <= count <= len(train):
+        raise DataError(
+            f"train_images is {count}; {train.name} has {len(train):,} training images in {train.num_classes} "
+            "classes: give a number from the one to the other, or none for all"
+        )
+    return dataclasses.replace(train.first(count), name=f"{train.name}[:{count}]")
+
+
+def load_images(
+    source: str | Path | tuple[Tensor, Tensor],
+    split: str = "test",
+    root: str | Path | None = None,
+    size: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> ImageSet:
+    """Images to evaluate on: one part of a data set, or tensors.
+
+    A path has the same parts as in :func:`load_splits`, so images that training saw do not get into a test
+    set by
+    evaluating on the folder: of a source without splits, ``"test"`` is its fixed fifth and ``"all"`` is
+    everything.
+
+    Args:
+        source: a name (it wins over a path of the same name), a path, or (images, labels): images uint8, or
+            float in [0, 1], ``[N, C, H, W]``; labels integers ``[N]``. Float images are kept as they are, not
+            rounded.
+        split: ``"train"``, ``"held-out"``, ``"test"`` or ``"all"``.
+        root: where a named data set is.
+        size: side in pixels to resize every image to; not for tensors.
+        class_names: the classes in the classifier's label order. Labels of a name or a path are renumbered to
+            it by class name; for tensors it only states the classes.
+
+    Raises:
+        DataError: the source or an argument is at fault.
+    """
+    if isinstance(source, tuple):
+        if size is not None or root is not None:
+            raise DataError("size and root are for named data and paths; resize the tensors before")
+        return tensor_set(*source, split=split, class_names=class_names)
+    if isinstance(source, str) and source in catalogue.NAMES:
+        opened = _open_named(source, root, size)
+    elif Path(source).exists():
+        if root is not None:
+            raise DataError(f"{source}: a path needs no root (got {root}); root goes with a data set's name")
+        opened = _open_images(Path(source), size)
+    else:
+        raise _unknown(str(source))
+    parts = opened.divide()
+    if split not in parts:
+        raise DataError(f"{opened.where}: has no {split!r} part; it has {', '.join(parts)}")
+    images = opened.image_set(split, parts[split])
+    return images if class_names is None else _renumber(images, tuple(class_names))
+
+
+def _unknown(name: str) -> DataError:
+    known = ", ".join(catalogue.NAMES)
+    return DataError(
+        f"{name!r} is neither a data set nor a path.{nearest(name, catalogue.NAMES)} Known: {known}"
+    )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A decoded source and the name of its rows."""
+
+    entry: Entry
+    name: str
+    where: str
+
+    def divide(self, held_out: float = 0.1, seed: int = 0) -> dict[str, slice | Tensor]:
+        """Split name to the places of its images, by the rules of :func:`load_splits`."""
+        labels = torch.from_numpy(self.entry.labels)
+        spans: dict[str, slice | Tensor] = {name: slice(*span) for name, span in self.entry.parts.items()}
+        everything = slice(0, len(labels))
+        train = spans.get("train", spans.get("all"))
+        held = spans.get("val") if "test" in spans else None
+        test = spans.get("test", spans.get("val"))
+        places = torch.arange(len(labels))
+        parts: dict[str, slice | Tensor] = {"all": everything}
+        if train is not None:
+            if test is None:
+                rest, cut = stratified_split(labels[train], round(TEST_FRACTION * len(labels[train])))
+                train, test = places[train][rest], places[train][cut]
+            if held is None:
+                rest, cut = stratified_split(labels[train], round(held_out * len(labels[train])), seed)
+                train, held = places[train][rest], places[train][cut]
+            parts |= {"train": train, "held-out": held}
+        return parts if test is None else parts | {"test": test}
+
+    def image_set(self, split: str, places: slice | Tensor) -> ImageSet:
+        images, labels = torch.from_numpy(self.entry.images), torch.from_numpy(self.entry.labels)
+        return ImageSet(images[places], labels[places], self.entry.class_names, self.name, split)
+
+
+def _open_named(name: str, root: str | Path | None, size: int | None) -> _Source:
+    if name not in catalogue.NAMES:
+        raise _unknown(name)
+    if name == "digits":
+        if root is not None:
+            raise DataError(
+                f"digits come with scikit-learn and need no root (got {root}); use name 'folder' for a path"
+            )
+        return _cached(name, "digits", size, lambda: arrays_contents(read_digits(), None, size, name), name)
+    if name == "folder":
+        if root is None:
+            raise DataError("data set 'folder' needs root: an image folder, a .tar(.gz), a .zip or a .npz")
+        return _open_images(Path(root), size)
+    official = catalogue.OFFICIAL[name]
+    files = locate_official(name, official, None if root is None else Path(root))
+    if files is not None:
+        return _open_official(name, official, files, size)
+    source = _open_images(Path(str(root)), size)
+    expected, found = official.class_names, source.entry.class_names
+    if expected is not None and len(found) != len(expected):
+        raise DataError(
+            f"{root}: {len(found)} classes, but {name} has {len(expected)}; use name 'folder' for other data"
+        )
+    return source
+
+
+def _open_official(name: str, official: catalogue.Official, files: list[Path], size: int | None) -> _Source:
+    def read() -> Contents:
+        for file, archive in zip(files, official.archives, strict=True):
+            verify_checksum(file, archive.checksum)
+        module, function = official.reader.split(":")
+        arrays = getattr(importlib.import_module(module), function)(files)
+        return arrays_contents(arrays, official.class_names, size, str(files[0].parent))
+
+    content = name + "".join(file_sha256(file) for file in files)
+    return _cached(name, content, size, read, str(files[0].parent))
+
+
+def _open_images(root: Path, size: int | None) -> _Source:
+    sources = locate_images(root)
+    where = str(root)
+    if sources[0][1].is_dir():
+        return _cached(
+            None, folder_state(root), size, lambda: image_files_contents(sources, size, False, where), where
+        )
+    hashes = [file_sha256(path) for _, path in sources]
+    content = "".join(f"{split} {digest}" for (split, _), digest in zip(sources, hashes, strict=True))
+    if sources[0][1].suffix.lower() == ".npz":
+        npz = sources[0][1]
+        return _cached(
+            None, "npz" + content, size, lambda: arrays_contents(read_npz(npz), None, size, where), where
+        )
+    packs = {catalogue.PACKS.get(digest) for digest in hashes}
+    pack = packs.pop() if len(packs) == 1 else None
+    numbered = pack is not None and pack.numbered
+    known = None if pack is None else pack.name
+    return _cached(known, content, size, lambda: image_files_contents(sources, size, numbered, where), where)
+
+
+def _cached(
+    name: str | None, content: str, size: int | None, read: Callable[[], Contents], where: str
+) -> _Source:
+    if size is not None and size < 1:
+        raise DataError(f"size is {size}; it is the side of an image in pixels, 1 or more")
+    key = hashlib.sha256(f"{FORMAT} {size} {content}".encode()).hexdigest()
+    entry = cached(key, read)
+    resized = size is not None and entry.native != (size, size)
+    full_name = (name or f"imagefolder:{entry.identity[:12]}") + (f"@{size}" if resized else "")
+    return _Source(entry, full_name, where)
+
+
+def _renumber(images: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
+    if odd := [name for name in images.class_names if name not in class_names]:
+        raise DataError(
+            f"{images.name}: class {odd[0]!r} is none of the classifier's {len(class_names)} classes; "
+            f"rename its folder.{nearest(odd[0], class_names)}"
+        )
+    table = torch.tensor([class_names.index(name) for name in images.class_names])
+    return dataclasses.replace(images, labels=table[images.labels], class_names=class_names)

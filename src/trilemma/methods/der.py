@@ -1,0 +1,68 @@
+"""DER: the Delta Energy Regulariser, carried by any adversarial method (arXiv 2505.22486)."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+from trilemma import energies
+from trilemma.classifier import Classifier
+from trilemma.config import RegulariserConfig
+from trilemma.contexts import running_statistics_kept
+from trilemma.data.batch import Batch
+from trilemma.data.image_set import ImageSet
+from trilemma.methods.base import Method, MethodState, Points, Step, seen
+
+
+class Regularised(Method):
+    """A method plus DER::
+
+        multi-step:   L = L_base + beta mean(L_dE)
+        single-step:  L = L_base + beta mean(1_AAE L_dE)
+
+    ``L_dE = max(||[dE(x), dE(x, y)]||_2 - margin, 0)``, with gradient through both x and x*. The mean
+    runs over the whole batch in both forms. Where the base method does not forward clean images, one
+    clean forward is added; it leaves BatchNorm's running statistics to the base method. With ``reference: start``
+    the random start of the single step, inside the box, takes the place of x, and that forward is of it.
+    """
+
+    def __init__(self, base: Method, der: RegulariserConfig) -> None:
+        super().__init__(base.options, base._threat, base.attack, base.sampler)
+        self.base = base
+        self.der = der
+        self.views = base.views
+        single = self.base.options.single_step is True
+        self.abnormal_only = single if der.form == "auto" else der.form == "single-step"
+
+    def check(self, data: ImageSet) -> None:
+        self.base.check(data)
+
+    def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> MethodState:
+        return self.base.init_state(clf, data, seed)
+
+    def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
+        return self.base.points(clf, batch, state)
+
+    def terms(self, clf: Classifier, points: Points) -> Step:
+        step = self.base.terms(clf, points)
+        starred, at_clean = step.live["adversarial"], self.der.reference == "clean"
+        reference = step.live.get("clean") if at_clean else None
+        if reference is None:
+            with self.loss_context(clf), running_statistics_kept(clf):
+                reference = clf.logits(points.clean if at_clean else points.extra["start"])
+        penalty = energies.delta_energy_penalty(reference, starred, points.labels, self.der.margin)
+        if self.abnormal_only:
+            penalty = penalty * energies.abnormal(reference, starred, points.labels)
+        penalty = penalty.mean()
+        return replace(
+            step,
+            loss=step.loss + self.der.beta * penalty,
+            clean=seen(points.clean, reference) if at_clean else step.clean,
+            metrics={**step.metrics, "der": penalty.detach()},
+        )
+
+    def loss_context(self, clf: Classifier) -> AbstractContextManager[None]:
+        return self.base.loss_context(clf)
+
+    def after_backward(self, points: Points, state: MethodState, step: Step | None = None) -> None:
+        self.base.after_backward(points, state, step)

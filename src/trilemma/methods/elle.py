@@ -1,0 +1,83 @@
+"""ELLE: the loss is kept linear between any two points near an image (Abad Rocamora et al. 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from trilemma import energies, noise
+from trilemma.attacks import objectives
+from trilemma.classifier import Classifier
+from trilemma.config import MethodOptions
+from trilemma.contexts import autocast_off, running_statistics_kept
+from trilemma.data.batch import Batch
+from trilemma.methods import options
+from trilemma.methods.base import Method, MethodState, Points, Step
+from trilemma.methods.inner import attacked, fresh_seeds
+from trilemma.methods.pgd_at import adversarial_cross_entropy
+
+
+class Elle(Method):
+    """Cross-entropy of x*, and how far the loss is from linear on a random chord through the ball::
+
+        L   = mean CE(x*, y) + lam mean (CE(x_c, y) - a CE(x_a, y) - (1 - a) CE(x_b, y))^2
+        x_a, x_b = x + U(-eps, eps)      x_c = a x_a + (1 - a) x_b      a ~ U(0, 1) per image
+
+    x* is one full step from x. Neither it nor the chord is clipped to the box. Only first derivatives are
+    needed; they go through all three points of the chord.
+
+    Under an L2 threat the chord's ends are uniform in the L2 ball, and ``lam`` follows the radius per pixel
+    value, ``eps / sqrt(number of values)``; nothing is published for it.
+    """
+
+    Options: ClassVar[type[MethodOptions]] = options.Elle
+
+    def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
+        x, y = batch.images, batch.labels
+        seeds = fresh_seeds(state, x)
+        x_a, x_b = (self.threat.random_start(x, noise.derive(seeds, k), clip=False) for k in (0, 1))
+        a = noise.uniform(noise.derive(seeds, 2), 0, (1, 1, 1)).to(x)
+        starred = attacked(
+            self, clf, x, x, lambda: objectives.cross_entropy(clf, y), project=False, clip=False
+        )
+        return Points(x, y, **starred, extra={"x_a": x_a, "x_b": x_b, "a": a})
+
+    def terms(self, clf: Classifier, points: Points) -> Step:
+        step = adversarial_cross_entropy(clf, points)
+        error = linearity_error(clf, points)
+        weight = self.weight(points, error.detach())
+        return replace(
+            step,
+            loss=step.loss + weight.to(error) * error,
+            metrics={"robust": step.loss.detach(), "linearity_error": error.detach(), "weight": weight},
+        )
+
+    def weight(self, points: Points, error: Tensor) -> Tensor:
+        """``lam`` of this step, a float64 scalar.
+
+        Args:
+            error: the linearity error of this step, detached.
+        """
+        weight = self.options.weight_at(self.threat.pixel_radius(points.clean.shape[1:]))
+        return error.new_full((), weight, dtype=torch.float64)
+
+
+def linearity_error(clf: Classifier, points: Points) -> Tensor:
+    """``mean (CE(x_c) - a CE(x_a) - (1 - a) CE(x_b))^2``, a scalar, from one forward of all three.
+
+    In float32 also under autocast: the error is a small difference of losses, less than half precision resolves.
+    BatchNorm normalises the three together, and its running statistics stay.
+
+    Args:
+        points: ``extra`` holds the ends ``x_a``, ``x_b`` ``[N, C, H, W]`` and the place ``a`` ``[N, 1, 1, 1]``.
+    """
+    x_a, x_b, a = (points.extra[name] for name in ("x_a", "x_b", "a"))
+    chord = torch.cat([x_a, x_b, a * x_a + (1 - a) * x_b])
+    with running_statistics_kept(clf), autocast_off(chord.device):
+        losses = energies.cross_entropy(clf.logits(chord), points.labels.repeat(3))
+    at_a, at_b, at_c = losses.chunk(3)
+    share = a.flatten()
+    return (at_c - share * at_a - (1 - share) * at_b).square().mean()

@@ -1,0 +1,59 @@
+"""ELLE-A: ELLE whose weight is raised when the linearity error stands out (Abad Rocamora et al. 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from trilemma.classifier import Classifier
+from trilemma.data.batch import Batch
+from trilemma.data.image_set import ImageSet
+from trilemma.methods import options
+from trilemma.methods.base import MethodState, Points, Step, given
+from trilemma.methods.elle import Elle
+
+MEMORY = ("count", "sum", "squares", "weight")
+
+
+class ElleA(Elle):
+    """ELLE's loss with a ``lam`` that starts at 0 and is set anew at every step, before it is used::
+
+        lam = 4000 if error > mean + 2 std of all errors so far, and there are more than two, else 0.99 lam
+
+    The spread is that of the errors themselves (divided by their number, as NumPy does). Their number, sum and
+    sum of squares are all that is remembered, in float64.
+    """
+
+    Options = options.ElleA
+
+    def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> MethodState:
+        state = super().init_state(clf, data, seed)
+        state.extra |= {name: torch.zeros((), dtype=torch.float64, device=clf.device) for name in MEMORY}
+        return state
+
+    def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
+        """With the limit of this step and the weight of the last one: ``terms`` may be asked twice."""
+        points = super().points(clf, batch, state)
+        count, total, squares, weight = (state.extra[name].to(batch.images.device) for name in MEMORY)
+        mean = total / count.clamp_min(1)
+        spread = (squares / count.clamp_min(1) - mean.square()).clamp_min(0).sqrt()
+        limit = torch.where(count > 2, mean + 2 * spread, torch.inf)
+        return replace(points, extra={**points.extra, "limit": limit, "weight": weight})
+
+    def weight(self, points: Points, error: Tensor) -> Tensor:
+        stands_out = error.double() > points.extra["limit"]
+        return torch.where(stands_out, self.options.weight, self.options.decay * points.extra["weight"])
+
+    def after_backward(self, points: Points, state: MethodState, step: Step | None = None) -> None:
+        """Remembers the error and the weight of this step.
+
+        Raises:
+            ConfigError: ``step`` is missing.
+        """
+        step = given(step, "elle-a")
+        error = step.metrics["linearity_error"].double()
+        count, total, squares, _ = (state.extra[name].to(error.device) for name in MEMORY)
+        now = (count + 1, total + error, squares + error.square(), step.metrics["weight"])
+        state.extra |= dict(zip(MEMORY, now, strict=True))

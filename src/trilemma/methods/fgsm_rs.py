@@ -1,0 +1,42 @@
+"""FGSM from a random start (Wong, Rice and Kolter 2020), and the step from noise that others share with it."""
+
+from __future__ import annotations
+
+from trilemma import noise
+from trilemma.attacks import objectives
+from trilemma.classifier import Classifier
+from trilemma.data.batch import Batch
+from trilemma.methods import options
+from trilemma.methods.base import Method, MethodState, Points, Step
+from trilemma.methods.inner import attacked, fresh_seeds
+from trilemma.methods.pgd_at import adversarial_cross_entropy
+
+
+class FgsmRS(Method):
+    """``L = mean CE(x*, y)``, ``x* = project(x0 + 5/4 eps sign grad CE(x0, y))``, ``x0 = clip(x + U(-eps, eps))``.
+
+    Under an L2 threat the start is uniform in the ball and the step is normalised.
+    """
+
+    Options = options.FgsmRS
+
+    def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
+        return stepped_from_noise(self, clf, batch, state, scale=1.0, project=True)
+
+    def terms(self, clf: Classifier, points: Points) -> Step:
+        return adversarial_cross_entropy(clf, points)
+
+
+def stepped_from_noise(
+    method: Method, clf: Classifier, batch: Batch, state: MethodState, *, scale: float, project: bool
+) -> Points:
+    """x* by the method's step up the cross-entropy from a uniform start; the start stays in ``extra["start"]``.
+
+    Args:
+        scale: half-width of the noise, in radii. The noisy image is clipped to [0, 1] before the gradient.
+        project: bring x* back to the ball, not only to the box.
+    """
+    x, y = batch.images, batch.labels
+    start = method.threat.random_start(x, noise.derive(fresh_seeds(state, x), 0), scale=scale)
+    starred = attacked(method, clf, x, start, lambda: objectives.cross_entropy(clf, y), project=project)
+    return Points(x, y, extra={"start": start}, **starred)

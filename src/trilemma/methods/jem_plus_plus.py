@@ -1,0 +1,17 @@
+"""JEM++: JEM with batch normalisation, clamped noiseless steps and informed starts (Yang and Ji 2021)."""
+
+from __future__ import annotations
+
+from trilemma.methods import options
+from trilemma.methods.generative import JointEnergyModel
+
+
+class JemPlusPlus(JointEnergyModel):
+    """``L = w (mean E(x_data) - mean E(x^)) + mean CE(x, y)`` as in JEM, x^ from proximal steps.
+
+    Chains start at class Gaussians, take ten steps ``clip(x - 0.25 clamp(grad E(x), +-2))`` with BatchNorm in
+    train mode, and stay in the box. The inner loop of the release repeats the gradient of an affine layer;
+    these are the same points without it (see :mod:`trilemma.samplers.proximal`).
+    """
+
+    Options = options.JemPlusPlus

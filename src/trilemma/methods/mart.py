@@ -1,0 +1,46 @@
+"""MART: misclassified images count more (Wang et al. 2020)."""
+
+from __future__ import annotations
+
+from trilemma import energies
+from trilemma.attacks import objectives
+from trilemma.classifier import Classifier
+from trilemma.data.batch import Batch
+from trilemma.methods import options
+from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
+from trilemma.methods.inner import attacked, nearby_start
+
+
+class Mart(Method):
+    """Boosted cross-entropy on x*, and a KL that weighs an image by how little it is believed::
+
+        L = mean [ -log p_y(x*) - log(1.0001 - max_{k != y} p_k(x*) + 1e-12)
+                   + beta KL(f(x) || f(x*)) (1.0000001 - p_y(x)) ]
+
+    ``p`` is the softmax; x* climbs the cross-entropy from ``x + 0.001 n``. The constants are the release's. The
+    gradient goes through both sides of the KL and through ``p_y(x)``.
+    """
+
+    Options = options.Mart
+
+    def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
+        x, y = batch.images, batch.labels
+        start = nearby_start(state, x)
+        return Points(x, y, **attacked(self, clf, x, start, lambda: objectives.cross_entropy(clf, y)))
+
+    def terms(self, clf: Classifier, points: Points) -> Step:
+        assert points.adversarial is not None
+        clean, starred = forward_sets(clf, points.clean, points.adversarial)
+        y = points.labels[:, None]
+        rival = starred.softmax(1).scatter(1, y, 0.0).amax(1)  # max_{k != y} p_k(x*)
+        believed = clean.softmax(1).gather(1, y).squeeze(1)  # p_y(x)
+        boosted = energies.cross_entropy(starred, points.labels) - (1.0001 - rival + 1e-12).log()
+        robust = boosted.mean()
+        divergence = (energies.kl_divergence(clean, starred) * (1.0000001 - believed)).mean()
+        return Step(
+            robust + self.options.beta * divergence,
+            clean=seen(points.clean, clean),
+            adversarial=seen(points.adversarial, starred),
+            metrics={"robust": robust.detach(), "divergence": divergence.detach()},
+            live={"clean": clean, "adversarial": starred},
+        )

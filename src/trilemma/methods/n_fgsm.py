@@ -1,0 +1,25 @@
+"""N-FGSM: strong noise, one full step, no projection to the ball (de Jorge et al. 2022)."""
+
+from __future__ import annotations
+
+from trilemma.classifier import Classifier
+from trilemma.data.batch import Batch
+from trilemma.methods import options
+from trilemma.methods.base import Method, MethodState, Points, Step
+from trilemma.methods.fgsm_rs import stepped_from_noise
+from trilemma.methods.pgd_at import adversarial_cross_entropy
+
+
+class NFgsm(Method):
+    """``L = mean CE(x*, y)``, ``x* = clip(x' + eps sign grad CE(x'))``, ``x' = clip(x + U(-2 eps, 2 eps))``.
+
+    Under an L2 threat the noise is uniform in the ball of twice the radius and the step is normalised.
+    """
+
+    Options = options.NFgsm
+
+    def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
+        return stepped_from_noise(self, clf, batch, state, scale=self.options.noise, project=False)
+
+    def terms(self, clf: Classifier, points: Points) -> Step:
+        return adversarial_cross_entropy(clf, points)

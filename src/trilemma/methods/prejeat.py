@@ -1,0 +1,27 @@
+"""preJEAT: adversarial training with the energy attack (arXiv 2108.09093)."""
+
+from __future__ import annotations
+
+from trilemma.classifier import Classifier
+from trilemma.data.batch import Batch
+from trilemma.methods import options
+from trilemma.methods.base import Method, MethodState, Points, Step
+from trilemma.methods.jeat import energy_attack
+from trilemma.methods.pgd_at import adversarial_cross_entropy
+
+
+class PreJeat(Method):
+    """``L = mean CE(x*, y)``, ``x* <- project(x* + a sign grad E(x*, y))``.
+
+    Ordinary adversarial training but for its attack: ``grad CE = grad E(x, y) - grad E(x)``, and only the
+    first part is climbed. The paper leaves the steps open; ours are ten of radius / 4.
+    """
+
+    Options = options.PreJeat
+
+    def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
+        starred = energy_attack(self, clf, batch, state)
+        return Points(batch.images, batch.labels, **starred)
+
+    def terms(self, clf: Classifier, points: Points) -> Step:
+        return adversarial_cross_entropy(clf, points)

@@ -1,0 +1,48 @@
+"""TRADES: accuracy and stability as two terms (Zhang et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from trilemma import energies
+from trilemma.attacks import objectives
+from trilemma.classifier import Classifier
+from trilemma.config import MethodOptions
+from trilemma.data.batch import Batch
+from trilemma.methods import options
+from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
+from trilemma.methods.inner import attacked, nearby_start
+from trilemma.walk import Objective
+
+
+class Trades(Method):
+    """``L = mean [CE(x, y) + beta KL(f(x) || f(x*))]``, x* climbing the KL from ``x + 0.001 n``.
+
+    In energies, ``KL = E_{k~p(.|x)}[E(x*, k) - E(x, k)] + dE(x)``. The gradient goes through both sides.
+    """
+
+    Options: ClassVar[type[MethodOptions]] = options.Trades
+
+    def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
+        x, y = batch.images, batch.labels
+
+        def objective() -> Objective:
+            with torch.no_grad():
+                return objectives.divergence(clf, clf.logits(x))
+
+        return Points(x, y, **attacked(self, clf, x, nearby_start(state, x), objective))
+
+    def terms(self, clf: Classifier, points: Points) -> Step:
+        assert points.adversarial is not None
+        clean, starred = forward_sets(clf, points.clean, points.adversarial)
+        natural = energies.cross_entropy(clean, points.labels).mean()
+        divergence = energies.kl_divergence(clean, starred).mean()
+        return Step(
+            natural + self.options.beta * divergence,
+            clean=seen(points.clean, clean),
+            adversarial=seen(points.adversarial, starred),
+            metrics={"natural": natural.detach(), "divergence": divergence.detach()},
+            live={"clean": clean, "adversarial": starred},
+        )

@@ -1,0 +1,60 @@
+"""WEAT: images of low energy count less (Mirza et al. 2024, arXiv 2407.06315)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from trilemma import energies
+from trilemma.classifier import Classifier
+from trilemma.methods import options
+from trilemma.methods.base import Points, Step, forward_sets, seen
+from trilemma.methods.trades import Trades
+
+
+class WeatNat(Trades):
+    """``L = mean w [CE(x, y) + beta KL(f(x) || f(x*))]``, ``w = 1 / log(1 + exp |E(x)|)``; x* as in TRADES."""
+
+    Options = options.WeatNat
+
+    def terms(self, clf: Classifier, points: Points) -> Step:
+        return _weighted(clf, points, self.options.beta, "natural")
+
+
+class WeatAdv(Trades):
+    """``L = mean w [CE(x*, y) + beta KL(f(x) || f(x*))]``, ``w = 1 / log(1 + exp |E(x)|)``; x* as in TRADES."""
+
+    Options = options.WeatAdv
+
+    def terms(self, clf: Classifier, points: Points) -> Step:
+        return _weighted(clf, points, self.options.beta, "robust")
+
+
+def energy_weight(logits: Tensor) -> Tensor:
+    """``w = 1 / softplus(|E(x)|)`` of clean images' logits ``[N, K]``: ``[N]``, in (0, 1.4427], a constant.
+
+    Not normalised over the batch; ``softplus(a) = log(1 + exp a)`` without overflow.
+    """
+    return 1 / softplus(energies.marginal_energy(logits.detach()).abs())
+
+
+def _weighted(clf: Classifier, points: Points, beta: float, classified: Literal["natural", "robust"]) -> Step:
+    """The loss of both forms; ``classified`` says whether x or x* is."""
+    assert points.adversarial is not None
+    clean, starred = forward_sets(clf, points.clean, points.adversarial)
+    weight = energy_weight(clean)
+    chosen = clean if classified == "natural" else starred
+    named = {
+        classified: (weight * energies.cross_entropy(chosen, points.labels)).mean(),
+        "divergence": (weight * energies.kl_divergence(clean, starred)).mean(),
+        "weight": weight.mean(),
+    }
+    return Step(
+        named[classified] + beta * named["divergence"],
+        clean=seen(points.clean, clean),
+        adversarial=seen(points.adversarial, starred),
+        metrics={name: value.detach() for name, value in named.items()},
+        live={"clean": clean, "adversarial": starred},
+    )

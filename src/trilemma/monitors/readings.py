@@ -1,0 +1,102 @@
+"""What every step tells, collected on the device and read once every n steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from trilemma import energies
+from trilemma.methods.base import Points, Step
+
+NAMES = (
+    "loss", "clean_accuracy", "robust_accuracy", "energy_clean", "energy_adversarial", "energy_generated",
+    "delta_marginal", "delta_joint", "shift", "shift_p95", "abnormal", "saturated", "gradient_cosine",
+)  # fmt: skip
+
+Reading = dict[str, float | None]
+
+
+@torch.no_grad()
+def read_step(step: Step, labels: Tensor) -> dict[str, Tensor]:
+    """The scalars of one step, still on the device; names as in :data:`NAMES`, absent ones left out.
+
+    ``saturated`` is the share of generated pixels at (or beyond) the edge of the box, ``abnormal`` the
+    share of abnormal adversarial examples, ``shift`` the length of (dE(x), dE(x, y)).
+    """
+    values: dict[str, Tensor] = {"loss": step.loss.detach()}
+    if step.clean is not None:
+        values["clean_accuracy"] = (step.clean.logits.argmax(1) == labels).float().mean()
+        values["energy_clean"] = energies.marginal_energy(step.clean.logits).mean()
+    if step.adversarial is not None:
+        values["robust_accuracy"] = (step.adversarial.logits.argmax(1) == labels).float().mean()
+        values["energy_adversarial"] = energies.marginal_energy(step.adversarial.logits).mean()
+    if step.generated is not None:
+        values["energy_generated"] = energies.marginal_energy(step.generated.logits).mean()
+        images = step.generated.images
+        values["saturated"] = ((images <= 0) | (images >= 1)).float().mean()
+    if step.clean is not None and step.adversarial is not None:
+        marginal, joint = energies.delta_energies(step.clean.logits, step.adversarial.logits, labels)
+        shift = energies.shift_length(step.clean.logits, step.adversarial.logits, labels)
+        values["delta_marginal"], values["delta_joint"] = marginal.mean(), joint.mean()
+        values["shift"] = shift.mean()
+        values["shift_p95"] = shift.kthvalue(max(1, round(0.95 * len(shift)))).values
+        values["abnormal"] = (joint > marginal).float().mean()
+    return values
+
+
+@torch.no_grad()
+def read_gradients(points: Points) -> dict[str, Tensor]:
+    """``gradient_cosine``: between the attack's last input gradient and the one that the loss left in x*.
+
+    One cosine per image, averaged over the images that have both gradients (one can vanish in rounding);
+    empty where the method kept none. Both were computed by the step anyway.
+    """
+    starred = None if points.adversarial is None else points.adversarial.grad
+    if points.gradient is None or starred is None:
+        return {}
+    # over the dimensions as they lie: flattening would copy what is channels-last, at twenty times the cost
+    attack, training, pixels = points.gradient.float(), starred.float(), (1, 2, 3)
+    lengths = torch.linalg.vector_norm(attack, dim=pixels) * torch.linalg.vector_norm(training, dim=pixels)
+    cosines = (attack * training).sum(pixels) / lengths.clamp_min(torch.finfo(torch.float32).tiny)
+    return {"gradient_cosine": cosines.sum() / (lengths > 0).sum().clamp_min(1)}
+
+
+class Readings:
+    """Collects device scalars; :meth:`take` moves them to the host in one transfer."""
+
+    def __init__(self) -> None:
+        self._steps: list[dict[str, Tensor]] = []
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        self._steps.append(values)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def take(self, mean: Callable[[Tensor], Tensor]) -> list[Reading]:
+        """One dictionary per step since the last call, ``None`` where a step had no such value.
+
+        Args:
+            mean: over the processes, so that all see the same numbers.
+        """
+        steps, self._steps = self._steps, []
+        if not steps:
+            return []
+        flat = torch.stack([value.float() for values in steps for value in values.values()])
+        host = iter(mean(flat).tolist())
+        read: list[Reading] = []
+        for values in steps:
+            known = {name: next(host) for name in values}
+            read.append({name: known.get(name) for name in (*NAMES, *(n for n in known if n not in NAMES))})
+        return read
+
+
+def mean_reading(readings: list[Reading]) -> Reading:
+    """The mean over steps of each value that some step had."""
+    result: Reading = {}
+    for name in readings[0] if readings else ():
+        known = [value for reading in readings if (value := reading.get(name)) is not None]
+        result[name] = sum(known) / len(known) if known else None
+    return result

@@ -1,0 +1,99 @@
+"""A run in words: what the tables of a page say about method, data and time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trilemma import __version__
+from trilemma.registry import METHODS
+from trilemma.report.contents import Contents
+from trilemma.report.page import duration, threat_words
+
+STATES = {
+    "running": "is still running, or was killed",
+    "interrupted": "was interrupted; `trilemma train --resume` goes on with it",
+    "failed": "failed after every remedy; the best checkpoint was kept",
+    "stopped": "stopped at its time limit",
+}
+
+
+def method_words(run: Contents) -> str:
+    """The method's summary, with the options that the recipe changed and the regulariser."""
+    options = run.config.method
+    defaults = type(options).model_fields
+    changed = [
+        f"{key} {value}" for key, value in options.model_dump().items()
+        if key != "name" and value != defaults[key].default
+    ]  # fmt: skip
+    rows = METHODS.rows()
+    words = rows[options.name].summary if options.name in rows else "a method from outside the package"
+    text = words + (f" ({', '.join(changed)})" if changed else "")
+    if run.config.regulariser is not None:
+        text += f", with the delta energy regulariser (beta {run.config.regulariser.beta})"
+    return text
+
+
+def network_words(run: Contents) -> str:
+    """The network's name and its options."""
+    options = run.config.network.model_dump()
+    name = options.pop("name")
+    shown = [f"{key} {value}" for key, value in options.items() if value is not None]
+    return f"{name} ({', '.join(shown)})" if shown else str(name)
+
+
+def state_words(run: Contents) -> str | None:
+    """What is unfinished about a run, or ``None``."""
+    state = run.status.get("status")
+    if state == "finished":
+        return None
+    return f"This run {STATES.get(str(state), 'has not begun to train')}."
+
+
+def checkpoint_words(about: dict[str, Any]) -> str:
+    """``best by pgd-10 on held-out images, epoch 40``."""
+    if not about:
+        return "none yet"
+    text = f"{about.get('checkpoint', 'last')}"
+    if about.get("select") not in (None, "last"):
+        text += f" by {about['select']} on held-out images"
+    if about.get("epoch") is not None:
+        text += f", epoch {about['epoch']:g}"
+    return text
+
+
+def facts(run: Contents) -> list[tuple[str, str]]:
+    """The list under "What was run"."""
+    config = run.config
+    data = run.about.get("data") or config.data.name
+    training = f"batch {config.training.batch_size}, {config.optimiser.name} at {config.training.lr:g}"
+    if config.training.ema is not None:
+        training += f", weight average {config.training.ema:g}"
+    epochs = run.status.get("epochs")
+    done = (
+        f"{epochs:g} of {config.training.epochs} epochs"
+        if epochs is not None
+        else f"{config.training.epochs} epochs"
+    )
+    if run.minutes is not None:
+        done += f" in {duration(run.minutes)}"
+    threat = config.threat
+    return [
+        ("Recipe", str(run.about.get("recipe") or run.name)),
+        ("Method", f"{config.method.name}: {method_words(run)}"),
+        ("Data", str(data)),
+        ("Network", network_words(run)),
+        ("Threat", "none" if threat is None else f"{threat_words(threat.model_dump())} (pixels in [0, 1])"),
+        ("Training", f"{done}; {training}"),
+        ("Seed", str(config.training.seed)),
+        ("Classifier shown", checkpoint_words(run.about)),
+    ]
+
+
+def footer() -> str:
+    """Which program made a page."""
+    return f"Made by trilemma {__version__}."
+
+
+def shown_path(run: Contents) -> str:
+    """How commands on the page name the run: as given if relative, else its folder's name (a page gets shared)."""
+    return run.name if run.path.is_absolute() else str(run.path)

@@ -1,0 +1,116 @@
+"""From a configuration to the parts of a run: data, classifier, loader, optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import nn
+
+from trilemma.classifier import Classifier
+from trilemma.config import AugmentationConfig, Config, UpdateConfig
+from trilemma.contexts import set_batch_norm_momentum
+from trilemma.data.augmentation import Augmentation, default_augmentation
+from trilemma.data.image_set import ImageSet, Splits
+from trilemma.data.loader import Loader
+from trilemma.data.sources import load_splits
+from trilemma.methods.base import Step
+from trilemma.networks.create import create_network
+from trilemma.threat import Threat
+from trilemma.updates.awp import awp
+from trilemma.updates.plain import Reduce, plain
+from trilemma.updates.sam import sam
+
+# A network sees 2 x - 1, the scale in which the papers of the field state their steps.
+CENTRE, HALF_WIDTH = 0.5, 0.5
+
+Update = Callable[[Callable[[], Step], torch.optim.Optimizer, Reduce], Step]
+
+
+def build_data(config: Config) -> Splits:
+    """The splits that the configuration names."""
+    data = config.data
+    return load_splits(
+        data.name, root=data.root, size=data.size, held_out=data.held_out, train_images=data.train_images
+    )
+
+
+def build_classifier(config: Config, train: ImageSet) -> Classifier:
+    """An untrained classifier for the data."""
+    network = create_network(config.network, train.num_classes, train.image_shape)
+    if config.training.bn_momentum is not None:
+        set_batch_norm_momentum(network, config.training.bn_momentum)
+    return wrapped(config, network, train.num_classes, train.image_shape, train.class_names)
+
+
+def wrapped(
+    config: Config,
+    network: nn.Module,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    class_names: Sequence[str] | None = None,
+) -> Classifier:
+    """The classifier around a network of the configuration."""
+    return Classifier(
+        network,
+        num_classes,
+        mean=[CENTRE] * image_shape[0],
+        std=[HALF_WIDTH] * image_shape[0],
+        class_names=class_names,
+        image_shape=image_shape,
+        threat=None if config.threat is None else Threat(config.threat.norm, config.threat.radius),
+        network_config=config.network.model_dump(mode="json"),
+    )
+
+
+def build_augmentation(section: AugmentationConfig, train: ImageSet) -> Augmentation:
+    """The augmentation asked for, with ``auto`` resolved by the data."""
+    own = default_augmentation(train.name, train.image_shape)
+    return Augmentation(
+        crop=own.crop if section.crop == "auto" else section.crop,
+        flip=own.flip if section.flip == "auto" else section.flip,
+        cutout=section.cutout,
+        policy=section.policy,
+    )
+
+
+def build_loader(
+    config: Config, train: ImageSet, device: torch.device, rank: int = 0, world_size: int = 1
+) -> Loader:
+    """Batches of training images on the device."""
+    return Loader(
+        train,
+        config.training.batch_size,
+        device=device,
+        augmentation=build_augmentation(config.augmentation, train),
+        seed=config.training.seed,
+        rank=rank,
+        world_size=world_size,
+        repeats=config.method.repeats,
+    )
+
+
+def build_optimiser(config: Config, clf: Classifier) -> torch.optim.Optimizer:
+    """SGD or Adam over all parameters."""
+    section, lr = config.optimiser, config.training.lr
+    if section.name == "adam":
+        return torch.optim.Adam(
+            clf.parameters(), lr=lr, betas=(section.momentum, 0.999), weight_decay=section.weight_decay
+        )
+    return torch.optim.SGD(
+        clf.parameters(),
+        lr=lr,
+        momentum=section.momentum,
+        nesterov=section.nesterov,
+        weight_decay=section.weight_decay,
+    )
+
+
+def build_update(section: UpdateConfig, clf: Classifier, epoch: int) -> Update:
+    """The weight step of an epoch, counted from 1, by name."""
+    if section.name == "sam":
+        return partial(sam, network=clf, rho=section.rho)
+    if section.name == "awp" and epoch >= section.from_epoch:
+        return partial(awp, network=clf, gamma=section.gamma)
+    return plain

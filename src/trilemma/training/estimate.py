@@ -1,0 +1,201 @@
+"""What a run would need: checks and costs, from shapes and one timed forward, without a training step."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trilemma.classifier import Classifier
+from trilemma.config import Config
+from trilemma.data import catalogue
+from trilemma.data.cache import cache_folder
+from trilemma.errors import TrilemmaError
+from trilemma.networks.cost import count_macs, count_parameters
+from trilemma.networks.create import create_network
+from trilemma.training import build
+from trilemma.training.start import check_fit, described, find_start, first_stage
+
+# A timed forward touches at most this many multiply-accumulates: a second or two on a small CPU.
+MACS = 40e9
+BYTES = 4
+# Known shapes, so that paper-scale recipes can be estimated before the data are downloaded.
+SHAPES = {
+    "digits": (10, (1, 8, 8), 1_200),
+    "cifar10": (10, (3, 32, 32), 45_000),
+    "cifar100": (100, (3, 32, 32), 45_000),
+    "mnist": (10, (1, 28, 28), 54_000),
+    "fashion-mnist": (10, (1, 28, 28), 54_000),
+    "svhn": (10, (3, 32, 32), 65_931),
+}
+
+
+def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
+    """Checks data, device and disk, and estimates time and memory of the whole run.
+
+    Returns:
+        ``checks``: list of ``{"name", "ok", "message"}``; and, where the data are known: ``parameters``,
+        ``macs`` (per image and forward), ``forward_passes_per_image`` (a walk step counts 2, a loss term 3),
+        ``steps``, ``seconds_per_step``, ``hours``, ``memory_gb``, ``disk_gb``.
+    """
+    checks = [_check_device(device)]
+    data, message = _data(config)
+    checks.append({"name": "data", "ok": data is not None, "message": message})
+    if data is None:
+        return {"checks": checks}
+    classes, shape, images = data
+    kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    network = create_network(config.network, classes, shape).to(kind if checks[0]["ok"] else "cpu")
+    macs, parameters = count_macs(network, shape), count_parameters(network)
+    if config.training.start is not None:
+        checks.append(_check_start(config, build.wrapped(config, network, classes, shape)))
+    passes = forward_passes(config)
+    batch = config.training.batch_size
+    steps = config.training.epochs * (images // batch) * config.method.repeats
+    seconds = _seconds_per_image(network, macs, shape) * passes * batch / config.devices
+    memory = _memory_gb(config, network, shape, parameters, images)
+    disk = _disk_gb(config, parameters, shape)
+    checks.append(_check_disk(disk))
+    checks.append({"name": "steps", "ok": steps > 0, "message": f"{steps:,} steps of {batch} images"})
+    return {
+        "checks": checks, "parameters": parameters, "macs": macs, "forward_passes_per_image": passes,
+        "steps": steps, "seconds_per_step": seconds, "hours": steps * seconds / 3600,
+        "memory_gb": memory, "disk_gb": disk,
+    }  # fmt: skip
+
+
+def forward_passes(config: Config) -> int:
+    """Forward passes per training image: 2 per walk step, 3 per image set in the loss, twice that under SAM or AWP.
+
+    A set forwarded without gradient counts 1. Where steps repeat a batch, this is what each of them costs.
+    A set whose input gradient is differentiated counts 6: its forward 1, the gradient 1, and a backward of 2
+    each through the gradient and through the forward.
+    AWP counts twice from the first epoch on, wherever ``update.from_epoch`` lets it begin.
+    """
+    method = config.method
+    walks = 2 * ((config.attack.steps or 0) if method.uses_attack else 0)
+    walks += 2 * ((config.sampler.steps or 0) if method.uses_sampler else 0)
+    der = config.regulariser
+    sets = method.loss_sets + (der is not None and (not method.forwards_clean or der.reference == "start"))
+    loss = 3 * (sets + method.double_backwards) + method.detached_sets
+    return walks + method.extra_forwards + loss * (1 if config.update.name == "plain" else 2)
+
+
+def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None, str]:
+    """Classes, image shape and number of training images; downloads nothing."""
+    section = config.data
+    official = catalogue.OFFICIAL.get(section.name)
+    if official is not None and section.root is None and not _in_cache(section.name):
+        classes, (channels, *side), images = SHAPES[section.name]
+        images = section.train_images or images
+        height, width = (section.size, section.size) if section.size else side
+        return (
+            classes,
+            (channels, height, width),
+            images,
+        ), f"{section.name} will be downloaded when training starts"
+    try:
+        train = build.build_data(config).train
+    except TrilemmaError as error:
+        return None, str(error)
+    return (train.num_classes, train.image_shape, len(train)), f"{train.name}: {len(train):,} training images"
+
+
+def _in_cache(name: str) -> bool:
+    folder = cache_folder() / "downloads" / name
+    return all((folder / archive.file).is_file() for archive in catalogue.OFFICIAL[name].archives)
+
+
+def _check_device(device: str) -> dict[str, Any]:
+    try:
+        where = torch.empty(
+            0,
+            device="cuda"
+            if device == "auto" and torch.cuda.is_available()
+            else device.replace("auto", "cpu"),
+        )
+    except (RuntimeError, AssertionError) as error:
+        return {"name": "device", "ok": False, "message": f"{device}: {str(error).splitlines()[0]}"}
+    threads = f", {torch.get_num_threads()} threads" if where.device.type == "cpu" else ""
+    return {"name": "device", "ok": True, "message": f"{where.device}{threads}"}
+
+
+def _check_start(config: Config, clf: Classifier) -> dict[str, Any]:
+    """The weights that the run begins with, or the recipe that is trained for them."""
+    start = str(config.training.start)
+    try:
+        stage = first_stage(config)
+        if stage is not None:
+            message = f"{start} is trained first ({stage.training.epochs} epochs), which is not counted here"
+        else:
+            found = find_start(start)
+            check_fit(clf, found, start)
+            message = f"weights of {start}{described(found)}"
+    except TrilemmaError as error:
+        return {"name": "start", "ok": False, "message": str(error)}
+    return {"name": "start", "ok": True, "message": message}
+
+
+def _check_disk(needed_gb: float) -> dict[str, Any]:
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    return {
+        "name": "disk",
+        "ok": free > needed_gb,
+        "message": f"{free:.1f} GB free here, about {needed_gb:.2f} GB needed",
+    }
+
+
+@torch.no_grad()
+def _seconds_per_image(network: nn.Module, macs: int, shape: tuple[int, int, int]) -> float:
+    """Median time of a forward pass per image, at a batch that takes about a second."""
+    batch = max(1, min(128, int(MACS / macs)))
+    where = next(network.parameters()).device
+    images = torch.rand(batch, *shape, device=where).contiguous(memory_format=torch.channels_last)
+    network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    times = []
+    for _ in range(4):
+        begin = time.perf_counter()
+        network(images)
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return sorted(times[1:])[1] / batch
+
+
+def _memory_gb(
+    config: Config, network: nn.Module, shape: tuple[int, int, int], parameters: int, images: int
+) -> float:
+    """Weights, gradients, optimiser, averages, the graph of the loss, replay buffer and resident images."""
+    activations = 0
+
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal activations
+        activations += output.numel() if isinstance(output, torch.Tensor) else 0
+
+    leaves = [module for module in network.modules() if not list(module.children())]
+    handles = [leaf.register_forward_hook(count) for leaf in leaves]
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, *shape, device=next(network.parameters()).device))
+    for handle in handles:
+        handle.remove()
+    copies = 2 + (2 if config.optimiser.name == "adam" else 1) + (config.training.ema is not None)
+    # a second pass: the first one's gradient, the weights kept, and those moved to
+    copies += 3 * (config.update.name != "plain")
+    pixels = shape[0] * shape[1] * shape[2]
+    buffer = (config.sampler.buffer_size or 0) * pixels if config.method.uses_sampler else 0
+    # a gradient that is differentiated keeps a graph as large as that of its forward
+    sets = config.method.loss_sets + config.method.double_backwards
+    graph = activations * config.training.batch_size * sets // config.devices
+    return (BYTES * (copies * parameters + graph + buffer) + images * pixels) / 1e9
+
+
+def _disk_gb(config: Config, parameters: int, shape: tuple[int, int, int]) -> float:
+    """Two raw states and two finished classifiers."""
+    pixels = shape[0] * shape[1] * shape[2]
+    buffer = (config.sampler.buffer_size or 0) * pixels if config.method.uses_sampler else 0
+    states = 2 * (4 * parameters + buffer)
+    return BYTES * (states + 2 * (parameters + 10 * 64 * pixels)) / 1e9

@@ -1,0 +1,169 @@
+"""What a run writes down while it goes on: metric lines, events, its status, its classifiers."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import Any
+
+from trilemma.classifier import Classifier
+from trilemma.config import Config
+from trilemma.data.image_set import ImageSet
+from trilemma.data.statistics import ClassPCA
+from trilemma.monitors.readings import Reading, mean_reading
+from trilemma.training.checkpoint import save_state
+from trilemma.training.progress import Reporter
+from trilemma.training.run_directory import RunDirectory
+from trilemma.training.selection import HeldOut
+from trilemma.training.state import TrainingState
+from trilemma.training.statistics import attach, fit_pca
+from trilemma.training.tensorboard import TensorBoard
+
+
+class Record:
+    """Writes one run folder, from the first process only.
+
+    Args:
+        run: the folder.
+        config: the whole run.
+        reporter: shows every line and event to a person too.
+        recipe: name shown in reports.
+        writes: whether this process is the one that writes.
+    """
+
+    def __init__(
+        self, run: RunDirectory, config: Config, reporter: Reporter, recipe: str, writes: bool
+    ) -> None:
+        self.run, self.config, self.reporter, self.recipe, self.writes = run, config, reporter, recipe, writes
+        self.saved_at = time.monotonic()
+        self._pca: ClassPCA | None = None
+        self._tensorboard = TensorBoard(run.path / "tensorboard") if writes else None
+
+    def steps(self, state: TrainingState, readings: list[Reading], seconds: float, total_steps: int) -> None:
+        """One line for the steps of ``readings``, which took ``seconds``."""
+        mean = mean_reading(readings)
+        row: dict[str, Any] = {
+            "kind": "step",
+            "step": state.step,
+            "epoch": state.epoch,
+            "minutes": state.minutes,
+        }
+        row["lr"] = state.optimiser.param_groups[0]["lr"]
+        row["images_per_second"] = len(readings) * self.config.training.batch_size / seconds
+        row |= {name: value for name, value in mean.items() if not name.startswith("terms/")}
+        row["terms"] = {
+            name.removeprefix("terms/"): v for name, v in mean.items() if name.startswith("terms/")
+        }
+        self._metrics(row)
+        left = (total_steps - state.step) * seconds / len(readings)
+        if (limit := self.config.training.max_minutes) is not None:
+            left = max(0.0, min(left, 60 * (limit - state.minutes)))
+        self.reporter.row(row, state.step / total_steps, left)
+
+    def held_out(self, state: TrainingState, accuracies: HeldOut, selected: bool) -> None:
+        """One line for an evaluation on held-out images."""
+        self._metrics(
+            {
+                "kind": "epoch", "step": state.step, "epoch": state.epoch, "minutes": state.minutes,
+                "held_out_clean": accuracies.clean, "held_out_pgd10": accuracies.pgd10,
+                "held_out_fgsm": accuracies.fgsm, "selected": selected,
+            }
+        )  # fmt: skip
+
+    def _metrics(self, row: dict[str, Any]) -> None:
+        if self._tensorboard is not None:
+            self.run.add_metrics(row)
+            self._tensorboard.add(row)
+
+    def cut_metrics(self, state: TrainingState) -> None:
+        """Drops the metric lines of steps that are about to be run again."""
+        if self.writes:
+            self.run.cut_metrics(state.step)
+
+    def event(
+        self, state: TrainingState, kind: str, name: str, message: str, step: int | None = None
+    ) -> None:
+        """An alarm, remedy, restart or stop; at ``step`` if it was not the current one."""
+        step = state.step if step is None else step
+        if self.writes:
+            epoch = round(step / state.steps_per_epoch, 4)
+            row = {
+                "step": step,
+                "epoch": epoch,
+                "minutes": state.minutes,
+                "kind": kind,
+                "name": name,
+                "message": message,
+            }
+            self.run.add_event(row)
+        self.reporter.message(f"{kind}: {name}: {message}")
+
+    def classifier(
+        self, finished: Classifier, train: ImageSet, state: TrainingState, checkpoint: str, select: str
+    ) -> None:
+        """A finished classifier, with the statistics of its training images and where it comes from."""
+        if not self.writes:
+            return
+        self._pca = self._pca or fit_pca(train)
+        attach(finished, train, self._pca)
+        finished.about = {
+            "recipe": self.recipe, "data": train.name, "method": self.config.method.name,
+            "checkpoint": checkpoint, "step": state.step, "epoch": state.epoch, "select": select,
+        }  # fmt: skip
+        if self.config.method.uses_attack and self.config.method.inner_attack:
+            finished.about["attack_steps"] = self.config.attack.steps
+        if self.config.method.uses_sampler:
+            finished.about["chain"] = self.config.sampler.model_dump(
+                include={"name", "energy", "step_size", "noise_std", "clamp"}, exclude_none=True
+            )
+        finished.save(self.run.best_classifier if checkpoint == "best" else self.run.last_classifier)
+
+    def checkpoint(self, state: TrainingState) -> None:
+        """The raw state; some earlier ones stay, for a rollback to before an alarm's onset."""
+        self.saved_at = time.monotonic()
+        if not self.writes:
+            return
+        save_state(self.run.state_file, state.state_dict())
+        kept = self.run.earlier_state(state.step)
+        kept.unlink(missing_ok=True)
+        try:
+            kept.hardlink_to(self.run.state_file)  # the file itself is replaced, never written again
+        except OSError:  # some network and removable disks have no hard links
+            shutil.copyfile(self.run.state_file, kept)
+        self._drop_states(state)
+
+    def _drop_states(self, state: TrainingState) -> None:
+        """Keeps the newest two, those within the monitors' horizon, and the newest from before it.
+
+        Those beyond the current step belong to steps that were taken back.
+        """
+        files = self.run.earlier_states()
+        steps = sorted(step for step in files if step <= state.step)
+        edge = state.step - state.watch.horizon
+        before = [step for step in steps if step <= edge]
+        kept = {*steps[-2:], *before[-1:], *(step for step in steps if step > edge)}
+        for step in files.keys() - kept:
+            files[step].unlink(missing_ok=True)
+
+    def status(self, state: TrainingState, status: str) -> None:
+        """``running``, ``interrupted``, ``stopped``, ``failed`` or ``finished``, with cost so far."""
+        if self.writes:
+            self.run.write_status(
+                status=status,
+                step=state.step,
+                epochs=state.epoch,
+                minutes=state.minutes,
+                seconds_per_step=60 * state.minutes / max(1, state.step),
+                peak_memory_mb=_peak_memory_mb(),
+            )
+
+
+def _peak_memory_mb() -> float | None:
+    """Largest resident size of this process so far; unknown on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
