@@ -32,19 +32,18 @@ from tests.reference_models import reference  # noqa: E402
 
 import trilemma  # noqa: E402
 from trilemma import Classifier, Threat  # noqa: E402
-from trilemma.evaluation.landscape import landscape  # noqa: E402
-from trilemma.evaluation.landscape_attacks import ATTACKS, CLASS, DEFAULT, LOSS  # noqa: E402
-from trilemma.evaluation.run import run_splits  # noqa: E402
-from trilemma.evaluation.runner import open_data  # noqa: E402
-from trilemma.report.attack_figures import AIMS  # noqa: E402
-from trilemma.report.style import Theme, new_figure, save_figure  # noqa: E402
-from trilemma.training.run_directory import RunDirectory  # noqa: E402
+from trilemma.config.presets import CLASS, DIAGNOSE, DIAGNOSE_DEFAULT, LOSS, diagnosed  # noqa: E402
+from trilemma.evaluation.diagnose import landscape  # noqa: E402
+from trilemma.evaluation.evaluate import open_data, run_splits  # noqa: E402
+from trilemma.figures.energy_landscape import AIMS  # noqa: E402
+from trilemma.figures.style import Theme, new_figure, save_figure  # noqa: E402
+from trilemma.runs.run_directory import RunDirectory  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "energy-signs.json"
 RUNS = ROOT / "runs" / "energy-signs"
 COMMAND = "OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/energy_signs.py --root PATH"
 IMAGES = 200
-ATTACKS_HERE = (*DEFAULT, "apgd-dlr")
+COMPARED = (*DIAGNOSE_DEFAULT, "apgd-dlr")
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -102,7 +101,7 @@ def measure(name: str, seed: int, root: Path | None) -> dict[str, Any]:
         clf, images, labels, threat = reference(name, IMAGES)
         data = open_data(clf, (images, labels))
     assert threat is not None
-    found = landscape(clf, data.first(IMAGES), threat, ATTACKS_HERE, "uniform", 0)
+    found = landscape(clf, data.first(IMAGES), threat, diagnosed(COMPARED), "uniform", 0)
     return {"seed": seed, "threat": str(threat), "images": min(IMAGES, len(data)), **found.moves()}
 
 
@@ -125,13 +124,13 @@ def page(content: Mapping[str, Any]) -> str:
         + " |",
         "| none: mean E(x) | | " + " | ".join(f"{_clean(rows[name]):.2f}" for name in names) + " |",
     ]
-    for attack in ATTACKS_HERE:
+    for attack in COMPARED:
         cells = " | ".join(_cell(rows[name], attack) for name in names)
-        lines.append(f"| {attack} | {ATTACKS[attack].words(10)} | {cells} |")
+        lines.append(f"| {attack} | {DIAGNOSE[attack].words(10)} | {cells} |")
     lines += [
         "",
         "Signs, one count per attack and seed: `loss` are "
-        + ", ".join(n for n in ATTACKS_HERE if ATTACKS[n].aim == LOSS)
+        + ", ".join(n for n in COMPARED if DIAGNOSE[n].aim == LOSS)
         + "; `class` the others.\n",
         "| | `loss` lowers E(x) | `class` raises E(x) | `loss` raises E(x) |",
         "|---|---|---|---|",
@@ -162,7 +161,7 @@ def _cell(found: list[dict[str, Any]], attack: str) -> str:
 
 
 def _signs(found: list[dict[str, Any]], aim: str) -> list[float]:
-    return [v for attack in ATTACKS_HERE if ATTACKS[attack].aim == aim for v in _means(found, attack)]
+    return [v for attack in COMPARED if DIAGNOSE[attack].aim == aim for v in _means(found, attack)]
 
 
 def draw(rows: Rows, theme: Theme) -> Figure:
@@ -172,7 +171,7 @@ def draw(rows: Rows, theme: Theme) -> Figure:
     figure, grid = new_figure(
         8.4, 2.5 * -(-len(names) // columns), -(-len(names) // columns), columns, sharey=True, squeeze=False
     )
-    heights = {attack: len(ATTACKS_HERE) - place for place, attack in enumerate(ATTACKS_HERE)}
+    heights = {attack: len(COMPARED) - place for place, attack in enumerate(COMPARED)}
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
     for name, axes in zip(names, grid.flat, strict=False):
@@ -185,10 +184,10 @@ def draw(rows: Rows, theme: Theme) -> Figure:
                 alpha=0.3,
                 linewidth=4,
             )
-            hollow = ATTACKS[attack].aim == CLASS
+            hollow = DIAGNOSE[attack].aim == CLASS
             values = _means(rows[name], attack)
             axes.plot(
-                values, [height] * len(values), AIMS[ATTACKS[attack].aim][0], linestyle="", markersize=5,
+                values, [height] * len(values), AIMS[DIAGNOSE[attack].aim][0], linestyle="", markersize=5,
                 color=theme.sets["adversarial"], markeredgewidth=1.4,
                 markerfacecolor=theme.background if hollow else theme.sets["adversarial"],
             )  # fmt: skip

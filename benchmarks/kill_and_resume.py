@@ -25,8 +25,8 @@ import torch
 from safetensors import safe_open
 
 from trilemma import __version__
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.checkpoint import load_state
-from trilemma.training.run_directory import RunDirectory
 from trilemma.training.train import train
 
 SETTINGS = {"training.checkpoint_minutes": 0.02, "training.evaluate_every": 10, "sampler.buffer_size": 2000}

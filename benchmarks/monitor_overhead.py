@@ -30,19 +30,19 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from trilemma.contexts import running_statistics_kept
+from trilemma.classifier.contexts import running_statistics_kept
+from trilemma.config.recipe import build_config
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.methods.base import Points, Seen, Step
 from trilemma.monitors.readings import NAMES, Reading, read_gradients, read_step
 from trilemma.monitors.watch import Watch
 from trilemma.networks.create import create_network
-from trilemma.recipe import build_config
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.interrupt import StopRequest
 from trilemma.training.loop import CLEAN_EVERY, Loop
 from trilemma.training.progress import reporter
 from trilemma.training.record import Record
-from trilemma.training.run_directory import RunDirectory
 
 BATCH = 128
 

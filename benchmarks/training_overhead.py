@@ -35,16 +35,16 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from trilemma import __version__
+from trilemma.config.recipe import build_config
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.data.sources import load_splits
 from trilemma.networks.create import create_network
-from trilemma.recipe import build_config
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.interrupt import StopRequest
 from trilemma.training.loop import Loop
 from trilemma.training.progress import reporter
 from trilemma.training.record import Record
-from trilemma.training.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "cifar10"
 BATCH, EPSILON, STEP_SIZE = 128, 8 / 255, 2 / 255

@@ -16,8 +16,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from trilemma.config import AttackConfig, Config, PixelLength, RegulariserConfig, Section, ThreatConfig
-from trilemma.registry import METHODS, NETWORKS
+from trilemma.config.config import Config
+from trilemma.config.sections import AttackConfig, RegulariserConfig, Section, ThreatConfig
+from trilemma.config.registry import METHODS, NETWORKS, Registry
+from trilemma.units import PixelLength
 
 PAGE = Path(__file__).with_name("config.md")
 
@@ -78,6 +80,9 @@ def type_words(hint: Any, whole: str = "") -> str:
         return "pixel length"
     origin = get_origin(hint)
     if origin is Annotated:
+        registry = next((part for part in get_args(hint) if isinstance(part, Registry)), None)
+        if registry is not None:
+            return ", ".join(f"`{name}`" for name in registry.rows())
         return type_words(get_args(hint)[0], whole)
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in get_args(hint))

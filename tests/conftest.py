@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet
 
@@ -31,10 +33,10 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, shared_cache: None) -> Path:
     """A complete ``pgd-at`` run of the digits: random weights, written metrics with an alarm. Do not write into it."""
+    from trilemma.config.recipe import load_config
     from trilemma.data.sources import load_splits
-    from trilemma.recipe import load_config
+    from trilemma.runs.run_directory import RunDirectory
     from trilemma.training.build import build_classifier
-    from trilemma.training.run_directory import RunDirectory
     from trilemma.training.statistics import attach
 
     config = load_config("digits/pgd-at", {"network.width": 4})
@@ -148,3 +150,20 @@ class Toy:
 @pytest.fixture(scope="session")
 def toy() -> type[Toy]:
     return Toy
+
+
+@pytest.fixture
+def change_attack(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[Any], Any]], None]:
+    """``change_attack("fab-t", lambda search: other)``: that attack of an ensemble searches in another way."""
+    module = sys.modules["trilemma.attacks.autoattack"]
+
+    def change(name: str, changed: Callable[[Any], Any]) -> None:
+        make = module.ensemble_attack
+
+        def made(table: Any, asked: str) -> Any:
+            attack = make(table, asked)
+            return dataclasses.replace(attack, search=changed(attack.search)) if asked == name else attack
+
+        monkeypatch.setattr(module, "ensemble_attack", made)
+
+    return change

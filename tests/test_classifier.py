@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import trilemma
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
 from trilemma.errors import ConfigError, ImageError
 
 

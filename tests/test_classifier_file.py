@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import trilemma
-from trilemma.classifier import Classifier
-from trilemma.classifier_file import FORMAT, VERSION
+from trilemma.classifier.classifier import Classifier
 from trilemma.errors import CheckpointError
+from trilemma.files import CLASSIFIER
 from trilemma.networks.create import create_network
 from trilemma.networks.options import SmallResNetOptions
 
@@ -123,10 +123,11 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path: Path, how: st
 def test_a_file_of_a_newer_format_asks_for_an_upgrade(tmp_path: Path) -> None:
     small().save(tmp_path / "model.safetensors")
     tensors = load_file(tmp_path / "model.safetensors")
-    metadata = {"format": FORMAT, "version": str(VERSION + 1), "header": json.dumps({})}
+    version = CLASSIFIER.version
+    metadata = {"format": "trilemma-classifier", "version": str(version + 1), "header": json.dumps({})}
     save_file(tensors, tmp_path / "newer.safetensors", metadata)
     line = refused(tmp_path / "newer.safetensors")
-    assert f"format version {VERSION + 1}, but this trilemma reads up to {VERSION}; upgrade trilemma" in line
+    assert f"format version {version + 1}, but this trilemma reads up to {version}; upgrade trilemma" in line
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
@@ -199,6 +200,6 @@ def test_a_pretrained_network_is_rebuilt_without_a_download(tmp_path: Path, monk
         asked.append(options.pretrained)
         return create_network(OPTIONS, num_classes, shape)
 
-    monkeypatch.setattr("trilemma.networks.create.create_network", create)
+    monkeypatch.setattr("trilemma.classifier.file.create_network", create)
     trilemma.load(tmp_path / "model.safetensors")
     assert asked == [False]

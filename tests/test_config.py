@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from trilemma.config import Config, Section, TrainingConfig
+from trilemma.config.config import Config
+from trilemma.config.recipe import build_config
+from trilemma.config.registry import METHODS
+from trilemma.config.sections import Section, TrainingConfig
 from trilemma.errors import ConfigError, UnknownNameError
-from trilemma.recipe import build_config
-from trilemma.registry import METHODS
 from trilemma.units import parse_fraction
 
 THREAT = {"norm": "linf", "radius": "8/255"}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from trilemma import attacks
-from trilemma.contexts import (
+from trilemma.classifier.contexts import (
     Mode,
     autocast_off,
     batch_norm_frozen,

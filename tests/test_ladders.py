@@ -8,10 +8,10 @@ import pytest
 import yaml
 from tests.training.support import tiny
 
-from trilemma.config import Config
+from trilemma.config.config import Config
+from trilemma.config.recipe import build_config, dump_config, with_options
+from trilemma.config.remedies import SetAction
 from trilemma.errors import ConfigError
-from trilemma.ladders import SetAction
-from trilemma.recipe import build_config, dump_config, with_options
 
 DEFAULT = (("rollback", "scale-rate"),)
 

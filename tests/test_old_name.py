@@ -11,8 +11,8 @@ import torch
 
 import trilemma
 from trilemma.data import load_images
-from trilemma.report.contents import read_contents
 from trilemma.report.html import write_report
+from trilemma.runs.read import read_contents
 
 OLD = Path(__file__).parent / "old_name"
 pytestmark = pytest.mark.usefixtures("shared_cache")

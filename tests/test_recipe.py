@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from trilemma.config.recipe import dump_config, load_config, parse_overrides, recipe_names, recipe_text
+from trilemma.config.registry import METHODS
 from trilemma.errors import ConfigError, UnknownNameError
-from trilemma.recipe import dump_config, load_config, parse_overrides, recipe_names, recipe_text
-from trilemma.registry import METHODS
 
 
 def refused(recipe: str, *overrides: str) -> str:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from trilemma import attacks, energies, noise, samplers
-from trilemma.attacks import objectives
-from trilemma.attacks.oracle import Oracle
-from trilemma.contexts import inner_loop
+from trilemma.attacks.ensemble.oracle import Oracle
+from trilemma.classifier.contexts import inner_loop
 from trilemma.errors import ConfigError
 from trilemma.threat import Threat
-from trilemma.walk import walk
+from trilemma.walks import objectives
+from trilemma.walks.walk import walk
 
 COUNT = 8
 SEEDS = noise.image_seeds(COUNT, torch.Generator().manual_seed(0))

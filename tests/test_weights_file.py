@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from trilemma.classifier.foreign_weights import CONTAINERS, load_weights, read_weights
 from trilemma.errors import CheckpointError
-from trilemma.weights_file import CONTAINERS, load_weights, read_weights
 
 
 class Small(nn.Module):

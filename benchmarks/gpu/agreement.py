@@ -19,11 +19,11 @@ from page import publish
 from torch import Tensor
 
 import trilemma
+from trilemma.config.registry import METHODS
 from trilemma.data.sources import load_splits
 from trilemma.methods import Points, Step
 from trilemma.networks.create import create_network
 from trilemma.networks.options import SmallResNetOptions
-from trilemma.registry import METHODS
 
 
 def one_step(name: str, device: str, count: int) -> tuple[Points, Step, list[Tensor]]:
@@ -45,7 +45,7 @@ def one_step(name: str, device: str, count: int) -> tuple[Points, Step, list[Ten
     batch = trilemma.Batch(images, data.labels[places].to(device), dict.fromkeys(method.views, images))
     method.loss(clf, batch, state)
     points = method.points(clf, batch, state)
-    step = method.terms(clf, points)
+    step = method.terms(clf, points, state)
     step.loss.backward()
     return points, step, [p.grad.cpu() for p in clf.parameters() if p.grad is not None]
 

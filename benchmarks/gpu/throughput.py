@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from page import publish
 
+from trilemma.config.recipe import build_config
+from trilemma.config.registry import METHODS
 from trilemma.data.batch import Batch
 from trilemma.data.sources import load_splits
 from trilemma.methods.creation import create_from_config
 from trilemma.networks.cost import count_macs
-from trilemma.recipe import build_config
-from trilemma.registry import METHODS
 from trilemma.training import build
 from trilemma.training.estimate import forward_passes
 
@@ -60,7 +60,7 @@ def speed(
     def step(part: Batch) -> None:
         with half:
             points = method.points(clf, part, state)
-            seen = method.terms(clf, points)
+            seen = method.terms(clf, points, state)
         optimiser.zero_grad(set_to_none=True)
         seen.loss.backward()
         optimiser.step()

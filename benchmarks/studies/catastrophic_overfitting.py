@@ -47,8 +47,8 @@ from common import (
 )  # fmt: skip
 from matplotlib.figure import Figure
 
-from trilemma.report.style import Theme, legend_above, new_figure
-from trilemma.training.run_directory import RunDirectory
+from trilemma.figures.style import Theme, legend_above, new_figure
+from trilemma.runs.run_directory import RunDirectory
 
 RATIO, WINDOW = 0.5, 3
 AUTOATTACK, AUTOATTACK_IMAGES = "autoattack-standard", 100
@@ -259,8 +259,8 @@ def _quick_attacks(run: Path, scale: Scale) -> Row:
     import torch
 
     import trilemma
-    from trilemma.evaluation.runner import open_data
-    from trilemma.verdict import right
+    from trilemma.classifier.correctness import right
+    from trilemma.evaluation.evaluate import open_data
 
     directory = RunDirectory(run)
     data, clf = directory.config().data, trilemma.load(classifier_file(directory, "last")).to(scale.device)

@@ -37,8 +37,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from trilemma.errors import TrainingFailedError, UserError
-from trilemma.report.style import Theme, dark_path, save_figure
-from trilemma.training.run_directory import RunDirectory, write_atomically
+from trilemma.figures.style import Theme, save_figure
+from trilemma.files import dark_path, write_text
+from trilemma.runs.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
@@ -174,7 +175,7 @@ def _has(row: Row, where: Mapping[str, Any]) -> bool:
 def make_row(study: Study, job: Job, scale: Scale) -> Row:
     """Trains (or goes on, or finds it done), measures, and writes the row."""
     import trilemma
-    from trilemma.recipe import build_config
+    from trilemma.config.recipe import build_config
 
     config, folder = build_config(job.config), run_folder(scale, job)
     row: Row = {"case": job.case, "group": job.group, "seed": job.seed, "key": job.key, "config": job.config}
@@ -189,7 +190,7 @@ def make_row(study: Study, job: Job, scale: Scale) -> Row:
     run = RunDirectory(folder)
     row["train_seconds"] = round(60 * run.status()["minutes"], 1)
     row["events"] = [{key: event[key] for key in ("step", "epoch", "kind", "name")} for event in run.events()]
-    write_atomically(row_file(scale, job), json.dumps(row) + "\n")
+    write_text(row_file(scale, job), json.dumps(row) + "\n")
     return row
 
 
@@ -311,7 +312,7 @@ def accuracies(
         images: how many test images, by default ``scale.test_images``.
     """
     import trilemma
-    from trilemma.evaluation.runner import open_data
+    from trilemma.evaluation.evaluate import open_data
 
     directory = RunDirectory(run)
     data = directory.config().data
@@ -382,7 +383,7 @@ def write_results(
     kept = [{k: v for k, v in row.items() if k != "curve" or row["seed"] == first_seed} for row in rows]
     lines = _without_places(",\n".join("  " + json.dumps(row) for row in kept), scale)
     head = json.dumps({"study": study.name, "data": scale.data, "command": command, "about": about}, indent=1)
-    write_atomically(results / f"{name}.json", head[:-2] + ',\n "rows": [\n' + lines + "\n]\n}\n")
+    write_text(results / f"{name}.json", head[:-2] + ',\n "rows": [\n' + lines + "\n]\n}\n")
     drawn = study.figures([row for row in rows if row["outcome"] == "finished"], scale) if rows else {}
     for suffix, draw in drawn.items():
         save_figure(results / f"{name}{suffix}.png", draw)
@@ -391,7 +392,7 @@ def write_results(
     tables = f"`{command}`\n\n{about}\n\n{study.tables(rows, scale)}"
     pictures = "\n\n".join(f"![{study.title}]({{}}{name}{suffix}.png)" for suffix in drawn)
     parts = (f"# {study.title}: {scale.data}", tables, pictures.replace("{}", ""), READING, reading)
-    write_atomically(page, "\n\n".join(part for part in parts if part) + "\n")
+    write_text(page, "\n\n".join(part for part in parts if part) + "\n")
     if docs is not None:
         for suffix in drawn:
             for path in (results / f"{name}{suffix}.png", dark_path(results / f"{name}{suffix}.png")):
@@ -424,7 +425,7 @@ def update_page(page: Path, name: str, text: str) -> None:
     _, last, tail = rest.partition(end)
     if not mark or not last:
         raise SystemExit(f"{page}: has no marks '{begin}' and '{end}'")
-    write_atomically(page, f"{head}{begin}\n\n{text}\n\n{end}{tail}")
+    write_text(page, f"{head}{begin}\n\n{text}\n\n{end}{tail}")
 
 
 def _about(rows: list[Row], wanted: int) -> str:
@@ -508,7 +509,7 @@ def _asked(job: Job, names: Sequence[str] | None, seeds: Sequence[int] | None) -
 
 def _check(jobs: Sequence[Job]) -> None:
     """Every configuration is possible, before the first run begins."""
-    from trilemma.recipe import build_config
+    from trilemma.config.recipe import build_config
 
     wrong = []
     for job in jobs:

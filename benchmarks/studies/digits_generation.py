@@ -27,7 +27,7 @@ import trilemma
 from trilemma.cli.quickstart import CHAIN, STARTS
 from trilemma.data.sources import load_splits
 from trilemma.evaluation.samples import generate_samples
-from trilemma.training.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 METHODS = ("standard", "pgd-at", "eb-jdat")

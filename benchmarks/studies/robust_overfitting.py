@@ -34,8 +34,8 @@ from common import (
 )  # fmt: skip
 from matplotlib.figure import Figure
 
+from trilemma.figures.style import Theme, legend_above, new_figure
 from trilemma.monitors.decline import DeclineMonitor
-from trilemma.report.style import Theme, legend_above, new_figure
 
 PLAIN = "pgd-at"
 SIGNALS = ("delta_marginal", "delta_joint", "shift", "clean_accuracy", "robust_accuracy")

@@ -48,18 +48,18 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 import trilemma
 from trilemma.cli.quickstart import CHAIN, STARTS
+from trilemma.config.recipe import build_config
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.errors import CheckpointError
-from trilemma.evaluation.run import run_splits
+from trilemma.evaluation.evaluate import run_splits
 from trilemma.evaluation.samples import draw_samples
+from trilemma.figures.style import RUN_MARKERS, SET_LINES, Theme, new_figure
 from trilemma.metrics.energy_landscape import energy_points
 from trilemma.metrics.frechet import Extractor, Moments, frechet_distance, image_moments, penultimate
 from trilemma.metrics.generation import image_figures
 from trilemma.metrics.wasserstein import wasserstein_distance
-from trilemma.recipe import build_config
-from trilemma.report.style import RUN_MARKERS, SET_LINES, Theme, new_figure
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.estimate import forward_passes
-from trilemma.training.run_directory import RunDirectory
 
 COLLAPSED = 0.15
 JUDGE, JUDGE_SEED = "judge", 1000

@@ -13,11 +13,11 @@ from pydantic import Field, NonNegativeFloat
 
 import trilemma
 from trilemma import energies
-from trilemma.attacks import objectives
 from trilemma.config import MethodOptions
+from trilemma.config.registry import METHODS
 from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
 from trilemma.methods.inner import attacked, fresh_seeds
-from trilemma.registry import METHODS
+from trilemma.walks import objectives
 
 
 class LogitPairingOptions(MethodOptions):
@@ -48,7 +48,7 @@ class LogitPairing(Method):
         starred = attacked(self, clf, x, start, lambda: objectives.cross_entropy(clf, y))
         return Points(x, y, **starred)
 
-    def terms(self, clf: trilemma.Classifier, points: Points) -> Step:
+    def terms(self, clf: trilemma.Classifier, points: Points, state: MethodState) -> Step:
         assert points.adversarial is not None
         clean, starred = forward_sets(clf, points.clean, points.adversarial)
         natural = energies.cross_entropy(clean, points.labels).mean()

@@ -5,24 +5,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from trilemma._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from trilemma import attacks, energies, methods, samplers
-    from trilemma.classifier import Classifier
+    from trilemma.classifier.classifier import Classifier
+    from trilemma.classifier.load import load
     from trilemma.data.batch import Batch
-    from trilemma.evaluation.runner import evaluate
-    from trilemma.loading import load
+    from trilemma.evaluation.evaluate import evaluate
     from trilemma.threat import Threat
     from trilemma.training.train import train
 
 # Imported on first use, so that `trilemma --help` and a configuration error need no torch.
 _LAZY = {
     "Batch": "trilemma.data.batch",
-    "Classifier": "trilemma.classifier",
+    "Classifier": "trilemma.classifier.classifier",
     "Threat": "trilemma.threat",
-    "evaluate": "trilemma.evaluation.runner",
-    "load": "trilemma.loading",
+    "evaluate": "trilemma.evaluation.evaluate",
+    "load": "trilemma.classifier.load",
     "train": "trilemma.training.train",
 }
 _ROOMS = ("attacks", "energies", "methods", "samplers")

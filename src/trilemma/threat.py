@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from trilemma import noise
 from trilemma.errors import ConfigError
-from trilemma.units import parse_fraction
+from trilemma.units import Norm, parse_fraction
 
-NORMS = ("linf", "l2")
+NORMS: tuple[str, ...] = get_args(Norm)
 
 
 def _per_image(value: Tensor, images: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -24,6 +24,9 @@ def _written_fraction(value: object) -> object:
         raise ValueError(f"{value!r} must be above 0")
     return str(value).replace(" ", "")
 
+
+# Norms of a threat's ball.
+Norm = Literal["linf", "l2"]
 
 PixelLength = Annotated[
     str,

@@ -15,8 +15,8 @@ from torch import nn
 from trilemma import Classifier, attacks, noise
 from trilemma.attacks import margins
 from trilemma.attacks.apgd import _VALUES, _start, checkpoints, search
-from trilemma.attacks.oracle import Oracle
-from trilemma.contexts import inner_loop
+from trilemma.attacks.ensemble.oracle import Oracle
+from trilemma.classifier.contexts import inner_loop
 from trilemma.errors import ConfigError
 from trilemma.threat import NORMS, Threat
 

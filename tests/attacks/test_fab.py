@@ -11,9 +11,9 @@ from tests.reference_models import reference, verdicts
 from torch import Tensor, nn
 
 from trilemma import Classifier, Threat, attacks
+from trilemma.attacks.ensemble.oracle import Oracle
 from trilemma.attacks.fab import nearest_adversarial, search
-from trilemma.attacks.oracle import Oracle
-from trilemma.contexts import inner_loop
+from trilemma.classifier.contexts import inner_loop
 from trilemma.errors import ConfigError, ImageError
 from trilemma.threat import NORMS
 

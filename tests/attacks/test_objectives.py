@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from trilemma.attacks import objectives
+from trilemma.walks import objectives
 
 
 def test_each_objective_is_its_formula_at_the_images_still_on_the_way(toy) -> None:

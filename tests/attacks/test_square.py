@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tests.reference_models import reference, verdicts
 
 from trilemma import attacks, noise
+from trilemma.attacks.ensemble.oracle import Oracle
 from trilemma.attacks.margins import is_wrong, margin
-from trilemma.attacks.oracle import Oracle
 from trilemma.attacks.square import _Points, window_side
 from trilemma.attacks.square import search as square_search
 from trilemma.attacks.square_moves import Move, Recolour, bump, bumps, corners, nonempty, stripes
-from trilemma.contexts import inner_loop
+from trilemma.classifier.contexts import inner_loop
 from trilemma.errors import ConfigError, ImageError
 from trilemma.threat import NORMS, Threat
 

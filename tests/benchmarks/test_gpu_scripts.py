@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from trilemma.registry import METHODS
+from trilemma.config.registry import METHODS
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"
 

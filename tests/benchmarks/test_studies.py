@@ -97,7 +97,7 @@ def test_runs_are_processes_of_their_own_and_a_failed_one_leaves_the_others_alon
 def test_a_run_whose_training_failed_is_a_row(tmp_path, monkeypatch):
     import trilemma
     from trilemma.errors import TrainingFailedError
-    from trilemma.training.run_directory import RunDirectory
+    from trilemma.runs.run_directory import RunDirectory
 
     def fails(config: Any, out: Path, **_: Any) -> None:
         run = RunDirectory.create(out, config)
@@ -148,7 +148,7 @@ def test_a_run_has_collapsed_where_one_step_is_twice_as_robust_as_many_and_its_o
 
 
 def test_the_cases_of_the_trade_off_spend_the_same(tmp_path):
-    from trilemma.recipe import build_config
+    from trilemma.config.recipe import build_config
     from trilemma.training.estimate import forward_passes
 
     module = importlib.import_module("trade_off")

@@ -53,10 +53,10 @@ def untrained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run folder of the digits with a network of random weights."""
     import torch
 
+    from trilemma.config.recipe import load_config
     from trilemma.data.sources import load_splits
-    from trilemma.recipe import load_config
+    from trilemma.runs.run_directory import RunDirectory
     from trilemma.training.build import build_classifier
-    from trilemma.training.run_directory import RunDirectory
     from trilemma.training.statistics import attach
 
     path = tmp_path_factory.mktemp("runs") / "untrained"

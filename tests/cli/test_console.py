@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from trilemma.cli.console import print_json, print_table, share
+from trilemma.cli.common import print_json, print_table, share
 
 
 def test_json_has_no_number_that_is_not_finite(capsys):

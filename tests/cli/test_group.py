@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from trilemma.cli.group import OneLineErrors
+from trilemma.cli.exits import OneLineErrors
 from trilemma.errors import ConfigError, TrainingFailedError
 
 RUN = [sys.executable, "-c", "from trilemma.cli.main import main; main()"]

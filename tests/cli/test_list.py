@@ -7,7 +7,7 @@ import json
 import pytest
 
 from trilemma.cli.list import KINDS, REGISTRIES
-from trilemma.recipe import recipe_names
+from trilemma.config.recipe import recipe_names
 
 
 @pytest.mark.parametrize("kind", KINDS)

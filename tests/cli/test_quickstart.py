@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trilemma.cli.quickstart import AUTOATTACK, NAMES, PROTOCOLS, STARTS
-from trilemma.training.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory
 
 WORK = Path("quickstart")
 
@@ -51,7 +51,7 @@ def done(monkeypatch, untrained_run):
         return path
 
     monkeypatch.setattr("trilemma.training.train.train", train)
-    monkeypatch.setattr("trilemma.evaluation.run.evaluate_run", evaluate_run)
+    monkeypatch.setattr("trilemma.evaluation.evaluate.evaluate_run", evaluate_run)
     monkeypatch.setattr("trilemma.evaluation.samples.generate_samples", generate_samples)
     monkeypatch.setattr("trilemma.evaluation.diagnose.diagnose_run", diagnose_run)
     monkeypatch.setattr("trilemma.report.html.write_report", lambda run: jobs.append(("report", run.name)))
@@ -123,7 +123,7 @@ def test_what_was_measured_is_not_measured_again(trilemma, done):
     "target",
     [
         "trilemma.training.train.train",
-        "trilemma.evaluation.run.evaluate_run",
+        "trilemma.evaluation.evaluate.evaluate_run",
         "trilemma.report.comparison.write_comparison",
     ],
 )

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from trilemma.cli.train import default_out
+from trilemma.config.recipe import load_config
 from trilemma.errors import TrainingFailedError
-from trilemma.recipe import load_config
-from trilemma.training.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory
 
 
 class Trainer:

@@ -61,3 +61,24 @@ def test_answers_without_loading_anything_heavy(arguments, code, tmp_path):
         check=False,
     )
     assert done.stderr.splitlines()[-1] == f"code {code} loaded []"
+
+
+@pytest.mark.parametrize("form", ["markdown", "csv", "json"])
+def test_a_text_table_of_runs_needs_neither_torch_nor_matplotlib(form, finished_run, tmp_path):
+    """Run folders are JSON, YAML and one header: nothing has to be loaded to compare them."""
+    (finished := tmp_path / "run").symlink_to(finished_run)
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys({HEAVY!r})  # importing one of them raises
+from trilemma.cli.main import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "compare", str(finished), "--format", form],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0 and "pgd-at" in done.stdout, done.stderr

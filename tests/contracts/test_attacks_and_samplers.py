@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from trilemma import noise
-from trilemma.attacks import objectives
 from trilemma.attacks.autoattack import AutoAttackResult
-from trilemma.contexts import inner_loop
-from trilemma.registry import ATTACKS, SAMPLERS
+from trilemma.classifier.contexts import inner_loop
+from trilemma.config.registry import ATTACKS, SAMPLERS
 from trilemma.threat import NORMS, Threat
+from trilemma.walks import objectives
 
 
 def attack(name: str, clf, images, labels, threat, seed: int = 0):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import trilemma
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
+from trilemma.config.registry import METHODS
 from trilemma.data.image_set import ImageSet
 from trilemma.networks.create import create_network
 from trilemma.networks.options import WideResNetOptions
-from trilemma.registry import METHODS
 
 CLASSES, SHAPE = 100, (3, 64, 64)
 

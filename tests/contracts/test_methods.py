@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 import trilemma
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
+from trilemma.config.registry import METHODS
 from trilemma.data.image_set import ImageSet
 from trilemma.methods import Method, Step
 from trilemma.networks.create import create_network
 from trilemma.networks.options import SmallResNetOptions, WideResNetOptions
-from trilemma.registry import METHODS
 
 # classes, channels, size, norm of the ball, network, its normalisation
 CASES = [
@@ -99,7 +99,7 @@ def test_a_step_trains_the_network_and_touches_nothing_else(name: str, case) -> 
 
     points = method.points(clf, batch, state)
     assert clf.training and all(p.grad is None and p.requires_grad for p in clf.parameters())
-    step = method.terms(clf, points)
+    step = method.terms(clf, points, state)
     check_step(step, batch, classes)
     step.loss.backward()
     method.after_backward(points, state, step)
@@ -135,8 +135,9 @@ def test_the_same_points_give_the_same_loss_twice(name: str) -> None:
     """Sharpness-aware updates build the loss twice on the same points."""
     clf, data = classifier(3, 1, 8, "batch"), image_set(3, 1, 8)
     method = build(name)
-    points = method.points(clf, batch_of(data, 6), method.init_state(clf, data, seed=0))
-    assert torch.equal(method.terms(clf, points).loss, method.terms(clf, points).loss)
+    state = method.init_state(clf, data, seed=0)
+    points = method.points(clf, batch_of(data, 6), state)
+    assert torch.equal(method.terms(clf, points, state).loss, method.terms(clf, points, state).loss)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,10 +146,11 @@ def test_what_a_method_declares_is_what_it_does(name: str) -> None:
     method, options = build(name), METHODS.options(name)
     assert set(method.views) <= VIEWS
     forwards: list[int] = []
-    points = method.points(clf, batch_of(data, 6), method.init_state(clf, data, seed=0))
+    state = method.init_state(clf, data, seed=0)
+    points = method.points(clf, batch_of(data, 6), state)
     # images, since several sets may be one forward
     clf.network.register_forward_hook(lambda *called: forwards.append(len(called[2])))
-    step = method.terms(clf, points)
+    step = method.terms(clf, points, state)
     assert (points.adversarial is not None) == (step.adversarial is not None) == options.uses_attack
     assert (points.generated is not None) == (step.generated is not None) == options.uses_sampler
     assert (step.clean is not None) == options.forwards_clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -16,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trilemma.config.registry import DATASETS
 from trilemma.data import catalogue, load_images, load_splits
-from trilemma.data.cifar_pickle import load_arrays
-from trilemma.data.idx import parse_idx
+from trilemma.data.readers import load_arrays, parse_idx
 from trilemma.errors import DataError
 
 RANDOM = np.random.default_rng(0)
@@ -50,15 +51,14 @@ def idx(array: np.ndarray) -> bytes:
 def publish(monkeypatch: pytest.MonkeyPatch, name: str, root: Path, files: dict[str, bytes]) -> Path:
     """Put files into root and their checksums into the table."""
     archives = []
-    for archive in catalogue.OFFICIAL[name].archives:
+    old = catalogue.find_dataset(name)
+    for archive in old.archives:
         root.mkdir(exist_ok=True)
         (root / archive.file).write_bytes(files[archive.file])
         checksum = hashlib.md5(files[archive.file]).hexdigest()
         archives.append(catalogue.Archive(archive.file, archive.url, checksum))
-    old = catalogue.OFFICIAL[name]
-    monkeypatch.setitem(
-        catalogue.OFFICIAL, name, catalogue.Official(tuple(archives), old.reader, old.class_names)
-    )
+    new = dataclasses.replace(old, archives=tuple(archives))
+    monkeypatch.setattr(catalogue, DATASETS.row(name).target.partition(":")[2], new)
     return root
 
 
@@ -251,5 +251,5 @@ def test_without_root_archives_are_downloaded_into_the_cache(
 
     monkeypatch.setattr("trilemma.data.locate.fetch", fetch)
     assert len(load_splits("mnist").test) == 20
-    assert asked == [archive.url for archive in catalogue.OFFICIAL["mnist"].archives]
+    assert asked == [archive.url for archive in catalogue.MNIST.archives]
     assert (own_cache / "downloads/mnist/train-images-idx3-ubyte.gz").exists()

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from trilemma.config import Config
+from trilemma.config.config import Config
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "generate_config.py"
 

@@ -17,8 +17,9 @@ import yaml
 
 import trilemma
 from trilemma import energies
+from trilemma.config.registry import METHODS
+from trilemma.methods import MethodState
 from trilemma.methods.base import Points
-from trilemma.registry import METHODS
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 RECIPE = EXAMPLES / "my_recipe.yaml"
@@ -57,7 +58,7 @@ def test_its_loss_is_its_equation(my_method):
     clean, starred = torch.rand(2, 5, 1, 8, 8)
     labels = torch.arange(5)
     method = trilemma.methods.create("logit-pairing", THREAT, pairing=0.7)
-    loss = method.terms(clf, Points(clean, labels, adversarial=starred)).loss
+    loss = method.terms(clf, Points(clean, labels, adversarial=starred), MethodState(0)).loss
     f, g = clf.logits(clean), clf.logits(starred)
     moved = torch.stack([energies.delta_energies(f, g, torch.full((5,), k))[1] for k in range(10)], dim=1)
     entropies = (energies.cross_entropy(f, labels) + energies.cross_entropy(g, labels)) / 2
@@ -74,7 +75,7 @@ def test_its_images_are_in_the_ball_and_the_regulariser_can_ride_on_it(my_method
     points = method.points(clf, trilemma.Batch(*data), state)
     assert points.adversarial is not None
     assert THREAT.contains(points.adversarial, data[0]).all()
-    assert "der" in method.terms(clf, points).metrics
+    assert "der" in method.terms(clf, points, MethodState(0)).metrics
 
 
 def test_an_entry_point_makes_the_command_line_know_it(tmp_path):
@@ -86,7 +87,7 @@ def test_an_entry_point_makes_the_command_line_know_it(tmp_path):
     )
     paths = os.pathsep.join([str(tmp_path), str(EXAMPLES), *sys.path])
     code = (
-        "from trilemma.cli.main import app; from trilemma.recipe import load_config; "
+        "from trilemma.cli.main import app; from trilemma.config.recipe import load_config; "
         f"assert load_config({str(RECIPE)!r}).method.pairing == 0.5; app(['list', 'methods', '--json'])"
     )
     result = subprocess.run(

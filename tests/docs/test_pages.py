@@ -15,10 +15,10 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from trilemma import registry
 from trilemma.cli.list import KINDS
 from trilemma.cli.main import app
-from trilemma.recipe import build_config, load_config, recipe_names
+from trilemma.config import registry
+from trilemma.config.recipe import build_config, load_config, recipe_names
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -117,11 +117,10 @@ def test_commands_in_blocks_would_run(command):
     assert given.get("kind") in (None, *KINDS)
     if "sampler" in given:
         from trilemma.samplers.generate import ENERGIES
-        from trilemma.samplers.starts import STARTS
 
         assert given["sampler"] in (None, *registry.SAMPLERS.names())
         assert given["energy"] in (None, *ENERGIES)
-        assert given["start"] in STARTS
+        assert given["start"] in registry.STARTS
 
 
 @pytest.mark.parametrize("command", IN_PROSE, ids=lambda command: command.line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -13,35 +12,34 @@ import torch
 from typer.testing import CliRunner
 
 import trilemma
-from trilemma.attacks.autoattack import ATTACKS, FEW_CLASSES, STANDARD
+from trilemma.attacks.autoattack import FEW_CLASSES, STANDARD
 from trilemma.cli.main import app
+from trilemma.config.presets import AUTOATTACK
+from trilemma.config.registry import PROTOCOLS
 from trilemma.errors import ConfigError
-from trilemma.registry import PROTOCOLS
-from trilemma.training.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory
 
 THREAT = trilemma.Threat("linf", 0.2)
 WORK = {"attacked", "broken", "unconfirmed", "seconds", "forwards_per_image", "backwards_per_image"}
 
 
 @pytest.fixture(autouse=True)
-def short_attacks(monkeypatch):
+def short_attacks(change_attack):
     """Every attack at 6 steps or 20 queries."""
-    for name, attack in list(ATTACKS.items()):
+    for name in AUTOATTACK:
         short: dict[str, Any] = {"queries": 20} if name == "square" else {"steps": 6}
-        monkeypatch.setitem(
-            ATTACKS, name, dataclasses.replace(attack, search=partial(attack.search, **short))
-        )
+        change_attack(name, lambda search, short=short: partial(search, **short))
 
 
 @pytest.fixture
-def interrupt(monkeypatch):
+def interrupt(change_attack):
     """``interrupt("fab-t")``: that attack is interrupted as it begins."""
 
     def at(name: str) -> None:
-        def stop(*arguments: object) -> torch.Tensor:
+        def stop(*arguments: object, **settings: object) -> torch.Tensor:
             raise KeyboardInterrupt
 
-        monkeypatch.setitem(ATTACKS, name, dataclasses.replace(ATTACKS[name], search=stop))
+        change_attack(name, lambda search: stop)
 
     return at
 
@@ -81,7 +79,7 @@ def test_two_classes_have_a_protocol_of_another_name(clf, grey):
 
 
 def test_a_protocol_that_does_not_suit_is_refused_before_any_work(clf, grey, monkeypatch):
-    monkeypatch.setattr("trilemma.evaluation.runner._row", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("trilemma.evaluation.evaluate._row", lambda *_: pytest.fail("work was done"))
     with pytest.raises(ConfigError):
         trilemma.evaluate(clf, grey, ["clean", "autoattack-standard"], THREAT)
 
@@ -90,25 +88,31 @@ def command(*arguments: object) -> Any:
     return CliRunner().invoke(app, ["evaluate", *map(str, arguments)], prog_name="trilemma")
 
 
-def test_the_command_line_is_interrupted_with_130_and_goes_on_with_resume(run_copy: Path, tmp_path: Path):
+def test_the_command_line_is_interrupted_with_130_and_goes_on_with_resume(
+    run_copy: Path, tmp_path: Path, change_attack
+):
     name = "autoattack-standard"
     asked = (run_copy, "--protocol", name, "--images", 40, "--radius", "1/255", "--json", "--quiet")
     whole = json.loads(command(*asked).stdout)[name]
     assert 0 < whole["value"] < 1 and whole["facts"]["attacks"]["fab-t"]["attacked"] > 0
     state = run_copy / "evaluation" / f"{name}.state.safetensors"
     assert not state.exists()
-    honest = ATTACKS["fab-t"]
+    searches: dict[str, Any] = {}
 
-    def stop(*arguments: object) -> torch.Tensor:
+    def stop(*arguments: object, **settings: object) -> torch.Tensor:
         raise KeyboardInterrupt
 
-    ATTACKS["fab-t"] = dataclasses.replace(honest, search=stop)  # put back by the fixture
+    def stopped(search: Any) -> Any:
+        searches["fab-t"] = search
+        return stop
+
+    change_attack("fab-t", stopped)
     left = command(*asked)
     assert left.exit_code == 130 and left.stdout == ""
     assert "the same command with --resume goes on" in left.stderr and state.is_file()
-    ATTACKS["fab-t"] = honest
-    done = {attack: dataclasses.replace(ATTACKS[attack], search=stop) for attack in ("apgd-ce", "apgd-t")}
-    ATTACKS.update(done)  # what was done is not done again
+    change_attack("fab-t", lambda search: searches["fab-t"])
+    for attack in ("apgd-ce", "apgd-t"):  # what was done is not done again
+        change_attack(attack, lambda search: stop)
     resumed = json.loads(command(*asked, "--resume").stdout)[name]
     assert same(resumed) == same(whole) and not state.exists()
 

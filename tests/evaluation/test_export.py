@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 import trilemma
+from trilemma.classifier.foreign_weights import load_weights
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import CheckpointError, DataError, MissingExtraError, RunError, UserError
+from trilemma.evaluation.evaluate import evaluate
 from trilemma.evaluation.export import export_onnx, export_state_dict
-from trilemma.evaluation.runner import evaluate
 from trilemma.networks.create import create_network
 from trilemma.networks.options import SmallResNetOptions
-from trilemma.weights_file import load_weights
 
 Export = Callable[..., dict[str, Any]]
 EXPORTS = {"pt": export_state_dict, "onnx": export_onnx}

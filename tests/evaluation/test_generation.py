@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 import trilemma
+from trilemma.config.registry import PROTOCOLS
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.errors import ConfigError, DataError
-from trilemma.evaluation.generation import (
+from trilemma.evaluation.protocols.generation import (
     SampleSet,
     classifier_extractor,
     find_extractor,
@@ -21,7 +22,6 @@ from trilemma.evaluation.generation import (
 )
 from trilemma.evaluation.samples import generate_samples
 from trilemma.metrics.frechet import Extractor, image_distance, image_moments, penultimate
-from trilemma.registry import PROTOCOLS
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,11 @@ import torch
 
 import trilemma
 from trilemma import energies
+from trilemma.attacks.pgd import pgd, pgd_targeted
+from trilemma.config.presets import CLASS, DIAGNOSE, DIAGNOSE_DEFAULT, diagnosed
 from trilemma.data.sources import load_splits
 from trilemma.errors import UnknownNameError
-from trilemma.evaluation import landscape_walks
-from trilemma.evaluation.diagnose import diagnose
-from trilemma.evaluation.landscape import landscape
-from trilemma.evaluation.landscape_attacks import ATTACKS, CLASS, DEFAULT, chosen
-from trilemma.registry import import_object
+from trilemma.evaluation.diagnose import _attack, diagnose, landscape
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,9 @@ def standard(tmp_path_factory: pytest.TempPathFactory, shared_cache: None) -> di
     clf = trilemma.load(path)
     assert clf.threat is not None
     data = load_splits("digits").test.first(100)
-    return landscape(clf, data, clf.threat, [*DEFAULT, "apgd-dlr"], "uniform", seed=0).moves()
+    return landscape(
+        clf, data, clf.threat, diagnosed([*DIAGNOSE_DEFAULT, "apgd-dlr"]), "uniform", seed=0
+    ).moves()
 
 
 @pytest.mark.parametrize("name", ["pgd", "trades-kl", "apgd-ce"])
@@ -85,8 +86,8 @@ def test_where_nothing_is_classified_right_no_attack_is_reported(clf, grey, tmp_
 def test_an_attack_finds_the_same_images_whatever_the_others_are(finished_run):
     clf, data = trilemma.load(finished_run), load_splits("digits").test.first(12)
     assert clf.threat is not None
-    alone = landscape(clf, data, clf.threat, ["square"], "uniform", 3)
-    among = landscape(clf, data, clf.threat, ["pgd-targeted", "square"], "uniform", 3)
+    alone = landscape(clf, data, clf.threat, diagnosed(["square"]), "uniform", 3)
+    among = landscape(clf, data, clf.threat, diagnosed(["pgd-targeted", "square"]), "uniform", 3)
     assert torch.equal(alone.attacked["square"].points.joint, among.attacked["square"].points.joint)
     assert torch.equal(alone.generated.joint, among.generated.joint)
 
@@ -97,15 +98,14 @@ def test_the_first_attack_is_the_adversarial_set(finished_run):
     assert list(record["moves"]["attacks"]) == ["he-pgd", "pgd"]
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", DIAGNOSE)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_every_attack_keeps_to_the_threat_and_leaves_the_classifier_alone(toy, name, norm):
     clf, images, labels = toy.mlp(4), toy.images(8), toy.labels(8, 4)
     threat = trilemma.Threat(norm, 0.2)
     before = {key: value.clone() for key, value in clf.state_dict().items()}
-    run = import_object(ATTACKS[name].target)
     made = [
-        run(clf, images, labels, threat, generator=torch.Generator().manual_seed(1), **ATTACKS[name].settings)
+        _attack(DIAGNOSE[name], clf, images, labels, threat, torch.Generator().manual_seed(1))
         for _ in range(2)
     ]
     assert torch.equal(*made)
@@ -119,14 +119,16 @@ def test_the_default_attacks_take_any_number_of_classes(toy, classes):
     record = diagnose(
         toy.mlp(classes), (data.float_images(), data.labels), trilemma.Threat("linf", 0.1), images=6
     )
-    assert set(record["moves"]["attacks"]) in (set(), set(DEFAULT))
+    assert set(record["moves"]["attacks"]) in (set(), set(DIAGNOSE_DEFAULT))
 
 
 def test_targets_are_other_classes_and_all_of_them(toy, monkeypatch):
     told: list[torch.Tensor] = []
-    monkeypatch.setattr(landscape_walks, "pgd", lambda *_, target_labels, **__: told.append(target_labels))
+    monkeypatch.setattr(
+        sys.modules["trilemma.attacks.pgd"], "pgd", lambda *_, target_labels, **__: told.append(target_labels)
+    )
     labels = torch.arange(500) % 5
-    landscape_walks.pgd_targeted(
+    pgd_targeted(
         toy.mlp(5), toy.images(500), labels, trilemma.Threat("linf", 0.1),
         generator=torch.Generator().manual_seed(0), steps=1,
     )  # fmt: skip
@@ -137,7 +139,7 @@ def test_targets_are_other_classes_and_all_of_them(toy, monkeypatch):
 def test_trades_ascent_raises_the_divergence_from_the_clean_prediction(toy):
     clf, images, labels = toy.mlp(4), toy.images(20), toy.labels(20, 4)
     threat, generator = trilemma.Threat("linf", 0.1), torch.Generator().manual_seed(0)
-    made = landscape_walks.trades_kl(clf, images, labels, threat, generator=generator, steps=20)
+    made = pgd(clf, images, labels, threat, 20, loss="kl", generator=generator)
     beside = threat.random_start(images, torch.arange(20))
     clean = clf(images).detach()
     first, last = (energies.kl_divergence(clean, clf(x).detach()) for x in (beside, made))
@@ -145,15 +147,15 @@ def test_trades_ascent_raises_the_divergence_from_the_clean_prediction(toy):
 
 
 def test_names_are_kept_in_order_once_and_checked():
-    assert chosen(None) == chosen([]) == list(DEFAULT)
-    assert chosen(["square", "pgd", "square"]) == ["square", "pgd"]
+    assert list(diagnosed(None)) == list(diagnosed([])) == list(DIAGNOSE_DEFAULT)
+    assert list(diagnosed(["square", "pgd", "square"])) == ["square", "pgd"]
     with pytest.raises(UnknownNameError, match=r"unknown attack 'pdg'\. Did you mean 'pgd'\?"):
-        chosen(["pdg"])
+        diagnosed(["pdg"])
 
 
 def test_budgets_are_told_in_full():
-    assert ATTACKS["apgd-t"].words(10) == "DLR, 3 targets x 50 steps"
-    assert ATTACKS["apgd-t"].words(2) == "margin, 1 target x 50 steps"
-    assert ATTACKS["fab-t"].words(3) == "2 targets x 20 steps"
-    assert all("{" not in attack.words(10) for attack in ATTACKS.values())
-    assert {name for name, attack in ATTACKS.items() if attack.aim == CLASS} >= {"apgd-t", "fab", "square"}
+    assert DIAGNOSE["apgd-t"].words(10) == "DLR, 3 targets x 50 steps"
+    assert DIAGNOSE["apgd-t"].words(2) == "margin, 1 target x 50 steps"
+    assert DIAGNOSE["fab-t"].words(3) == "2 targets x 20 steps"
+    assert all("{" not in attack.words(10) for attack in DIAGNOSE.values())
+    assert {name for name, attack in DIAGNOSE.items() if attack.aim == CLASS} >= {"apgd-t", "fab", "square"}

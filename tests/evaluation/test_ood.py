@@ -12,14 +12,13 @@ import torch
 from PIL import Image
 
 import trilemma
-from trilemma.data.catalogue import OFFICIAL, PACKS, Pack
-from trilemma.data.checksum import file_sha256
+from trilemma.config.registry import PROTOCOLS
+from trilemma.data.catalogue import CIFAR10, PACKS, Pack
+from trilemma.data.download import file_sha256
 from trilemma.data.image_set import ImageSet
-from trilemma.data.overlap import WORDNET, without_overlap
 from trilemma.errors import DataError, UnknownNameError
-from trilemma.evaluation.ood import MADE, outside_images
-from trilemma.evaluation.run import evaluate_run
-from trilemma.registry import PROTOCOLS
+from trilemma.evaluation.evaluate import evaluate_run
+from trilemma.evaluation.protocols.ood import MADE, WORDNET, outside_images, without_overlap
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -116,7 +115,7 @@ def test_no_more_images_than_test_images_are_taken(finished_run, tmp_path):
 def test_classes_that_cifar10_shows_are_left_out_for_a_classifier_of_cifar10(tmp_path):
     names = [WORDNET["dog"][0], "n01443537", WORDNET["truck"][1]]
     place = folder(tmp_path / "tiny", names)
-    cifar = OFFICIAL["cifar10"].class_names
+    cifar = CIFAR10.class_names
     assert cifar is not None and set(WORDNET) <= set(cifar)
     clf = trilemma.Classifier(torch.nn.Flatten(), 10, class_names=cifar)
     images = torch.rand(30, 3, 8, 8)
@@ -132,7 +131,7 @@ def test_overlap_keeps_images_and_labels_together():
     names = ("n01443537", *WORDNET["frog"])
     images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
     found, dropped = without_overlap(
-        ImageSet(images, torch.arange(6) % 3, names, "set", "all"), OFFICIAL["cifar10"].class_names or ()
+        ImageSet(images, torch.arange(6) % 3, names, "set", "all"), CIFAR10.class_names or ()
     )
     assert (found.images.flatten().tolist(), dropped) == ([0, 3], list(WORDNET["frog"]))
 

@@ -11,8 +11,8 @@ import torch
 
 from trilemma import evaluate, load
 from trilemma.errors import CheckpointError
-from trilemma.evaluation.run import evaluate_run
-from trilemma.training.run_directory import RunDirectory
+from trilemma.evaluation.evaluate import evaluate_run
+from trilemma.runs.run_directory import RunDirectory
 
 
 def test_rows_are_written_as_returned(run_copy):
@@ -40,7 +40,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(run_copy, monkeypatch, cap
     def refuse(path: Path, text: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("trilemma.evaluation.records.write_atomically", refuse)
+    monkeypatch.setattr("trilemma.runs.records.write_text", refuse)
     assert evaluate_run(run_copy, ["clean"], images=20)["clean"]["count"] == 20
     printed = capsys.readouterr()
     assert "cannot be written (Permission denied)" in printed.err
@@ -104,7 +104,7 @@ def test_a_last_that_is_the_best_is_measured_once_and_shown_twice(two, monkeypat
         calls.append(arguments)
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr("trilemma.evaluation.run.evaluate", counted)
+    monkeypatch.setattr("trilemma.evaluation.evaluate.evaluate", counted)
     rows = evaluate_run(two, ["clean"], images=20, checkpoint="both")
     assert len(calls) == 1
     assert rows["clean"]["value"] == rows["clean@last"]["value"]

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import trilemma
+from trilemma.config.registry import PROTOCOLS
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import ConfigError, DataError, UnknownNameError
-from trilemma.evaluation.protocol import ACCURACY, Protocol
+from trilemma.evaluation.protocol import ACCURACY, Protocol, Request
 from trilemma.metrics.accuracy import wilson_interval
-from trilemma.registry import PROTOCOLS
 
 KEYS = {
     "protocol", "version", "quantity", "better", "value", "lower", "upper", "also", "count", "data", "threat", "seed",
@@ -23,9 +23,7 @@ KEYS = {
 ACCURACIES = [
     name
     for name, row in sorted(PROTOCOLS.rows().items())
-    if not row.blank
-    and PROTOCOLS.get(name).quantity == ACCURACY
-    and isinstance(PROTOCOLS.get(name), Protocol)
+    if not row.blank and PROTOCOLS.get(name).quantity == ACCURACY and not PROTOCOLS.get(name).long
 ]
 
 
@@ -107,7 +105,7 @@ def test_an_attack_that_leaves_the_ball_is_a_bug_not_a_result(clf, grey, monkeyp
     def far(clf, images, *rest, **options):
         return 1 - images
 
-    monkeypatch.setattr("trilemma.evaluation.protocols.pgd", far)
+    monkeypatch.setattr("trilemma.evaluation.protocols.accuracy.pgd", far)
     with pytest.raises(RuntimeError, match=r"outside linf 0\.2"):
         trilemma.evaluate(clf, grey, ["pgd-20"], trilemma.Threat("linf", 0.2))
 
@@ -164,10 +162,11 @@ def test_a_start_is_spent_on_images_that_still_stand_alone(clf, grey, monkeypatc
         images[0] += torch.where(labels[0] == 1, -0.5, 0.5)
         return images.clamp(0, 1)
 
-    monkeypatch.setattr("trilemma.evaluation.protocols.pgd", unlucky)
+    monkeypatch.setattr("trilemma.evaluation.protocols.accuracy.pgd", unlucky)
     told: list[int] = []
+    threat = trilemma.Threat("linf", 0.5)
     found = PROTOCOLS.get("pgd-50-10").judge(
-        clf, *grey, trilemma.Threat("linf", 0.5), 0, batch_size=10, advance=told.append
+        Request(clf, grey[0], grey[1], threat, 0, 10, advance=told.append)
     )
     assert attacked == [8, 7, 6, 5, 4, 3, 2, 1]  # two of ten are wrong unattacked; then none is left
     assert found.facts["standing"] == [7, 6, 5, 4, 3, 2, 1, 0, 0, 0]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from tests.reference_models import reference, verdicts
 
 import trilemma
-from trilemma.attacks.autoattack import ATTACKS, STANDARD, autoattack
-from trilemma.attacks.screen import ATTACKS as SHORT
+from trilemma.attacks.autoattack import STANDARD, autoattack
 from trilemma.attacks.screen import screen_pool
+from trilemma.config.presets import AUTOATTACK, SCREEN
+from trilemma.config.registry import METHODS
 from trilemma.errors import ConfigError, ImageError
-from trilemma.evaluation.screen import refuse_single_step
-from trilemma.registry import METHODS
+from trilemma.evaluation.protocols.autoattack import refuse_single_step
 from trilemma.threat import NORMS, Threat
 
 RADIUS = {"linf": 0.05, "l2": 0.25}
@@ -32,9 +30,7 @@ def test_what_it_returns_is_what_its_verdicts_say(toy, norm: str) -> None:
     assert torch.equal(starred[0], images[0]) and torch.equal(starred[~broken], images[~broken])
     row = trilemma.evaluate(clf, (images, labels), ["screen"], threat, lint=False)["screen"]
     assert abs(row["value"] - (~broken).float().mean().item()) <= 1 / 20  # another seed
-    assert row["facts"]["attacked"] == 19 and set(row["facts"]["attacks"]) == {
-        attack.name for attack in SHORT
-    }
+    assert row["facts"]["attacked"] == 19 and set(row["facts"]["attacks"]) == set(SCREEN)
 
 
 def test_an_image_that_stands_costs_less_than_a_tenth_of_what_autoattack_costs_it(toy) -> None:
@@ -45,7 +41,7 @@ def test_an_image_that_stands_costs_less_than_a_tenth_of_what_autoattack_costs_i
     assert pool.standing.all()
     short = sum(work.forwards + work.backwards for work in pool.work.values())
     work = autoattack(clf, images, labels, threat, attacks=STANDARD[:3], progress=False).work.values()
-    whole = sum(one.forwards + one.backwards for one in work) + ATTACKS["square"].passes
+    whole = sum(one.forwards + one.backwards for one in work) + AUTOATTACK["square"].passes
     assert short == 659 and 10 * short < whole
 
 
@@ -95,10 +91,10 @@ def test_on_a_reference_network_it_finds_what_autoattack_found(name: str) -> Non
 
 
 def test_the_attacks_are_what_their_names_say() -> None:
-    settings = [(attack.name, attack.search.keywords) for attack in SHORT]  # type: ignore[attr-defined]
-    assert settings == [
-        ("apgd-ce-25", {"loss": "ce", "steps": 25}),
-        ("apgd-margin-t-25", {"loss": "margin-targeted", "steps": 25, "targets": 4}),
-        ("square-400", {"queries": 400}),
+    assert [(name, preset.attack, preset.settings) for name, preset in SCREEN.items()] == [
+        ("apgd-ce-25", "apgd", {"loss": "ce", "steps": 25}),
+        ("apgd-margin-t-25", "apgd", {"loss": "margin-targeted", "steps": 25, "targets": 4}),
+        ("square-400", "square", {"queries": 400}),
     ]
-    assert len({attack.stream for attack in SHORT}) == 3 == len({dataclasses.astuple(a)[0] for a in SHORT})
+    for table in (SCREEN, AUTOATTACK):
+        assert len({preset.stream for preset in table.values()}) == len(table)

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import trilemma
-from trilemma.config import MethodOptions
+from trilemma.config.config import MethodOptions
+from trilemma.config.recipe import build_config
+from trilemma.config.registry import METHODS
 from trilemma.errors import ConfigError, UnknownNameError
 from trilemma.methods import Method, Step
 from trilemma.methods.creation import create_from_config
-from trilemma.recipe import build_config
-from trilemma.registry import METHODS
 
 THREAT = trilemma.Threat("linf", "8/255")
 
@@ -18,7 +18,7 @@ THREAT = trilemma.Threat("linf", "8/255")
     ("arguments", "error", "message"),
     [
         (("trade",), UnknownNameError, "unknown method 'trade'. Did you mean 'trades'"),
-        (("trades",), ConfigError, "makes adversarial images and needs threat=trilemma.Threat"),
+        (("trades",), ConfigError, "trains on adversarial images and needs a norm"),
         (("trades", THREAT, {"bta": 1}), ConfigError, "unknown option 'bta'. Did you mean 'beta'"),
         (
             ("trades", THREAT, {"beta": -1}),
@@ -26,9 +26,17 @@ THREAT = trilemma.Threat("linf", "8/255")
             "beta: Input should be greater than or equal to 0; got -1",
         ),
         (("trades", THREAT, {"attack": {"stepz": 1}}), ConfigError, "stepz"),
-        (("trades", THREAT, {"sampler": {"steps": 1}}), ConfigError, "has no sampler; leave sampler=... out"),
-        (("standard", None, {"attack": {"steps": 1}}), ConfigError, "has no attack; leave attack=... out"),
-        (("standard", None, {"regulariser": {"name": "der"}}), ConfigError, "'der' has nothing to compare"),
+        (
+            ("trades", THREAT, {"sampler": {"steps": 1}}),
+            ConfigError,
+            "has no sampler; remove the sampler keys",
+        ),
+        (("standard", None, {"attack": {"steps": 1}}), ConfigError, "has no attack; remove the attack keys"),
+        (
+            ("standard", None, {"regulariser": {"name": "der"}}),
+            ConfigError,
+            "'der' compares clean with adversarial energies",
+        ),
     ],
 )
 def test_a_method_that_cannot_be_built_says_why(arguments, error, message: str) -> None:
@@ -83,7 +91,7 @@ def test_a_method_of_ones_own_takes_one_class(toy, monkeypatch) -> None:
         name: str = "squared"
 
     class Squared(Method):
-        def terms(self, clf, points):
+        def terms(self, clf, points, state):
             return Step(clf.logits(points.clean).square().mean())
 
     Squared.Options = Options

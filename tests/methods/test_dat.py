@@ -12,12 +12,12 @@ from sklearn.metrics import roc_auc_score
 
 import trilemma
 from trilemma import energies, noise
+from trilemma.config.recipe import build_config
 from trilemma.data.augmentation import Augmentation
-from trilemma.methods import Points
+from trilemma.methods import MethodState, Points
 from trilemma.methods.base import Step
 from trilemma.methods.dat import area_under_curve
 from trilemma.methods.inner import fresh_seeds
-from trilemma.recipe import build_config
 from trilemma.training.checkpoint import load_state, save_state
 
 THREAT = trilemma.Threat("l2", 0.5)
@@ -49,7 +49,7 @@ def test_the_loss_is_the_formula(toy) -> None:
     z_real, z_negative = np.exp(real).sum(1), np.exp(negative).sum(1)
     to_real = -np.log(z_real / (1 + z_real)).mean()
     to_outside = -np.log(1 / (1 + z_negative)).mean()
-    step = build().terms(clf, at)
+    step = build().terms(clf, at, MethodState(0))
     np.testing.assert_allclose(step.loss.item(), robust + 0.5 * to_real + 0.5 * to_outside, rtol=1e-5)
     wanted = {"robust": robust, "real": to_real, "outside": to_outside}
     wanted["auc"] = roc_auc_score([1] * 6 + [0] * 6, np.concatenate([real[rows, y], negative[rows, y]]))
@@ -63,7 +63,7 @@ def test_the_loss_stays_finite_at_large_energies(toy) -> None:
     clf, at = toy.mlp(), fixed(toy)
     with torch.no_grad():
         clf.network[3].weight.mul_(1e4)
-    step = build().terms(clf, at)
+    step = build().terms(clf, at, MethodState(0))
     step.loss.backward()
     assert torch.isfinite(step.loss)
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in clf.parameters())
@@ -179,7 +179,7 @@ def test_the_two_branches_see_their_own_view(toy) -> None:
     assert points.data is basic and points.clean is batch.images
     other = trilemma.Batch(toy.images(seed=4), toy.labels(), {"basic": basic})
     moved = method.points(clf, other, method.init_state(clf, toy.image_set(), 0))
-    terms = [method.terms(clf, at).metrics for at in (points, moved)]
+    terms = [method.terms(clf, at, MethodState(0)).metrics for at in (points, moved)]
     assert terms[0]["real"] == terms[1]["real"] and terms[0]["robust"] != terms[1]["robust"]
 
 
@@ -191,7 +191,7 @@ def test_batch_norm_keeps_its_statistics_and_its_weights_train(toy) -> None:
     state = method.init_state(clf, toy.image_set(), 0)
     state.extra["steps"] = torch.tensor(2)
     points = method.points(clf, toy.batch(), state)
-    step = method.terms(clf, points)
+    step = method.terms(clf, points, MethodState(0))
     step.loss.backward()
     method.after_backward(points, state, step)
     assert all(torch.equal(a, b) for a, b in zip(clf.buffers(), before, strict=True))
@@ -208,7 +208,7 @@ def test_a_state_saved_in_the_middle_gives_the_same_next_step(toy, tmp_path) -> 
 
     def step(state: Any) -> Any:
         points = method.points(clf, toy.batch(), state)
-        done = method.terms(clf, points)
+        done = method.terms(clf, points, MethodState(0))
         method.after_backward(points, state, done)
         return done
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import trilemma
-from trilemma.methods import Points
+from trilemma.methods import MethodState, Points
 
 THREAT = trilemma.Threat("linf", 0.1)
 
@@ -31,8 +31,10 @@ def reference(toy, clf, at):
 
 def added(toy, name: str, clf, at, **der):
     """What the regulariser adds to the loss of the method alone."""
-    base = trilemma.methods.create(name, THREAT).terms(clf, at).loss
-    step = trilemma.methods.create(name, THREAT, regulariser={"name": "der"} | der).terms(clf, at)
+    base = trilemma.methods.create(name, THREAT).terms(clf, at, MethodState(0)).loss
+    step = trilemma.methods.create(name, THREAT, regulariser={"name": "der"} | der).terms(
+        clf, at, MethodState(0)
+    )
     return (step.loss - base).item(), step
 
 
@@ -45,7 +47,10 @@ def test_the_multi_step_form_adds_exactly_beta_times_the_mean(toy, name: str) ->
             "regulariser": {"name": "der", "beta": 0.7, "margin": 0.3},
             "sampler": {"buffer_size": 0},
         }
-        step, base = (trilemma.methods.create(name, THREAT, **extra).terms(clf, at) for extra in (der, {}))
+        step, base = (
+            trilemma.methods.create(name, THREAT, **extra).terms(clf, at, MethodState(0))
+            for extra in (der, {})
+        )
         extra = (step.loss - base.loss).item()
     else:
         extra, step = added(toy, name, clf, at, beta=0.7, margin=0.3)
@@ -80,7 +85,7 @@ def test_the_term_trains_through_clean_and_adversarial_images(toy, name: str) ->
     at = Points(at.clean.requires_grad_(), at.labels, at.adversarial.requires_grad_(), toy.images(24, seed=3))
     der = {"name": "der", "beta": 1.0, "form": "multi-step"}
     base, regularised = (
-        trilemma.methods.create(name, THREAT, regulariser=regulariser).terms(clf, at).loss
+        trilemma.methods.create(name, THREAT, regulariser=regulariser).terms(clf, at, MethodState(0)).loss
         for regulariser in (None, der)
     )
     inputs = (at.clean, at.adversarial, *clf.parameters())
@@ -92,7 +97,7 @@ def test_inside_the_margin_the_loss_and_its_gradient_are_those_of_the_method(toy
     clf, at = toy.mlp(), points(toy)
     extra, step = added(toy, "pgd-at", clf, at, margin=100.0)
     assert extra == 0
-    base = trilemma.methods.create("pgd-at", THREAT).terms(clf, at).loss
+    base = trilemma.methods.create("pgd-at", THREAT).terms(clf, at, MethodState(0)).loss
     parameters = list(clf.parameters())
     pairs = zip(
         torch.autograd.grad(step.loss, parameters), torch.autograd.grad(base, parameters), strict=True
@@ -105,7 +110,9 @@ def test_the_added_clean_forward_is_seen_and_moves_no_statistics(toy) -> None:
     buffers = []
     for regulariser in (None, {"name": "der"}):
         clf = toy.conv().train()
-        step = trilemma.methods.create("pgd-at", THREAT, regulariser=regulariser).terms(clf, at)
+        step = trilemma.methods.create("pgd-at", THREAT, regulariser=regulariser).terms(
+            clf, at, MethodState(0)
+        )
         buffers.append([buffer.clone() for buffer in clf.buffers()])
     assert step.clean is not None and torch.equal(step.clean.images, at.clean)
     assert not step.clean.logits.requires_grad

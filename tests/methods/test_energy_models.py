@@ -11,16 +11,16 @@ from torch.nn.functional import cosine_similarity
 
 import trilemma
 from trilemma import energies, noise
-from trilemma.classifier import Classifier
-from trilemma.config import Config
+from trilemma.classifier.classifier import Classifier
+from trilemma.config.config import Config
+from trilemma.config.recipe import build_config
+from trilemma.config.registry import METHODS
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet
-from trilemma.methods import Points
+from trilemma.methods import MethodState, Points
 from trilemma.methods.inner import fresh_seeds
 from trilemma.networks.create import create_network
 from trilemma.networks.options import SmallResNetOptions
-from trilemma.recipe import build_config
-from trilemma.registry import METHODS
 from trilemma.training.build import build_classifier
 from trilemma.training.estimate import forward_passes
 
@@ -200,7 +200,7 @@ def test_an_unrelated_order_of_the_real_images_changes_neither_loss_nor_gradient
     rolled = Points(
         points.clean, points.labels, points.adversarial, points.generated, data=points.data.roll(1, 0)
     )
-    losses = [method.terms(clf, at).loss for at in (points, rolled)]
+    losses = [method.terms(clf, at, MethodState(0)).loss for at in (points, rolled)]
     torch.testing.assert_close(losses[0], losses[1])
     for one, other in zip(*(torch.autograd.grad(a, list(clf.parameters())) for a in losses), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
@@ -214,7 +214,7 @@ def test_widening_against_the_pair_or_against_the_data_are_two_things(toy) -> No
     points = Points(labels=toy.labels(), **images)
     lse = {name: np.log(np.exp(toy.logits64(clf, part)).sum(1)).mean() for name, part in images.items()}
     for alignment, real in (("widen", "clean"), ("widen-data", "data")):
-        step = build("eb-jdat", alignment=alignment).terms(clf, points)
+        step = build("eb-jdat", alignment=alignment).terms(clf, points, MethodState(0))
         np.testing.assert_allclose(step.metrics["alignment"], lse["adversarial"] - lse[real], rtol=1e-4)
 
 
@@ -252,7 +252,7 @@ def test_the_counted_cost_is_that_of_the_forwards_made(toy, name: str, options: 
         calls: list[int] = []
         points = method.points(clf, toy.batch(), method.init_state(clf, toy.image_set(), 0))
         clf.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        method.terms(clf, points)
+        method.terms(clf, points, MethodState(0))
         assert len(calls) == method.options.loss_sets
         config = build_config(
             {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import trilemma
-from trilemma.methods import Points
+from trilemma.methods import MethodState, Points
 from trilemma.methods.inner import fresh_seeds
 from trilemma.methods.weat import energy_weight
 
@@ -47,7 +47,7 @@ def loss64(name: str, f: np.ndarray, g: np.ndarray, y: np.ndarray, beta: float, 
 def test_the_gradient_of_the_logits_is_that_of_the_formula_by_finite_differences(toy, name: str) -> None:
     """Through both sides of the KL and, for MART, through p_y(x); not through the energy weight."""
     method, h = build(name), 1e-6
-    step = method.terms(toy.mlp(), fixed(toy))
+    step = method.terms(toy.mlp(), fixed(toy), MethodState(0))
     live = [step.live["clean"], step.live["adversarial"]]
     gradients = torch.autograd.grad(step.loss, live)
     f, g = (logits.detach().double().numpy() for logits in live)
@@ -77,7 +77,7 @@ def test_the_energy_weight_is_a_constant_of_the_clean_logits_of_the_loss_not_nor
     """In train mode the logits, and with them the weight, are those of this very batch."""
     assert not energy_weight(torch.zeros(2, 3, requires_grad=True)).requires_grad
     clf = toy.conv().train()
-    step = build("weat-nat").terms(clf, fixed(toy))
+    step = build("weat-nat").terms(clf, fixed(toy), MethodState(0))
     assert step.clean is not None
     energy = -step.clean.logits.double().logsumexp(1)
     assert step.metrics["weight"].item() == pytest.approx(
@@ -102,7 +102,7 @@ def test_the_boosted_cross_entropy_stays_finite_at_full_confidence(logit: float)
 
     clf = trilemma.Classifier(Fixed(), 3)
     images = torch.zeros(2, 1, 2, 2)
-    step = build("mart").terms(clf, Points(images, torch.tensor([1, 1]), images.clone()))
+    step = build("mart").terms(clf, Points(images, torch.tensor([1, 1]), images.clone()), MethodState(0))
     # -log p_y is the logit itself; -log(1.0001 - 1) = 9.21 where the other class has everything
     assert step.loss.item() == pytest.approx((logit + 9.2103 - 0.0001) / 2, rel=1e-3)
     step.loss.backward()

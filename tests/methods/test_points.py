@@ -9,6 +9,7 @@ import torch
 
 import trilemma
 from trilemma import energies, noise
+from trilemma.methods import MethodState
 from trilemma.methods.inner import fresh_seeds
 
 CHAIN = {"buffer_size": 12, "steps": 2}
@@ -231,7 +232,7 @@ def test_adversarial_images_hold_their_gradient_after_backward(toy) -> None:
         points, _ = make(toy, name, clf)
         assert points.adversarial.grad is None
         method = trilemma.methods.create(name, trilemma.Threat("linf", 0.1))
-        method.terms(clf, points).loss.backward()
+        method.terms(clf, points, MethodState(0)).loss.backward()
         assert points.adversarial.grad is not None and points.adversarial.grad.abs().sum() > 0
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import trilemma
-from trilemma.methods import Points
-from trilemma.registry import METHODS
+from trilemma.config.registry import METHODS
+from trilemma.methods import MethodState, Points
 
 THREAT = trilemma.Threat("linf", 0.1)
 CHAIN = {"buffer_size": 12, "steps": 2}
@@ -191,7 +191,7 @@ def test_the_loss_is_the_formula(toy, case: str) -> None:
     clf, at = toy.mlp(), points(toy)
     images = (at.clean, at.adversarial, at.generated, at.data)
     wanted = formula(*(toy.logits64(clf, part) for part in images), at.labels.numpy())
-    step = build(method_name(case), **options).terms(clf, at)
+    step = build(method_name(case), **options).terms(clf, at, MethodState(0))
     np.testing.assert_allclose(step.loss.item(), wanted, rtol=1e-5)
 
 
@@ -199,7 +199,7 @@ def test_the_loss_is_the_formula(toy, case: str) -> None:
 def test_chains_of_given_classes_are_told_from_data_by_the_joint_energy(toy, name: str) -> None:
     clf, classes = toy.mlp(), torch.tensor([2, 2, 1, 0, 0, 1])
     at = points(toy, generated_labels=classes)
-    marginal, joint = (build(name).terms(clf, part) for part in (points(toy), at))
+    marginal, joint = (build(name).terms(clf, part, MethodState(0)) for part in (points(toy), at))
     f_data = toy.logits64(clf, at.adversarial if name == "jeat" else at.data)
     f_generated = toy.logits64(clf, at.generated)
     rows = np.arange(6)
@@ -235,10 +235,12 @@ TERM = {
 def test_the_merged_loss_is_its_terms_summed_separately(toy, name: str) -> None:
     clf, weights = toy.conv().train(), WEIGHTS[name]
     images = points(toy)
-    merged = build(name, **weights).terms(clf, images).loss
+    merged = build(name, **weights).terms(clf, images, MethodState(0)).loss
     nothing = dict.fromkeys(weights, 0.0)
-    base = build(name, **nothing).terms(clf, images).loss
-    separate = [build(name, **nothing | {key: 1.0}).terms(clf, images).loss - base for key in weights]
+    base = build(name, **nothing).terms(clf, images, MethodState(0)).loss
+    separate = [
+        build(name, **nothing | {key: 1.0}).terms(clf, images, MethodState(0)).loss - base for key in weights
+    ]
     total = base + sum(weight * term for weight, term in zip(weights.values(), separate, strict=True))
     torch.testing.assert_close(merged, total, rtol=1e-4, atol=1e-5)
     parameters = list(clf.parameters())
@@ -250,7 +252,7 @@ def test_the_merged_loss_is_its_terms_summed_separately(toy, name: str) -> None:
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_the_reported_terms_add_up_to_the_loss(toy, name: str) -> None:
-    step = build(name, **WEIGHTS[name]).terms(toy.mlp(), points(toy))
+    step = build(name, **WEIGHTS[name]).terms(toy.mlp(), points(toy), MethodState(0))
     total = step.metrics[ALWAYS[name]] if name in ALWAYS else 0.0
     for key, weight in WEIGHTS[name].items():
         total = total + weight * step.metrics[TERM.get(key, "contrastive")]
@@ -266,7 +268,7 @@ def test_one_forward_serves_both_terms_where_data_and_clean_images_are_the_same(
         clf = toy.conv().train()
         calls: list[int] = []
         clf.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        losses.append(build(name).terms(clf, points(toy, clean=clean, data=data)).loss)
+        losses.append(build(name).terms(clf, points(toy, clean=clean, data=data), MethodState(0)).loss)
         forwards.append(len(calls))
     torch.testing.assert_close(losses[0], losses[1])
     assert forwards[0] == forwards[1] - 1
@@ -274,7 +276,7 @@ def test_one_forward_serves_both_terms_where_data_and_clean_images_are_the_same(
 
 def test_trades_has_a_gradient_through_both_sides_of_the_divergence(toy) -> None:
     clf, at = toy.mlp(), points(toy)
-    step = build("trades").terms(clf, at)
+    step = build("trades").terms(clf, at, MethodState(0))
     for side in ("clean", "adversarial"):
         divergence = trilemma.energies.kl_divergence(step.live["clean"], step.live["adversarial"]).sum()
         (gradient,) = torch.autograd.grad(divergence, step.live[side], retain_graph=True)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import trilemma
-from trilemma.methods import Points
-from trilemma.registry import METHODS
+from trilemma.config.registry import METHODS
+from trilemma.methods import MethodState, Points
 
 MOVED_BY = {
     "standard": "clean",
@@ -30,7 +30,7 @@ def test_the_running_statistics_are_those_of_one_forward_of_the_right_images(toy
     points = Points(labels=toy.labels(), **{role: toy.images(seed=k) for k, role in enumerate(names)})
     threat = trilemma.Threat("linf", 0.1) if METHODS.options(name).uses_attack else None
     clf, alone = toy.conv().train(), toy.conv().train()
-    trilemma.methods.create(name, threat).terms(clf, points).loss.backward()
+    trilemma.methods.create(name, threat).terms(clf, points, MethodState(0)).loss.backward()
     alone.logits(getattr(points, MOVED_BY[name]))
     for buffer, wanted in zip(clf.buffers(), alone.buffers(), strict=True):
         assert torch.equal(buffer, wanted)
@@ -42,7 +42,7 @@ def test_each_set_is_normalised_by_its_own_batch(toy, name: str) -> None:
     images = {role: scale * toy.images(seed=k) for k, (role, scale) in enumerate(scales.items())}
     points = Points(labels=toy.labels(), **images)
     clf = toy.conv().train()
-    step = trilemma.methods.create(name, trilemma.Threat("linf", 0.1)).terms(clf, points)
+    step = trilemma.methods.create(name, trilemma.Threat("linf", 0.1)).terms(clf, points, MethodState(0))
     for seen in (step.clean, step.adversarial, step.generated):
         if seen is None:
             continue

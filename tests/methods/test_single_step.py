@@ -11,10 +11,10 @@ from torch import Tensor
 
 import trilemma
 from trilemma import noise
+from trilemma.config.recipe import build_config
 from trilemma.errors import ConfigError
-from trilemma.methods import Points
+from trilemma.methods import MethodState, Points
 from trilemma.methods.inner import fresh_seeds
-from trilemma.recipe import build_config
 
 EPSILON = 0.06
 THREAT = trilemma.Threat("linf", EPSILON)
@@ -78,7 +78,7 @@ def test_one_step_of_the_published_length_in_train_mode(
 def replay(method, clf, state, batch) -> tuple[Any, Tensor]:
     """One replay without its weight step: the points, and the gradient of the loss at x*."""
     at = method.points(clf, batch, state)
-    step = method.terms(clf, at)
+    step = method.terms(clf, at, MethodState(0))
     step.loss.backward()
     method.after_backward(at, state, step)
     return at, at.adversarial.grad
@@ -125,7 +125,7 @@ def test_a_batch_of_another_size_starts_the_free_perturbation_anew(toy) -> None:
 
 def test_the_free_gradient_is_the_weight_steps_own_under_sharpness_aware_updates(toy) -> None:
     """Both passes leave one gradient in x*, that of the pass whose weight gradient is applied."""
-    from trilemma.updates.sam import sam
+    from trilemma.updates.updates import sam
 
     method, clf = trilemma.methods.create("free-at", THREAT), toy.mlp()
     state = method.init_state(clf, toy.image_set(), 0)
@@ -133,7 +133,7 @@ def test_the_free_gradient_is_the_weight_steps_own_under_sharpness_aware_updates
     optimiser, applied = torch.optim.SGD(clf.parameters(), lr=0.0), []
 
     def compute():
-        step = method.terms(clf, at)
+        step = method.terms(clf, at, MethodState(0))
         applied.append(torch.autograd.grad(step.loss, at.adversarial, retain_graph=True)[0])
         return step
 
@@ -179,7 +179,9 @@ def penalty_gradient(toy, clf, at: Any, **weights: Any) -> Any:
     images = at.adversarial.detach().clone().requires_grad_()
     at = Points(at.clean, at.labels, images, extra=at.extra)
     with_it, without = (
-        trilemma.methods.create("aaer", THREAT, **(weights | {"weight": weight})).terms(clf, at).loss
+        trilemma.methods.create("aaer", THREAT, **(weights | {"weight": weight}))
+        .terms(clf, at, MethodState(0))
+        .loss
         for weight in (1.0, 0.0)
     )
     return torch.autograd.grad(with_it - without, images)[0]
@@ -188,7 +190,9 @@ def penalty_gradient(toy, clf, at: Any, **weights: Any) -> Any:
 def test_the_penalty_trains_through_the_movement_of_abnormal_examples_alone(toy) -> None:
     clf = toy.mlp()
     at, abnormal = mixed(toy, clf)
-    assert trilemma.methods.create("aaer", THREAT, gap=0.0).terms(clf, at).metrics["penalty"] > 0
+    assert (
+        trilemma.methods.create("aaer", THREAT, gap=0.0).terms(clf, at, MethodState(0)).metrics["penalty"] > 0
+    )
     gradient = penalty_gradient(toy, clf, at, gap=2.5, spread=1.5)
     images = at.adversarial.detach().clone().requires_grad_()
     moved = (clf(images) - clf(at.extra["start"]).detach()).square().sum(1)
@@ -208,7 +212,7 @@ def test_without_both_groups_the_loss_is_that_of_the_base(toy, side: str) -> Non
         at.clean[keep], at.labels[keep], at.adversarial[keep], extra={"start": at.extra["start"][keep]}
     )
     method = trilemma.methods.create("aaer", THREAT)
-    step = method.terms(clf, one_group)
+    step = method.terms(clf, one_group, MethodState(0))
     base = torch.nn.functional.cross_entropy(clf(one_group.adversarial), one_group.labels)
     torch.testing.assert_close(step.loss, base)
     assert step.metrics["abnormal"] == (side == "all") and step.metrics["penalty"] == 0
@@ -219,7 +223,7 @@ def test_the_forward_of_the_start_moves_no_statistics(toy) -> None:
     for name in ("n-fgsm", "aaer"):
         clf = toy.conv().train()
         at, _ = mixed(toy, toy.mlp())
-        trilemma.methods.create(name, THREAT).terms(clf, at)
+        trilemma.methods.create(name, THREAT).terms(clf, at, MethodState(0))
         buffers.append([buffer.clone() for buffer in clf.buffers()])
     assert all(torch.equal(one, other) for one, other in zip(*buffers, strict=True))
 
@@ -239,7 +243,7 @@ def test_the_regulariser_can_compare_with_the_random_start(toy) -> None:
     at, abnormal = mixed(toy, clf)
     der = {"name": "der", "beta": 2.0, "reference": "start"}
     base, step = (
-        trilemma.methods.create("n-fgsm", THREAT, regulariser=regulariser).terms(clf, at)
+        trilemma.methods.create("n-fgsm", THREAT, regulariser=regulariser).terms(clf, at, MethodState(0))
         for regulariser in (None, der)
     )
     f, g = toy.logits64(clf, at.extra["start"]), toy.logits64(clf, at.adversarial)

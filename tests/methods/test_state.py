@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import trilemma
+from trilemma.config.registry import METHODS
 from trilemma.methods import Method, MethodState
-from trilemma.registry import METHODS
 from trilemma.training.checkpoint import load_state, save_state
 
 CHAIN = {"buffer_size": 12, "steps": 2, "reinit": 0.5}
@@ -28,7 +28,7 @@ def build(name: str):
 def one_step(toy, method: Method, clf: trilemma.Classifier, state: MethodState) -> torch.Tensor:
     """The loss of a whole step but for the weights, which stay."""
     points = method.points(clf, toy.batch(), state)
-    step = method.terms(clf, points)
+    step = method.terms(clf, points, MethodState(0))
     step.loss.backward()
     method.after_backward(points, state, step)
     clf.zero_grad()

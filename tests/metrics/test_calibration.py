@@ -8,12 +8,7 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from trilemma.errors import CheckpointError
-from trilemma.metrics.calibration import (
-    BINS,
-    error_by_chance,
-    probabilities,
-    reliability,
-)
+from trilemma.metrics.calibration import BINS, error_by_chance, probabilities, reliability
 
 
 def drawn(

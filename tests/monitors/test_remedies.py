@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from tests.training.support import tiny
 
-from trilemma.config import Config
-from trilemma.monitors.alarm import Alarm, Rollback, ScaleRate, SetOption, Stop
+from trilemma.config.config import Config
+from trilemma.config.recipe import with_options
+from trilemma.monitors.monitor import Alarm, Rollback, ScaleRate, SetOption, Stop
 from trilemma.monitors.remedies import remedies
-from trilemma.recipe import with_options
 
 DIVERGED = Alarm("divergence", "loss is nan", 7)
 COLLAPSED = Alarm("catastrophic-overfitting", "", 100, lag=30)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from trilemma.config.registry import NETWORKS
 from trilemma.errors import ConfigError, UnknownNameError
 from trilemma.networks.create import create_network
 from trilemma.networks.options import PreActResNetOptions, SmallResNetOptions, WideResNetOptions
-from trilemma.registry import NETWORKS
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import sys
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from trilemma.config.registry import NETWORKS
 from trilemma.errors import ConfigError
 from trilemma.networks.options import PreActResNetOptions, SmallResNetOptions, TimmOptions, WideResNetOptions
-from trilemma.registry import NETWORKS
 
 OWN = ["small-resnet", "preact-resnet", "wide-resnet"]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from trilemma.evaluation.records import write_row
-from trilemma.report.comparison import comparison_table, trade_off_pictures, write_comparison
-from trilemma.report.comparison_figure import draw_trade_off
-from trilemma.report.comparison_text import as_csv, as_markdown, as_tree
-from trilemma.report.page import DASH
+from trilemma.figures.trade_off import draw_trade_off
+from trilemma.report.comparison import trade_off_pictures, write_comparison
+from trilemma.report.table import as_csv, as_markdown, as_tree, comparison_table
+from trilemma.report.words import DASH
+from trilemma.runs.records import write_row
 
 BEST = {"checkpoint": "best", "epoch": 4.0}
 

@@ -11,13 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.quiver import Quiver
 
+from trilemma.figures.energy_landscape import (
+    draw_deltas,
+    draw_histograms,
+    draw_moves,
+    draw_quiver,
+    energy_range,
+    spread_out,
+)
+from trilemma.figures.sample_grid import draw_grid
+from trilemma.figures.style import DARK, LIGHT, render
+from trilemma.figures.trade_off import draw_generation, draw_trade_off
+from trilemma.figures.training_curves import CURVES, draw_accuracy, draw_loss
 from trilemma.metrics.energy_landscape import EnergyPoints
-from trilemma.report.attack_figures import draw_deltas, draw_moves, spread_out
-from trilemma.report.comparison_figure import draw_generation, draw_trade_off
-from trilemma.report.curves import CURVES, draw_accuracy, draw_loss
-from trilemma.report.energy_figures import draw_histograms, draw_quiver, energy_range
-from trilemma.report.sample_grid import draw_grid
-from trilemma.report.style import DARK, LIGHT, render
 
 ROWS = [
     {

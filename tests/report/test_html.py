@@ -14,11 +14,11 @@ import pytest
 
 from trilemma.errors import RunError
 from trilemma.evaluation.diagnose import diagnose_run
-from trilemma.evaluation.records import write_row
-from trilemma.evaluation.run import evaluate_run
+from trilemma.evaluation.evaluate import evaluate_run
 from trilemma.evaluation.samples import generate_samples
 from trilemma.report.comparison import write_comparison
 from trilemma.report.html import write_report
+from trilemma.runs.records import write_row
 
 LOADING = {"src", "srcset", "href", "data", "poster", "action", "xlink:href"}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from trilemma.evaluation.evaluate import evaluate_run
 from trilemma.evaluation.lint import Finding
 from trilemma.evaluation.lint.run import Lint
-from trilemma.evaluation.run import evaluate_run
 from trilemma.report.comparison import write_comparison
 from trilemma.report.html import write_report
 

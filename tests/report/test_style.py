@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trilemma.report.style import DARK, LIGHT, Theme, dark_path, new_figure, save_figure
+from trilemma.figures.style import DARK, LIGHT, Theme, new_figure, save_figure
+from trilemma.files import dark_path
 
 # Full-strength protanopia, deuteranopia and tritanopia on linear RGB (Machado, Oliveira and Fernandes 2009).
 VISIONS = {

@@ -10,8 +10,8 @@ import torch
 
 from trilemma import noise
 from trilemma.data.image_set import ImageSet
+from trilemma.data.outlier_images import OutsideImages, phase_scrambled
 from trilemma.errors import DataError
-from trilemma.samplers.outside import OutsideImages, phase_scrambled
 
 SEEDS = noise.image_seeds(12, torch.Generator().manual_seed(0))
 

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from trilemma import noise
+from trilemma.config.registry import STARTS
 from trilemma.data.statistics import ClassPCA
 from trilemma.errors import ConfigError
-from trilemma.samplers.starts import STARTS, TrainingStarts, make_start
+from trilemma.samplers.starts import TrainingStarts, make_start
 
 SEEDS = noise.image_seeds(9, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", STARTS.rows())
 def test_starts_are_images_that_belong_to_their_seed(toy, name: str) -> None:
     data, labels = toy.image_set(), toy.labels(9)
     starts = make_start(name, labels, SEEDS, (1, 4, 4), data, None)
@@ -67,7 +68,7 @@ def test_an_unknown_start_names_the_nearest(toy) -> None:
         make_start("class-pcs", toy.labels(9), SEEDS, (1, 4, 4), None, None)
 
 
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("name", STARTS.rows())
 def test_training_starts_resume_exactly(toy, name: str) -> None:
     labels = toy.labels(9)
     starts = TrainingStarts(name, toy.image_set(), seed=5, device="cpu")

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from trilemma import noise, samplers
-from trilemma.attacks import objectives
-from trilemma.classifier import Classifier
-from trilemma.contexts import inner_loop
-from trilemma.registry import SAMPLERS
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import inner_loop
+from trilemma.config.registry import SAMPLERS
+from trilemma.walks import objectives
 
 SEEDS = noise.image_seeds(6, torch.Generator().manual_seed(0))
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trilemma.config import Config
-from trilemma.recipe import build_config
+from trilemma.config.config import Config
+from trilemma.config.recipe import build_config
 from trilemma.training.checkpoint import load_state
 
 STEPS_PER_EPOCH = 9  # 1,200 training images in batches of 128

@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def test_views_and_tensors_that_share_memory_are_saved_by_value(tmp_path: Path) 
 # process writes: where the output of the tests goes to a file, the limit would end them too.
 WRITE_ON_A_FULL_DISK = """
 import resource, signal, sys, torch
+from dataclasses import replace
 from pathlib import Path
 from trilemma.errors import CheckpointError
 from trilemma.training.checkpoint import save_state
@@ -129,15 +131,15 @@ def test_a_missing_state_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_a_newer_format_names_both_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+        patch.setattr(checkpoint, "FORMAT", replace(checkpoint.FORMAT, version=checkpoint.FORMAT.version + 1))
         save_state(tmp_path / "state", {})
     message = refusal(tmp_path / "state")
-    assert f"version {checkpoint.VERSION + 1}" in message and "upgrade trilemma" in message
+    assert f"version {checkpoint.FORMAT.version + 1}" in message and "upgrade trilemma" in message
 
 
 def test_an_older_format_says_to_start_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "VERSION", checkpoint.VERSION - 1)
+        patch.setattr(checkpoint, "FORMAT", replace(checkpoint.FORMAT, version=checkpoint.FORMAT.version - 1))
         save_state(tmp_path / "state", {"a": 1})
     with pytest.raises(
         CheckpointError, match="of an earlier trilemma, which cannot be resumed; start the run anew"

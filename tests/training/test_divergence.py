@@ -10,14 +10,15 @@ import pytest
 import torch
 from tests.training.support import STEPS_PER_EPOCH, tiny
 
-from trilemma.classifier import Classifier
-from trilemma.config import Config, MethodOptions
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.load import load
+from trilemma.config.config import Config, MethodOptions
+from trilemma.config.registry import METHODS
 from trilemma.errors import TrainingFailedError
-from trilemma.loading import load
+from trilemma.methods import MethodState
 from trilemma.methods.base import Points, Seen, Step
 from trilemma.methods.standard import Standard
-from trilemma.registry import METHODS
-from trilemma.training.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.train import train
 
 
@@ -40,8 +41,8 @@ class Faulty(Standard):
     Options = FaultyOptions  # type: ignore[assignment]
     plan: ClassVar[Plan]
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
-        step = super().terms(clf, points)
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
+        step = super().terms(clf, points, state)
         plan = self.plan
         plan.calls += 1
         if plan.calls not in plan.at:

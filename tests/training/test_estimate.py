@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tests.training.support import tiny
 
+from trilemma.config.recipe import load_config
 from trilemma.networks.cost import count_macs, count_parameters
 from trilemma.networks.create import create_network
-from trilemma.recipe import load_config
 from trilemma.training.estimate import estimate, forward_passes
 
 
@@ -61,7 +61,7 @@ def test_paper_scale_has_its_known_size(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         "trilemma.training.estimate._seconds_per_image", lambda network, macs, shape: macs / 1e10
     )
-    monkeypatch.setattr("trilemma.training.estimate._in_cache", lambda name: False)
+    monkeypatch.setattr("trilemma.training.estimate._in_cache", lambda name, dataset: False)
     result = estimate(load_config("cifar10/wrn-28-10"), device="cpu")
     assert result["parameters"] == pytest.approx(36.5e6, rel=0.01)
     assert result["macs"] == pytest.approx(5.24e9, rel=0.01)

@@ -12,20 +12,19 @@ from tests.training.support import SMALL_CHAIN, tiny
 from torch import Tensor, nn
 
 from trilemma import energies
-from trilemma.attacks.fgsm import fgsm
-from trilemma.attacks.pgd import pgd
-from trilemma.classifier import Classifier
-from trilemma.config import Config
+from trilemma.attacks.pgd import fgsm, pgd
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.load import load
+from trilemma.config.config import Config
 from trilemma.data.image_set import Splits
 from trilemma.data.sources import load_splits
 from trilemma.data.statistics import ClassPCA
-from trilemma.loading import load
 from trilemma.methods.creation import create_from_config
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training import train as training
 from trilemma.training.build import build_classifier
 from trilemma.training.checkpoint import load_state
 from trilemma.training.finish import finished_classifier
-from trilemma.training.run_directory import RunDirectory
 from trilemma.training.selection import criterion, held_out_accuracies
 from trilemma.training.train import Run, train
 from trilemma.updates.ema import EMA

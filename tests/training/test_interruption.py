@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tests.training.support import SMALL_CHAIN, differences, python, state_of, tiny, wait_until
 
-from trilemma.config import Config
-from trilemma.recipe import dump_config
-from trilemma.training.run_directory import RunDirectory
+from trilemma.config.config import Config
+from trilemma.config.recipe import dump_config
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.train import train
 
 COMMAND = "from trilemma.cli.main import main\nmain()\n"

@@ -9,10 +9,10 @@ import pytest
 from tests.training.conftest import Interrupt
 from tests.training.support import differences, state_of
 
+from trilemma.config.recipe import load_config
+from trilemma.config.registry import METHODS
 from trilemma.errors import ConfigError
-from trilemma.recipe import load_config
-from trilemma.registry import METHODS
-from trilemma.training.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.train import train
 
 OWN = '''
@@ -22,8 +22,9 @@ from typing import Literal
 import torch.nn.functional as F
 from pydantic import Field
 
-from trilemma.config import MethodOptions
-from trilemma.methods import Method, Step
+from trilemma.config.config import MethodOptions
+from trilemma.methods import Method
+from trilemma.methods import Step
 from trilemma.methods.base import seen
 
 
@@ -35,7 +36,7 @@ class SoftOptions(MethodOptions):
 class Soft(Method):
     Options = SoftOptions
 
-    def terms(self, clf, points):
+    def terms(self, clf, points, state):
         logits = clf.logits(points.clean)
         loss = F.cross_entropy(logits, points.labels, label_smoothing=self.options.softness)
         return Step(loss, clean=seen(points.clean, logits), metrics={"soft": loss.detach()})

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tests.training.support import python, tiny, wait_until
 
-from trilemma.recipe import dump_config
+from trilemma.config.recipe import dump_config
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.checkpoint import load_state
-from trilemma.training.run_directory import RunDirectory
 from trilemma.training.train import train
 
 SCRIPT = """

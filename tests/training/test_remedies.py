@@ -10,17 +10,16 @@ import pytest
 import torch
 from tests.training.support import STEPS_PER_EPOCH, differences, state_of, tiny
 
-from trilemma.classifier import Classifier
-from trilemma.config import Config
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.load import load
+from trilemma.config.config import Config
+from trilemma.config.registry import METHODS
 from trilemma.data.batch import Batch
 from trilemma.errors import TrainingFailedError
-from trilemma.loading import load
 from trilemma.methods.base import Method, MethodState, Points, Step, seen
-from trilemma.methods.n_fgsm import NFgsm
-from trilemma.methods.options import NFgsm as NFgsmOptions
+from trilemma.methods.n_fgsm import NFgsm, NFgsmOptions
 from trilemma.methods.standard import Standard
-from trilemma.registry import METHODS
-from trilemma.training.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.train import train
 
 WINDOW = STEPS_PER_EPOCH
@@ -50,8 +49,8 @@ class Collapsing(NFgsm):
         state.extra["step"] = state.extra.get("step", torch.tensor(0)) + 1  # goes back with the run
         return replace(super().points(clf, batch, state), extra={"step": state.extra["step"]})
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
-        step = super().terms(clf, points)
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
+        step = super().terms(clf, points, state)
         plan = self.plan
         plan.methods.append(self)
         assert step.adversarial is not None
@@ -194,8 +193,8 @@ class Breaking(Standard):
     at: ClassVar[set[int]]
     calls: ClassVar[int]
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
-        step = super().terms(clf, points)
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
+        step = super().terms(clf, points, state)
         Breaking.calls += 1
         if Breaking.calls in self.at:
             weight = next(clf.parameters())

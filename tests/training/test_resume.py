@@ -9,9 +9,9 @@ import pytest
 from tests.training.conftest import Interrupt
 from tests.training.support import SMALL_CHAIN, STEPS_PER_EPOCH, differences, state_of, tiny, without_clock
 
-from trilemma.config import Config
+from trilemma.config.config import Config
 from trilemma.errors import ConfigError, RunError
-from trilemma.training.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.train import train
 
 CASES: dict[str, Any] = {

@@ -11,9 +11,9 @@ import pytest
 from tests.training.support import SMALL_CHAIN, STEPS_PER_EPOCH, tiny
 
 import trilemma
+from trilemma.config.recipe import load_config
 from trilemma.errors import RunError
-from trilemma.recipe import load_config
-from trilemma.training.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.train import Run, train
 
 STEP_KEYS = {

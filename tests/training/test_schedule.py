@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilemma.config import ScheduleConfig
+from trilemma.config.sections import ScheduleConfig
 from trilemma.training.schedule import rate
 
 TOTAL, PER_EPOCH = 1000, 100

@@ -12,14 +12,14 @@ import yaml
 from tests.training.conftest import Interrupt
 from tests.training.support import STEPS_PER_EPOCH, TREE, differences, python, state_of, tiny
 
-from trilemma.classifier import Classifier
-from trilemma.config import Config
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.load import load
+from trilemma.config.config import Config
+from trilemma.config.recipe import build_config, dump_config
 from trilemma.errors import CheckpointError, ConfigError, UnknownNameError, UserError
-from trilemma.loading import load
-from trilemma.recipe import build_config, dump_config
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.checkpoint import load_state
 from trilemma.training.estimate import estimate
-from trilemma.training.run_directory import RunDirectory
 from trilemma.training.train import Run, train
 
 
@@ -214,7 +214,7 @@ def test_what_a_run_cannot_begin_with_is_said_before_anything_is_written(
         "architecture",
     ):  # files that hold networks not trilemma's own
         monkeypatch.setattr(
-            "trilemma.classifier_file._rebuild",
+            "trilemma.classifier.file.rebuild_network",
             lambda header, *_: toy.mlp(header["num_classes"], tuple(header["image_shape"])).network,
         )
     error, message = MISTAKES[case]

@@ -11,7 +11,7 @@ from tests.training.support import STEPS_PER_EPOCH, tiny
 from trilemma.methods import Step
 from trilemma.training import build
 from trilemma.training.train import train
-from trilemma.updates.plain import plain
+from trilemma.updates.updates import plain
 
 
 def test_the_perturbation_of_the_weights_begins_at_its_epoch_of_a_run(

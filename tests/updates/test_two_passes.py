@@ -12,13 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import trilemma
-from trilemma.config import UpdateConfig
+from trilemma.config.sections import UpdateConfig
 from trilemma.methods import Points, Step
 from trilemma.training import build
-from trilemma.updates.awp import awp
 from trilemma.updates.ema import EMA
-from trilemma.updates.plain import plain
-from trilemma.updates.sam import sam
+from trilemma.updates.updates import awp, plain, sam
 
 GAMMA, RHO, RATE, MOMENTUM, DECAY = 0.3, 0.5, 0.1, 0.9, 0.05
 NAMES = ("w1", "b1", "w2", "b2")
@@ -193,11 +191,12 @@ def test_running_statistics_move_once(toy, update) -> None:
 def adversarial_step(toy, update: Callable[..., Step]) -> tuple[list[Tensor], Points]:
     """The points of one TRADES step after an update, and the input gradient of each pass on its own."""
     clf, method = toy.mlp(), trilemma.methods.create("trades", trilemma.Threat("linf", 0.1))
-    points = method.points(clf, toy.batch(), method.init_state(clf, toy.image_set(), 0))
+    state = method.init_state(clf, toy.image_set(), 0)
+    points = method.points(clf, toy.batch(), state)
     gradients = []
 
     def compute() -> Step:
-        step = method.terms(clf, points)
+        step = method.terms(clf, points, state)
         assert points.adversarial is not None
         gradients.append(torch.autograd.grad(step.loss, points.adversarial, retain_graph=True)[0])
         return step

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from trilemma.methods import Step
-from trilemma.updates.plain import plain
-from trilemma.updates.sam import sam
+from trilemma.updates.updates import plain, sam
 
 RHO, RATE = 0.7, 0.1
 A, B = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([3.0, 0.1])

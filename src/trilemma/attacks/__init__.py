@@ -3,9 +3,7 @@
 from trilemma.attacks.apgd import apgd
 from trilemma.attacks.autoattack import autoattack
 from trilemma.attacks.fab import fab
-from trilemma.attacks.fgsm import fgsm
-from trilemma.attacks.he_pgd import he_pgd
-from trilemma.attacks.pgd import pgd
+from trilemma.attacks.pgd import fgsm, he_pgd, pgd
 from trilemma.attacks.screen import screen
 from trilemma.attacks.square import square
 

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from trilemma import energies, noise
 from trilemma.attacks import margins
-from trilemma.attacks.ball import check_labels
-from trilemma.attacks.oracle import Oracle
-from trilemma.classifier import Classifier
-from trilemma.contexts import inner_loop
+from trilemma.attacks.ensemble.oracle import Oracle
+from trilemma.classifier.classifier import Classifier, check_labels
+from trilemma.classifier.contexts import inner_loop
 from trilemma.errors import ConfigError
 from trilemma.threat import Threat, image_norm
 
@@ -92,6 +91,22 @@ def apgd(
             early_stop=early_stop,
         )
     return found
+
+
+def apgd_targeted(
+    clf: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    threat: Threat,
+    steps: int = 100,
+    targets: int | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    early_stop: bool = True,
+) -> Tensor:
+    """:func:`apgd` on the targeted DLR, or on its numerator ``z_t - z_y`` with fewer than 4 classes."""
+    loss = "dlr-targeted" if clf.num_classes >= _CLASSES_NEEDED["dlr-targeted"] else "margin-targeted"
+    return apgd(clf, images, labels, threat, loss, steps, targets, generator, early_stop=early_stop)
 
 
 def _check(loss: str, steps: int, targets: int | None, num_classes: int) -> int:

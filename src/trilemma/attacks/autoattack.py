@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,37 +10,19 @@ from typing import Literal
 
 from torch import Tensor
 
-from trilemma.attacks.apgd import search as apgd
-from trilemma.attacks.ball import check_labels
-from trilemma.attacks.fab import search as fab
-from trilemma.attacks.memory import resolve_batch_size
-from trilemma.attacks.pool import Attack, Pool, Tell, Work
-from trilemma.attacks.pool_file import PoolFile
-from trilemma.attacks.progress import watch
-from trilemma.attacks.square import search as square
-from trilemma.classifier import Classifier
-from trilemma.errors import ConfigError, UnknownNameError, nearest
+from trilemma.attacks.ensemble.oracle import searching
+from trilemma.attacks.ensemble.pool import Attack, Pool, Tell, Work, watch
+from trilemma.attacks.ensemble.pool_file import PoolFile
+from trilemma.classifier.batch_size import resolve_batch_size
+from trilemma.classifier.classifier import Classifier, check_labels
+from trilemma.config.presets import AUTOATTACK, CLASSES_OF_TARGETED_DLR, Preset, find_preset
+from trilemma.config.registry import ATTACKS, import_object
+from trilemma.errors import ConfigError
 from trilemma.threat import Threat
 
-STEPS, TARGETS, QUERIES = 100, 9, 5000
-
-_ASCENTS = TARGETS * (STEPS + 1) + 1
-ATTACKS = {
-    attack.name: attack
-    for attack in (
-        Attack("apgd-ce", partial(apgd, loss="ce", steps=STEPS), STEPS + 1, stream=0),
-        Attack("apgd-t", partial(apgd, loss="dlr-targeted", steps=STEPS, targets=TARGETS), _ASCENTS, stream=1),
-        Attack("fab-t", partial(fab, steps=STEPS, targets=TARGETS), 2 * _ASCENTS, stream=2),
-        Attack("square", partial(square, queries=QUERIES), QUERIES, stream=3),
-        Attack(
-            "apgd-margin-t", partial(apgd, loss="margin-targeted", steps=STEPS, targets=TARGETS), _ASCENTS, stream=4
-        ),
-    )
-}  # fmt: skip
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 # With 2 or 3 classes the targeted DLR loss is not defined: the margin takes its place.
 FEW_CLASSES = ("apgd-ce", "apgd-margin-t", "fab-t", "square")
-CLASSES_OF_STANDARD = 4
 
 
 @dataclass(frozen=True)
@@ -87,8 +69,9 @@ def autoattack(
         batch_size: images in the network at once; ``"auto"`` fits it to the free memory. Does not change the result
             beyond rounding.
         seed: of every random number.
-        attacks: names of :data:`ATTACKS`, in order. By default :data:`STANDARD`, and with 2 or 3 classes, where that is
-            not defined, :data:`FEW_CLASSES`, which is another protocol.
+        attacks: names of the presets :data:`trilemma.config.presets.AUTOATTACK` or of registered attacks, in order.
+            By default :data:`STANDARD`, and with 2 or 3 classes, where that is not defined, :data:`FEW_CLASSES`,
+            which is another protocol.
         progress: show images and time left on standard error.
         state: a file to save to, now and then and when interrupted.
         resume: go on from ``state`` where there is one, to the verdicts of an evaluation without interruption.
@@ -102,7 +85,7 @@ def autoattack(
     clf.check(images)
     check_labels(labels, images, clf.num_classes)
     if attacks is None:
-        attacks = STANDARD if clf.num_classes >= CLASSES_OF_STANDARD else FEW_CLASSES
+        attacks = STANDARD if clf.num_classes >= CLASSES_OF_TARGETED_DLR else FEW_CLASSES
     with watch(len(labels), progress) as tell:
         pool = attack_pool(
             clf, images, labels, threat, attacks, batch_size, seed, tell, state=state, resume=resume
@@ -147,17 +130,25 @@ def attack_pool(
     return pool
 
 
+def ensemble_attack(table: Mapping[str, Preset], name: str) -> Attack:
+    """The attack of an ensemble that a preset describes; any attack of the registry can be one.
+
+    Raises:
+        UnknownNameError: no such preset and no such registered attack.
+    """
+    preset = find_preset(table, name, "autoattack")
+    row = ATTACKS.row(preset.attack)
+    search = import_object(row.search) if row.search else searching(import_object(row.target))
+    return Attack(name, partial(search, **preset.settings), preset.passes, preset.stream)
+
+
 def _chosen(names: Sequence[str], num_classes: int) -> list[Attack]:
     if not names:
-        raise ConfigError(f"attacks: none given; choose some of {', '.join(ATTACKS)}")
-    for name in names:
-        if name not in ATTACKS:
-            raise UnknownNameError(
-                f"unknown attack {name!r}.{nearest(name, ATTACKS)} AutoAttack's: {', '.join(ATTACKS)}"
-            )
-    if "apgd-t" in names and num_classes < CLASSES_OF_STANDARD:
+        raise ConfigError(f"attacks: none given; choose some of {', '.join(AUTOATTACK)}")
+    attacks = [ensemble_attack(AUTOATTACK, name) for name in dict.fromkeys(names)]
+    if "apgd-t" in names and num_classes < CLASSES_OF_TARGETED_DLR:
         raise ConfigError(
-            f"apgd-t: the targeted DLR loss needs at least {CLASSES_OF_STANDARD} classes, the classifier has "
+            f"apgd-t: the targeted DLR loss needs at least {CLASSES_OF_TARGETED_DLR} classes, the classifier has "
             f"{num_classes}; use apgd-margin-t, as the protocol autoattack-few-classes does"
         )
-    return [ATTACKS[name] for name in dict.fromkeys(names)]
+    return attacks

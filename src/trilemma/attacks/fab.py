@@ -17,12 +17,11 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from trilemma import noise
-from trilemma.attacks.ball import check_labels
+from trilemma.attacks.ensemble.oracle import Oracle
 from trilemma.attacks.hyperplane import displacement
 from trilemma.attacks.margins import is_wrong, likeliest_others, margin
-from trilemma.attacks.oracle import Oracle
-from trilemma.classifier import Classifier
-from trilemma.contexts import inner_loop
+from trilemma.classifier.classifier import Classifier, check_labels
+from trilemma.classifier.contexts import inner_loop
 from trilemma.errors import ConfigError
 from trilemma.threat import Threat
 

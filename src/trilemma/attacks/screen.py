@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from trilemma.attacks.apgd import search as apgd
-from trilemma.attacks.ball import check_labels
-from trilemma.attacks.memory import resolve_batch_size
-from trilemma.attacks.pool import Attack, Pool, Tell
-from trilemma.attacks.square import search as square
-from trilemma.classifier import Classifier
+from trilemma.attacks.autoattack import ensemble_attack
+from trilemma.attacks.ensemble.pool import Pool, Tell
+from trilemma.classifier.batch_size import resolve_batch_size
+from trilemma.classifier.classifier import Classifier, check_labels
+from trilemma.config.presets import SCREEN
 from trilemma.threat import Threat
-
-STEPS, TARGETS, QUERIES = 25, 4, 400
-
-ATTACKS = (
-    Attack("apgd-ce-25", partial(apgd, loss="ce", steps=STEPS), STEPS + 1, stream=0),
-    Attack(
-        "apgd-margin-t-25",
-        partial(apgd, loss="margin-targeted", steps=STEPS, targets=TARGETS),
-        TARGETS * (STEPS + 1) + 1,
-        stream=1,
-    ),
-    Attack("square-400", partial(square, queries=QUERIES), QUERIES, stream=2),
-)
 
 
 def screen(
@@ -79,6 +64,6 @@ def screen_pool(
     """The pool after :func:`screen`'s attacks; ``images`` may be uint8 too."""
     pool = Pool(clf, images, labels, threat, seed, resolve_batch_size(clf, images, batch_size), tell)
     pool.look()
-    for attack in ATTACKS:
-        pool.run(attack)
+    for name in SCREEN:
+        pool.run(ensemble_attack(SCREEN, name))
     return pool

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from trilemma import noise
-from trilemma.attacks.ball import check_labels
+from trilemma.attacks.ensemble.oracle import Oracle
 from trilemma.attacks.margins import is_wrong, margin
-from trilemma.attacks.oracle import Oracle
 from trilemma.attacks.square_moves import DRAWS, Move, Moves, Recolour, bumps, stripes
-from trilemma.classifier import Classifier
-from trilemma.contexts import inner_loop
+from trilemma.classifier.classifier import Classifier, check_labels
+from trilemma.classifier.contexts import inner_loop
 from trilemma.errors import ConfigError
 from trilemma.threat import Threat
 
@@ -90,7 +89,7 @@ class _Points:
 def search(
     oracle: Oracle, images: Tensor, labels: Tensor, threat: Threat, seeds: Tensor, *, queries: int
 ) -> Tensor:
-    """:func:`square` for images that are classified correctly, inside :func:`trilemma.contexts.inner_loop`."""
+    """:func:`square` for correctly classified images, inside :func:`trilemma.classifier.contexts.inner_loop`."""
     clean = images.detach().clone()
     start = (stripes if threat.norm == "linf" else bumps)(clean, noise.derive(seeds, 0), threat.epsilon)
     points = _Points(

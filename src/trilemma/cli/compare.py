@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from trilemma.cli.console import print_json, print_table
-from trilemma.cli.folder import writable_folder
-from trilemma.cli.options import Json
-from trilemma.cli.results import results
+from trilemma.cli.common import Json, print_json, print_table, results, writable_folder
 from trilemma.errors import ConfigError, RunError
-from trilemma.training.run_directory import RunDirectory, write_atomically
+from trilemma.files import write_text
+from trilemma.report.table import Table, as_csv, as_markdown, as_tree, cell, comparison_table
+from trilemma.report.words import DASH
+from trilemma.runs.run_directory import RunDirectory
 
 Format = Literal["html", "markdown", "csv", "json"]
 ENDINGS: dict[str, Format] = {
@@ -58,10 +59,10 @@ def compare(
         if out.is_dir():
             raise RunError(f"{out}: is a folder; --out names the page, such as {out / PAGE}")
         writable_folder(out.parent)
-    from trilemma.report.comparison import comparison_table, write_comparison
-
     table = comparison_table(runs)
     if chosen == "html" and out is not None:
+        from trilemma.report.comparison import write_comparison
+
         write_comparison(runs, out)
     else:
         text = _text(table, chosen)
@@ -69,10 +70,8 @@ def compare(
             print(text, end="")
             return
         if out is not None:
-            write_atomically(out, text)
+            write_text(out, text)
     if as_json:
-        from trilemma.report.comparison_text import as_tree
-
         print_json(
             {"runs": results(runs), "table": as_tree(table), "page": None if out is None else str(out)}
         )
@@ -95,21 +94,14 @@ def _form(out: Path | None) -> Format:
     return ENDINGS[out.suffix.lower()]
 
 
-def _text(table: Any, form: Format) -> str:
-    import json
-
-    from trilemma.report.comparison_text import as_csv, as_markdown, as_tree
-
+def _text(table: Table, form: Format) -> str:
     if form == "json":
         return json.dumps(as_tree(table), indent=2) + "\n"
     return as_csv(table) if form == "csv" else as_markdown(table)
 
 
-def cells(table: Any) -> list[dict[str, str]]:
+def cells(table: Table) -> list[dict[str, str]]:
     """The table for a terminal, a line per value: its columns would soon be wider than any terminal."""
-    from trilemma.report.comparison_text import cell
-    from trilemma.report.page import DASH
-
     lines = []
     for column in table.columns:
         measured = [entry for entry in table.entries if entry.values.get(column) is not None]

@@ -6,13 +6,30 @@ from typing import Annotated, Any
 
 import typer
 
-from trilemma.cli.console import print_json, print_table, share, tell, watched
-from trilemma.cli.folder import out_folder
+from trilemma.cli.common import (
+    Data,
+    Device,
+    Json,
+    Norm,
+    Out,
+    Quiet,
+    Radius,
+    Seed,
+    Source,
+    asked_threat,
+    check_threat,
+    find_source,
+    images_for,
+    load_classifier,
+    out_folder,
+    print_json,
+    print_table,
+    share,
+    tell,
+    watched,
+)
 from trilemma.cli.lint import print_findings
-from trilemma.cli.options import Data, Device, Json, Norm, Out, Quiet, Radius, Seed, Source
-from trilemma.cli.source import find_source, images_for, load_classifier
-from trilemma.cli.threat import asked_threat, check_threat
-from trilemma.evaluation.landscape_attacks import ATTACKS, DEFAULT, chosen
+from trilemma.config.presets import DIAGNOSE, DIAGNOSE_DEFAULT, diagnosed
 
 
 def diagnose(
@@ -26,7 +43,8 @@ def diagnose(
         typer.Option(
             "--attack",
             metavar="NAME",
-            help=f"may be repeated: {', '.join(ATTACKS)}  [default: {', '.join(DEFAULT)}]",
+            help=f"may be repeated: {', '.join(DIAGNOSE)}, or a registered attack  "
+            f"[default: {', '.join(DIAGNOSE_DEFAULT)}]",
             show_default=False,
         ),
     ] = None,
@@ -50,7 +68,7 @@ def diagnose(
       trilemma diagnose model.safetensors --data cifar10 --norm linf --radius 8/255 --out figures
       trilemma diagnose runs/digits-pgd-at --attack square --attack he-pgd --images 100
     """
-    names = chosen(attack)
+    names = list(diagnosed(attack))
     run = find_source(source)
     threat = asked_threat(norm, radius)
     folder = out_folder(out, run, "figures")

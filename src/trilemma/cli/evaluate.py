@@ -4,35 +4,107 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from trilemma.cli.console import print_json, print_table, share, tell, watched
-from trilemma.cli.evaluate_options import (
-    Checkpoint,
-    Images,
-    Kept,
-    MaybeSource,
-    Mean,
-    Model,
-    Network,
-    Protocols,
-    Resume,
-    Std,
-)  # fmt: skip
-from trilemma.cli.interruption import resumable
+import typer
+
+from trilemma.cli.common import (
+    Data,
+    Device,
+    Json,
+    Norm,
+    Quiet,
+    Radius,
+    Seed,
+    asked_threat,
+    check_threat,
+    choose_device,
+    find_source,
+    images_for,
+    load_classifier,
+    measures,
+    print_json,
+    print_table,
+    share,
+    tell,
+    watched,
+)
+from trilemma.cli.exits import resumable
 from trilemma.cli.lint import NoLint, tell_summary
-from trilemma.cli.measures import measures
 from trilemma.cli.model import own_classifier
-from trilemma.cli.options import Data, Device, Json, Norm, Quiet, Radius, Seed
 from trilemma.cli.samples import ExtractorName, Origin, SamplesPath, judge_samples
-from trilemma.cli.source import choose_device, find_source, images_for, load_classifier
-from trilemma.cli.threat import asked_threat, check_threat
+from trilemma.config.registry import NETWORKS, PROTOCOLS
 from trilemma.errors import ConfigError
-from trilemma.evaluation.records import checkpoint_name
-from trilemma.registry import NETWORKS, PROTOCOLS
+from trilemma.runs.records import checkpoint_name
 
 if TYPE_CHECKING:
-    from trilemma.classifier import Classifier
+    from trilemma.classifier.classifier import Classifier
+
+MaybeSource = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN_OR_FILE",
+        help="a run folder, a classifier file, weights, timm:NAME or robustbench:NAME",
+        show_default=False,
+    ),
+]
+Protocols = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--protocol", metavar="NAME", help="may be repeated  [default: clean, pgd-20]", show_default=False
+    ),
+]
+Images = Annotated[
+    int | None,
+    typer.Option(
+        "--images", metavar="N", min=1, help="only so many, in a fixed stratified order", show_default=False
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="go on with an AutoAttack evaluation that was interrupted")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MOD:FN",
+        help="FN() gives the network: images in [0, 1] to logits",
+        show_default=False,
+    ),
+]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        metavar="NAME",
+        help="the network that a file of weights belongs to; options after commas",
+        show_default=False,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="M,...",
+        help="per channel, if the network wants normalised images",
+        show_default=False,
+    ),
+]
+Std = Annotated[str | None, typer.Option("--std", metavar="S,...", help="with --mean", show_default=False)]
+Checkpoint = Annotated[
+    Literal["best", "last", "both"],
+    typer.Option("--checkpoint", help="of a run: the best on held-out images, or the last"),
+]
+Kept = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="where rows and unfinished work go; a run has its own folder for them",
+        show_default=False,
+    ),
+]
+
 
 Rows = dict[str, dict[str, Any]]
 
@@ -90,7 +162,7 @@ def evaluate(
     attacks = any(PROTOCOLS.get(name).needs_threat for name in protocols)
     options: dict[str, Any] = {"progress": watched(quiet), "resume": resume, "lint": not no_lint}
     if run is not None and own_folder:
-        from trilemma.evaluation.run import evaluate_run
+        from trilemma.evaluation.evaluate import evaluate_run
 
         if attacks:
             check_threat(threat, run.config().threat)
@@ -101,7 +173,7 @@ def evaluate(
         with resumable(run.path):
             rows = evaluate_run(run.path, protocols, other, threat, images, seed, **options)
     else:
-        from trilemma.evaluation.folder import evaluate_into
+        from trilemma.evaluation.evaluate import evaluate_into
 
         clf = _classifier(source, model, network, data, mean, std, device)
         image_set = images_for(clf, None, data)

@@ -7,12 +7,19 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from trilemma.cli.console import print_json, tell
-from trilemma.cli.folder import writable_folder
-from trilemma.cli.options import Data, Json, Quiet, Source
-from trilemma.cli.source import find_source, images_for
+from trilemma.cli.common import (
+    Data,
+    Json,
+    Quiet,
+    Source,
+    find_source,
+    images_for,
+    print_json,
+    tell,
+    writable_folder,
+)
 from trilemma.errors import ConfigError, RunError
-from trilemma.training.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory
 
 
 def export(
@@ -70,8 +77,8 @@ def _default_path(run: RunDirectory | None, suffix: str) -> Path:
 
 
 def _classifier(source: str, run: RunDirectory | None, checkpoint: Literal["best", "last"]) -> Any:
-    from trilemma.evaluation.run import chosen_checkpoints
-    from trilemma.loading import load
+    from trilemma.classifier.load import load
+    from trilemma.evaluation.evaluate import chosen_checkpoints
 
     if run is None:
         return load(source)

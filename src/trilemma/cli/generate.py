@@ -6,13 +6,25 @@ from typing import Annotated, Any
 
 import typer
 
-from trilemma.cli.console import print_json, print_table, share, tell, watched
-from trilemma.cli.folder import out_folder
-from trilemma.cli.options import Device, Json, Out, Quiet, Seed, Source
+from trilemma.cli.common import (
+    Device,
+    Json,
+    Out,
+    Quiet,
+    Seed,
+    Source,
+    find_source,
+    load_classifier,
+    out_folder,
+    print_json,
+    print_table,
+    share,
+    tell,
+    watched,
+)
 from trilemma.cli.samples import ExtractorName, independent_extractor, print_row, sample_row
-from trilemma.cli.source import find_source, load_classifier
+from trilemma.config.registry import SAMPLERS
 from trilemma.errors import ConfigError
-from trilemma.registry import SAMPLERS
 
 StartName = Annotated[
     str,
@@ -97,7 +109,7 @@ def generate(
             "trilemma evaluate --samples"
         )
     folder = out_folder(out, run, "samples")
-    from trilemma.evaluation.run import run_splits
+    from trilemma.evaluation.evaluate import run_splits
     from trilemma.evaluation.samples import generate_samples, own_chain
 
     clf = load_classifier(source, device)

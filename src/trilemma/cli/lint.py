@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trilemma.cli.console import tell
+from trilemma.cli.common import tell
 
 NoLint = Annotated[
     bool, typer.Option("--no-lint", help="do not look for mistakes of the classifier and its images first")

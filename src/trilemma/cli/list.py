@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from trilemma import registry
-from trilemma.cli.console import print_json, print_table
-from trilemma.cli.options import Json
+from trilemma.cli.common import Json, print_json, print_table
+from trilemma.config import registry
 from trilemma.errors import UnknownNameError, nearest
 
 REGISTRIES = {
     "methods": registry.METHODS,
     "attacks": registry.ATTACKS,
     "samplers": registry.SAMPLERS,
+    "starts": registry.STARTS,
     "datasets": registry.DATASETS,
     "networks": registry.NETWORKS,
     "protocols": registry.PROTOCOLS,
@@ -60,19 +60,27 @@ def entries(kind: str) -> list[dict[str, str]]:
 
 
 def _recipes() -> list[dict[str, str]]:
-    from trilemma.recipe import load_config, recipe_names, recipe_text
+    import yaml
+
+    from trilemma.config.recipe import recipe_names, recipe_text
 
     found = []
     for name in recipe_names():
-        config = load_config(name)
-        first = recipe_text(name).splitlines()[0]
+        # the file itself: validating it would import the method, and torch with it
+        text = recipe_text(name)
+        tree, first = yaml.safe_load(text), text.splitlines()[0]
         found.append(
             {
                 "name": name,
                 "summary": first.lstrip("# ") if first.startswith("#") else "",
-                "data": config.data.name,
-                "method": config.method.name,
-                "network": str(config.network.model_dump()["name"]),
+                "data": tree.get("data", {}).get("name", "digits"),
+                "method": _name(tree["method"]),
+                "network": _name(tree["network"]),
             }
         )
     return found
+
+
+def _name(section: Any) -> str:
+    """The name of a section, which may be written as the name alone."""
+    return str(section["name"] if isinstance(section, dict) else section)

@@ -11,9 +11,9 @@ import trilemma
 from trilemma.cli.compare import compare
 from trilemma.cli.diagnose import diagnose
 from trilemma.cli.evaluate import evaluate
+from trilemma.cli.exits import OneLineErrors
 from trilemma.cli.export import export
 from trilemma.cli.generate import generate
-from trilemma.cli.group import OneLineErrors
 from trilemma.cli.list import list_
 from trilemma.cli.predict import predict
 from trilemma.cli.quickstart import quickstart

@@ -9,15 +9,15 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING
 
-from trilemma.cli.console import tell
+from trilemma.cli.common import tell
+from trilemma.config.recipe import parse_overrides
+from trilemma.config.registry import NETWORKS
 from trilemma.errors import ConfigError, nearest
-from trilemma.recipe import parse_overrides
-from trilemma.registry import NETWORKS
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from trilemma.classifier import Classifier
+    from trilemma.classifier.classifier import Classifier
     from trilemma.data.image_set import ImageSet
 
 
@@ -131,19 +131,19 @@ def own_classifier(
     Raises:
         UserError: one line about whichever of them is at fault.
     """
-    from trilemma.classifier import Classifier
-    from trilemma.classifier_file import is_ours
+    from trilemma.classifier.classifier import Classifier
+    from trilemma.files import CLASSIFIER
 
     asked = f"--model {model}" if model is not None else f"--network {network}"
-    if weights is not None and is_ours(weights):
+    if weights is not None and CLASSIFIER.matches(weights):
         return Classifier.load(weights, _bare(own_network(_only_model(model, asked, weights, mean or std))))
     made = (
         None if model is None else own_network(model)
     )  # before the data: a misspelt name is answered at once
     if data is None:
         raise ConfigError(f"{asked}: say on which images with --data (a data set or a path)")
+    from trilemma.classifier.foreign_weights import load_weights
     from trilemma.data.sources import load_images
-    from trilemma.weights_file import load_weights
 
     images = load_images(data)
     if made is None:
@@ -173,7 +173,7 @@ def _only_model(model: str | None, asked: str, weights: Path, normalised: str | 
 
 def _bare(network: nn.Module) -> nn.Module:
     """The network inside, where the user's function gives a whole classifier."""
-    from trilemma.classifier import Classifier
+    from trilemma.classifier.classifier import Classifier
 
     return network.network if isinstance(network, Classifier) else network
 
@@ -189,7 +189,7 @@ def as_classifier(
     Raises:
         ConfigError: a classifier that has its normalisation already, or constants that do not fit together.
     """
-    from trilemma.classifier import Classifier
+    from trilemma.classifier.classifier import Classifier
 
     if isinstance(network, Classifier):
         if mean is not None or std is not None:

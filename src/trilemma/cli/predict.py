@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trilemma.cli.console import print_json, print_table
-from trilemma.cli.options import Device, Json, Source
-from trilemma.cli.source import find_source, load_classifier
+from trilemma.cli.common import Device, Json, Source, find_source, load_classifier, print_json, print_table
 from trilemma.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trilemma.classifier import Classifier
+    from trilemma.classifier.classifier import Classifier
 
 BATCH_SIZE = 256
 

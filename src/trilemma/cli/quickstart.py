@@ -9,13 +9,21 @@ from typing import Annotated, Any
 
 import typer
 
-from trilemma.cli.console import complain, print_json, tell, watched
-from trilemma.cli.folder import writable_folder
-from trilemma.cli.group import INTERRUPTED
-from trilemma.cli.options import Device, Json, Quiet
-from trilemma.cli.results import print_results, results
-from trilemma.cli.source import choose_device
-from trilemma.training.run_directory import RunDirectory
+from trilemma.cli.common import (
+    Device,
+    Json,
+    Quiet,
+    choose_device,
+    complain,
+    print_json,
+    print_results,
+    results,
+    tell,
+    watched,
+    writable_folder,
+)
+from trilemma.cli.exits import INTERRUPTED
+from trilemma.runs.run_directory import RunDirectory
 
 NAMER = "standard"  # never saw an adversarial or a generated image, so it judges the samples of the other two
 NAMES = (NAMER, "pgd-at", "eb-jdat")
@@ -109,9 +117,9 @@ def train(name: str, folder: Path, device: str, quiet: bool) -> None:
 def look(run: Path, namer: Path, device: str, quiet: bool) -> None:
     """Evaluates, samples and diagnoses a run; what an earlier quickstart left is not done again."""
     from trilemma.evaluation.diagnose import diagnose_run
-    from trilemma.evaluation.run import evaluate_run
+    from trilemma.evaluation.evaluate import evaluate_run
     from trilemma.evaluation.samples import generate_samples
-    from trilemma.report.contents import read_contents
+    from trilemma.runs.read import read_contents
     from trilemma.threat import Threat
 
     shown = watched(quiet)

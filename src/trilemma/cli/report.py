@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from trilemma.cli.console import print_json
-from trilemma.cli.options import Json, Run
-from trilemma.training.run_directory import RunDirectory
+from trilemma.cli.common import Json, Run, print_json
+from trilemma.runs.run_directory import RunDirectory
 
 
 def report(run: Run, as_json: Json = False) -> None:

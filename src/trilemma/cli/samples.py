@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trilemma.cli.console import print_json, print_table, tell
-from trilemma.cli.source import choose_device, find_source
+from trilemma.cli.common import choose_device, find_source, print_json, print_table, tell
 from trilemma.errors import ConfigError
 
 # Shown beside the distances and the score, which carry the extractor's name.
@@ -15,7 +14,7 @@ MANIFOLD = ("precision", "recall", "density", "coverage")
 
 if TYPE_CHECKING:
     from trilemma.metrics.frechet import Extractor
-    from trilemma.training.run_directory import RunDirectory
+    from trilemma.runs.run_directory import RunDirectory
 
 SamplesPath = Annotated[
     str | None,
@@ -75,9 +74,9 @@ def judge_samples(
 
 def independent_extractor(name: str, run: RunDirectory | None, device: str | None) -> Extractor:
     """The extractor called ``name``, which must not be the run's own classifier."""
-    from trilemma.evaluation.generation import find_extractor
+    from trilemma.classifier.load import load
+    from trilemma.evaluation.protocols.generation import find_extractor
     from trilemma.evaluation.samples import check_independent
-    from trilemma.loading import load
 
     found, judge = find_extractor(name, choose_device(device))
     if run is not None and judge is not None:
@@ -90,17 +89,17 @@ def sample_row(
     quiet: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """The row of the samples against the images of ``data``, else of the run, written into its evaluation folder."""
-    from trilemma.data.catalogue import NAMES
+    from trilemma.config.registry import DATASETS
     from trilemma.data.sources import load_splits
-    from trilemma.evaluation.generation import measure_samples, read_samples
-    from trilemma.evaluation.records import write_row
-    from trilemma.evaluation.run import run_splits
+    from trilemma.evaluation.evaluate import run_splits
+    from trilemma.evaluation.protocols.generation import measure_samples, read_samples
+    from trilemma.runs.records import write_row
 
     found = read_samples(samples, origin)
     if data is None and run is not None:
         splits = run_splits(run.path)
     else:
-        splits = load_splits(str(data)) if data in NAMES else load_splits("folder", data)
+        splits = load_splits(str(data)) if data in DATASETS else load_splits("folder", data)
     tell(f"judging {len(found.images)} images of {samples}", quiet)
     row = measure_samples(found, splits, extractor, seed=seed)
     if run is not None:

@@ -10,13 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from trilemma.cli.console import complain, print_json, share
-from trilemma.cli.group import INTERRUPTED
-from trilemma.cli.options import Device, Json, Overrides, Quiet
-from trilemma.cli.source import choose_device
+from trilemma.cli.common import Device, Json, Overrides, Quiet, choose_device, complain, print_json, share
+from trilemma.cli.exits import INTERRUPTED
+from trilemma.config.recipe import load_config, parse_overrides
 from trilemma.errors import RunError
-from trilemma.recipe import load_config, parse_overrides
-from trilemma.training.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory
 
 
 def train(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trilemma.cli.console import complain, print_json, print_table
-from trilemma.cli.options import Device, Json, Overrides, Recipe
+from trilemma.cli.common import Device, Json, Overrides, Recipe, complain, print_json, print_table
+from trilemma.config.recipe import load_config
 from trilemma.errors import ConfigError
-from trilemma.recipe import load_config
 
 LABELS = {
     "parameters": "parameters",

@@ -1,11 +1,11 @@
-"""Data sets that come as arrays: what the official readers return, and ``.npz`` files."""
+"""Data sets that come as arrays: what the official readers return, ``.npz`` files, and a caller's tensors."""
 
 from __future__ import annotations
 
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from trilemma.data.cache import Contents
-from trilemma.data.image_set import check_labels
+from trilemma.data.image_set import ImageSet, check_labels
 from trilemma.data.pictures import fit
 from trilemma.errors import DataError
 
@@ -71,6 +72,40 @@ def arrays_contents(
                 out[place] = fit(picture, shape)
 
     return Contents(shape, labels, spans, names, digest.hexdigest(), (height, width), fill)
+
+
+def as_arrays(found: Arrays | Mapping[str, Any], where: str) -> Arrays:
+    """What the function of a data set returned, checked as an ``.npz`` file is.
+
+    Args:
+        found: :class:`Arrays`, or split names (``train``, ``val``, ``test``, or ``all`` alone) with
+            ``(images, labels)`` each and perhaps ``class_names``.
+        where: the data set, for messages.
+
+    Raises:
+        DataError: another type, no such split, or images and labels of a wrong type or shape.
+    """
+    if isinstance(found, Arrays):
+        return found
+    splits = ("train", "val", "test", "all")
+    if (
+        not isinstance(found, Mapping)
+        or not set(found) - {"class_names"} <= set(splits)
+        or not set(found) & set(splits)
+    ):
+        kind = sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+        raise DataError(
+            f"{where}: its function returned {kind}; return {{split: (images, labels)}} of {', '.join(splits)}"
+        )
+    parts = {}
+    for split in (split for split in splits if split in found):
+        images, labels = (np.asarray(value) for value in found[split])
+        images = _as_images(images, f"{where}: {split} images")
+        parts[split] = (images, _as_labels(labels, len(images), f"{where}: {split} labels"))
+    if len({images.shape[1:] for images, _ in parts.values()}) > 1:
+        raise DataError(f"{where}: the splits have images of different shapes; make them equal")
+    names = found.get("class_names")
+    return Arrays(parts, None if names is None else tuple(map(str, names)))
 
 
 def read_npz(path: Path) -> Arrays:
@@ -137,3 +172,38 @@ def _as_labels(array: NDArray[Any], count: int, where: str) -> NDArray[np.int64]
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise DataError(f"{where}: {array.dtype} {array.shape}; needs {count} integers, one per image")
     return labels.astype(np.int64)
+
+
+RANGE_TOLERANCE = 1e-4
+
+
+def tensor_set(images: Tensor, labels: Tensor, split: str, class_names: Sequence[str] | None) -> ImageSet:
+    """Wrap ``[N, C, H, W]`` images (uint8, or float in [0, 1]) and integer labels ``[N]``.
+
+    Without ``class_names`` there are as many classes as the largest label asks for, named by their numbers.
+    The set is called ``tensors:`` and the first 12 digits of the SHA-256 of its content.
+
+    Raises:
+        DataError: wrong type, shape or range, NaN, or labels out of range.
+    """
+    if (
+        images.ndim != 4
+        or len(images) == 0
+        or not (images.dtype == torch.uint8 or images.is_floating_point())
+    ):
+        raise DataError(
+            f"images are {images.dtype} {list(images.shape)}; needs uint8 or float [N, C, H, W], N >= 1"
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise DataError(f"labels are {labels.dtype}; needs integers, one per image")
+    images, labels = images.detach().cpu().contiguous(), labels.detach().cpu().long()
+    if images.dtype != torch.uint8:
+        low, high = images.min().item(), images.max().item()
+        if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # false for NaN as well
+            raise DataError(
+                f"images range from {low:g} to {high:g}; float images must be in [0, 1], without NaN"
+            )
+        images = images.float().clamp(0, 1)
+    names = tuple(class_names) if class_names else tuple(str(k) for k in range(max(1, int(labels.max()) + 1)))
+    digest = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+    return ImageSet(images, labels, names, f"tensors:{digest[:12]}", split)

@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trilemma import noise
+from trilemma.config.registry import DATASETS
 from trilemma.data.auto_augment import auto_augment
+from trilemma.data.catalogue import find_dataset
 from trilemma.data.image_set import source_name
 from trilemma.errors import DataError
-
-# Data whose meaning a mirror changes.
-_NO_FLIP = ("digits", "mnist", "svhn")
 
 
 @dataclass(frozen=True)
@@ -99,4 +98,9 @@ def default_augmentation(name: str, image_shape: tuple[int, int, int]) -> Augmen
             do not flip.
         image_shape: (C, H, W).
     """
-    return Augmentation(crop=min(image_shape[1:]) // 8, flip=source_name(name) not in _NO_FLIP)
+    return Augmentation(crop=min(image_shape[1:]) // 8, flip=_may_flip(source_name(name)))
+
+
+def _may_flip(name: str) -> bool:
+    """Whether a mirrored image of the data set means the same; images without a name of their own may be mirrored."""
+    return name not in DATASETS or find_dataset(name).flip

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilemma.errors import DataError
+from trilemma.files import replacing, write_text
 
 FORMAT = 1
 
@@ -121,14 +121,14 @@ def _build(key: str, contents: Contents) -> None:
     images_file, labels_file, note_file = _files(key)
     shape = (len(contents.labels), *contents.shape)
     try:
-        note_file.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(images_file) as temporary:
+        with replacing(images_file) as temporary:
             images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
             contents.fill(images)
             images.flush()
             images_bytes = temporary.stat().st_size
-        with _replacing(labels_file) as temporary:
-            np.save(temporary, contents.labels)
+        # a stream, not a path: np.save would append .npy to it
+        with replacing(labels_file) as temporary, temporary.open("wb") as stream:
+            np.save(stream, contents.labels)
         note = {
             "format": FORMAT,
             "shape": shape,
@@ -139,21 +139,9 @@ def _build(key: str, contents: Contents) -> None:
             "identity": contents.identity,
             "native": contents.native,
         }
-        with _replacing(note_file) as temporary:
-            temporary.write_text(json.dumps(note), "utf-8")
+        write_text(note_file, json.dumps(note))
     except OSError as error:
         raise DataError(
             f"{cache_folder()}: the decode cache cannot be written ({error.strerror or error}); "
             "free some space or set TRILEMMA_CACHE to another folder"
         ) from error
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of ``target`` in one step, or vanishes if the body fails."""
-    temporary = target.with_name(f".{os.getpid()}-{target.name}")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

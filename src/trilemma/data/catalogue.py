@@ -1,8 +1,12 @@
-"""The table of data sets: official archives by name, image packs by hash. It imports without torch."""
+"""Data sets: what is known of each by name, and image packs by hash. It imports without torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from trilemma.config.registry import DATASETS
 
 
 @dataclass(frozen=True)
@@ -15,12 +19,30 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class Official:
-    """A published data set: its archives and the ``module:function`` that reads them."""
+class Dataset:
+    """A data set that is known by name; a registry row (``DATASETS``) points to one.
 
-    archives: tuple[Archive, ...]
-    reader: str
-    class_names: tuple[str, ...] | None  # None: the archive names its classes
+    Attributes:
+        read: ``"module:function"``, or the function, from the data's files to
+            :class:`trilemma.data.arrays.Arrays`, or to split names with ``(images, labels)`` each. With ``archives``
+            its argument is the list of their paths; without, ``data.root`` or ``None``. ``""``: image files at
+            ``data.root``.
+        archives: of the official release, downloaded into the cache folder or found in ``data.root``.
+        class_names: in label order; ``None``: the archive names its classes, or they are numbered.
+        num_classes: number of classes.
+        image_shape: (C, H, W).
+        train_images: training images beside the default held-out part. These three are what a recipe is estimated with
+            before its data are there; ``None``: the data have to be read.
+        flip: whether a mirrored image means the same.
+    """
+
+    read: str | Callable[[Any], Any]
+    archives: tuple[Archive, ...] = ()
+    class_names: tuple[str, ...] | None = None
+    num_classes: int | None = None
+    image_shape: tuple[int, int, int] | None = None
+    train_images: int | None = None
+    flip: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,74 +71,84 @@ def _idx_archives(base: str, checksums: tuple[str, str, str, str]) -> tuple[Arch
     )
 
 
-OFFICIAL: dict[str, Official] = {
-    "cifar10": Official(
+DIGITS = Dataset("trilemma.data.readers:read_digits", (), None, 10, (1, 8, 8), 1_200, flip=False)
+CIFAR10 = Dataset(
+    "trilemma.data.readers:read_cifar10",
+    (
+        Archive(
+            "cifar-10-python.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            "c58f30108f718f92721af3b95e74349a",
+        ),
+    ),
+    _CIFAR10, 10, (3, 32, 32), 45_000,
+)  # fmt: skip
+CIFAR100 = Dataset(
+    "trilemma.data.readers:read_cifar100",
+    (
+        Archive(
+            "cifar-100-python.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "eb9058c3a382ffc7106e4002c42a8d85",
+        ),
+    ),
+    None, 100, (3, 32, 32), 45_000,
+)  # fmt: skip
+MNIST = Dataset(
+    "trilemma.data.readers:read_idx_set",
+    _idx_archives(
+        "https://ossci-datasets.s3.amazonaws.com/mnist",
         (
-            Archive(
-                "cifar-10-python.tar.gz",
-                "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-                "c58f30108f718f92721af3b95e74349a",
-            ),
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "d53e105ee54ea40749a09fcbcd1e9432",
+            "9fb629c4189551a2d022fa330f9573f3",
+            "ec29112dd5afa0611ce80d1b7f02629c",
         ),
-        "trilemma.data.cifar_pickle:read_cifar10",
-        _CIFAR10,
     ),
-    "cifar100": Official(
+    _DIGITS, 10, (1, 28, 28), 54_000, flip=False,
+)  # fmt: skip
+FASHION_MNIST = Dataset(
+    "trilemma.data.readers:read_idx_set",
+    _idx_archives(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
         (
-            Archive(
-                "cifar-100-python.tar.gz",
-                "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-                "eb9058c3a382ffc7106e4002c42a8d85",
-            ),
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "25c81989df183df01b3e8a0aad5dffbe",
+            "bef4ecab320f06d8554ea6380940ec79",
+            "bb300cfdad3c16e7a12a480ee83cd310",
         ),
-        "trilemma.data.cifar_pickle:read_cifar100",
-        None,
     ),
-    "mnist": Official(
-        _idx_archives(
-            "https://ossci-datasets.s3.amazonaws.com/mnist",
-            (
-                "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-                "d53e105ee54ea40749a09fcbcd1e9432",
-                "9fb629c4189551a2d022fa330f9573f3",
-                "ec29112dd5afa0611ce80d1b7f02629c",
-            ),
+    _FASHION, 10, (1, 28, 28), 54_000,
+)  # fmt: skip
+SVHN = Dataset(
+    "trilemma.data.readers:read_svhn",
+    (
+        Archive(
+            "train_32x32.mat",
+            "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
+            "e26dedcc434d2e4c54c9b2d4a06d8373",
         ),
-        "trilemma.data.idx:read_idx_set",
-        _DIGITS,
-    ),
-    "fashion-mnist": Official(
-        _idx_archives(
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
-            (
-                "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-                "25c81989df183df01b3e8a0aad5dffbe",
-                "bef4ecab320f06d8554ea6380940ec79",
-                "bb300cfdad3c16e7a12a480ee83cd310",
-            ),
+        Archive(
+            "test_32x32.mat",
+            "http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
+            "eb5a983be6a315427106f1b164d9cef3",
         ),
-        "trilemma.data.idx:read_idx_set",
-        _FASHION,
     ),
-    "svhn": Official(
-        (
-            Archive(
-                "train_32x32.mat",
-                "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
-                "e26dedcc434d2e4c54c9b2d4a06d8373",
-            ),
-            Archive(
-                "test_32x32.mat",
-                "http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
-                "eb5a983be6a315427106f1b164d9cef3",
-            ),
-        ),
-        "trilemma.data.svhn_mat:read_svhn",
-        _DIGITS,
-    ),
-}
+    _DIGITS, 10, (3, 32, 32), 65_931, flip=False,
+)  # fmt: skip
+# Image files at data.root, in any layout that trilemma.data.layout knows.
+FOLDER = Dataset("")
 
-NAMES: tuple[str, ...] = ("digits", *OFFICIAL, "folder")
+
+def find_dataset(name: str) -> Dataset:
+    """The data set of a registry row; a bare function there is a :class:`Dataset` that reads by it.
+
+    Raises:
+        UnknownNameError: no such data set.
+    """
+    target = DATASETS.get(name)
+    return target if isinstance(target, Dataset) else Dataset(target)
+
 
 _JPEG = Pack("cifar10-jpeg", numbered=False)
 _SUBSET = Pack("cifar10-subset4000", numbered=True)

@@ -1,7 +1,8 @@
-"""Download of one archive: resumable, verified, never half a file under the final name."""
+"""Downloads and checksums of archives: resumable, verified, never half a file under the final name."""
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import os
 import ssl
@@ -9,9 +10,41 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from trilemma.data.checksum import verify_checksum
-from trilemma.data.progress import progress_bar
 from trilemma.errors import DataError
+from trilemma.progress import bar, standard_error_is_a_terminal
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return _digest(path, "sha256")
+
+
+def _digest(path: Path, kind: str) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, kind).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def verify_checksum(path: Path, expected: str) -> None:
+    """Compare a file with an MD5 (32 hex digits) or SHA-256 (64).
+
+    Raises:
+        DataError: they differ.
+    """
+    kind = "md5" if len(expected) == 32 else "sha256"
+    found = _digest(path, kind)
+    if found != expected:
+        raise DataError(
+            f"{path}: wrong checksum ({kind} {found}, expected {expected}); "
+            "the file is cut short, damaged or another release: get it again"
+        )
+
 
 TIMEOUT_SECONDS = 30.0
 ATTEMPTS = 3
@@ -86,7 +119,7 @@ def _receive(url: str, part: Path) -> bool:
         total = have + int(length) if length is not None else None
         with (
             part.open("ab" if resumed else "wb") as stream,
-            progress_bar(part.stem, total, unit_bytes=True) as advance,
+            bar(part.stem, total, standard_error_is_a_terminal(), unit="bytes") as advance,
         ):
             advance(have)
             while chunk := response.read(_CHUNK):

@@ -21,8 +21,8 @@ from trilemma.data.cache import Contents
 from trilemma.data.containers import Container, open_container
 from trilemma.data.layout import SPLITS, Place, places, split_spans
 from trilemma.data.pictures import decode, read_header
-from trilemma.data.progress import progress_bar
 from trilemma.errors import DataError
+from trilemma.progress import bar, standard_error_is_a_terminal
 
 # Below this the interpreter, not Pillow, is the limit and threads only get in each other's way.
 _BYTES_WORTH_A_THREAD = 10_000
@@ -76,7 +76,7 @@ def image_files_contents(
             place, container = members[index]
             out[index] = decode(container.read(place.path), shape, _name(place, container))
 
-        with progress_bar(f"decoding {where}", len(members)) as advance:
+        with bar(f"decoding {where}", len(members), standard_error_is_a_terminal()) as advance:
             if threads == 1:
                 for index in range(len(members)):
                     decode_one(index)

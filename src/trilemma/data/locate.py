@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from trilemma.data.cache import cache_folder
-from trilemma.data.catalogue import Official
+from trilemma.data.catalogue import Dataset
 from trilemma.data.containers import SUFFIXES
 from trilemma.data.download import fetch
 from trilemma.errors import DataError
@@ -18,7 +18,7 @@ _ARCHIVES = (*SUFFIXES, ".npz")
 _SPLIT_PREFIX = re.compile(r"(train|val|test)(?![a-z])", re.IGNORECASE)
 
 
-def locate_official(name: str, official: Official, root: Path | None) -> list[Path] | None:
+def locate_official(name: str, official: Dataset, root: Path | None) -> list[Path] | None:
     """The official archives, in the table's order; ``None`` if ``root`` has none of them.
 
     Without ``root`` they are downloaded into the cache folder.

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from trilemma.config.registry import DATASETS, import_object
 from trilemma.data import catalogue
-from trilemma.data.arrays import arrays_contents, read_npz
+from trilemma.data.arrays import arrays_contents, as_arrays, read_npz, tensor_set
 from trilemma.data.cache import FORMAT, Contents, Entry, cached
-from trilemma.data.checksum import file_sha256, verify_checksum
-from trilemma.data.digits import read_digits
+from trilemma.data.download import file_sha256, verify_checksum
 from trilemma.data.image_files import image_files_contents
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.data.locate import folder_state, locate_images, locate_official
 from trilemma.data.splitting import stratified_split
-from trilemma.data.tensors import tensor_set
 from trilemma.errors import DataError, nearest
 
 # The test part of a source without splits; not an option, so that it is the same in training and evaluation.
@@ -54,7 +54,7 @@ def load_splits(
     archives are known to have the official pixels. Nothing is written to ``root``.
 
     Args:
-        name: a name of :data:`trilemma.data.catalogue.NAMES`.
+        name: a name of the registry ``DATASETS``.
         root: where the data are, or ``None`` for the cache folder.
         size: side in pixels to resize every image to, or ``None``.
         held_out: fraction of the train part, in (0, 1).
@@ -126,7 +126,7 @@ def load_images(
         if size is not None or root is not None:
             raise DataError("size and root are for named data and paths; resize the tensors before")
         return tensor_set(*source, split=split, class_names=class_names)
-    if isinstance(source, str) and source in catalogue.NAMES:
+    if isinstance(source, str) and source in DATASETS:
         opened = _open_named(source, root, size)
     elif Path(source).exists():
         if root is not None:
@@ -142,9 +142,9 @@ def load_images(
 
 
 def _unknown(name: str) -> DataError:
-    known = ", ".join(catalogue.NAMES)
+    known = ", ".join(DATASETS.rows())
     return DataError(
-        f"{name!r} is neither a data set nor a path.{nearest(name, catalogue.NAMES)} Known: {known}"
+        f"{name!r} is neither a data set nor a path.{nearest(name, DATASETS.rows())} Known: {known}"
     )
 
 
@@ -182,24 +182,24 @@ class _Source:
 
 
 def _open_named(name: str, root: str | Path | None, size: int | None) -> _Source:
-    if name not in catalogue.NAMES:
+    if name not in DATASETS:
         raise _unknown(name)
-    if name == "digits":
-        if root is not None:
-            raise DataError(
-                f"digits come with scikit-learn and need no root (got {root}); use name 'folder' for a path"
-            )
-        return _cached(name, "digits", size, lambda: arrays_contents(read_digits(), None, size, name), name)
-    if name == "folder":
+    dataset = catalogue.find_dataset(name)
+    if not dataset.read:
         if root is None:
-            raise DataError("data set 'folder' needs root: an image folder, a .tar(.gz), a .zip or a .npz")
+            raise DataError(f"data set {name!r} needs root: an image folder, a .tar(.gz), a .zip or a .npz")
         return _open_images(Path(root), size)
-    official = catalogue.OFFICIAL[name]
-    files = locate_official(name, official, None if root is None else Path(root))
+    if name == "digits" and root is not None:
+        raise DataError(
+            f"digits come with scikit-learn and need no root (got {root}); use name 'folder' for a path"
+        )
+    if not dataset.archives:
+        return _open_function(name, dataset, root, size)
+    files = locate_official(name, dataset, None if root is None else Path(root))
     if files is not None:
-        return _open_official(name, official, files, size)
+        return _open_official(name, dataset, files, size)
     source = _open_images(Path(str(root)), size)
-    expected, found = official.class_names, source.entry.class_names
+    expected, found = dataset.class_names, source.entry.class_names
     if expected is not None and len(found) != len(expected):
         raise DataError(
             f"{root}: {len(found)} classes, but {name} has {len(expected)}; use name 'folder' for other data"
@@ -207,13 +207,39 @@ def _open_named(name: str, root: str | Path | None, size: int | None) -> _Source
     return source
 
 
-def _open_official(name: str, official: catalogue.Official, files: list[Path], size: int | None) -> _Source:
+def _open_function(
+    name: str, dataset: catalogue.Dataset, root: str | Path | None, size: int | None
+) -> _Source:
+    """A data set that a function makes or reads; only this package's are cached, for those never change."""
+
+    def read() -> Contents:
+        arrays = as_arrays(_reader(dataset)(None if root is None else Path(root)), name)
+        return arrays_contents(arrays, dataset.class_names, size, name)
+
+    if isinstance(dataset.read, str) and dataset.read.startswith("trilemma."):
+        return _cached(name, name, size, read, name)
+    contents = read()
+    images = np.empty((len(contents.labels), *contents.shape), np.uint8)
+    contents.fill(images)
+    entry = Entry(
+        images, contents.labels, contents.parts, contents.class_names, contents.identity, contents.native
+    )
+    resized = size is not None and entry.native != (size, size)
+    return _Source(entry, name + (f"@{size}" if resized else ""), name)
+
+
+def _reader(dataset: catalogue.Dataset) -> Callable[[Any], Any]:
+    if callable(dataset.read):
+        return dataset.read
+    read: Callable[[Any], Any] = import_object(dataset.read)
+    return read
+
+
+def _open_official(name: str, official: catalogue.Dataset, files: list[Path], size: int | None) -> _Source:
     def read() -> Contents:
         for file, archive in zip(files, official.archives, strict=True):
             verify_checksum(file, archive.checksum)
-        module, function = official.reader.split(":")
-        arrays = getattr(importlib.import_module(module), function)(files)
-        return arrays_contents(arrays, official.class_names, size, str(files[0].parent))
+        return arrays_contents(_reader(official)(files), official.class_names, size, str(files[0].parent))
 
     content = name + "".join(file_sha256(file) for file in files)
     return _cached(name, content, size, read, str(files[0].parent))

@@ -2,28 +2,174 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.load import load
+from trilemma.config.presets import Preset, diagnosed
+from trilemma.config.registry import ATTACKS, import_object
+from trilemma.data.image_set import ImageSet
 from trilemma.errors import ConfigError
-from trilemma.evaluation.landscape import GENERATED_STEPS, Landscape, landscape
-from trilemma.evaluation.landscape_attacks import ATTACKS, chosen
+from trilemma.evaluation.evaluate import Data, check_fit, made_with, open_data
 from trilemma.evaluation.lint.rows import lint_data
-from trilemma.evaluation.records import warn_unwritable, write_json
-from trilemma.evaluation.runner import Data, check_fit, made_with, open_data
-from trilemma.loading import load
-from trilemma.metrics.energy_landscape import ADVERSARIAL, CLEAN, ENERGIES, landscape_summary
-from trilemma.report.attack_figures import draw_deltas, draw_moves
-from trilemma.report.energy_figures import draw_histograms, draw_quiver
-from trilemma.report.style import save_figure
-from trilemma.samplers.generate import stored_pca
+from trilemma.figures.energy_landscape import draw_deltas, draw_histograms, draw_moves, draw_quiver
+from trilemma.figures.style import save_figure
+from trilemma.metrics.energy_landscape import (
+    ADVERSARIAL,
+    CLEAN,
+    ENERGIES,
+    GENERATED,
+    EnergyPoints,
+    energy_points,
+    finite_logits,
+    landscape_summary,
+    move_summary,
+    points_of,
+    spread,
+    write_points,
+)
+from trilemma.progress import bar
+from trilemma.runs.records import warn_unwritable, write_json
+from trilemma.runs.run_directory import RunDirectory
+from trilemma.samplers.generate import generate, stored_pca
 from trilemma.threat import Threat
-from trilemma.training.run_directory import RunDirectory
+
+BATCH_SIZE = 250
+GENERATED_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Energies of N images, and which of them the classifier says right: bool ``[N]``."""
+
+    points: EnergyPoints
+    right: Tensor
+
+    def of(self, rows: Tensor) -> EnergyPoints:
+        """The energies of some rows, bool ``[N]``."""
+        return EnergyPoints(self.points.marginal[rows], self.points.joint[rows])
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Three kinds of images on one landscape, row by row the same.
+
+    Attributes:
+        clean: the images as they are.
+        attacked: attack name to the same images under it, the first asked for first.
+        generated: as many samples of the same classes.
+        num_classes: of the classifier.
+        presets: of the attacks.
+    """
+
+    clean: Seen
+    attacked: dict[str, Seen]
+    generated: EnergyPoints
+    num_classes: int
+    presets: Mapping[str, Preset]
+
+    @property
+    def sets(self) -> dict[str, EnergyPoints]:
+        """``clean``, ``adversarial`` (under the first attack) and ``generated``."""
+        first = next(iter(self.attacked.values()))
+        return {CLEAN: self.clean.points, ADVERSARIAL: first.points, GENERATED: self.generated}
+
+    def moves(self) -> dict[str, Any]:
+        """How each attack moves the images that are classified right as they are; no attack if there are none.
+
+        An attack on a classifier's verdict does not touch the other images, PGD does; leaving them out, all of them
+        are judged on the same ones.
+        """
+        right = self.clean.right
+        clean = self.clean.of(right)
+        found: dict[str, Any] = {"count": int(right.sum()), "clean": {}, "attacks": {}}
+        if not found["count"]:
+            return found
+        found["clean"] = {energy: spread(getattr(clean, energy)) for energy in ENERGIES}
+        found["attacks"] = {
+            name: {
+                "about": self.presets[name].words(self.num_classes),
+                "aim": self.presets[name].aim,
+                **move_summary(clean, seen.of(right), ~seen.right[right]),
+            }
+            for name, seen in self.attacked.items()
+        }
+        return found
+
+
+def landscape(
+    clf: Classifier,
+    data: ImageSet,
+    threat: Threat,
+    attacks: Mapping[str, Preset],
+    start: str,
+    seed: int,
+    progress: bool = False,
+) -> Landscape:
+    """Attacks and generates as many images as ``data`` holds; nothing but their energies is kept.
+
+    Args:
+        clf: left exactly as it was.
+        attacks: presets by name (:func:`trilemma.config.presets.diagnosed`), at least one. Each has its own random
+            numbers, so that it finds the same images whatever the others are.
+        start: of the samples, a name of :data:`trilemma.samplers.starts.STARTS`.
+        seed: of each attack and of the sampler.
+        progress: show a bar on standard error.
+    """
+    names = (CLEAN, *attacks)
+    parts: dict[str, list[Seen]] = {name: [] for name in names}
+    generated: list[EnergyPoints] = []
+    generators = {name: torch.Generator().manual_seed(seed) for name in (*attacks, GENERATED)}
+    with bar("diagnose", len(data) * (len(attacks) + 1), progress) as advance:
+        for places in torch.arange(len(data)).split(BATCH_SIZE):
+            images, labels = data.float_images(places, device=clf.device), data.labels[places].to(clf.device)
+            parts[CLEAN].append(_see(clf, images, labels))
+            for name, preset in attacks.items():
+                adversarial = _attack(preset, clf, images, labels, threat, generators[name])
+                parts[name].append(_see(clf, adversarial, labels))
+                advance(len(places))
+            made = generate(
+                clf, labels, start, steps=GENERATED_STEPS, data=data, generator=generators[GENERATED]
+            )
+            generated.append(energy_points(clf, made, labels))
+            advance(len(places))
+    seen = {
+        name: Seen(_joined([p.points for p in found]), torch.cat([p.right for p in found]))
+        for name, found in parts.items()
+    }
+    return Landscape(seen.pop(CLEAN), seen, _joined(generated), clf.num_classes, attacks)
+
+
+def _attack(
+    preset: Preset,
+    clf: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    threat: Threat,
+    generator: torch.Generator,
+) -> Tensor:
+    """What a preset's attack makes of the images; one that draws no random numbers takes no generator."""
+    run: Callable[..., Tensor] = (
+        import_object(preset.attack) if ":" in preset.attack else ATTACKS.get(preset.attack)
+    )
+    random = {"generator": generator} if "generator" in signature(run).parameters else {}
+    return run(clf, images, labels, threat, **random, **preset.settings)
+
+
+def _see(clf: Classifier, images: Tensor, labels: Tensor) -> Seen:
+    logits = finite_logits(clf, images)
+    return Seen(points_of(logits, labels), (logits.argmax(1) == labels).cpu())
+
+
+def _joined(found: list[EnergyPoints]) -> EnergyPoints:
+    return EnergyPoints(torch.cat([p.marginal for p in found]), torch.cat([p.joint for p in found]))
 
 
 def diagnose(
@@ -48,8 +194,8 @@ def diagnose(
         threat: by default the one stored with the classifier.
         images: how many, from a fixed stratified order.
         seed: of each attack and of the sampler.
-        attacks: names of :data:`trilemma.evaluation.landscape_attacks.ATTACKS`, by default eight of them, PGD first.
-            The first one makes the set ``adversarial``.
+        attacks: names of the presets :data:`trilemma.config.presets.DIAGNOSE` or of registered attacks, by default
+            eight of them, PGD first. The first one makes the set ``adversarial``.
         out: a folder for ``energies.json``, ``energies.npz``, ``energies-attacks.npz`` and the figures
             ``energy-histograms.png``, ``energy-quiver.png``, ``energy-attacks.png`` and ``energy-deltas.png``, each
             with a ``-dark`` twin.
@@ -64,7 +210,7 @@ def diagnose(
         ConfigError: no threat given or stored, or a count below 1.
         UnknownNameError: no such attack.
     """
-    names = chosen(attacks)
+    presets = diagnosed(attacks)
     threat = threat or clf.threat
     if threat is None:
         raise ConfigError(
@@ -77,13 +223,14 @@ def diagnose(
     part = opened.first(images)
     linted = lint_data(clf, part, threat, seed)
     start = "uniform" if stored_pca(clf) is None else "class-pca"
-    found = landscape(clf, part, threat, names, start, seed, progress)
+    first = next(iter(presets))
+    found = landscape(clf, part, threat, presets, start, seed, progress)
     record = {
         "lint": linted.record(),
         "count": len(part),
         "data": {"name": part.name, "split": part.split},
         "threat": {"norm": threat.norm, "radius": threat.radius},
-        "attack": f"{names[0]}, {ATTACKS[names[0]].words(clf.num_classes)}",
+        "attack": f"{first}, {presets[first].words(clf.num_classes)}",
         "generated": f"momentum, joint energy, {GENERATED_STEPS} steps from {start}",
         "seed": seed,
         "checkpoint": dict(clf.about),
@@ -117,10 +264,7 @@ def _write(out: Path, record: dict[str, Any], found: Landscape) -> None:
     sets, attack = found.sets, next(iter(found.attacked))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(
-            out / "energies.npz",
-            **{f"{name}_{e}": getattr(points, e).numpy() for name, points in sets.items() for e in ENERGIES},
-        )
+        write_points(out / "energies.npz", sets)
         save_figure(out / "energy-histograms.png", lambda theme: draw_histograms(sets, theme))
         save_figure(
             out / "energy-quiver.png",
@@ -139,13 +283,6 @@ def _write_moves(out: Path, moves: dict[str, Any], found: Landscape) -> None:
     right = found.clean.right
     clean = found.clean.of(right)
     attacked = {name: seen.of(right) for name, seen in found.attacked.items()}
-    np.savez_compressed(
-        out / "energies-attacks.npz",
-        **{
-            f"{name}_{e}": getattr(points, e).numpy()
-            for name, points in {CLEAN: clean, **attacked}.items()
-            for e in ENERGIES
-        },
-    )
+    write_points(out / "energies-attacks.npz", {CLEAN: clean, **attacked})
     save_figure(out / "energy-attacks.png", lambda theme: draw_moves(moves, theme))
     save_figure(out / "energy-deltas.png", lambda theme: draw_deltas(clean, attacked, theme))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from trilemma import __version__
-from trilemma.classifier import Classifier
-from trilemma.contexts import inner_loop
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import inner_loop
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import CheckpointError, ConfigError, MissingExtraError, RunError
-from trilemma.evaluation.runner import check_answer, check_fit
+from trilemma.evaluation.evaluate import check_answer, check_fit
+from trilemma.files import replacing
 
 BATCH_SIZE = 250
 # Another runtime adds in another order: the largest difference of two logits, in units of the largest logit.
@@ -193,18 +193,14 @@ def _write_checked(
         raise RunError(
             f"{path}: is there already and is not written over; choose another --out, or remove it"
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        _compare(clf, read_back(temporary), images, tolerance, path)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            write(temporary)
+            _compare(clf, read_back(temporary), images, tolerance, path)
     except OSError as error:
         raise RunError(
             f"{path}: cannot be written ({error.strerror or error}); choose another --out"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @torch.no_grad()

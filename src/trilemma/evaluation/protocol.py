@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from typing import Protocol as CallbackType
 
+import torch
 from torch import Tensor
 
-from trilemma.classifier import Classifier
-from trilemma.evaluation.progress import Advance
+from trilemma.classifier.classifier import Classifier
+from trilemma.data.image_set import as_float
 from trilemma.metrics.accuracy import share
+from trilemma.progress import Advance, silent
 from trilemma.threat import Threat
 
 
@@ -79,44 +80,46 @@ class Saved:
     resume: bool
 
 
-class Judge(CallbackType):
-    """The work of a protocol.
+@dataclass(frozen=True)
+class Request:
+    """What a judge is asked.
 
-    ``images`` are as the data set holds them, uint8 or float32 on the CPU (:func:`trilemma.data.image_set.as_float`
-    reads both); ``threat`` is ``None`` only for protocols that need none; ``advance`` is told of finished images.
+    Attributes:
+        clf: the classifier; to be left exactly as it was. It works on its own device.
+        images: ``[N, C, H, W]`` as the data set holds them, uint8 or float32 on the CPU
+            (:func:`trilemma.data.image_set.as_float` reads both).
+        labels: int64 ``[N]``.
+        threat: what attacks may do; ``None`` only for protocols that need none.
+        seed: of every random number.
+        batch_size: images at a time; must not change the result beyond rounding.
+        advance: called with the number of further images that are done.
+        progress: for a ``long`` protocol, whether to show progress on standard error.
+        saved: for a ``long`` protocol, where to keep unfinished work; ``None`` for nowhere.
     """
 
-    def __call__(
-        self,
-        clf: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: Threat | None,
-        seed: int,
-        *,
-        batch_size: int,
-        advance: Advance,
-    ) -> Verdicts | Measurement: ...
+    clf: Classifier
+    images: Tensor
+    labels: Tensor
+    threat: Threat | None
+    seed: int
+    batch_size: int
+    advance: Advance = silent
+    progress: bool = False
+    saved: Saved | None = None
+
+    @property
+    def ball(self) -> Threat:
+        """The threat, for protocols that need one: ``evaluate`` has checked that it is there."""
+        assert self.threat is not None
+        return self.threat
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Float images and labels on the classifier's device, ``batch_size`` at a time."""
+        for places in torch.arange(len(self.labels)).split(self.batch_size):
+            yield as_float(self.images[places].to(self.clf.device)), self.labels[places].to(self.clf.device)
 
 
-class LongJudge(CallbackType):
-    """The work of a protocol that takes long; the arguments that :class:`Judge` has too are the same.
-
-    ``progress``: show it on standard error. ``saved``: where to keep what is found; ``None`` for nowhere.
-    """
-
-    def __call__(
-        self,
-        clf: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: Threat | None,
-        seed: int,
-        *,
-        batch_size: int,
-        progress: bool,
-        saved: Saved | None,
-    ) -> Verdicts | Measurement: ...
+Judge = Callable[[Request], Verdicts | Measurement]
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,10 @@ class Protocol:
     Attributes:
         version: raised by every change that can change a result.
         needs_threat: whether it attacks.
-        judge: the work.
+        judge: does the work.
         quantity: what its value is.
         suits: raises a :class:`trilemma.errors.ConfigError` for a classifier that it is not defined for.
+        long: its judge shows its own progress, and resumes from ``request.saved``.
     """
 
     version: int
@@ -136,21 +140,11 @@ class Protocol:
     judge: Judge
     quantity: Quantity = ACCURACY
     suits: Callable[[Classifier], None] = lambda clf: None
-
-
-@dataclass(frozen=True)
-class LongProtocol:
-    """A :class:`Protocol` that takes long: its judge shows its own progress, and goes on where it was interrupted."""
-
-    version: int
-    needs_threat: bool
-    judge: LongJudge
-    quantity: Quantity = ACCURACY
-    suits: Callable[[Classifier], None] = lambda clf: None
+    long: bool = False
 
 
 def protocol(
     version: int, *, needs_threat: bool, quantity: Quantity = ACCURACY
 ) -> Callable[[Judge], Protocol]:
-    """Makes a function a :class:`Protocol`; its name is its registry row's."""
+    """Makes a function a :class:`Protocol`; its registry row names it."""
     return lambda judge: Protocol(version, needs_threat, judge, quantity)

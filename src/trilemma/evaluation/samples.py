@@ -12,17 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.load import load
 from trilemma.data.image_set import Splits
 from trilemma.errors import ConfigError
-from trilemma.evaluation.progress import bar
-from trilemma.evaluation.records import warn_unwritable, write_json
-from trilemma.evaluation.run import run_splits
-from trilemma.evaluation.runner import check_fit, made_with
-from trilemma.loading import load
+from trilemma.evaluation.evaluate import check_fit, made_with, run_splits
+from trilemma.figures.sample_grid import draw_grid
+from trilemma.figures.style import save_figure
 from trilemma.metrics.generation import compare_samples
-from trilemma.report.sample_grid import draw_grid
-from trilemma.report.style import save_figure
+from trilemma.progress import bar
+from trilemma.runs.records import warn_unwritable, write_json
 from trilemma.samplers.generate import generate
 
 BATCH_SIZE = 250

@@ -3,18 +3,64 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    ValidationInfo,
+    field_validator,
+)
 from torch import Tensor
 
 from trilemma import energies
-from trilemma.classifier import Classifier
-from trilemma.contexts import running_statistics_kept
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import running_statistics_kept
+from trilemma.config.sections import AttackConfig, ThreatConfig
 from trilemma.data.batch import Batch
-from trilemma.methods import options
 from trilemma.methods.base import Method, MethodState, Points, Step
-from trilemma.methods.fgsm_rs import stepped_from_noise
+from trilemma.methods.fgsm import SingleStepOptions
+from trilemma.methods.fgsm_rs import FgsmRSOptions, stepped_from_noise
+from trilemma.methods.n_fgsm import NFgsmOptions
 from trilemma.methods.pgd_at import adversarial_cross_entropy
+
+# l1, l2 and l3 of the paper for CIFAR-10, by base.
+AAER_WEIGHTS = {
+    "fgsm-rs": {"weight": 1.0, "gap": 2.5, "spread": 1.5},
+    "n-fgsm": {"weight": 1.0, "gap": 1.5, "spread": 0.15},
+}
+
+
+class AaerOptions(SingleStepOptions):
+    keeps_start: ClassVar[bool] = True
+    detached_sets: ClassVar[int] = 1
+
+    name: Literal["aaer"] = "aaer"
+    base: Literal["fgsm-rs", "n-fgsm"] = Field(
+        "fgsm-rs", description="the method whose noise and step make x*"
+    )
+    weight: NonNegativeFloat | None = Field(None, description="l1, weight of the whole term; null: 1")
+    gap: NonNegativeFloat | None = Field(
+        None, description="l2, weight of the fall of the loss; null: 2.5 (fgsm-rs) or 1.5 (n-fgsm)"
+    )
+    spread: NonNegativeFloat | None = Field(
+        None,
+        description="l3, weight of the excess movement of the logits; null: 1.5 (fgsm-rs) or 0.15 (n-fgsm)",
+    )
+
+    @field_validator("weight", "gap", "spread", mode="after")
+    @classmethod
+    def _published(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """Writes the base's own weight into the configuration, so that the saved one is whole."""
+        base = info.data.get("base")
+        assert info.field_name is not None
+        return AAER_WEIGHTS[base][info.field_name] if value is None and base is not None else value
+
+    def resolved_attack(self, attack: AttackConfig, threat: ThreatConfig | None) -> AttackConfig:
+        """The step of the base where ``attack`` is silent."""
+        base = FgsmRSOptions() if self.base == "fgsm-rs" else NFgsmOptions()
+        return base.resolved_attack(attack, threat)
 
 
 class Aaer(Method):
@@ -27,13 +73,13 @@ class Aaer(Method):
     It is 0 where either group is empty.
     """
 
-    Options = options.Aaer
+    Options = AaerOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         noisy = self.options.base == "n-fgsm"
         return stepped_from_noise(self, clf, batch, state, scale=2.0 if noisy else 1.0, project=not noisy)
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         step = adversarial_cross_entropy(clf, points)
         with torch.no_grad(), running_statistics_kept(clf):
             start = clf.logits(points.extra["start"])

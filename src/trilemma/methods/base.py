@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from trilemma.classifier import Classifier
-from trilemma.config import AttackConfig, MethodOptions, SamplerConfig
-from trilemma.contexts import running_statistics_kept
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import running_statistics_kept
+from trilemma.classifier.memory_format import set_memory_format
+from trilemma.config.config import MethodOptions
+from trilemma.config.sections import AttackConfig, SamplerConfig
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet
-from trilemma.errors import ConfigError
 from trilemma.samplers.replay_buffer import ReplayBuffer
 from trilemma.samplers.starts import TrainingStarts
 from trilemma.threat import Threat
@@ -76,7 +77,17 @@ class Step:
 
 
 class MethodState:
-    """What lives across steps: generators, replay buffer, and what a method adds to ``extra``."""
+    """What lives across steps: generators, replay buffer, and what a method adds to ``extra`` and ``modules``.
+
+    Attributes:
+        generator: source of every random number of the method.
+        buffer: persistent chains, or ``None``.
+        starts: fresh starts of chains, or ``None``.
+        extra: further tensors, by name.
+        modules: networks that the method owns, by name, such as a guide or a teacher. Their trainable weights are
+            optimised with the classifier's, their gradients averaged over the processes, and all of them are saved.
+            They belong on the classifier's device (:meth:`to`).
+    """
 
     def __init__(
         self, seed: int, buffer: ReplayBuffer | None = None, starts: TrainingStarts | None = None
@@ -85,23 +96,45 @@ class MethodState:
         self.buffer = buffer
         self.starts = starts
         self.extra: dict[str, Tensor] = {}
+        self.modules: dict[str, nn.Module] = {}
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Trainable weights that the method owns, beside the classifier's."""
+        for module in self.modules.values():
+            yield from (weight for weight in module.parameters() if weight.requires_grad)
+
+    def to(self, device: torch.device | str, memory_format: torch.memory_format | None = None) -> None:
+        """Moves the networks that the method owns, in place."""
+        for module in self.modules.values():
+            module.to(device)
+            if memory_format is not None:
+                set_memory_format(module, memory_format)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors only, so that it loads with ``weights_only=True``."""
-        return {
+        """Tensors and plain values only, so that it loads without running code."""
+        state: dict[str, Any] = {
             "generator": self.generator.get_state(),
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
             "starts": None if self.starts is None else self.starts.state_dict(),
             "extra": dict(self.extra),
         }
+        # absent without networks, as in states of earlier versions
+        return state | (
+            {"modules": {name: module.state_dict() for name, module in self.modules.items()}}
+            if self.modules
+            else {}
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what :meth:`state_dict` returned."""
         self.generator.set_state(state["generator"])
         if self.buffer is not None:
             self.buffer.load_state_dict(state["buffer"])
         if self.starts is not None:
             self.starts.load_state_dict(state["starts"])
         self.extra = {name: value.clone() for name, value in state["extra"].items()}
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
 
 
 class Method(ABC):
@@ -165,36 +198,33 @@ class Method(ABC):
         return MethodState(seed, buffer, starts)
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
-        """The images of this step; walks run in :func:`trilemma.contexts.inner_loop`."""
+        """The images of this step; walks run in :func:`trilemma.classifier.contexts.inner_loop`."""
         return Points(batch.images, batch.labels)
 
     @abstractmethod
-    def terms(self, clf: Classifier, points: Points) -> Step:
-        """The equation: the loss at these points, with what was seen."""
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
+        """The equation: the loss at these points, with the logits it was made from.
+
+        Called twice on the same points by SAM and AWP, so ``state`` is read here and changed in ``points`` and
+        ``after_backward`` alone.
+        """
 
     def loss(self, clf: Classifier, batch: Batch, state: MethodState) -> Step:
         """``terms`` at ``points``."""
-        return self.terms(clf, self.points(clf, batch, state))
+        return self.terms(clf, self.points(clf, batch, state), state)
 
     def loss_context(self, clf: Classifier) -> AbstractContextManager[None]:
         """The state of the network in the loss's forwards, for whoever adds one of their own to them."""
         return nullcontext()
 
-    def after_backward(self, points: Points, state: MethodState, step: Step | None = None) -> None:  # noqa: B027  a hook, not a duty
-        """Called once after the weight step; x* holds its gradient, and ``step`` is what ``terms`` gave."""
+    def after_backward(self, points: Points, state: MethodState, step: Step) -> None:  # noqa: B027  a hook
+        """Called once after the weight step, by every training loop.
 
-
-def given(step: Step | None, method: str) -> Step:
-    """What ``terms`` gave, for methods that learn from it in ``after_backward``.
-
-    Raises:
-        ConfigError: ``step`` is missing.
-    """
-    if step is None:
-        raise ConfigError(
-            f"{method}: after_backward needs the step that terms gave; call after_backward(points, state, step)"
-        )
-    return step
+        Args:
+            points: of the step; x* holds its gradient.
+            state: may be changed.
+            step: what ``terms`` returned.
+        """
 
 
 def seen(images: Tensor, logits: Tensor) -> Seen:

@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trilemma.config import AttackConfig, Config, RegulariserConfig, SamplerConfig, ThreatConfig
+from trilemma.config.config import Config, check_together, check_used
+from trilemma.config.registry import METHODS
+from trilemma.config.sections import AttackConfig, RegulariserConfig, SamplerConfig, ThreatConfig
 from trilemma.errors import ConfigError, nearest
 from trilemma.methods.base import Method
-from trilemma.registry import METHODS
 from trilemma.threat import Threat
 
 
@@ -54,25 +55,14 @@ def create(
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ConfigError(f"method {name!r}: {where}: {first['msg']}; got {first['input']!r}") from None
-    if chosen.uses_attack and threat is None:
-        raise ConfigError(
-            f"method {name!r} makes adversarial images and needs threat=trilemma.Threat(norm, radius)"
-        )
-    for section, given, used in (
-        ("attack", attack, chosen.uses_attack and chosen.inner_attack),
-        ("sampler", sampler, chosen.uses_sampler),
-    ):
-        if not used and _plain(given):
-            raise ConfigError(f"method {name!r} has no {section}; leave {section}=... out")
-    if der is not None and not chosen.uses_attack:
-        raise ConfigError(f"method {name!r} makes no adversarial images, so 'der' has nothing to compare")
-    if der is not None:
-        der.check(chosen)
     ball = (
         None
         if threat is None
         else ThreatConfig.model_validate({"norm": threat.norm, "radius": threat.radius})
     )
+    check_together(chosen, ball, der)
+    check_used(chosen, "attack", settings)
+    check_used(chosen, "sampler", chain)
     method: Method = METHODS.get(name)(
         chosen, threat, chosen.resolved_attack(settings, ball), chosen.resolved_sampler(chain)
     )

@@ -3,24 +3,67 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import (
+    Field,
+)
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from trilemma import energies, noise
-from trilemma.attacks import objectives
-from trilemma.classifier import Classifier
-from trilemma.contexts import batch_norm_frozen
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import batch_norm_frozen
+from trilemma.config.config import MethodOptions
+from trilemma.config.sections import AttackConfig, SamplerConfig
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet
-from trilemma.methods import options
-from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, given, seen
+from trilemma.data.outlier_images import OutsideImages
+from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
 from trilemma.methods.inner import attacked, descended, fresh_seeds
-from trilemma.samplers.outside import OutsideImages
+from trilemma.walks import objectives
 
 # Batches whose mean AUC decides whether the walks grow: about 1,000 images of a batch of 128.
 WINDOW = 8
+
+
+class DatOptions(MethodOptions):
+    forwards_clean: ClassVar[bool] = False  # the real images of its energy term are another view
+    image_sets: ClassVar[int] = 3
+    uses_attack: ClassVar[bool] = True
+    uses_sampler: ClassVar[bool] = True
+    freezes_batch_norm: ClassVar[bool] = True
+    attack_defaults: ClassVar[dict[str, object]] = {"steps": 10, "step_share": "1/5"}
+    sampler_defaults: ClassVar[dict[str, object]] = {
+        "name": "normalised", "energy": "joint", "steps": 50, "step_size": 0.1, "mode": "eval",
+    }  # fmt: skip
+
+    name: Literal["dat"] = "dat"
+    outside: str = Field(
+        "phase-scrambled",
+        description="where walks begin: `phase-scrambled` or `mixed` training images, or a data set or path with "
+        "images of other things",
+    )
+    threshold: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="mean AUC over 8 batches at which walks grow by a step, to sampler.steps at most",
+    )
+
+    def warnings(self, attack: AttackConfig, sampler: SamplerConfig) -> list[str]:
+        """Stand-ins, and keys of a chain that these walks have no use for."""
+        found = []
+        if self.outside in ("phase-scrambled", "mixed"):
+            found.append(
+                f"method.outside: {self.outside} training images stand in for natural images from elsewhere; a data "
+                "set or a path gives those"
+            )
+        unused = [key for key in ("start", "buffer_size", "reinit") if getattr(sampler, key) is not None]
+        if unused:
+            found.append(f"sampler.{unused[0]}: walks of dat begin at method.outside, so it changes nothing")
+        return found
 
 
 class DatState(MethodState):
@@ -47,7 +90,7 @@ class Dat(Method):
     the statistics of the classifier that training begins with.
     """
 
-    Options = options.Dat
+    Options = DatOptions
     views = ("basic",)
 
     def check(self, data: ImageSet) -> None:
@@ -69,7 +112,7 @@ class Dat(Method):
         real = batch.views.get("basic", x)
         return Points(x, y, data=real, extra={"steps": length}, **starred, **negative)
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         assert points.adversarial is not None and points.generated is not None and points.data is not None
         y = points.labels
         with self.loss_context(clf):
@@ -98,13 +141,9 @@ class Dat(Method):
     def loss_context(self, clf: Classifier) -> AbstractContextManager[None]:
         return batch_norm_frozen(clf)
 
-    def after_backward(self, points: Points, state: MethodState, step: Step | None = None) -> None:
-        """The curriculum: a mean AUC of the last batches at the threshold makes walks one step longer.
-
-        Raises:
-            ConfigError: ``step`` is missing.
-        """
-        auc = float(_mean_over_processes(given(step, "dat").metrics["auc"]))
+    def after_backward(self, points: Points, state: MethodState, step: Step) -> None:
+        """The curriculum: a mean AUC of the last batches at the threshold makes walks one step longer."""
+        auc = float(_mean_over_processes(step.metrics["auc"]))
         window = [*state.extra["window"].tolist(), auc][-WINDOW:]
         if len(window) == WINDOW and sum(window) / WINDOW >= self.options.threshold:
             state.extra["steps"] = (state.extra["steps"] + 1).clamp_max(self.sampler.steps or 0)

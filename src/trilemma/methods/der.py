@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from trilemma import energies
-from trilemma.classifier import Classifier
-from trilemma.config import RegulariserConfig
-from trilemma.contexts import running_statistics_kept
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import running_statistics_kept
+from trilemma.config.sections import RegulariserConfig
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet
 from trilemma.methods.base import Method, MethodState, Points, Step, seen
@@ -43,8 +43,8 @@ class Regularised(Method):
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         return self.base.points(clf, batch, state)
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
-        step = self.base.terms(clf, points)
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
+        step = self.base.terms(clf, points, state)
         starred, at_clean = step.live["adversarial"], self.der.reference == "clean"
         reference = step.live.get("clean") if at_clean else None
         if reference is None:
@@ -64,5 +64,5 @@ class Regularised(Method):
     def loss_context(self, clf: Classifier) -> AbstractContextManager[None]:
         return self.base.loss_context(clf)
 
-    def after_backward(self, points: Points, state: MethodState, step: Step | None = None) -> None:
+    def after_backward(self, points: Points, state: MethodState, step: Step) -> None:
         self.base.after_backward(points, state, step)

@@ -2,22 +2,124 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+)
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from trilemma import energies, noise
-from trilemma.attacks import objectives
-from trilemma.attacks.objectives import rows
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
+from trilemma.config.config import MethodOptions
+from trilemma.config.sections import AttackConfig, SamplerConfig, filled_sampler
 from trilemma.data.batch import Batch
-from trilemma.methods import options
 from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
-from trilemma.methods.generative import contrastive, data_view, distinct_data
+from trilemma.methods.generative import LANGEVIN, PROXIMAL, DataView, contrastive, data_view, distinct_data
 from trilemma.methods.inner import attacked, chain, fresh_seeds
-from trilemma.walk import Objective
+from trilemma.walks import objectives
+from trilemma.walks.objectives import rows
+from trilemma.walks.walk import Objective
+
+Backbone = Annotated[Literal["jem", "jem++", "sada-jem"], Field(description="whose sampler and data view")]
+
+
+Inner = Annotated[
+    Literal["energy", "ce", "logit"],
+    Field(
+        description="what the inner attack raises: E(x,y), the cross-entropy, or (as released) the true logit"
+    ),
+]
+
+
+Alignment = Annotated[
+    Literal["close", "widen", "widen-data", "der"],
+    Field(
+        description="close: E(x*)-E(x); widen: its negative; widen-data: E(x_data)-E(x*), as released; "
+        "der: the delta energy penalty"
+    ),
+]
+
+
+StartScale = Annotated[PositiveFloat, Field(description="half-width of the uniform start of x*, in radii")]
+
+
+DataNoise = Annotated[
+    NonNegativeFloat,
+    Field(
+        description="Gaussian noise on the un-augmented images of the generative term, pixel units "
+        "(backbone sada-jem)"
+    ),
+]
+
+
+Project = Annotated[bool, Field(description="keep the inner attack in the ball")]
+
+
+Generative = Annotated[NonNegativeFloat, Field(description="w1, weight of the contrastive term")]
+
+
+Align = Annotated[NonNegativeFloat, Field(description="w2, weight of the alignment term")]
+
+
+Clean = Annotated[NonNegativeFloat, Field(description="a, weight of the clean cross-entropy")]
+
+
+Adversarial = Annotated[NonNegativeFloat, Field(description="b, weight of the adversarial cross-entropy")]
+
+
+class JointModelOptions(MethodOptions):
+    """Our form, the released one, and the paper's, whose game is inner 'energy' with alignment 'close'."""
+
+    image_sets: ClassVar[int] = 4
+    uses_attack: ClassVar[bool] = True
+    uses_sampler: ClassVar[bool] = True
+    attack_defaults: ClassVar[dict[str, object]] = {"steps": 5}
+
+    data_view: DataView = "unaugmented"
+    backbone: Backbone = "sada-jem"
+    inner: Inner = "ce"
+    alignment: Alignment = "der"
+    margin: NonNegativeFloat = Field(0.0, description="margin of alignment 'der'")
+    start_scale: StartScale = 1.0
+    project: Project = True
+    data_noise: DataNoise = 0.0
+    generative: Generative = 1.0
+    align: Align = 1.0
+    clean: Clean = 1.0
+    adversarial: Adversarial = 1.0
+
+    @property
+    def loss_sets(self) -> int:
+        own_data = self.backbone == "sada-jem" and self.data_view == "unaugmented"
+        return self.image_sets - (not own_data)
+
+    def resolved_sampler(self, sampler: SamplerConfig) -> SamplerConfig:
+        """The backbone's sampler, ten steps, where ``sampler`` is silent."""
+        defaults = {**LANGEVIN, "steps": 10} if self.backbone == "jem" else PROXIMAL
+        return filled_sampler(defaults, sampler)
+
+    def warnings(self, attack: AttackConfig, sampler: SamplerConfig) -> list[str]:
+        """Settings that are reported, or were seen, to go wrong."""
+        found = []
+        if self.inner == "ce" and self.alignment == "close":
+            found.append(
+                "method: inner 'ce' does not raise E(x*), so alignment 'close' has no floor; "
+                "use inner 'energy' or alignment 'der'"
+            )
+        if self.align == 0:
+            found.append("method.align: without the alignment term training is reported to collapse")
+        if (attack.steps or 0) > 10:
+            found.append("attack.steps: more than about 10 inner steps are reported to collapse training")
+        return found
+
+
+class EbJdatOptions(JointModelOptions):
+    name: Literal["eb-jdat"] = "eb-jdat"
 
 
 class EbJdat(Method):
@@ -32,7 +134,7 @@ class EbJdat(Method):
     without noise, is ``inner="energy", alignment="close"``; our study of the two is in docs/studies.md.
     """
 
-    Options: ClassVar[type[options.JointModel]] = options.EbJdat
+    Options: ClassVar[type[JointModelOptions]] = EbJdatOptions
     views = ("unaugmented",)
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
@@ -45,7 +147,7 @@ class EbJdat(Method):
         data = self._real_images(batch, noise.derive(seeds, 1))
         return Points(x, y, data=data, **starred, **chains)
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         option = self.options
         assert points.adversarial is not None and points.generated is not None
         clean, starred, generated, *data = forward_sets(

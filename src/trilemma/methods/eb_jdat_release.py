@@ -2,8 +2,46 @@
 
 from __future__ import annotations
 
-from trilemma.methods import options
-from trilemma.methods.eb_jdat import EbJdat
+from typing import Any, ClassVar, Literal
+
+from pydantic import (
+    model_validator,
+)
+
+from trilemma.methods.eb_jdat import (
+    Align,
+    Alignment,
+    DataNoise,
+    EbJdat,
+    Inner,
+    JointModelOptions,
+    Project,
+    StartScale,
+)
+
+# The released weights of the two backbones with BatchNorm are the defaults below; these are jem's.
+JEM_WEIGHTS = {"generative": 0.45, "align": 0.05, "clean": 0.45, "adversarial": 0.45}
+
+
+class EbJdatReleaseOptions(JointModelOptions):
+    reach: ClassVar[float] = 9 / 8  # half a radius of start and five steps of an eighth
+    attack_defaults: ClassVar[dict[str, object]] = {"steps": 5, "step_share": "1/8"}
+
+    name: Literal["eb-jdat-release"] = "eb-jdat-release"
+    inner: Inner = "logit"
+    alignment: Alignment = "widen-data"
+    start_scale: StartScale = 0.5
+    project: Project = False
+    data_noise: DataNoise = 0.015  # 0.03 on [-1, 1]
+    align: Align = 0.1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_of_the_backbone(cls, given: Any) -> Any:
+        """Backbone jem was released with weights of its own."""
+        if isinstance(given, dict) and given.get("backbone") == "jem":
+            return {**JEM_WEIGHTS, **given}
+        return given
 
 
 class EbJdatRelease(EbJdat):
@@ -23,4 +61,4 @@ class EbJdatRelease(EbJdat):
     reaches 9/8 radii. The released 8/255 is meant on [-1, 1], half of what the threat says here.
     """
 
-    Options = options.EbJdatRelease
+    Options = EbJdatReleaseOptions

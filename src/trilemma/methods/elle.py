@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+)
 from torch import Tensor
 
 from trilemma import energies, noise
-from trilemma.attacks import objectives
-from trilemma.classifier import Classifier
-from trilemma.config import MethodOptions
-from trilemma.contexts import autocast_off, running_statistics_kept
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import autocast_off, running_statistics_kept
+from trilemma.config.config import MethodOptions
 from trilemma.data.batch import Batch
-from trilemma.methods import options
 from trilemma.methods.base import Method, MethodState, Points, Step
+from trilemma.methods.fgsm import SingleStepOptions
 from trilemma.methods.inner import attacked, fresh_seeds
 from trilemma.methods.pgd_at import adversarial_cross_entropy
+from trilemma.walks import objectives
+
+
+class ElleOptions(SingleStepOptions):
+    leaves_box: ClassVar[bool] = True
+    image_sets: ClassVar[int] = 4
+
+    name: Literal["elle"] = "elle"
+    weight: NonNegativeFloat | None = Field(
+        None, description="weight of the linearity error; null: by the radius, 1000, 5000 or 10000"
+    )
+
+    def weight_at(self, radius: float) -> float:
+        """The weight at a radius per pixel value.
+
+        Published at 2 to 8, 10 to 20 and from 22 in 255ths; a radius between two steps counts to the nearer
+        one, halfway to the smaller one.
+        """
+        if self.weight is not None:
+            return self.weight
+        levels = 255 * radius
+        return 1000.0 if levels <= 9 else 5000.0 if levels <= 21 else 10_000.0
 
 
 class Elle(Method):
@@ -33,7 +58,7 @@ class Elle(Method):
     value, ``eps / sqrt(number of values)``; nothing is published for it.
     """
 
-    Options: ClassVar[type[MethodOptions]] = options.Elle
+    Options: ClassVar[type[MethodOptions]] = ElleOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         x, y = batch.images, batch.labels
@@ -45,7 +70,7 @@ class Elle(Method):
         )
         return Points(x, y, **starred, extra={"x_a": x_a, "x_b": x_b, "a": a})
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         step = adversarial_cross_entropy(clf, points)
         error = linearity_error(clf, points)
         weight = self.weight(points, error.detach())

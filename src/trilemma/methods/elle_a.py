@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import (
+    Field,
+    PositiveFloat,
+)
 from torch import Tensor
 
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet
-from trilemma.methods import options
-from trilemma.methods.base import MethodState, Points, Step, given
+from trilemma.methods.base import MethodState, Points, Step
 from trilemma.methods.elle import Elle
+from trilemma.methods.fgsm import SingleStepOptions
 
 MEMORY = ("count", "sum", "squares", "weight")
+
+
+class ElleAOptions(SingleStepOptions):
+    leaves_box: ClassVar[bool] = True
+    image_sets: ClassVar[int] = 4
+
+    name: Literal["elle-a"] = "elle-a"
+    weight: PositiveFloat = Field(4000.0, description="weight of the linearity error once it stands out")
+    decay: float = Field(0.99, ge=0, le=1, description="factor of the weight at every other step")
 
 
 class ElleA(Elle):
@@ -26,7 +40,7 @@ class ElleA(Elle):
     sum of squares are all that is remembered, in float64.
     """
 
-    Options = options.ElleA
+    Options = ElleAOptions
 
     def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> MethodState:
         state = super().init_state(clf, data, seed)
@@ -46,13 +60,8 @@ class ElleA(Elle):
         stands_out = error.double() > points.extra["limit"]
         return torch.where(stands_out, self.options.weight, self.options.decay * points.extra["weight"])
 
-    def after_backward(self, points: Points, state: MethodState, step: Step | None = None) -> None:
-        """Remembers the error and the weight of this step.
-
-        Raises:
-            ConfigError: ``step`` is missing.
-        """
-        step = given(step, "elle-a")
+    def after_backward(self, points: Points, state: MethodState, step: Step) -> None:
+        """Remembers the error and the weight of this step."""
         error = step.metrics["linearity_error"].double()
         count, total, squares, _ = (state.extra[name].to(error.device) for name in MEMORY)
         now = (count + 1, total + error, squares + error.square(), step.metrics["weight"])

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from trilemma import noise
-from trilemma.attacks import objectives
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
 from trilemma.data.batch import Batch
-from trilemma.methods import options
 from trilemma.methods.base import Method, MethodState, Points, Step
+from trilemma.methods.fgsm import SingleStepOptions
 from trilemma.methods.inner import attacked, fresh_seeds
 from trilemma.methods.pgd_at import adversarial_cross_entropy
+from trilemma.walks import objectives
+
+
+class FgsmRSOptions(SingleStepOptions):
+    keeps_start: ClassVar[bool] = True
+    attack_defaults: ClassVar[dict[str, object]] = {"steps": 1, "step_share": "5/4"}
+
+    name: Literal["fgsm-rs"] = "fgsm-rs"
 
 
 class FgsmRS(Method):
@@ -18,12 +27,12 @@ class FgsmRS(Method):
     Under an L2 threat the start is uniform in the ball and the step is normalised.
     """
 
-    Options = options.FgsmRS
+    Options = FgsmRSOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         return stepped_from_noise(self, clf, batch, state, scale=1.0, project=True)
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         return adversarial_cross_entropy(clf, points)
 
 

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-import torch
+from typing import ClassVar, Literal
 
-from trilemma.classifier import Classifier
+import torch
+from pydantic import (
+    Field,
+    PositiveInt,
+)
+
+from trilemma.classifier.classifier import Classifier
 from trilemma.data.batch import Batch
-from trilemma.methods import options
 from trilemma.methods.base import Method, MethodState, Points, Step
+from trilemma.methods.fgsm import SingleStepOptions
 from trilemma.methods.pgd_at import adversarial_cross_entropy
+
+
+class FreeATOptions(SingleStepOptions):
+    inner_attack: ClassVar[bool] = False
+    attack_defaults: ClassVar[dict[str, object]] = {}
+
+    name: Literal["free-at"] = "free-at"
+    attack_mode: Literal["train"] = Field(
+        "train", description="the forward of the loss is that of the attack"
+    )
+    replays: PositiveInt = Field(
+        8, description="steps in a row on each batch; an epoch has as many times the steps"
+    )
+
+    @property
+    def repeats(self) -> int:
+        return self.replays
 
 
 class FreeAT(Method):
@@ -21,7 +44,7 @@ class FreeAT(Method):
     it changes with the batch, and the first x + delta of a batch is clipped to its own box.
     """
 
-    Options = options.FreeAT
+    Options = FreeATOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         x = batch.images
@@ -32,10 +55,10 @@ class FreeAT(Method):
         starred = (x + state.extra["delta"]).clamp(0.0, 1.0)
         return Points(x, batch.labels, adversarial=starred.requires_grad_())
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         return adversarial_cross_entropy(clf, points)
 
-    def after_backward(self, points: Points, state: MethodState, step: Step | None = None) -> None:
+    def after_backward(self, points: Points, state: MethodState, step: Step) -> None:
         assert points.adversarial is not None and points.adversarial.grad is not None
         x, delta = points.clean, state.extra["delta"]
         moved = x + delta + self.threat.epsilon * self.threat.ascent(points.adversarial.grad)

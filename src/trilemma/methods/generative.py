@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+)
 from torch import Tensor
 
 from trilemma import energies
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
+from trilemma.config.config import MethodOptions
 from trilemma.data.batch import Batch
 from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
 from trilemma.methods.inner import chain
+
+# JEM's Langevin chain: step 1 and noise 0.01 on [-1, 1].
+LANGEVIN = {
+    "name": "langevin", "energy": "marginal", "steps": 20, "step_size": 0.25, "noise_std": 0.005,
+    "start": "uniform", "buffer_size": 10_000, "reinit": 0.05, "mode": "eval",
+}  # fmt: skip
+
+
+# The step of the JEM++ family on [0, 1] images: step 1 and clamp 1 on [-1, 1] (pixels: s / 4 and 2 c).
+PROXIMAL = {
+    "name": "proximal", "energy": "marginal", "steps": 10, "step_size": 0.25, "clamp": 2.0, "noise_std": 0.0,
+    "start": "class-gaussian", "buffer_size": 10_000, "reinit": 0.05, "mode": "train",
+}  # fmt: skip
+
+
+DataView = Annotated[
+    Literal["unaugmented", "classified"],
+    Field(
+        description="real images of the generative term: un-augmented ones, as published, or those that the "
+        "cross-entropy sees; with chains of E(x,y), un-cropped images beside cropped ones can leave classes untrained"
+    ),
+]
+
+
+class JointEnergyModelOptions(MethodOptions):
+    """What the joint energy models of images and labels share."""
+
+    image_sets: ClassVar[int] = 2
+    uses_sampler: ClassVar[bool] = True
+    sampler_defaults: ClassVar[dict[str, object]] = PROXIMAL
+
+    generative: NonNegativeFloat = Field(1.0, description="weight of the contrastive term")
+    energy_penalty: NonNegativeFloat = Field(
+        0.0,
+        description="weight of mean E^2 of real and generated images; 0.1 is its users' remedy for divergence",
+    )
 
 
 class JointEnergyModel(Method):
@@ -39,7 +80,7 @@ class JointEnergyModel(Method):
         """x_data: the images that are classified, so that one forward serves both terms."""
         return batch.images
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         assert points.generated is not None and points.data is not None
         clean, generated, *data = forward_sets(clf, points.clean, points.generated, *distinct_data(points))
         natural = energies.cross_entropy(clean, points.labels).mean()

@@ -2,20 +2,74 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+)
 from torch import Tensor
 
 from trilemma import energies
-from trilemma.attacks import objectives
-from trilemma.classifier import Classifier
-from trilemma.contexts import autocast_off, running_statistics_kept
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import autocast_off, running_statistics_kept
+from trilemma.config.sections import AttackConfig, SamplerConfig, ThreatConfig
 from trilemma.data.batch import Batch
-from trilemma.methods import options
+from trilemma.errors import ConfigError
 from trilemma.methods.base import Method, MethodState, Points, Step
+from trilemma.methods.fgsm import SingleStepOptions
 from trilemma.methods.inner import attacked, fresh_seeds
 from trilemma.methods.pgd_at import adversarial_cross_entropy
+from trilemma.units import parse_fraction
+from trilemma.walks import objectives
+
+
+class GradAlignOptions(SingleStepOptions):
+    image_sets: ClassVar[int] = 2
+    double_backwards: ClassVar[int] = 1
+
+    name: Literal["grad-align"] = "grad-align"
+    weight: NonNegativeFloat | None = Field(
+        None, description="weight of the alignment term; null: by the radius, 0.2 at 8/255 and 2 at 16/255"
+    )
+
+    def weight_at(self, radius: float) -> float:
+        """The weight at a radius per pixel value: log-linear, ten times as much for 8/255 more."""
+        if self.weight is not None:
+            return self.weight
+        return math.exp(255 * radius * math.log(10) / 8 + math.log(0.02))
+
+    def resolved_attack(self, attack: AttackConfig, threat: ThreatConfig | None) -> AttackConfig:
+        """As for every method, but the attack has one step: its gradient is the one at the clean image.
+
+        Raises:
+            ConfigError: more steps.
+        """
+        if attack.steps not in (None, 1):
+            raise ConfigError(
+                f"attack.steps: {attack.steps} given, but 'grad-align' aligns the gradient of its one step; "
+                "use 1, or pgd-at"
+            )
+        return super().resolved_attack(attack, threat)
+
+    def warnings(self, attack: AttackConfig, sampler: SamplerConfig) -> list[str]:
+        """A radius that the rule of the weight was not published for, and gradients of two modes."""
+        found = []
+        # the one step is as long as the radius
+        if self.weight is None and parse_fraction(attack.step_size or 0) > parse_fraction("16/255"):
+            found.append(
+                "method.weight: its rule is published for L-inf up to 16/255 and grows tenfold with every "
+                "8/255; choose the weight yourself"
+            )
+        if self.attack_mode == "eval":
+            found.append(
+                "method.attack_mode: 'eval' aligns a gradient in eval mode with one in train mode; "
+                "with BatchNorm use 'train'"
+            )
+        return found
 
 
 class GradAlign(Method):
@@ -29,7 +83,7 @@ class GradAlign(Method):
     ``eps / sqrt(number of values)``; nothing is published for it.
     """
 
-    Options = options.GradAlign
+    Options = GradAlignOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         x, y = batch.images, batch.labels
@@ -37,7 +91,7 @@ class GradAlign(Method):
         starred = attacked(self, clf, x, x, lambda: objectives.cross_entropy(clf, y))
         return Points(x, y, **starred, extra={"nearby": nearby})
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         assert points.gradient is not None
         step = adversarial_cross_entropy(clf, points)
         second = differentiable_gradient(clf, points.extra["nearby"], points.labels)

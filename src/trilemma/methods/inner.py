@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from trilemma import noise
-from trilemma.attacks import objectives
-from trilemma.attacks.ball import ascend
-from trilemma.classifier import Classifier
-from trilemma.config import SamplerConfig
-from trilemma.contexts import inner_loop
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import inner_loop
+from trilemma.config.registry import SAMPLERS
+from trilemma.config.sections import SamplerConfig
 from trilemma.methods.base import Method, MethodState
-from trilemma.registry import SAMPLERS
 from trilemma.units import parse_fraction
-from trilemma.walk import Objective
+from trilemma.walks import objectives
+from trilemma.walks.steps import ascend
+from trilemma.walks.walk import Objective, StepRule, Stop
 
 
 class Attacked(TypedDict):
@@ -54,27 +54,44 @@ def attacked(
     *,
     project: bool = True,
     clip: bool = True,
+    step_rule: StepRule | None = None,
+    seeds: Tensor | None = None,
+    stop: Stop | None = None,
 ) -> Attacked:
     """x*: the method's steps up ``objective`` from ``start``, in its BatchNorm mode.
 
     Args:
         objective: built inside the loop, so that clean logits it needs are taken in the attack's mode.
-        project, clip: as in :func:`trilemma.attacks.ball.ascend`.
+        project, clip, step_rule, seeds, stop: as in :func:`trilemma.walks.steps.ascend`.
 
     Returns:
-        ``adversarial`` ``[N, C, H, W]``, cut from the graph; it asks for its own gradient, which ``after_backward``
-        reads. And ``gradient``, the input gradient of the attack's last step, which the training one is compared with.
+        ``adversarial`` ``[N, C, H, W]``, detached; it requires a gradient, which ``after_backward`` reads. And
+        ``gradient``, each image's input gradient at its last step (0 where an image stopped before the first), which
+        the training one is compared with.
+
+    Raises:
+        ConfigError: ``stop`` with an attack in train mode under BatchNorm.
     """
     attack = method.attack
     assert attack.steps is not None and attack.step_size is not None  # filled in by the options
+    last: deque[Tensor] = deque(maxlen=1)
+    gradient = None if stop is None else torch.zeros_like(images)
+
+    def remember(at: dict[str, Any]) -> None:
+        if gradient is None:
+            last.append(at["gradient"])
+        else:
+            gradient[at["index"]] = at["gradient"]
+
     with inner_loop(clf, method.options.attack_mode):
-        step_size = float(parse_fraction(attack.step_size))
-        gradients: deque[Tensor] = deque(maxlen=1)
-        starred = ascend(
-            clf, start, images, method.threat, objective(), attack.steps, step_size,
-            project=project, clip=clip, callback=lambda at: gradients.append(at["gradient"]),
+        adversarial = ascend(
+            clf, start, images, method.threat, objective(), attack.steps, float(parse_fraction(attack.step_size)),
+            project=project, clip=clip, step_rule=step_rule, seeds=seeds, stop=stop, callback=remember,
         )  # fmt: skip
-    return {"adversarial": starred.requires_grad_(), "gradient": gradients[-1]}
+    return {
+        "adversarial": adversarial.detach().requires_grad_(),
+        "gradient": last[-1] if gradient is None else gradient,
+    }
 
 
 def chain(

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+)
+
 from trilemma import energies
-from trilemma.attacks import objectives
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
+from trilemma.config.config import MethodOptions
 from trilemma.data.batch import Batch
-from trilemma.methods import options
 from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
-from trilemma.methods.generative import contrastive
+from trilemma.methods.generative import LANGEVIN, contrastive
 from trilemma.methods.inner import Attacked, attacked, chain, fresh_seeds
+from trilemma.walks import objectives
+
+
+class EnergyAttackOptions(MethodOptions):
+    """What the methods that train on x* of the energy attack alone share."""
+
+    forwards_clean: ClassVar[bool] = False
+    uses_attack: ClassVar[bool] = True
+    attack_defaults: ClassVar[dict[str, object]] = {"steps": 10}
+
+
+class JeatOptions(EnergyAttackOptions):
+    image_sets: ClassVar[int] = 2
+    uses_sampler: ClassVar[bool] = True
+    sampler_defaults: ClassVar[dict[str, object]] = LANGEVIN
+
+    name: Literal["jeat"] = "jeat"
+    generative: NonNegativeFloat = Field(1.0, description="weight of the contrastive term")
 
 
 class Jeat(Method):
@@ -19,14 +43,14 @@ class Jeat(Method):
     paper leaves the steps open; ours are ten of radius / 4, and JEM's chain.
     """
 
-    Options = options.Jeat
+    Options = JeatOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         starred = energy_attack(self, clf, batch, state)
         chains = chain(clf, state, self.sampler, len(batch.images), clip=False)
         return Points(batch.images, batch.labels, **starred, **chains)
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         assert points.adversarial is not None and points.generated is not None
         starred, generated = forward_sets(clf, None, points.adversarial, points.generated)
         robust = energies.cross_entropy(starred, points.labels).mean()

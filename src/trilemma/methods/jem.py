@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from trilemma.methods import options
-from trilemma.methods.generative import JointEnergyModel
+from typing import ClassVar, Literal
+
+from trilemma.methods.generative import LANGEVIN, JointEnergyModel, JointEnergyModelOptions
+
+
+class JemOptions(JointEnergyModelOptions):
+    sampler_defaults: ClassVar[dict[str, object]] = LANGEVIN
+
+    name: Literal["jem"] = "jem"
 
 
 class Jem(JointEnergyModel):
@@ -14,5 +21,5 @@ class Jem(JointEnergyModel):
     its images may leave [0, 1] while training.
     """
 
-    Options = options.Jem
+    Options = JemOptions
     clips_chains = False

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from trilemma.methods import options
-from trilemma.methods.generative import JointEnergyModel
+from typing import Literal
+
+from trilemma.methods.generative import JointEnergyModel, JointEnergyModelOptions
+
+
+class JemPlusPlusOptions(JointEnergyModelOptions):
+    name: Literal["jem++"] = "jem++"
 
 
 class JemPlusPlus(JointEnergyModel):
@@ -11,7 +16,7 @@ class JemPlusPlus(JointEnergyModel):
 
     Chains start at class Gaussians, take ten steps ``clip(x - 0.25 clamp(grad E(x), +-2))`` with BatchNorm in
     train mode, and stay in the box. The inner loop of the release repeats the gradient of an affine layer;
-    these are the same points without it (see :mod:`trilemma.samplers.proximal`).
+    these are the same points without it (see :func:`trilemma.samplers.samplers.proximal`).
     """
 
-    Options = options.JemPlusPlus
+    Options = JemPlusPlusOptions

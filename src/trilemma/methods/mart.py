@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+)
+
 from trilemma import energies
-from trilemma.attacks import objectives
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
+from trilemma.config.config import MethodOptions
 from trilemma.data.batch import Batch
-from trilemma.methods import options
 from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
 from trilemma.methods.inner import attacked, nearby_start
+from trilemma.walks import objectives
+
+
+class MartOptions(MethodOptions):
+    image_sets: ClassVar[int] = 2
+    uses_attack: ClassVar[bool] = True
+    attack_defaults: ClassVar[dict[str, object]] = {"steps": 10}
+
+    name: Literal["mart"] = "mart"
+    beta: NonNegativeFloat = Field(5.0, description="weight of the KL term")
 
 
 class Mart(Method):
@@ -21,14 +37,14 @@ class Mart(Method):
     gradient goes through both sides of the KL and through ``p_y(x)``.
     """
 
-    Options = options.Mart
+    Options = MartOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         x, y = batch.images, batch.labels
         start = nearby_start(state, x)
         return Points(x, y, **attacked(self, clf, x, start, lambda: objectives.cross_entropy(clf, y)))
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         assert points.adversarial is not None
         clean, starred = forward_sets(clf, points.clean, points.adversarial)
         y = points.labels[:, None]

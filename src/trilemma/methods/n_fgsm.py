@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from trilemma.classifier import Classifier
+from typing import ClassVar, Literal
+
+from pydantic import (
+    Field,
+    PositiveFloat,
+)
+
+from trilemma.classifier.classifier import Classifier
 from trilemma.data.batch import Batch
-from trilemma.methods import options
 from trilemma.methods.base import Method, MethodState, Points, Step
+from trilemma.methods.fgsm import SingleStepOptions
 from trilemma.methods.fgsm_rs import stepped_from_noise
 from trilemma.methods.pgd_at import adversarial_cross_entropy
+
+
+class NFgsmOptions(SingleStepOptions):
+    keeps_start: ClassVar[bool] = True
+
+    name: Literal["n-fgsm"] = "n-fgsm"
+    noise: PositiveFloat = Field(2.0, description="half-width of the uniform noise, in radii")
 
 
 class NFgsm(Method):
@@ -16,10 +30,10 @@ class NFgsm(Method):
     Under an L2 threat the noise is uniform in the ball of twice the radius and the step is normalised.
     """
 
-    Options = options.NFgsm
+    Options = NFgsmOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         return stepped_from_noise(self, clf, batch, state, scale=self.options.noise, project=False)
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         return adversarial_cross_entropy(clf, points)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from trilemma.classifier import Classifier
+from typing import Literal
+
+from trilemma.classifier.classifier import Classifier
 from trilemma.data.batch import Batch
-from trilemma.methods import options
 from trilemma.methods.base import Method, MethodState, Points, Step
-from trilemma.methods.jeat import energy_attack
+from trilemma.methods.jeat import EnergyAttackOptions, energy_attack
 from trilemma.methods.pgd_at import adversarial_cross_entropy
+
+
+class PreJeatOptions(EnergyAttackOptions):
+    name: Literal["prejeat"] = "prejeat"
 
 
 class PreJeat(Method):
@@ -17,11 +22,11 @@ class PreJeat(Method):
     first part is climbed. The paper leaves the steps open; ours are ten of radius / 4.
     """
 
-    Options = options.PreJeat
+    Options = PreJeatOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         starred = energy_attack(self, clf, batch, state)
         return Points(batch.images, batch.labels, **starred)
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         return adversarial_cross_entropy(clf, points)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from torch import Tensor
 
 from trilemma.data.batch import Batch
-from trilemma.methods import options
-from trilemma.methods.generative import JointEnergyModel, data_view
+from trilemma.methods.generative import DataView, JointEnergyModel, JointEnergyModelOptions, data_view
+
+
+class SadaJemOptions(JointEnergyModelOptions):
+    image_sets: ClassVar[int] = 3
+
+    name: Literal["sada-jem"] = "sada-jem"
+    data_view: DataView = "unaugmented"
+
+    @property
+    def loss_sets(self) -> int:
+        return self.image_sets - (self.data_view == "classified")
 
 
 class SadaJem(JointEnergyModel):
@@ -16,7 +28,7 @@ class SadaJem(JointEnergyModel):
     the weights with adaptive SAM (``update.name: sam``).
     """
 
-    Options = options.SadaJem
+    Options = SadaJemOptions
     views = ("unaugmented",)
 
     def real_images(self, batch: Batch) -> Tensor:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from trilemma import energies
-from trilemma.classifier import Classifier
-from trilemma.methods import options
-from trilemma.methods.base import Method, Points, Step, seen
+from trilemma.classifier.classifier import Classifier
+from trilemma.config.config import MethodOptions
+from trilemma.methods.base import Method, MethodState, Points, Step, seen
+
+
+class StandardOptions(MethodOptions):
+    name: Literal["standard"] = "standard"
 
 
 class Standard(Method):
     """``L = mean CE(x, y)``."""
 
-    Options = options.Standard
+    Options = StandardOptions
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         logits = clf.logits(points.clean)
         loss = energies.cross_entropy(logits, points.labels).mean()
         return Step(loss, clean=seen(points.clean, logits), live={"clean": logits})

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+)
 
 from trilemma import energies
-from trilemma.attacks import objectives
-from trilemma.classifier import Classifier
-from trilemma.config import MethodOptions
+from trilemma.classifier.classifier import Classifier
+from trilemma.config.config import MethodOptions
 from trilemma.data.batch import Batch
-from trilemma.methods import options
 from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
 from trilemma.methods.inner import attacked, nearby_start
-from trilemma.walk import Objective
+from trilemma.walks import objectives
+from trilemma.walks.walk import Objective
+
+
+class TradesOptions(MethodOptions):
+    image_sets: ClassVar[int] = 2
+    extra_forwards: ClassVar[int] = 1
+    uses_attack: ClassVar[bool] = True
+    attack_defaults: ClassVar[dict[str, object]] = {"steps": 10}
+
+    name: Literal["trades"] = "trades"
+    beta: NonNegativeFloat = Field(6.0, description="weight of the KL term")
 
 
 class Trades(Method):
@@ -23,7 +36,7 @@ class Trades(Method):
     In energies, ``KL = E_{k~p(.|x)}[E(x*, k) - E(x, k)] + dE(x)``. The gradient goes through both sides.
     """
 
-    Options: ClassVar[type[MethodOptions]] = options.Trades
+    Options: ClassVar[type[MethodOptions]] = TradesOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         x, y = batch.images, batch.labels
@@ -34,7 +47,7 @@ class Trades(Method):
 
         return Points(x, y, **attacked(self, clf, x, nearby_start(state, x), objective))
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         assert points.adversarial is not None
         clean, starred = forward_sets(clf, points.clean, points.adversarial)
         natural = energies.cross_entropy(clean, points.labels).mean()

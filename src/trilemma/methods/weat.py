@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+)
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from trilemma import energies
-from trilemma.classifier import Classifier
-from trilemma.methods import options
-from trilemma.methods.base import Points, Step, forward_sets, seen
+from trilemma.classifier.classifier import Classifier
+from trilemma.config.config import MethodOptions
+from trilemma.methods.base import MethodState, Points, Step, forward_sets, seen
 from trilemma.methods.trades import Trades
+
+
+class _WeatOptions(MethodOptions):
+    image_sets: ClassVar[int] = 2
+    extra_forwards: ClassVar[int] = 1
+    uses_attack: ClassVar[bool] = True
+    attack_defaults: ClassVar[dict[str, object]] = {"steps": 10}
+
+    beta: NonNegativeFloat = Field(6.0, description="weight of the KL term")
+
+
+class WeatNatOptions(_WeatOptions):
+    name: Literal["weat-nat"] = "weat-nat"
+
+
+class WeatAdvOptions(_WeatOptions):
+    name: Literal["weat-adv"] = "weat-adv"
 
 
 class WeatNat(Trades):
     """``L = mean w [CE(x, y) + beta KL(f(x) || f(x*))]``, ``w = 1 / log(1 + exp |E(x)|)``; x* as in TRADES."""
 
-    Options = options.WeatNat
+    Options = WeatNatOptions
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         return _weighted(clf, points, self.options.beta, "natural")
 
 
 class WeatAdv(Trades):
     """``L = mean w [CE(x*, y) + beta KL(f(x) || f(x*))]``, ``w = 1 / log(1 + exp |E(x)|)``; x* as in TRADES."""
 
-    Options = options.WeatAdv
+    Options = WeatAdvOptions
 
-    def terms(self, clf: Classifier, points: Points) -> Step:
+    def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         return _weighted(clf, points, self.options.beta, "robust")
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trilemma import energies
-from trilemma.classifier import Classifier
-from trilemma.contexts import inner_loop
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import inner_loop
 from trilemma.errors import CheckpointError
 from trilemma.metrics.accuracy import Share, share
 from trilemma.metrics.wasserstein import wasserstein_distance
@@ -143,3 +145,17 @@ def landscape_summary(points: Mapping[str, EnergyPoints]) -> dict[str, Any]:
     if CLEAN in points and ADVERSARIAL in points:
         summary["shift"] = shift_summary(points[CLEAN], points[ADVERSARIAL])
     return summary
+
+
+def write_points(path: Path, points: Mapping[str, EnergyPoints]) -> None:
+    """Energies by set name, as an ``.npz`` with the arrays ``NAME_marginal`` and ``NAME_joint``."""
+    arrays = {f"{name}_{e}": getattr(found, e).numpy() for name, found in points.items() for e in ENERGIES}
+    np.savez_compressed(path, **arrays)
+
+
+def read_points(path: Path) -> dict[str, EnergyPoints]:
+    """What :func:`write_points` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+    names = {name.rpartition("_")[0] for name in arrays}
+    return {name: EnergyPoints(arrays[f"{name}_marginal"], arrays[f"{name}_joint"]) for name in names}

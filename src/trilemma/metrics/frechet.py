@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trilemma.classifier import Classifier
-from trilemma.contexts import inner_loop
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import inner_loop
 from trilemma.data.image_set import as_float
 from trilemma.errors import ConfigError
 

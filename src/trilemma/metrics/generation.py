@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trilemma.classifier import Classifier
-from trilemma.contexts import inner_loop
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import inner_loop
 from trilemma.metrics.accuracy import share
 
 

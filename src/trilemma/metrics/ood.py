@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from trilemma import energies
-from trilemma.attacks.oracle import Oracle
-from trilemma.classifier import Classifier
-from trilemma.contexts import inner_loop
+from trilemma.attacks.ensemble.oracle import Oracle
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import inner_loop
 from trilemma.data.image_set import as_float
 from trilemma.errors import CheckpointError
 from trilemma.metrics.accuracy import Z_95

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trilemma.monitors.alarm import Alarm
+from trilemma.monitors.monitor import Alarm
 
 # A small network collapses at an FGSM accuracy that no gap of LIMIT fits under: there, the ratio counts, if it lasts.
 RATIO, LASTING, FLOOR = 0.5, 3, 0.05

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
-from trilemma.monitors.alarm import Alarm
+from trilemma.monitors.monitor import Alarm
 
 # Evaluations whose mean is compared with the best one: a single one of a few hundred images is too rough.
 LASTING = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from trilemma.monitors.alarm import Alarm
+from trilemma.monitors.monitor import Alarm
 from trilemma.monitors.readings import Reading
 
 ENERGIES = ("energy_clean", "energy_adversarial", "energy_generated")

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trilemma.monitors.alarm import Alarm
-from trilemma.monitors.once import Once
+from trilemma.monitors.monitor import Alarm, Once
 from trilemma.monitors.readings import Reading
 
 # A reading of fewer steps is mostly noise, and of more comes late.

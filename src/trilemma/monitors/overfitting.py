@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trilemma.monitors.alarm import Alarm
-from trilemma.monitors.once import Once
+from trilemma.monitors.monitor import Alarm, Once
 from trilemma.monitors.readings import Reading
 
 SIGNALS = ("shift", "shift_p95", "abnormal", "delta_marginal")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from trilemma.config import Config
-from trilemma.ladders import Action, SetAction
-from trilemma.monitors.alarm import Alarm, Remedy, Rollback, ScaleRate, SetOption, Stop
+from trilemma.config.config import Config
+from trilemma.config.remedies import Action, SetAction
+from trilemma.monitors.monitor import Alarm, Remedy, Rollback, ScaleRate, SetOption, Stop
 from trilemma.units import parse_fraction
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trilemma.config import Config
+from trilemma.config.config import Config
 from trilemma.monitors.accuracy_gap import AccuracyGapMonitor
-from trilemma.monitors.alarm import Alarm
 from trilemma.monitors.decline import DeclineMonitor
 from trilemma.monitors.divergence import DivergenceMonitor
 from trilemma.monitors.gradient_cosine import GradientCosineMonitor
+from trilemma.monitors.monitor import Alarm
 from trilemma.monitors.overfitting import OverfittingMonitor
 from trilemma.monitors.readings import Reading
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from trilemma.config.registry import NETWORKS
 from trilemma.errors import ConfigError
-from trilemma.registry import NETWORKS
 
 
 def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:

@@ -8,16 +8,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trilemma.report.comparison_figure import draw_generation, draw_trade_off
-from trilemma.report.comparison_table import DISTANCE, Column, Entry, Table, build_table
-from trilemma.report.comparison_text import cell, incomparable
-from trilemma.report.contents import Contents, read_contents, start_order
-from trilemma.report.energy_figures import TITLES, draw_histograms, energy_range
+from trilemma.figures.energy_landscape import TITLES, draw_histograms, energy_range
+from trilemma.figures.style import render
+from trilemma.figures.trade_off import draw_generation, draw_trade_off
+from trilemma.metrics.energy_landscape import read_points
 from trilemma.report.html import sample_picture
 from trilemma.report.lint import lint_lines
-from trilemma.report.page import Picture, picture, read_script, threat_words, write_page
-from trilemma.report.style import render
-from trilemma.report.words import footer, method_words, shown_path
+from trilemma.report.page import Picture, picture, read_script, write_page
+from trilemma.report.table import (
+    DISTANCE,
+    Column,
+    Entry,
+    Table,
+    build_table,
+    cell,
+    distinct_names,
+    incomparable,
+)
+from trilemma.report.words import footer, method_words, shown_path, threat_words
+from trilemma.runs.read import Contents, read_contents, start_order
 
 
 def write_comparison(runs: Sequence[str | Path], path: str | Path, title: str = "Runs compared") -> Path:
@@ -46,10 +55,7 @@ def write_comparison(runs: Sequence[str | Path], path: str | Path, title: str = 
         cell=cell,
         incomparable=incomparable(table),
         script=read_script("sort.js"),
-        methods=[
-            (name, run.config.method.name, method_words(run))
-            for name, run in zip(names, contents, strict=True)
-        ],
+        methods=[(name, run.method, method_words(run)) for name, run in zip(names, contents, strict=True)],
         paths=[shown_path(run) for run in contents],
         setting=setting(contents),
         warnings=mismatches(contents),
@@ -59,24 +65,6 @@ def write_comparison(runs: Sequence[str | Path], path: str | Path, title: str = 
         energies=energy_pictures(names, contents),
         footer=footer(),
     )
-
-
-def comparison_table(runs: Sequence[str | Path]) -> Table:
-    """The table of :func:`write_comparison` without the page.
-
-    Raises:
-        RunError: one of them is not a run folder.
-    """
-    contents = [read_contents(run) for run in runs]
-    return build_table(distinct_names(contents), contents)
-
-
-def distinct_names(runs: Sequence[Contents]) -> list[str]:
-    """Method names where they tell the runs apart, else folder names."""
-    for names in ([run.config.method.name for run in runs], [run.name for run in runs]):
-        if len(set(names)) == len(names):
-            return names
-    return [str(run.path) for run in runs]
 
 
 def protocol_names(runs: Sequence[Contents]) -> list[str]:
@@ -205,7 +193,8 @@ def _grid(run: Contents, record: dict[str, Any] | None) -> Picture | None:
 
 def energy_pictures(names: Sequence[str], runs: Sequence[Contents]) -> list[tuple[str, Picture | None]]:
     """Energy histograms of each run, on the same axes."""
-    drawn = [run.points for run in runs if run.points is not None]
+    sets = [None if (file := run.energies_file) is None else read_points(file) for run in runs]
+    drawn = [points for points in sets if points is not None]
     ends = {energy: [energy_range(points, energy) for points in drawn] for energy in TITLES}
     shared = {
         energy: (min(e[0] for e in found), max(e[1] for e in found))
@@ -213,8 +202,7 @@ def energy_pictures(names: Sequence[str], runs: Sequence[Contents]) -> list[tupl
         if found
     }
     pictures: list[tuple[str, Picture | None]] = []
-    for name, run in zip(names, runs, strict=True):
-        points = run.points
+    for name, points in zip(names, sets, strict=True):
         if points is None:
             pictures.append((name, None))
             continue

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trilemma.report.contents import Contents, read_contents
-from trilemma.report.curves import CURVES
+from trilemma.figures.reliability import draw_reliability, reliability_rows
+from trilemma.figures.style import render, write_pair
+from trilemma.figures.training_curves import CURVES
 from trilemma.report.lint import suspicions
 from trilemma.report.page import Picture, picture, write_page
-from trilemma.report.reliability import draw_reliability, reliability_rows
-from trilemma.report.style import render, write_pair
 from trilemma.report.words import facts, footer, shown_path, state_words
+from trilemma.runs.read import Contents, read_contents
 
 HISTOGRAMS = (
     "Where each set of images lies: the more the three outlines overlap, the less the classifier's density can "

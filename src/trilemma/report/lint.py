@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trilemma.evaluation.lint.finding import Finding
 from trilemma.evaluation.lint.rows import findings_of, row_findings
-from trilemma.report.contents import Contents
+from trilemma.runs.read import Contents
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -18,9 +17,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from trilemma.errors import RunError
-from trilemma.evaluation.records import checkpoint_name
-from trilemma.report.style import DARK, LIGHT
-from trilemma.training.run_directory import write_atomically
+from trilemma.figures.style import DARK, LIGHT
+from trilemma.files import write_text
+from trilemma.report.words import duration, interval, number, percent, threat_words
+from trilemma.runs.records import checkpoint_name
 
 
 def data_uri(png: bytes) -> str:
@@ -46,40 +46,6 @@ class Picture:
 def picture(images: tuple[bytes, bytes], alt: str, caption: str, width: int = 520) -> Picture:
     """A :class:`Picture` from its PNG bytes, light and dark."""
     return Picture(data_uri(images[0]), data_uri(images[1]), alt, caption, width)
-
-
-DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
-
-
-def percent(value: float | None) -> str:
-    """A share of 0.8125 as ``81.2 %``; a dash for ``None``."""
-    return DASH if value is None else f"{100 * value:.1f} %"
-
-
-def interval(row: Mapping[str, float]) -> str:
-    """``77.9 to 84.2`` (per cent) from ``lower`` and ``upper``."""
-    return f"{100 * row['lower']:.1f} to {100 * row['upper']:.1f}"
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A number with fixed digits, so that a column is aligned; a dash for ``None``."""
-    return DASH if value is None else f"{value:.{digits}f}".replace("-", MINUS)
-
-
-def duration(minutes: float | None) -> str:
-    """``45 s``, ``3.2 min`` or ``2.5 h``."""
-    if minutes is None:
-        return DASH
-    if minutes < 1:
-        return f"{60 * minutes:.0f} s"
-    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
-def threat_words(threat: Mapping[str, Any] | None) -> str:
-    """``L∞, radius 8/255``; empty for ``None``."""
-    if threat is None:
-        return ""
-    return f"{({'linf': 'L∞', 'l2': 'L2'}).get(threat['norm'], threat['norm'])}, radius {threat['radius']}"
 
 
 @dataclass(frozen=True)
@@ -125,7 +91,7 @@ def write_page(template: str, path: Path, **facts: Any) -> Path:
     """
     html = _environment().get_template(template).render(**facts)
     try:
-        write_atomically(path, html)
+        write_text(path, html)
     except OSError as error:
         raise RunError(
             f"{path}: cannot be written ({error.strerror or error}); choose another place for it"

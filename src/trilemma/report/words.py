@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from trilemma import __version__
-from trilemma.registry import METHODS
-from trilemma.report.contents import Contents
-from trilemma.report.page import duration, threat_words
+from trilemma.config.registry import METHODS
+from trilemma.runs.read import Contents
+
+DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+def percent(value: float | None) -> str:
+    """A share of 0.8125 as ``81.2 %``; a dash for ``None``."""
+    return DASH if value is None else f"{100 * value:.1f} %"
+
+
+def interval(row: Mapping[str, float]) -> str:
+    """``77.9 to 84.2`` (per cent) from ``lower`` and ``upper``."""
+    return f"{100 * row['lower']:.1f} to {100 * row['upper']:.1f}"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with fixed digits, so that a column is aligned; a dash for ``None``."""
+    return DASH if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def duration(minutes: float | None) -> str:
+    """``45 s``, ``3.2 min`` or ``2.5 h``."""
+    if minutes is None:
+        return DASH
+    if minutes < 1:
+        return f"{60 * minutes:.0f} s"
+    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def threat_words(threat: Mapping[str, Any] | None) -> str:
+    """``L∞, radius 8/255``; empty for ``None``."""
+    if threat is None:
+        return ""
+    return f"{({'linf': 'L∞', 'l2': 'L2'}).get(threat['norm'], threat['norm'])}, radius {threat['radius']}"
+
 
 STATES = {
     "running": "is still running, or was killed",

@@ -8,18 +8,17 @@ import torch
 from torch import Tensor
 
 from trilemma import energies, noise
-from trilemma.attacks import objectives
-from trilemma.attacks.ball import check_labels
-from trilemma.attacks.objectives import rows
-from trilemma.classifier import Classifier, check_range
-from trilemma.contexts import inner_loop
+from trilemma.classifier.classifier import Classifier, check_labels, check_range
+from trilemma.classifier.contexts import inner_loop
+from trilemma.config.registry import SAMPLERS
 from trilemma.data.image_set import ImageSet
 from trilemma.data.sources import load_images
 from trilemma.data.statistics import ClassPCA
 from trilemma.errors import ConfigError, ImageError, nearest
-from trilemma.registry import SAMPLERS
 from trilemma.samplers.starts import make_start
-from trilemma.walk import Callback, Objective, Stop
+from trilemma.walks import objectives
+from trilemma.walks.objectives import rows
+from trilemma.walks.walk import Callback, Objective, Stop
 
 ENERGIES = ("joint", "marginal", "ce", "reference")
 
@@ -112,7 +111,7 @@ def generate(
         generator: source of all randomness.
         stop: freeze an image once its energy is that of real images of its class.
         budget: largest L2 distance from the start, pixel units.
-        callback: called after each step (see :func:`trilemma.walk.walk`).
+        callback: called after each step (see :func:`trilemma.walks.walk.walk`).
         options: settings of the sampler (``step_size``, ``noise_std``, ``clamp``, ``zeta``).
 
     Returns:

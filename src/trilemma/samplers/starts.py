@@ -1,59 +1,140 @@
-"""Where chains begin: uniform noise, class Gaussians, class PCA, real images, or scrambled ones."""
+"""Where chains begin: noise, class Gaussians, class PCA, real images, or scrambled ones; and starts for training.
+
+A start is a function of the context (image shape, training images, stored statistics). It returns the function that
+makes images for labels and seeds, so that whatever has to be fitted is fitted once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trilemma import noise
+from trilemma.config.registry import STARTS
 from trilemma.data.image_set import ImageSet
+from trilemma.data.outlier_images import OutsideImages
 from trilemma.data.statistics import ClassGaussian, ClassPCA, GaussianBank
 from trilemma.errors import ConfigError, nearest
-from trilemma.samplers.outside import OutsideImages
 
 # Per class: a second each at 32x32, and 99 % of the variance needs fewer directions than that.
 PCA_IMAGES = 1_000
-
-# Keeps the starts of one process apart from the other random numbers of its own and of the next processes.
+# Keeps the starts of one process apart from its other random numbers, and from those of the next processes.
 STREAM = 500_000
 
-STARTS = ("uniform", "gaussian", "class-mean-noise", "class-gaussian", "class-pca", "data", "phase-scrambled")
+# labels int64 [N] and seeds int64 [N], one per image, to images [N, C, H, W] in [0, 1]
+DrawStarts = Callable[[Tensor, Tensor], Tensor]
 
 
-def uniform(seeds: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
-    """U(0, 1) pixels, ``[N, C, H, W]``."""
-    return noise.uniform(seeds, 0, image_shape)
+@dataclass(frozen=True)
+class StartContext:
+    """What a start may use.
 
-
-def gaussian(seeds: Tensor, image_shape: tuple[int, int, int], std: float = 0.25) -> Tensor:
-    """N(1/2, std^2) pixels, clipped to [0, 1]."""
-    return (0.5 + std * noise.normal(seeds, 0, image_shape)).clamp(0.0, 1.0)
-
-
-def class_mean_noise(labels: Tensor, seeds: Tensor, means: Tensor, std: float = 0.3) -> Tensor:
-    """The mean image of the class plus N(0, std^2), clipped: the least that knows the class.
-
-    Args:
-        means: ``[K, C, H, W]``.
+    Attributes:
+        name: of the start, for messages.
+        image_shape: (C, H, W).
+        device: where images are made.
+        data: training images, or ``None``.
+        pca: class PCA stored with the classifier, or ``None``.
     """
-    centres = means[labels]
-    return (centres + std * noise.normal(seeds, 0, centres.shape[1:]).to(centres)).clamp(0.0, 1.0)
+
+    name: str
+    image_shape: tuple[int, int, int]
+    device: torch.device | str
+    data: ImageSet | None = None
+    pca: ClassPCA | None = None
+
+    def training_images(self) -> ImageSet:
+        """The training images.
+
+        Raises:
+            ConfigError: none were given.
+        """
+        if self.data is None:
+            raise ConfigError(f"start: {self.name!r} needs training images; pass data=...")
+        return self.data
+
+    def class_pca(self) -> ClassPCA:
+        """The stored class PCA, or one fitted to the training images.
+
+        Raises:
+            ConfigError: neither is there.
+        """
+        if self.pca is not None:
+            return self.pca
+        if self.data is None:
+            raise ConfigError(
+                f"start: {self.name!r} needs class statistics; pass data=... or a classifier saved with them"
+            )
+        return ClassPCA.fit(self.data, max_images_per_class=PCA_IMAGES).to(self.device)
 
 
-def data_images(labels: Tensor, seeds: Tensor, data: ImageSet) -> Tensor:
-    """A random training image of each label's class, ``[N, C, H, W]``."""
-    u = noise.uniform(seeds, 0, (1,)).view(-1).cpu()
-    of_class = [(data.labels == k).nonzero().squeeze(1) for k in range(data.num_classes)]
-    chosen = [of_class[int(k)][int(u[i] * len(of_class[int(k)]))] for i, k in enumerate(labels)]
-    return data.float_images(torch.stack(chosen), device=labels.device)
+def uniform(context: StartContext) -> DrawStarts:
+    """U(0, 1) pixels."""
+    return lambda labels, seeds: noise.uniform(seeds, 0, context.image_shape)
 
 
-def fitted_pca(data: ImageSet, device: torch.device | str) -> ClassPCA:
-    """The class PCA of the training images, where the starts are made."""
-    return ClassPCA.fit(data, max_images_per_class=PCA_IMAGES).to(device)
+def gaussian(context: StartContext, std: float = 0.25) -> DrawStarts:
+    """N(1/2, std^2) pixels, clipped to [0, 1]."""
+    return lambda labels, seeds: (0.5 + std * noise.normal(seeds, 0, context.image_shape)).clamp(0.0, 1.0)
+
+
+def class_mean_noise(context: StartContext, std: float = 0.3) -> DrawStarts:
+    """The mean image of the class plus N(0, std^2), clipped to [0, 1]."""
+    means = context.class_pca().means.view(-1, *context.image_shape)
+
+    def draw(labels: Tensor, seeds: Tensor) -> Tensor:
+        centres = means.to(seeds.device)[labels]
+        return (centres + std * noise.normal(seeds, 0, context.image_shape).to(centres)).clamp(0.0, 1.0)
+
+    return draw
+
+
+def class_gaussian(context: StartContext) -> DrawStarts:
+    """The Gaussian with the mean and covariance of the class's training images (Yang and Ji 2021)."""
+    return ClassGaussian(context.training_images(), context.device).sample
+
+
+def class_pca(context: StartContext) -> DrawStarts:
+    """The class mean plus its principal components with normal coefficients (WEAT, arXiv 2407.06315)."""
+    return context.class_pca().sample
+
+
+def data(context: StartContext) -> DrawStarts:
+    """A random training image of each label's class."""
+    images = context.training_images()
+    of_class = [(images.labels == k).nonzero().squeeze(1) for k in range(images.num_classes)]
+
+    def draw(labels: Tensor, seeds: Tensor) -> Tensor:
+        u = noise.uniform(seeds, 0, (1,)).view(-1).cpu()
+        chosen = [of_class[int(k)][int(u[i] * len(of_class[int(k)]))] for i, k in enumerate(labels)]
+        return images.float_images(torch.stack(chosen), device=labels.device)
+
+    return draw
+
+
+def phase_scrambled_data(context: StartContext) -> DrawStarts:
+    """Training images with random Fourier phases, whatever their class (see :mod:`trilemma.data.outlier_images`)."""
+    outside = OutsideImages("phase-scrambled", context.training_images(), context.device)
+    return lambda labels, seeds: outside(seeds)
+
+
+def find_start(context: StartContext) -> DrawStarts:
+    """The registered start ``context.name``, ready to draw.
+
+    Raises:
+        ConfigError: unknown name, or a start that needs data that were not given.
+    """
+    if context.name not in STARTS:
+        names = list(STARTS.rows())
+        raise ConfigError(
+            f"start: unknown start {context.name!r}.{nearest(context.name, names)} Starts: {', '.join(names)}"
+        )
+    draw: DrawStarts = STARTS.get(context.name)(context)
+    return draw
 
 
 def make_start(
@@ -64,70 +145,42 @@ def make_start(
     data: ImageSet | None,
     pca: ClassPCA | None,
 ) -> Tensor:
-    """Starts ``[N, C, H, W]`` for ``labels``.
+    """Starts ``[N, C, H, W]`` for ``labels``, fitted and drawn at once.
 
     Args:
-        name: one of :data:`STARTS`.
+        name: a name of the registry ``STARTS``.
         labels, seeds: int64 ``[N]``.
+        image_shape: (C, H, W).
         data: training images; needed by ``class-gaussian``, ``data`` and ``phase-scrambled``.
         pca: class PCA; needed by ``class-pca`` and ``class-mean-noise`` where ``data`` is not given.
 
     Raises:
-        ConfigError: unknown name, or a start that needs data that were not given.
+        ConfigError: as of :func:`find_start`.
     """
-    if name not in STARTS:
-        raise ConfigError(
-            f"start: unknown start {name!r}.{nearest(name, STARTS)} Starts: {', '.join(STARTS)}"
-        )
-    if name == "uniform":
-        return uniform(seeds, image_shape)
-    if name == "gaussian":
-        return gaussian(seeds, image_shape)
-    if name in ("class-pca", "class-mean-noise"):
-        if pca is None and data is not None:
-            pca = fitted_pca(data, seeds.device)
-        if pca is None:
-            raise ConfigError(
-                f"start: {name!r} needs class statistics; pass data=... or a classifier saved with them"
-            )
-        if name == "class-pca":
-            return pca.sample(labels, seeds)
-        return class_mean_noise(labels, seeds, pca.means.view(-1, *image_shape).to(seeds.device))
-    if data is None:
-        raise ConfigError(f"start: {name!r} needs training images; pass data=...")
-    if name == "phase-scrambled":
-        return OutsideImages(name, data, labels.device)(seeds)
-    if name == "data":
-        return data_images(labels, seeds, data)
-    return ClassGaussian(data, labels.device).sample(labels, seeds)
+    return find_start(StartContext(name, image_shape, labels.device, data, pca))(labels, seeds)
 
 
 class TrainingStarts:
     """Fresh starts for chains during training: cheap, and exactly resumable.
 
     Args:
-        name: one of :data:`STARTS`.
+        name: a name of the registry ``STARTS``.
         data: training images.
         seed: of the starts.
         device: where they are made.
     """
 
     def __init__(self, name: str, data: ImageSet, seed: int, device: torch.device | str) -> None:
-        self.name = name
-        self.data = data
         self.generator = torch.Generator().manual_seed(seed + STREAM)
         self.bank = GaussianBank(ClassGaussian(data, device), seed) if name == "class-gaussian" else None
-        self.outside = OutsideImages(name, data, device) if name == "phase-scrambled" else None
-        self.pca = fitted_pca(data, device) if name in ("class-pca", "class-mean-noise") else None
+        self.draw = None if self.bank else find_start(StartContext(name, data.image_shape, device, data))
 
     def __call__(self, labels: Tensor) -> Tensor:
         """Starts ``[n, C, H, W]`` for ``labels``, int64 ``[n]``."""
         if self.bank is not None:
             return self.bank.draw(labels)
-        seeds = noise.image_seeds(len(labels), self.generator, labels.device)
-        if self.outside is not None:
-            return self.outside(seeds)
-        return make_start(self.name, labels, seeds, self.data.image_shape, self.data, self.pca)
+        assert self.draw is not None
+        return self.draw(labels, noise.image_seeds(len(labels), self.generator, labels.device))
 
     def state_dict(self) -> dict[str, Any]:
         return {

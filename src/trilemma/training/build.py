@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
 from torch import nn
 
-from trilemma.classifier import Classifier
-from trilemma.config import AugmentationConfig, Config, UpdateConfig
-from trilemma.contexts import set_batch_norm_momentum
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import set_batch_norm_momentum
+from trilemma.config.config import Config
+from trilemma.config.sections import AugmentationConfig, UpdateConfig
 from trilemma.data.augmentation import Augmentation, default_augmentation
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.data.loader import Loader
@@ -18,9 +19,7 @@ from trilemma.data.sources import load_splits
 from trilemma.methods.base import Step
 from trilemma.networks.create import create_network
 from trilemma.threat import Threat
-from trilemma.updates.awp import awp
-from trilemma.updates.plain import Reduce, plain
-from trilemma.updates.sam import sam
+from trilemma.updates.updates import Reduce, awp, plain, sam
 
 # A network sees 2 x - 1, the scale in which the papers of the field state their steps.
 CENTRE, HALF_WIDTH = 0.5, 0.5
@@ -91,15 +90,18 @@ def build_loader(
     )
 
 
-def build_optimiser(config: Config, clf: Classifier) -> torch.optim.Optimizer:
-    """SGD or Adam over all parameters."""
+def build_optimiser(
+    config: Config, clf: Classifier, owned: Iterable[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """SGD or Adam over the parameters of the classifier and those that the method owns."""
     section, lr = config.optimiser, config.training.lr
+    weights = [*clf.parameters(), *owned]
     if section.name == "adam":
         return torch.optim.Adam(
-            clf.parameters(), lr=lr, betas=(section.momentum, 0.999), weight_decay=section.weight_decay
+            weights, lr=lr, betas=(section.momentum, 0.999), weight_decay=section.weight_decay
         )
     return torch.optim.SGD(
-        clf.parameters(),
+        weights,
         lr=lr,
         momentum=section.momentum,
         nesterov=section.nesterov,

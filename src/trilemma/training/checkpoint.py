@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from trilemma.errors import CheckpointError
+from trilemma.files import TensorFormat
 
-FORMAT = "trilemma-training-state"
-# Until version 0.1.0 the project was called ebat.
-FORMATS = (FORMAT, "ebat-training-state")
-VERSION = 2
+FORMAT = TensorFormat(
+    name="training-state",
+    version=2,
+    foreign="not a training state of trilemma; resume from a run folder",
+    damaged="not a training state, or cut short; resume needs an intact one",
+    advice="free space or choose another --out",
+    key="tree",
+    older="of an earlier trilemma, which cannot be resumed; start the run anew",
+)
 
 
 def flatten(state: Any, path: str = "") -> tuple[dict[str, Tensor], Any]:
@@ -57,26 +58,7 @@ def unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Writes atomically: after a kill at any moment the file is the old one or the new one."""
     tensors, tree = flatten(state)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"format": FORMAT, "version": str(VERSION), "tree": json.dumps(tree)}
-    try:
-        save_file(
-            {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
-            temporary,
-            metadata,
-        )
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(
-            f"{path}: cannot be written ({reason}); free space or choose another --out"
-        ) from None
-    finally:
-        with suppress(OSError):  # its folder may be what is missing
-            temporary.unlink(missing_ok=True)
+    FORMAT.write(path, tensors, tree, sync=True)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -87,25 +69,6 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such training state; the run has nothing to resume from")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") not in FORMATS:
-                raise CheckpointError(f"{path}: not a training state of trilemma; resume from a run folder")
-            if int(metadata["version"]) > VERSION:
-                raise CheckpointError(
-                    f"{path}: format version {metadata['version']}, but this trilemma reads up to {VERSION}; "
-                    f"upgrade trilemma"
-                )
-            if int(metadata["version"]) < VERSION:
-                raise CheckpointError(
-                    f"{path}: format version {metadata['version']} of an earlier trilemma, which cannot be resumed; "
-                    "start the run anew"
-                )
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError:
-        raise CheckpointError(
-            f"{path}: not a training state, or cut short; resume needs an intact one"
-        ) from None
-    state: dict[str, Any] = unflatten(json.loads(metadata["tree"]), tensors)
+    tree, tensors = FORMAT.read(path)
+    state: dict[str, Any] = unflatten(tree, tensors)
     return state

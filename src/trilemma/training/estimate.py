@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from trilemma.classifier import Classifier
-from trilemma.config import Config
-from trilemma.data import catalogue
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.memory_format import preferred_memory_format, set_memory_format
+from trilemma.config.config import Config
+from trilemma.config.registry import DATASETS
 from trilemma.data.cache import cache_folder
+from trilemma.data.catalogue import Dataset, find_dataset
 from trilemma.errors import TrilemmaError
 from trilemma.networks.cost import count_macs, count_parameters
 from trilemma.networks.create import create_network
@@ -23,15 +25,6 @@ from trilemma.training.start import check_fit, described, find_start, first_stag
 # A timed forward touches at most this many multiply-accumulates: a second or two on a small CPU.
 MACS = 40e9
 BYTES = 4
-# Known shapes, so that paper-scale recipes can be estimated before the data are downloaded.
-SHAPES = {
-    "digits": (10, (1, 8, 8), 1_200),
-    "cifar10": (10, (3, 32, 32), 45_000),
-    "cifar100": (100, (3, 32, 32), 45_000),
-    "mnist": (10, (1, 28, 28), 54_000),
-    "fashion-mnist": (10, (1, 28, 28), 54_000),
-    "svhn": (10, (3, 32, 32), 65_931),
-}
 
 
 def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
@@ -88,16 +81,15 @@ def forward_passes(config: Config) -> int:
 def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None, str]:
     """Classes, image shape and number of training images; downloads nothing."""
     section = config.data
-    official = catalogue.OFFICIAL.get(section.name)
-    if official is not None and section.root is None and not _in_cache(section.name):
-        classes, (channels, *side), images = SHAPES[section.name]
-        images = section.train_images or images
+    known = find_dataset(section.name) if section.name in DATASETS else None
+    if known is not None and known.archives and section.root is None and not _in_cache(section.name, known):
+        if known.num_classes is None or known.image_shape is None or known.train_images is None:
+            return None, f"{section.name}: not downloaded yet, and its row states no shape and counts"
+        channels, *side = known.image_shape
+        images = section.train_images or known.train_images
         height, width = (section.size, section.size) if section.size else side
-        return (
-            classes,
-            (channels, height, width),
-            images,
-        ), f"{section.name} will be downloaded when training starts"
+        message = f"{section.name} will be downloaded when training starts"
+        return (known.num_classes, (channels, height, width), images), message
     try:
         train = build.build_data(config).train
     except TrilemmaError as error:
@@ -105,9 +97,9 @@ def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None,
     return (train.num_classes, train.image_shape, len(train)), f"{train.name}: {len(train):,} training images"
 
 
-def _in_cache(name: str) -> bool:
+def _in_cache(name: str, dataset: Dataset) -> bool:
     folder = cache_folder() / "downloads" / name
-    return all((folder / archive.file).is_file() for archive in catalogue.OFFICIAL[name].archives)
+    return all((folder / archive.file).is_file() for archive in dataset.archives)
 
 
 def _check_device(device: str) -> dict[str, Any]:
@@ -154,8 +146,10 @@ def _seconds_per_image(network: nn.Module, macs: int, shape: tuple[int, int, int
     """Median time of a forward pass per image, at a batch that takes about a second."""
     batch = max(1, min(128, int(MACS / macs)))
     where = next(network.parameters()).device
-    images = torch.rand(batch, *shape, device=where).contiguous(memory_format=torch.channels_last)
-    network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    network = network.eval()
+    memory_format = preferred_memory_format(network, where)
+    set_memory_format(network, memory_format)
+    images = torch.rand(batch, *shape, device=where).contiguous(memory_format=memory_format)
     times = []
     for _ in range(4):
         begin = time.perf_counter()

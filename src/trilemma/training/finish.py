@@ -6,8 +6,8 @@ import copy
 
 import torch
 
-from trilemma.classifier import Classifier
-from trilemma.contexts import reestimate_batch_norm
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import reestimate_batch_norm
 from trilemma.data.image_set import ImageSet
 from trilemma.updates.ema import EMA
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from trilemma.errors import TrainingFailedError
-from trilemma.monitors.alarm import Alarm
+from trilemma.monitors.monitor import Alarm
 from trilemma.training.checkpoint import load_state
 from trilemma.training.record import Record
 from trilemma.training.state import TrainingState

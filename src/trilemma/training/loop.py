@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from trilemma import noise
-from trilemma.classifier import Classifier
-from trilemma.config import Config
-from trilemma.contexts import running_statistics_kept
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import running_statistics_kept
+from trilemma.classifier.memory_format import LEAST_CHANNELS, narrow_convolution
+from trilemma.config.config import Config
+from trilemma.config.recipe import with_options
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import Splits
 from trilemma.methods.base import Points, Seen, Step
 from trilemma.methods.creation import create_from_config
-from trilemma.monitors.alarm import Alarm, Rollback, ScaleRate, SetOption
+from trilemma.monitors.monitor import Alarm, Rollback, ScaleRate, SetOption
 from trilemma.monitors.readings import Readings, read_gradients, read_step
 from trilemma.monitors.remedies import remedies
-from trilemma.recipe import with_options
 from trilemma.training import build
 from trilemma.training.checkpoint import load_state
 from trilemma.training.finish import finished_classifier, is_finite
@@ -69,8 +70,15 @@ class Loop:
         if start is not None:
             begin_with(self.clf, start, str(training.start))
         self.clf.to(fabric.device)
-        if training.channels_last:
+        unsafe = narrow_convolution(self.clf.network) if fabric.device.type == "cpu" else None
+        if training.channels_last and unsafe is None:
             self.clf.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            record.memory_format = "channels-last"
+        elif training.channels_last:
+            record.reporter.message(
+                f"memory format: contiguous, not channels-last, which is unsafe on a CPU for {unsafe} (fewer than "
+                f"{LEAST_CHANNELS} input channels)"
+            )
         if training.compile:
             self.clf.network.compile()
         self.loader = build.build_loader(
@@ -161,7 +169,9 @@ class Loop:
         with self.fabric.autocast():
             points = self.method.points(self.clf, batch, state.method_state)
             step = update(
-                lambda: self.method.terms(self.clf, points), state.optimiser, self._average_gradients
+                lambda: self.method.terms(self.clf, points, state.method_state),
+                state.optimiser,
+                self._average_gradients,
             )
         self.method.after_backward(points, state.method_state, step)
         if state.ema is not None:
@@ -180,7 +190,8 @@ class Loop:
     def _average_gradients(self) -> None:
         """One mean over the processes after backward (walks need plain ``autograd.grad``, so no wrapper)."""
         if self.fabric.world_size > 1:
-            gradients = [p.grad for p in self.clf.parameters() if p.grad is not None]
+            weights = (*self.clf.parameters(), *self.state.method_state.parameters())
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
             mean = self._mean(torch.cat([g.flatten() for g in gradients]))
             for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))

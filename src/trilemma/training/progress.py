@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any, Protocol
 
+from trilemma.progress import ProgressBar, standard_error_is_a_terminal
+
 
 class Reporter(Protocol):
     """Gets every logged row and every message."""
@@ -74,28 +76,21 @@ class Bar:
     """
 
     def __init__(self, name: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-        self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn(),
-            TextColumn("{task.fields[text]}"), console=Console(stderr=True),
-        )  # fmt: skip
-        self.task = self.progress.add_task(name, total=1.0, text="")
-        self.progress.start()
+        self.bar = ProgressBar(name, 1.0, unit="share", transient=False)
+        self.bar.__enter__()
 
     def row(self, row: dict[str, Any], done: float, seconds_left: float) -> None:
-        self.progress.update(self.task, completed=done, text=describe(row, seconds_left))
+        self.bar.update(done=done, text=describe(row, seconds_left))
 
     def message(self, text: str) -> None:
-        self.progress.console.print(text, highlight=False)
+        self.bar.message(text)
 
     def close(self) -> None:
-        self.progress.stop()
+        self.bar.close()
 
 
 def reporter(name: str, wanted: bool) -> Reporter:
     """A bar on a terminal, plain lines elsewhere, or nothing."""
     if not wanted:
         return Silent()
-    return Bar(name) if sys.stderr.isatty() else Lines(name)
+    return Bar(name) if standard_error_is_a_terminal() else Lines(name)

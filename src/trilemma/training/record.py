@@ -7,14 +7,14 @@ import sys
 import time
 from typing import Any
 
-from trilemma.classifier import Classifier
-from trilemma.config import Config
+from trilemma.classifier.classifier import Classifier
+from trilemma.config.config import Config
 from trilemma.data.image_set import ImageSet
 from trilemma.data.statistics import ClassPCA
 from trilemma.monitors.readings import Reading, mean_reading
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.checkpoint import save_state
 from trilemma.training.progress import Reporter
-from trilemma.training.run_directory import RunDirectory
 from trilemma.training.selection import HeldOut
 from trilemma.training.state import TrainingState
 from trilemma.training.statistics import attach, fit_pca
@@ -36,6 +36,7 @@ class Record:
         self, run: RunDirectory, config: Config, reporter: Reporter, recipe: str, writes: bool
     ) -> None:
         self.run, self.config, self.reporter, self.recipe, self.writes = run, config, reporter, recipe, writes
+        self.memory_format = "contiguous"
         self.saved_at = time.monotonic()
         self._pca: ClassPCA | None = None
         self._tensorboard = TensorBoard(run.path / "tensorboard") if writes else None
@@ -156,6 +157,7 @@ class Record:
                 minutes=state.minutes,
                 seconds_per_step=60 * state.minutes / max(1, state.step),
                 peak_memory_mb=_peak_memory_mb(),
+                memory_format=self.memory_format,
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from trilemma.config import ScheduleConfig
+from trilemma.config.sections import ScheduleConfig
 
 
 def rate(schedule: ScheduleConfig, step: int, total_steps: int, steps_per_epoch: int) -> float:

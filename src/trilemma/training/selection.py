@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import torch
 
-from trilemma.attacks.fgsm import fgsm
-from trilemma.attacks.pgd import pgd
-from trilemma.classifier import Classifier
-from trilemma.config import Config
-from trilemma.contexts import inner_loop
+from trilemma.attacks.pgd import fgsm, pgd
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import inner_loop
+from trilemma.config.config import Config
 from trilemma.data.image_set import ImageSet
 from trilemma.methods.base import Method
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trilemma.classifier import Classifier
-from trilemma.config import Config
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.load import load
+from trilemma.config.config import Config
+from trilemma.config.recipe import load_config, recipe_names
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import CheckpointError, ConfigError, nearest
-from trilemma.loading import load
-from trilemma.recipe import load_config, recipe_names
 from trilemma.training.build import build_classifier
 
 # What a first stage takes over from the run that it is for, beside its data, network and threat.

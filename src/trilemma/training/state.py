@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from trilemma.classifier import Classifier
-from trilemma.config import Config
+from trilemma.classifier.classifier import Classifier
+from trilemma.config.config import Config
 from trilemma.data.image_set import ImageSet
 from trilemma.data.loader import Loader
 from trilemma.methods.base import Method
@@ -37,7 +37,8 @@ class TrainingState:
         decay = config.training.ema
         self.clf = clf
         self.method_state = method.init_state(clf, train, seed)
-        self.optimiser = build.build_optimiser(config, clf)
+        self.method_state.to(clf.device)
+        self.optimiser = build.build_optimiser(config, clf, self.method_state.parameters())
         self.ema = EMA(clf, decay) if decay is not None else None
         self.watch = Watch(config, loader.steps_per_epoch)
         self.steps_per_epoch = loader.steps_per_epoch

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from trilemma import energies
-from trilemma.classifier import Classifier
-from trilemma.contexts import inner_loop
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import inner_loop
 from trilemma.data.image_set import ImageSet
 from trilemma.data.statistics import ClassPCA
 

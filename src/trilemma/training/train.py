@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from trilemma.classifier import Classifier
-from trilemma.config import Config
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.load import load
+from trilemma.config.config import Config
+from trilemma.config.recipe import load_config
 from trilemma.data.image_set import Splits
 from trilemma.errors import ConfigError, RunError
-from trilemma.loading import load
 from trilemma.methods.creation import create_from_config
-from trilemma.recipe import load_config
+from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.build import build_data
 from trilemma.training.interrupt import stop_on_signals
 from trilemma.training.loop import Loop
 from trilemma.training.progress import reporter
 from trilemma.training.record import Record
-from trilemma.training.run_directory import RunDirectory
 from trilemma.training.start import check_start, find_start, first_stage
 
 
@@ -51,7 +51,7 @@ def train(
     """Trains a classifier, or goes on with a run that was interrupted.
 
     Args:
-        recipe: a packaged name (``digits/eb-jdat``), a YAML file, or a :class:`trilemma.config.Config`.
+        recipe: a packaged name (``digits/eb-jdat``), a YAML file, or a :class:`trilemma.config.config.Config`.
         overrides: ``{"training.lr": 0.1}`` or ``["training.lr=0.1"]``.
         out: run folder; ``runs/`` and the recipe's name by default.
         resume: go on from the last checkpoint; the configuration must be the one saved there.

@@ -7,9 +7,9 @@ import torch
 from tests.reference_models import NAMES, reference
 
 from trilemma import Classifier, Threat
+from trilemma.config.registry import NETWORKS
 from trilemma.evaluation.lint import inspect, lint
 from trilemma.networks.create import create_network
-from trilemma.registry import NETWORKS
 
 THREATS = [Threat("linf", "0.05"), Threat("linf", "0.2"), Threat("l2", "0.5")]
 

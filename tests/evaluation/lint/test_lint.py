@@ -11,7 +11,7 @@ from trilemma import Classifier, Threat
 from trilemma.errors import ConfigError, ImageError
 from trilemma.evaluation.lint import Finding, inspect, lint
 from trilemma.evaluation.lint.catalogue import CATALOGUE
-from trilemma.evaluation.lint.statistics import clearly_more, many, sign_test
+from trilemma.evaluation.lint.probe import clearly_more, many, sign_test
 
 
 @pytest.fixture(scope="module")

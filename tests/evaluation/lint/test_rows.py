@@ -29,7 +29,7 @@ def test_findings_are_told_before_a_protocol_begins(standard, few, around, capsy
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trilemma.evaluation.protocols.pgd", interrupted)
+    monkeypatch.setattr("trilemma.evaluation.protocols.accuracy.pgd", interrupted)
     try:
         trilemma.evaluate(around(standard, lambda x: x.detach()), few, ["pgd-20"])
     except KeyboardInterrupt:

@@ -11,10 +11,8 @@ from torch import Tensor
 from trilemma import energies, noise
 from trilemma.attacks.margins import is_wrong, margin
 from trilemma.attacks.square import search as square_search
-from trilemma.evaluation.lint.climb import climb
 from trilemma.evaluation.lint.finding import Finding
-from trilemma.evaluation.lint.probe import Loss, Probe, largest
-from trilemma.evaluation.lint.statistics import clearly_more, many
+from trilemma.evaluation.lint.probe import Loss, Probe, clearly_more, climb, largest, many
 from trilemma.threat import Threat
 
 STEPS = 10

@@ -8,8 +8,7 @@ from torch import Tensor
 from trilemma import noise
 from trilemma.attacks.margins import margin
 from trilemma.evaluation.lint.finding import Finding
-from trilemma.evaluation.lint.probe import Probe, largest
-from trilemma.evaluation.lint.statistics import many
+from trilemma.evaluation.lint.probe import Probe, largest, many
 from trilemma.threat import Threat
 
 TINY = 1e-4  # pixel units: far below one step of 8-bit images, far above rounding

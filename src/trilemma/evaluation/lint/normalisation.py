@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from trilemma import noise
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
 from trilemma.evaluation.lint.finding import Finding
-from trilemma.evaluation.lint.probe import Probe
-from trilemma.evaluation.lint.statistics import clearly_more
+from trilemma.evaluation.lint.probe import Probe, clearly_more
 
 Rescale = Callable[[Tensor], Tensor]
 Constants = tuple[Tensor, Tensor]

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from trilemma.attacks.margins import is_wrong
-from trilemma.classifier import TOLERANCE, Classifier
+from trilemma.classifier.classifier import TOLERANCE, Classifier
 from trilemma.errors import ImageError
 from trilemma.evaluation.lint.finding import Finding
-from trilemma.evaluation.lint.probe import Probe
-from trilemma.evaluation.lint.statistics import clearly_more, many
+from trilemma.evaluation.lint.probe import Probe, clearly_more, many
 from trilemma.threat import Threat
 
 Attack = Callable[[Classifier, Tensor, Tensor, Threat], Tensor]

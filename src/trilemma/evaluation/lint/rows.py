@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trilemma.classifier import Classifier
+from trilemma.classifier.classifier import Classifier
 from trilemma.data.image_set import ImageSet
 from trilemma.evaluation.lint.finding import Finding
 from trilemma.evaluation.lint.run import LOOKED_AT, Lint, inspect

@@ -9,21 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from trilemma import noise
-from trilemma.attacks.ball import check_labels
-from trilemma.classifier import Classifier
-from trilemma.contexts import inner_loop
+from trilemma.classifier.classifier import Classifier, check_labels
+from trilemma.classifier.contexts import inner_loop
+from trilemma.classifier.correctness import full_precision
 from trilemma.errors import ConfigError, ImageError
 from trilemma.evaluation.lint.attacks import battery_findings, run_battery
+from trilemma.evaluation.lint.checks import (
+    image_findings,
+    mode_findings,
+    output_findings,
+    outputs_as_handed_in,
+    training_layers,
+)
 from trilemma.evaluation.lint.finding import Finding
 from trilemma.evaluation.lint.gradients import gradient_findings
-from trilemma.evaluation.lint.inputs import image_findings
-from trilemma.evaluation.lint.modes import mode_findings, outputs_as_handed_in, training_layers
 from trilemma.evaluation.lint.normalisation import normalisation_findings
-from trilemma.evaluation.lint.outputs import output_findings
 from trilemma.evaluation.lint.own_attack import Attack, budget_findings, run_attack, strength_findings
 from trilemma.evaluation.lint.probe import Probe
 from trilemma.threat import Threat
-from trilemma.verdict import full_precision
 
 # Images looked at with and without a threat; those that are also attacked; those for modes and luck.
 LOOKED_AT, WITHOUT_THREAT, ATTACKED, MODES = 400, 128, 64, 32

@@ -1,0 +1,7 @@
+"""Configuration: sections, recipes, remedies and the registries. Importing it needs no torch."""
+
+from trilemma.config.config import Config, MethodOptions
+from trilemma.config.recipe import load_config
+from trilemma.config.sections import AttackConfig, SamplerConfig, Section
+
+__all__ = ["AttackConfig", "Config", "MethodOptions", "SamplerConfig", "Section", "load_config"]

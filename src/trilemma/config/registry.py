@@ -1,0 +1,402 @@
+"""Tables of name -> "module:object", imported on demand, so that listing them needs no torch.
+
+A package of one's own adds rows through the entry-point groups ``trilemma.methods``, ``trilemma.networks``,
+``trilemma.attacks``, ``trilemma.samplers``, ``trilemma.starts``, ``trilemma.datasets`` and ``trilemma.protocols``,
+or at
+run time with :meth:`Registry.add`. A row is usable wherever a built-in one is: names are checked against these tables
+and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from trilemma.errors import UnknownNameError, nearest
+
+
+@dataclass(frozen=True)
+class Row:
+    """One registry row.
+
+    Attributes:
+        target: ``"module:object"``.
+        summary: one line for ``trilemma list``.
+        options: ``"module:object"`` of the options class (networks); "" means ``target.Options``.
+        paper: the source.
+        cost: forward passes per training image, where that is a number (a step of a walk is 2, a loss term 3).
+        blank: placeholder of a parameterised name (``ood:SET``); the target is called with the value.
+        search: ``"module:function"`` of an attack's form for AutoAttack, which counts its passes; "" where there is
+            none.
+    """
+
+    target: str
+    summary: str = ""
+    options: str = ""
+    paper: str = ""
+    cost: str = ""
+    blank: str = ""
+    search: str = ""
+
+
+def import_object(target: str) -> Any:
+    """The object named ``"module:object"``."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
+
+
+class Registry:
+    """Rows of one kind, with helpful errors."""
+
+    def __init__(self, kind: str, rows: Mapping[str, Row], group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._rows = dict(rows)
+
+    @cached_property
+    def _external(self) -> dict[str, Row]:
+        return {
+            point.name: Row(
+                target=point.value, summary=f"from {point.dist.name if point.dist else 'elsewhere'}"
+            )
+            for point in entry_points(group=self.group)
+        }
+
+    def add(self, name: str, target: str, **about: str) -> None:
+        """Adds a row at run time; ``about`` are the other fields of :class:`Row`."""
+        self._rows[name] = Row(target=target, **about)
+
+    def rows(self) -> dict[str, Row]:
+        """Every row, in the order of the table; this package's names win over those of others."""
+        return {**self._rows, **{name: row for name, row in self._external.items() if name not in self._rows}}
+
+    def names(self) -> list[str]:
+        """Every name, sorted."""
+        return sorted(self.rows())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.rows()
+
+    def row(self, name: str) -> Row:
+        """The row of ``name``; for ``NAME:VALUE`` that of the parameterised name.
+
+        Raises:
+            UnknownNameError: naming the nearest one and all that exist.
+        """
+        rows = self.rows()
+        row = rows.get(name if name in rows else name.partition(":")[0])
+        if row is None or (name not in rows and not row.blank):
+            raise UnknownNameError(
+                f"unknown {self.kind} {name!r}.{nearest(name, rows)} "
+                f"{self.kind.capitalize()}s: {', '.join(sorted(rows))}"
+            )
+        return row
+
+    def get(self, name: str) -> Any:
+        """The object of ``name``, imported now; a parameterised one is called with what follows the colon.
+
+        Raises:
+            UnknownNameError: as of :meth:`row`, or nothing follows the colon.
+        """
+        row = self.row(name)
+        if not row.blank:
+            return import_object(row.target)
+        base, _, value = name.partition(":")
+        if not value:
+            raise UnknownNameError(f"{self.kind} {base!r}: write {base}:{row.blank}; {row.summary}")
+        return import_object(row.target)(value)
+
+    def options(self, name: str) -> Any:
+        """The options class of a method or network."""
+        row = self.row(name)
+        return import_object(row.options) if row.options else self.get(name).Options
+
+
+def _method(module: str, class_name: str, summary: str, paper: str, cost: str) -> Row:
+    return Row(f"trilemma.methods.{module}:{class_name}", summary, paper=paper, cost=cost)
+
+
+METHODS = Registry(
+    "method",
+    {
+        "standard": _method("standard", "Standard",
+            "cross-entropy on clean images", "", "3"),
+        "fgsm": _method("fgsm", "Fgsm",
+            "one sign step from the clean image; collapses at large radii", "Goodfellow et al. 2015", "5"),
+        "fgsm-rs": _method("fgsm_rs", "FgsmRS",
+            "one sign step of 5/4 of the radius from a random start, projected", "Wong et al. 2020", "5"),
+        "n-fgsm": _method("n_fgsm", "NFgsm",
+            "one sign step from strong noise, not projected", "de Jorge et al. 2022", "5"),
+        "grad-align": _method("grad_align", "GradAlign",
+            "one sign step, and input gradients that agree all over the ball",
+            "Andriushchenko and Flammarion 2020", "11"),
+        "elle": _method("elle", "Elle",
+            "one sign step, and a loss that is linear between points near the image",
+            "Abad Rocamora et al. 2024", "14"),
+        "elle-a": _method("elle_a", "ElleA",
+            "elle, its weight raised only while the linearity error stands out",
+            "Abad Rocamora et al. 2024", "14"),
+        "free-at": _method("free_at", "FreeAT",
+            "the weight step's own backward moves the perturbation, a batch 8 times over", "Shafahi et al. 2019",
+            "3 per replay"),
+        "aaer": _method("aaer", "Aaer",
+            "a single step from noise plus a penalty on abnormal adversarial examples", "Lin et al. 2023", "6"),
+        "pgd-at": _method("pgd_at", "PgdAT",
+            "cross-entropy on multi-step adversarial images", "Madry et al. 2018", "2 steps + 3"),
+        "trades": _method("trades", "Trades",
+            "clean cross-entropy plus beta KL to the adversarial image", "Zhang et al. 2019", "2 steps + 7"),
+        "mart": _method("mart", "Mart",
+            "boosted cross-entropy, and a KL that counts misclassified images more", "Wang et al. 2020",
+            "2 steps + 6"),
+        "weat-nat": _method("weat", "WeatNat",
+            "trades, each image weighted by its energy", "Mirza et al. 2024", "2 steps + 7"),
+        "weat-adv": _method("weat", "WeatAdv",
+            "weat-nat with the cross-entropy of the adversarial image", "Mirza et al. 2024", "2 steps + 7"),
+        "jem": _method("jem", "Jem",
+            "joint energy model with Langevin chains from noise", "Grathwohl et al. 2020", "2 steps + 6"),
+        "jem++": _method("jem_plus_plus", "JemPlusPlus",
+            "joint energy model with clamped noiseless chains and BatchNorm", "Yang and Ji 2021", "2 steps + 6"),
+        "sada-jem": _method("sada_jem", "SadaJem",
+            "joint energy model with class-informed chains", "Yang et al. 2023", "2 steps + 9"),
+        "prejeat": _method("prejeat", "PreJeat",
+            "cross-entropy on images of the energy attack", "arXiv 2108.09093", "2 steps + 3"),
+        "jeat": _method("jeat", "Jeat",
+            "likelihood of adversarial images under the energy model", "arXiv 2108.09093",
+            "2 (attack + sampler steps) + 6"),
+        "eb-jdat": _method("eb_jdat", "EbJdat",
+            "joint model of clean images, adversarial images and labels", "arXiv 2505.19459",
+            "2 (attack + sampler steps) + 9 to 12"),
+        "eb-jdat-release": _method("eb_jdat_release", "EbJdatRelease",
+            "eb-jdat with the released inner step, alignment and reach", "arXiv 2505.19459",
+            "2 (attack + sampler steps) + 9 to 12"),
+        "dat": _method("dat", "Dat",
+            "robust cross-entropy, and an energy that tells real images from walks that begin elsewhere",
+            "arXiv 2510.13872", "2 (attack + sampler steps) + 9 at most"),
+    },
+    "trilemma.methods",
+)  # fmt: skip
+
+NETWORKS = Registry(
+    "network",
+    {
+        "small-resnet": Row(
+            "trilemma.networks.small_resnet:SmallResNet",
+            "residual net for CPU, 0.08 M parameters and up",
+            "trilemma.networks.options:SmallResNetOptions",
+            "He et al. 2016",
+        ),
+        "preact-resnet": Row(
+            "trilemma.networks.preact_resnet:PreActResNet",
+            "PreActResNet-18, CIFAR form, 11.17 M parameters",
+            "trilemma.networks.options:PreActResNetOptions",
+            "He et al. 2016",
+        ),
+        "wide-resnet": Row(
+            "trilemma.networks.wide_resnet:WideResNet",
+            "WRN-depth-width; 28-10 has 36.5 M parameters",
+            "trilemma.networks.options:WideResNetOptions",
+            "Zagoruyko and Komodakis 2016",
+        ),
+        "timm": Row(
+            "trilemma.networks.timm_network:timm_network",
+            "any network of timm (extra 'timm')",
+            "trilemma.networks.options:TimmOptions",
+        ),
+    },
+    "trilemma.networks",
+)
+
+ATTACKS = Registry(
+    "attack",
+    {
+        "fgsm": Row(
+            "trilemma.attacks.pgd:fgsm",
+            "one sign step of the radius",
+            paper="Goodfellow et al. 2015",
+            cost="2",
+        ),
+        "apgd": Row(
+            "trilemma.attacks.apgd:apgd",
+            "ascent with momentum that sets its own step size; cross-entropy, DLR, targeted DLR",
+            paper="Croce and Hein 2020",
+            cost="2 steps (x 9 targets)",
+            search="trilemma.attacks.apgd:search",
+        ),
+        "autoattack": Row(
+            "trilemma.attacks.autoattack:autoattack",
+            "apgd, fab and square, each on what the others left; gives verdicts, not images",
+            paper="Croce and Hein 2020",
+        ),
+        "pgd": Row(
+            "trilemma.attacks.pgd:pgd",
+            "projected gradient steps on the cross-entropy",
+            paper="Madry et al. 2018",
+            cost="2 steps",
+        ),
+        "he-pgd": Row(
+            "trilemma.attacks.pgd:he_pgd",
+            "steps up the cross-entropy plus gamma E(x), so that the energy stays up",
+            paper="Beadini and Masi 2023",
+            cost="2 steps",
+        ),
+        "fab": Row(
+            "trilemma.attacks.fab:fab",
+            "steps to the linearised boundary, towards each of 9 classes; wants the nearest misclassified image",
+            paper="Croce and Hein 2020",
+            cost="3 steps targets",
+            search="trilemma.attacks.fab:search",
+        ),
+        "screen": Row(
+            "trilemma.attacks.screen:screen",
+            "short apgd on cross-entropy and margins, then 400 queries of square; an estimate of autoattack",
+            cost="659 at most",
+        ),
+        "square": Row(
+            "trilemma.attacks.square:square",
+            "random squares, kept where the margin falls; asks for no gradient",
+            paper="Andriushchenko et al. 2020",
+            cost="queries",
+            search="trilemma.attacks.square:search",
+        ),
+    },
+    "trilemma.attacks",
+)
+
+SAMPLERS = Registry(
+    "sampler",
+    {
+        "langevin": Row(
+            "trilemma.samplers.samplers:langevin",
+            "plain gradient steps on the energy with noise",
+            paper="Grathwohl et al. 2020",
+        ),
+        "momentum": Row(
+            "trilemma.samplers.samplers:momentum",
+            "gradient steps with momentum and little noise",
+            paper="WEAT",
+        ),
+        "proximal": Row(
+            "trilemma.samplers.samplers:proximal",
+            "steps along the clamped gradient, no noise",
+            paper="Yang and Ji 2021",
+        ),
+        "normalised": Row(
+            "trilemma.samplers.samplers:normalised",
+            "steps of one L2 length along the gradient, no noise",
+            paper="DAT",
+        ),
+    },
+    "trilemma.samplers",
+)
+
+# In the order of how much a start knows about its class: the less, the more the samples say about the classifier.
+STARTS = Registry(
+    "start",
+    {
+        "uniform": Row("trilemma.samplers.starts:uniform", "U(0, 1) in every pixel"),
+        "gaussian": Row("trilemma.samplers.starts:gaussian", "N(1/2, 1/16) in every pixel"),
+        "class-mean-noise": Row(
+            "trilemma.samplers.starts:class_mean_noise", "the class mean plus N(0, 0.09)"
+        ),
+        "class-gaussian": Row(
+            "trilemma.samplers.starts:class_gaussian",
+            "the Gaussian of the class's training images",
+            paper="Yang and Ji 2021",
+        ),
+        "class-pca": Row(
+            "trilemma.samplers.starts:class_pca",
+            "the principal components of the class",
+            paper="arXiv 2407.06315",
+        ),
+        "data": Row("trilemma.samplers.starts:data", "a random training image of the class"),
+        "phase-scrambled": Row(
+            "trilemma.samplers.starts:phase_scrambled_data",
+            "training images with random Fourier phases",
+            paper="DAT",
+        ),
+    },
+    "trilemma.starts",
+)
+
+DATASETS = Registry(
+    "dataset",
+    {
+        "digits": Row(
+            "trilemma.data.catalogue:DIGITS", "scikit-learn's 8x8 digits, embedded: 1,200 / 200 / 397 images"
+        ),
+        "cifar10": Row(
+            "trilemma.data.catalogue:CIFAR10", "32x32 colour, 10 classes, official archive or data.root"
+        ),
+        "cifar100": Row(
+            "trilemma.data.catalogue:CIFAR100", "32x32 colour, 100 classes, official archive or data.root"
+        ),
+        "mnist": Row("trilemma.data.catalogue:MNIST", "28x28 grey digits, official archive or data.root"),
+        "fashion-mnist": Row(
+            "trilemma.data.catalogue:FASHION_MNIST", "28x28 grey clothing, official archive or data.root"
+        ),
+        "svhn": Row(
+            "trilemma.data.catalogue:SVHN", "32x32 colour house numbers, official archive or data.root"
+        ),
+        "folder": Row(
+            "trilemma.data.catalogue:FOLDER", "any image folder, tar, tar.gz, zip or npz at data.root"
+        ),
+    },
+    "trilemma.datasets",
+)
+
+PROTOCOLS = Registry(
+    "protocol",
+    {
+        "clean": Row("trilemma.evaluation.protocols.accuracy:clean", "accuracy on unperturbed images"),
+        "pgd-20": Row(
+            "trilemma.evaluation.protocols.accuracy:pgd_20", "CE, 20 steps of radius / 4, one random start"
+        ),
+        "pgd-50-10": Row(
+            "trilemma.evaluation.protocols.accuracy:pgd_50_10",
+            "CE, 50 steps of radius / 4, the worst of 10 random starts",
+        ),
+        "screen": Row(
+            "trilemma.evaluation.protocols.autoattack:screen",
+            "an estimate of autoattack-standard at a fifteenth of its cost; refuses single-step training",
+        ),
+        "autoattack-standard": Row(
+            "trilemma.evaluation.protocols.autoattack:autoattack_standard",
+            "APGD-CE, targeted APGD-DLR, targeted FAB, Square, each on what the others left",
+            paper="Croce and Hein 2020",
+        ),
+        "autoattack-few-classes": Row(
+            "trilemma.evaluation.protocols.autoattack:autoattack_few_classes",
+            "the same with a margin loss for DLR, which 2 or 3 classes do not have",
+            paper="Croce and Hein 2020",
+        ),
+        "ece": Row(
+            "trilemma.evaluation.protocols.calibration:ece",
+            "calibration error of the confidence, 15 bins of equal width",
+            paper="Guo et al. 2017",
+            cost="1",
+        ),
+        "ece-pgd-20": Row(
+            "trilemma.evaluation.protocols.calibration:ece_pgd_20",
+            "the same on the images that pgd-20 makes",
+            paper="Guo et al. 2017",
+            cost="42",
+        ),
+        "ood": Row(
+            "trilemma.evaluation.protocols.ood:ood",
+            "AUROC of E(x), max softmax and the gradient norm; SET: a data set, a path, uniform-noise or permuted",
+            paper="Grathwohl et al. 2020",
+            cost="6",
+            blank="SET",
+        ),
+        "generation": Row(
+            "trilemma.evaluation.protocols.generation:generation",
+            "FD, KD, precision, recall of samples against training images; `trilemma evaluate --samples`",
+            paper="Heusel et al. 2017",
+        ),
+    },
+    "trilemma.protocols",
+)

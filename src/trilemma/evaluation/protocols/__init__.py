@@ -1,0 +1,1 @@
+"""The protocols: one judge each, with a name and a version."""

@@ -1,0 +1,175 @@
+"""Training curves: loss, accuracies, the three mean energies and the delta energies, with alarms where they rang."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from trilemma.figures.style import Theme, legend_above, new_figure
+
+Rows = list[dict[str, Any]]
+
+WIDTH, HEIGHT = 5.2, 3.0
+MARKED = ("alarm", "remedy", "restart")
+ENDS = ("early-stop", "failed")  # stops that a reader of the curve wants to see; others are the reader's own
+
+
+def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+    """Epochs and values of the rows that have ``key``; a value that is not finite is the alarm's to show."""
+    found = [row for row in rows if row.get(key) is not None and math.isfinite(row[key])]
+    return [row["epoch"] for row in found], [row[key] for row in found]
+
+
+def _smooth(values: list[float], window: int) -> list[float]:
+    """A running mean over the last ``window`` values; fewer at the beginning."""
+    means, total = [], 0.0
+    for place, value in enumerate(values):
+        total += value - (values[place - window] if place >= window else 0.0)
+        means.append(total / min(place + 1, window))
+    return means
+
+
+def _line(axes: Axes, rows: Rows, key: str, label: str, colour: str, style: str = "-") -> None:
+    """A faint line of the logged values under their running mean over 1/40 of the run."""
+    epochs, values = _series(rows, key)
+    if not values:
+        return
+    axes.plot(epochs, values, color=colour, linewidth=0.8, alpha=0.25)
+    axes.plot(epochs, _smooth(values, max(1, len(values) // 40)), style, color=colour, label=label)
+
+
+def _groups(events: Iterable[Mapping[str, Any]], span: float) -> list[tuple[bool, list[float], list[str]]]:
+    """Alarms and remedies apart, those within 2 % of the run together: is it alarms, their epochs, their names."""
+    groups: list[tuple[bool, list[float], list[str]]] = []
+    marked = [
+        event
+        for event in events
+        if (event.get("kind") in MARKED or event.get("name") in ENDS) and event.get("epoch") is not None
+    ]
+    for event in sorted(marked, key=lambda event: (event["kind"] == "alarm", event["epoch"])):
+        alarm, name = event["kind"] == "alarm", str(event.get("name") or event["kind"])
+        if not groups or groups[-1][0] != alarm or event["epoch"] - groups[-1][1][-1] > 0.02 * span:
+            groups.append((alarm, [], []))
+        groups[-1][1].append(event["epoch"])
+        if name not in groups[-1][2]:
+            groups[-1][2].append(name)
+    return groups
+
+
+def _mark(axes: Axes, events: Iterable[Mapping[str, Any]], theme: Theme) -> None:
+    """A vertical line per alarm (named on its left) and per remedy or restart (named on its right)."""
+    low, high = axes.get_xlim()
+    for alarm, epochs, names in _groups(events, high - low):
+        colour = theme.alarm if alarm else theme.muted
+        for epoch in epochs:
+            axes.axvline(epoch, color=colour, linewidth=1, linestyle="-" if alarm else ":")
+        axes.annotate(
+            ", ".join(names), (epochs[0] if alarm else epochs[-1], 0.98 if alarm else 0.03),
+            xycoords=("data", "axes fraction"), xytext=(-3 if alarm else 3, 0), textcoords="offset points",
+            rotation=90, ha="right" if alarm else "left", va="top" if alarm else "bottom", fontsize=8, color=colour,
+            bbox={"facecolor": theme.background, "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
+        )  # fmt: skip
+
+
+def _panel(title: str, unit: str, legend_rows: int = 1) -> tuple[Figure, Axes]:
+    figure, axes = new_figure(WIDTH, HEIGHT)
+    axes.set_title(title, pad=8 + 16 * legend_rows)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(unit)
+    axes.margins(x=0.01)
+    return figure, axes
+
+
+def draw_loss(rows: Rows, events: Rows, theme: Theme) -> Figure:
+    """The loss of each logged step."""
+    figure, axes = _panel("Loss", "loss")
+    _line(axes, _steps(rows), "loss", "training loss", theme.muted)
+    _mark(axes, events, theme)
+    legend_above(axes)
+    return figure
+
+
+def draw_accuracy(rows: Rows, events: Rows, theme: Theme) -> Figure:
+    """Accuracy on training batches (lines) and on held-out images (points; hollow: under one step)."""
+    figure, axes = _panel("Accuracy", "share right", legend_rows=2)
+    for kind, key, held in (
+        ("clean", "clean_accuracy", "held_out_clean"),
+        ("adversarial", "robust_accuracy", "held_out_pgd10"),
+    ):
+        colour = theme.sets[kind]
+        _line(axes, _steps(rows), key, f"{kind}, batch", colour)
+        epochs, values = _series(_epochs(rows), held)
+        if values:
+            name = "clean, held out" if kind == "clean" else "PGD-10, held out"
+            axes.plot(
+                epochs, values, "o", markersize=6, color=colour, markeredgecolor=theme.background, label=name
+            )
+    epochs, values = _series(_epochs(rows), "held_out_fgsm")
+    if values:
+        colour = theme.sets["adversarial"]
+        axes.plot(
+            epochs,
+            values,
+            "o",
+            markersize=5,
+            color=theme.background,
+            markeredgecolor=colour,
+            label="FGSM, held out",
+        )
+    axes.set_ylim(-0.02, 1.02)
+    _mark(axes, events, theme)
+    legend_above(axes, columns=3 if values else 2)  # two rows
+    return figure
+
+
+def draw_energies(rows: Rows, events: Rows, theme: Theme) -> Figure:
+    """Mean marginal energy of the clean, adversarial and generated images of each logged step."""
+    figure, axes = _panel("Mean energy E(x)", "logits")
+    for kind, colour in theme.sets.items():
+        _line(axes, _steps(rows), f"energy_{kind}", kind, colour)
+    _mark(axes, events, theme)
+    legend_above(axes)
+    return figure
+
+
+def draw_deltas(rows: Rows, events: Rows, theme: Theme) -> Figure:
+    """Delta energies, clean minus adversarial: of E(x) (solid) and of E(x, y) (dashed)."""
+    figure, axes = _panel("Delta energies", "logits")
+    _line(axes, _steps(rows), "delta_marginal", "dE(x)", theme.text)
+    _line(axes, _steps(rows), "delta_joint", "dE(x, y)", theme.muted, "--")
+    axes.axhline(0, color=theme.muted, linewidth=0.8)
+    _mark(axes, events, theme)
+    legend_above(axes)
+    return figure
+
+
+def _steps(rows: Rows) -> Rows:
+    return [row for row in rows if row.get("kind") == "step"]
+
+
+def _epochs(rows: Rows) -> Rows:
+    return [row for row in rows if row.get("kind") == "epoch"]
+
+
+# File name, painter, the metric that must be there, and how to read the figure.
+CURVES: tuple[tuple[str, Callable[[Rows, Rows, Theme], Figure], str, str], ...] = (
+    ("training-loss", draw_loss, "loss", "Falling and smooth is healthy; faint: logged steps, strong: running mean."),
+    (
+        "training-accuracy", draw_accuracy, "loss",
+        "Lines are training batches, points held-out images; an adversarial line that leaves its points "
+        "behind is overfitting, and so are hollow points (FGSM) far above full ones (PGD-10).",
+    ),
+    (
+        "training-energies", draw_energies, "loss",
+        "The lines of one landscape: they should stay close together; one that runs away is a collapse under way.",
+    ),
+    (
+        "training-deltas", draw_deltas, "delta_marginal",
+        "Clean minus adversarial energy: near 0 the landscape is flat around images; a jump is catastrophic "
+        "overfitting, a slow slide of dE(x) below 0 robust overfitting.",
+    ),
+)  # fmt: skip
