@@ -34,7 +34,7 @@ from trilemma.classifier.contexts import running_statistics_kept
 from trilemma.config.recipe import build_config
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet, Splits
-from trilemma.methods.base import Points, Seen, Step
+from trilemma.methods.base import Points, ForwardResult, Step
 from trilemma.monitors.readings import NAMES, Reading, read_gradients, read_step
 from trilemma.monitors.watch import Watch
 from trilemma.networks.create import create_network
@@ -140,7 +140,7 @@ def pieces() -> dict[str, float]:
     starred = images.clone().requires_grad_()
     starred.grad = torch.randn_like(images)
     points = Points(images, labels, starred, gradient=torch.randn_like(images))
-    step = Step(torch.tensor(1.0), Seen(images, logits), Seen(images, logits + 0.1))
+    step = Step(torch.tensor(1.0), ForwardResult(images, logits), ForwardResult(images, logits + 0.1))
     watch, steps = Watch(config, 300), count(1)
     reading: Reading = dict.fromkeys(NAMES, 0.5)
 

@@ -15,7 +15,7 @@ import trilemma
 from trilemma import energies
 from trilemma.config import MethodOptions
 from trilemma.config.registry import METHODS
-from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
+from trilemma.methods.base import Method, MethodState, Points, Step, detached, forward_sets
 from trilemma.methods.inner import attacked, fresh_seeds
 from trilemma.walks import objectives
 
@@ -56,8 +56,8 @@ class LogitPairing(Method):
         pairing = (clean - starred).square().mean()
         return Step(
             (natural + robust) / 2 + self.options.pairing * pairing,
-            clean=seen(points.clean, clean),
-            adversarial=seen(points.adversarial, starred),
+            clean=detached(points.clean, clean),
+            adversarial=detached(points.adversarial, starred),
             metrics={
                 "natural": natural.detach(),
                 "robust": robust.detach(),

@@ -32,5 +32,5 @@ def test_each_objective_is_its_formula_at_the_images_still_on_the_way(toy) -> No
 
 def test_rows_are_not_copied_while_nobody_has_left() -> None:
     everything = torch.arange(3.0)
-    assert objectives.rows(everything, torch.arange(3)) is everything
-    assert objectives.rows(everything, torch.tensor([2])).tolist() == [2.0]
+    assert objectives.subset(everything, torch.arange(3)) is everything
+    assert objectives.subset(everything, torch.tensor([2])).tolist() == [2.0]

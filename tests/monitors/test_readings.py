@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from trilemma.methods import Step
-from trilemma.methods.base import Points, Seen
+from trilemma.methods.base import ForwardResult, Points
 from trilemma.monitors.readings import NAMES, Readings, mean_reading, read_gradients, read_step
 
 
@@ -14,7 +14,7 @@ def seen_step(toy):
     images = [toy.images(40, seed=seed) for seed in range(3)]
     images[2][:10] = 0.0
     images[2][10:20] = 1.2  # a jem chain beyond the box
-    parts = [Seen(x, clf.logits(x).detach()) for x in images]
+    parts = [ForwardResult(x, clf.logits(x).detach()) for x in images]
     return Step(torch.tensor(2.5), parts[0], parts[1], parts[2]), [toy.logits64(clf, x) for x in images]
 
 

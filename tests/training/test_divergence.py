@@ -16,7 +16,7 @@ from trilemma.config.config import Config, MethodOptions
 from trilemma.config.registry import METHODS
 from trilemma.errors import TrainingFailedError
 from trilemma.methods import MethodState
-from trilemma.methods.base import Points, Seen, Step
+from trilemma.methods.base import ForwardResult, Points, Step
 from trilemma.methods.standard import Standard
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.train import train
@@ -49,7 +49,7 @@ class Faulty(Standard):
             return step
         if plan.harm == "energies":
             assert step.clean is not None
-            return replace(step, clean=Seen(step.clean.images, step.clean.logits * 1e6))
+            return replace(step, clean=ForwardResult(step.clean.images, step.clean.logits * 1e6))
         return replace(step, loss=step.loss * torch.nan)
 
 

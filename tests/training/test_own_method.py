@@ -25,7 +25,7 @@ from pydantic import Field
 from trilemma.config.config import MethodOptions
 from trilemma.methods import Method
 from trilemma.methods import Step
-from trilemma.methods.base import seen
+from trilemma.methods.base import detached
 
 
 class SoftOptions(MethodOptions):
@@ -39,7 +39,7 @@ class Soft(Method):
     def terms(self, clf, points, state):
         logits = clf.logits(points.clean)
         loss = F.cross_entropy(logits, points.labels, label_smoothing=self.options.softness)
-        return Step(loss, clean=seen(points.clean, logits), metrics={"soft": loss.detach()})
+        return Step(loss, clean=detached(points.clean, logits), metrics={"soft": loss.detach()})
 '''
 RECIPE = """
 data: {name: digits}

@@ -16,7 +16,7 @@ from trilemma.config.config import Config
 from trilemma.config.registry import METHODS
 from trilemma.data.batch import Batch
 from trilemma.errors import TrainingFailedError
-from trilemma.methods.base import Method, MethodState, Points, Step, seen
+from trilemma.methods.base import Method, MethodState, Points, Step, detached
 from trilemma.methods.n_fgsm import NFgsm, NFgsmOptions
 from trilemma.methods.standard import Standard
 from trilemma.runs.run_directory import RunDirectory
@@ -59,7 +59,7 @@ class Collapsing(NFgsm):
             return step
         # a true logit far above the clean one: the loss fell under the attack, and the shift is long
         lifted = 9.0 * torch.nn.functional.one_hot(points.labels, clf.num_classes)
-        return replace(step, adversarial=seen(points.clean, step.adversarial.logits + lifted))
+        return replace(step, adversarial=detached(points.clean, step.adversarial.logits + lifted))
 
 
 @pytest.fixture

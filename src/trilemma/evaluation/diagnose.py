@@ -46,7 +46,7 @@ GENERATED_STEPS = 100
 
 
 @dataclass(frozen=True)
-class Seen:
+class ForwardResult:
     """Energies of N images, and which of them the classifier says right: bool ``[N]``."""
 
     points: EnergyPoints
@@ -69,8 +69,8 @@ class Landscape:
         presets: of the attacks.
     """
 
-    clean: Seen
-    attacked: dict[str, Seen]
+    clean: ForwardResult
+    attacked: dict[str, ForwardResult]
     generated: EnergyPoints
     num_classes: int
     presets: Mapping[str, Preset]
@@ -124,7 +124,7 @@ def landscape(
         progress: show a bar on standard error.
     """
     names = (CLEAN, *attacks)
-    parts: dict[str, list[Seen]] = {name: [] for name in names}
+    parts: dict[str, list[ForwardResult]] = {name: [] for name in names}
     generated: list[EnergyPoints] = []
     generators = {name: torch.Generator().manual_seed(seed) for name in (*attacks, GENERATED)}
     with bar("diagnose", len(data) * (len(attacks) + 1), progress) as advance:
@@ -141,7 +141,7 @@ def landscape(
             generated.append(energy_points(clf, made, labels))
             advance(len(places))
     seen = {
-        name: Seen(_joined([p.points for p in found]), torch.cat([p.right for p in found]))
+        name: ForwardResult(_joined([p.points for p in found]), torch.cat([p.right for p in found]))
         for name, found in parts.items()
     }
     return Landscape(seen.pop(CLEAN), seen, _joined(generated), clf.num_classes, attacks)
@@ -163,9 +163,9 @@ def _attack(
     return run(clf, images, labels, threat, **random, **preset.settings)
 
 
-def _see(clf: Classifier, images: Tensor, labels: Tensor) -> Seen:
+def _see(clf: Classifier, images: Tensor, labels: Tensor) -> ForwardResult:
     logits = finite_logits(clf, images)
-    return Seen(points_of(logits, labels), (logits.argmax(1) == labels).cpu())
+    return ForwardResult(points_of(logits, labels), (logits.argmax(1) == labels).cpu())
 
 
 def _joined(found: list[EnergyPoints]) -> EnergyPoints:

@@ -50,7 +50,7 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ForwardResult:
     """Images and their logits from a loss forward, detached: monitors and figures read them for free."""
 
     images: Tensor
@@ -69,9 +69,9 @@ class Step:
     """
 
     loss: Tensor
-    clean: Seen | None = None
-    adversarial: Seen | None = None
-    generated: Seen | None = None
+    clean: ForwardResult | None = None
+    adversarial: ForwardResult | None = None
+    generated: ForwardResult | None = None
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     live: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
@@ -227,9 +227,9 @@ class Method(ABC):
         """
 
 
-def seen(images: Tensor, logits: Tensor) -> Seen:
+def detached(images: Tensor, logits: Tensor) -> ForwardResult:
     """What monitors read, cut from the graph."""
-    return Seen(images.detach(), logits.detach())
+    return ForwardResult(images.detach(), logits.detach())
 
 
 def forward_sets(clf: Classifier, clean: Tensor | None, *others: Tensor) -> list[Tensor]:

@@ -20,7 +20,7 @@ from trilemma.config.sections import AttackConfig, SamplerConfig
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet
 from trilemma.data.outlier_images import OutsideImages
-from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
+from trilemma.methods.base import Method, MethodState, Points, Step, detached, forward_sets
 from trilemma.methods.inner import attacked, descended, fresh_seeds
 from trilemma.walks import objectives
 
@@ -126,8 +126,8 @@ class Dat(Method):
         scores = (-energies.joint_energy(logits.detach(), y) for logits in (real, negative))
         return Step(
             robust + 0.5 * to_real + 0.5 * to_outside,
-            adversarial=seen(points.adversarial, starred),
-            generated=seen(points.generated, negative),
+            adversarial=detached(points.adversarial, starred),
+            generated=detached(points.generated, negative),
             metrics={
                 "robust": robust.detach(),
                 "real": to_real.detach(),

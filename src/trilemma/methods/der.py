@@ -11,7 +11,7 @@ from trilemma.classifier.contexts import running_statistics_kept
 from trilemma.config.sections import RegulariserConfig
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet
-from trilemma.methods.base import Method, MethodState, Points, Step, seen
+from trilemma.methods.base import Method, MethodState, Points, Step, detached
 
 
 class Regularised(Method):
@@ -57,7 +57,7 @@ class Regularised(Method):
         return replace(
             step,
             loss=step.loss + self.der.beta * penalty,
-            clean=seen(points.clean, reference) if at_clean else step.clean,
+            clean=detached(points.clean, reference) if at_clean else step.clean,
             metrics={**step.metrics, "der": penalty.detach()},
         )
 

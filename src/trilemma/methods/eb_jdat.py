@@ -18,11 +18,11 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import MethodOptions
 from trilemma.config.sections import AttackConfig, SamplerConfig, filled_sampler
 from trilemma.data.batch import Batch
-from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
+from trilemma.methods.base import Method, MethodState, Points, Step, detached, forward_sets
 from trilemma.methods.generative import LANGEVIN, PROXIMAL, DataView, contrastive, data_view, distinct_data
 from trilemma.methods.inner import attacked, chain, fresh_seeds
 from trilemma.walks import objectives
-from trilemma.walks.objectives import rows
+from trilemma.walks.objectives import subset
 from trilemma.walks.walk import Objective
 
 Backbone = Annotated[Literal["jem", "jem++", "sada-jem"], Field(description="whose sampler and data view")]
@@ -167,9 +167,9 @@ class EbJdat(Method):
         named = {"contrastive": generative, "alignment": alignment, "natural": natural, "robust": robust}
         return Step(
             loss,
-            clean=seen(points.clean, clean),
-            adversarial=seen(points.adversarial, starred),
-            generated=seen(points.generated, generated),
+            clean=detached(points.clean, clean),
+            adversarial=detached(points.adversarial, starred),
+            generated=detached(points.generated, generated),
             metrics={name: value.detach() for name, value in named.items()},
             live={"clean": clean, "adversarial": starred},
         )
@@ -206,7 +206,7 @@ class EbJdat(Method):
         def logit_and_angle(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
             # as released: raises the true logit, so it is no attack; kept for comparison
             logits = clf.logits(images)
-            angle = 1 - cosine_similarity(rows(clean, index), logits, dim=1)
-            return -energies.joint_energy(logits, rows(y, index)) + 2 * angle, logits
+            angle = 1 - cosine_similarity(subset(clean, index), logits, dim=1)
+            return -energies.joint_energy(logits, subset(y, index)) + 2 * angle, logits
 
         return logit_and_angle

@@ -14,7 +14,7 @@ from trilemma import energies
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import MethodOptions
 from trilemma.data.batch import Batch
-from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
+from trilemma.methods.base import Method, MethodState, Points, Step, detached, forward_sets
 from trilemma.methods.inner import chain
 
 # JEM's Langevin chain: step 1 and noise 0.01 on [-1, 1].
@@ -89,8 +89,8 @@ class JointEnergyModel(Method):
         penalty = real.square().mean() + drawn.square().mean()
         return Step(
             self.options.generative * contrast + natural + self.options.energy_penalty * penalty,
-            clean=seen(points.clean, clean),
-            generated=seen(points.generated, generated),
+            clean=detached(points.clean, clean),
+            generated=detached(points.generated, generated),
             metrics={
                 "natural": natural.detach(), "contrastive": contrast.detach(), "energy_penalty": penalty.detach(),
             },

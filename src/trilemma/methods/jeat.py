@@ -13,7 +13,7 @@ from trilemma import energies
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import MethodOptions
 from trilemma.data.batch import Batch
-from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
+from trilemma.methods.base import Method, MethodState, Points, Step, detached, forward_sets
 from trilemma.methods.generative import LANGEVIN, contrastive
 from trilemma.methods.inner import Attacked, attacked, chain, fresh_seeds
 from trilemma.walks import objectives
@@ -57,8 +57,8 @@ class Jeat(Method):
         contrast = contrastive(points, starred, generated)
         return Step(
             robust + self.options.generative * contrast,
-            adversarial=seen(points.adversarial, starred),
-            generated=seen(points.generated, generated),
+            adversarial=detached(points.adversarial, starred),
+            generated=detached(points.generated, generated),
             metrics={"robust": robust.detach(), "contrastive": contrast.detach()},
             live={"adversarial": starred},
         )

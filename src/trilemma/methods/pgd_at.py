@@ -8,7 +8,7 @@ from trilemma import energies
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import MethodOptions
 from trilemma.data.batch import Batch
-from trilemma.methods.base import Method, MethodState, Points, Step, seen
+from trilemma.methods.base import Method, MethodState, Points, Step, detached
 from trilemma.methods.inner import attacked, fresh_seeds
 from trilemma.walks import objectives
 
@@ -40,4 +40,4 @@ def adversarial_cross_entropy(clf: Classifier, points: Points) -> Step:
     assert points.adversarial is not None
     logits = clf.logits(points.adversarial)
     loss = energies.cross_entropy(logits, points.labels).mean()
-    return Step(loss, adversarial=seen(points.adversarial, logits), live={"adversarial": logits})
+    return Step(loss, adversarial=detached(points.adversarial, logits), live={"adversarial": logits})

@@ -7,7 +7,7 @@ from typing import Literal
 from trilemma import energies
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import MethodOptions
-from trilemma.methods.base import Method, MethodState, Points, Step, seen
+from trilemma.methods.base import Method, MethodState, Points, Step, detached
 
 
 class StandardOptions(MethodOptions):
@@ -22,4 +22,4 @@ class Standard(Method):
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         logits = clf.logits(points.clean)
         loss = energies.cross_entropy(logits, points.labels).mean()
-        return Step(loss, clean=seen(points.clean, logits), live={"clean": logits})
+        return Step(loss, clean=detached(points.clean, logits), live={"clean": logits})

@@ -14,7 +14,7 @@ from trilemma import energies
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import MethodOptions
 from trilemma.data.batch import Batch
-from trilemma.methods.base import Method, MethodState, Points, Step, forward_sets, seen
+from trilemma.methods.base import Method, MethodState, Points, Step, detached, forward_sets
 from trilemma.methods.inner import attacked, nearby_start
 from trilemma.walks import objectives
 from trilemma.walks.walk import Objective
@@ -54,8 +54,8 @@ class Trades(Method):
         divergence = energies.kl_divergence(clean, starred).mean()
         return Step(
             natural + self.options.beta * divergence,
-            clean=seen(points.clean, clean),
-            adversarial=seen(points.adversarial, starred),
+            clean=detached(points.clean, clean),
+            adversarial=detached(points.adversarial, starred),
             metrics={"natural": natural.detach(), "divergence": divergence.detach()},
             live={"clean": clean, "adversarial": starred},
         )

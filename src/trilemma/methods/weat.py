@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 from trilemma import energies
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import MethodOptions
-from trilemma.methods.base import MethodState, Points, Step, forward_sets, seen
+from trilemma.methods.base import MethodState, Points, Step, detached, forward_sets
 from trilemma.methods.trades import Trades
 
 
@@ -74,8 +74,8 @@ def _weighted(clf: Classifier, points: Points, beta: float, classified: Literal[
     }
     return Step(
         named[classified] + beta * named["divergence"],
-        clean=seen(points.clean, clean),
-        adversarial=seen(points.adversarial, starred),
+        clean=detached(points.clean, clean),
+        adversarial=detached(points.adversarial, starred),
         metrics={name: value.detach() for name, value in named.items()},
         live={"clean": clean, "adversarial": starred},
     )

@@ -17,7 +17,7 @@ from trilemma.data.statistics import ClassPCA
 from trilemma.errors import ConfigError, ImageError, nearest
 from trilemma.samplers.starts import make_start
 from trilemma.walks import objectives
-from trilemma.walks.objectives import rows
+from trilemma.walks.objectives import subset
 from trilemma.walks.walk import Callback, Objective, Stop
 
 ENERGIES = ("joint", "marginal", "ce", "reference")
@@ -47,7 +47,7 @@ def energy_objective(clf: Classifier, name: str, labels: Tensor) -> Objective:
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)
-        own = rows(labels, index)
+        own = subset(labels, index)
         return (energies.joint_energy(logits, own) - means[own]).square(), logits
 
     return objective
@@ -59,7 +59,7 @@ def reference_stop(clf: Classifier, labels: Tensor, tau: float | None = None) ->
     limits = (spread / 2).square() if tau is None else torch.full_like(means, tau)
 
     def stop(values: Tensor, logits: Tensor, index: Tensor) -> Tensor:
-        own = rows(labels, index)
+        own = subset(labels, index)
         return (energies.joint_energy(logits, own) - means[own]).square() < limits[own]
 
     return stop

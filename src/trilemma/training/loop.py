@@ -18,7 +18,7 @@ from trilemma.config.config import Config
 from trilemma.config.recipe import with_options
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import Splits
-from trilemma.methods.base import Points, Seen, Step
+from trilemma.methods.base import ForwardResult, Points, Step
 from trilemma.methods.creation import create_from_config
 from trilemma.monitors.monitor import Alarm, Rollback, ScaleRate, SetOption
 from trilemma.monitors.readings import Readings, read_gradients, read_step
@@ -213,7 +213,7 @@ class Loop:
         if step.clean is None and step.adversarial is not None and self.state.step % CLEAN_EVERY == 0:
             loss_context = self.method.loss_context(self.clf)
             with torch.no_grad(), running_statistics_kept(self.clf), loss_context, self.fabric.autocast():
-                step = replace(step, clean=Seen(points.clean, self.clf.logits(points.clean)))
+                step = replace(step, clean=ForwardResult(points.clean, self.clf.logits(points.clean)))
         return {
             **read_step(step, points.labels),
             **(read_gradients(points) if self.config.monitors.overfitting else {}),

@@ -9,7 +9,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.walks.walk import Objective
 
 
-def rows(tensor: Tensor, index: Tensor) -> Tensor:
+def subset(tensor: Tensor, index: Tensor) -> Tensor:
     """``tensor[index]`` without a copy while nobody has left the batch."""
     return tensor if len(index) == len(tensor) else tensor[index]
 
@@ -19,7 +19,7 @@ def cross_entropy(clf: Classifier, labels: Tensor) -> Objective:
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)
-        return energies.cross_entropy(logits, rows(labels, index)), logits
+        return energies.cross_entropy(logits, subset(labels, index)), logits
 
     return objective
 
@@ -29,7 +29,7 @@ def targeted_cross_entropy(clf: Classifier, target_labels: Tensor) -> Objective:
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)
-        return -energies.cross_entropy(logits, rows(target_labels, index)), logits
+        return -energies.cross_entropy(logits, subset(target_labels, index)), logits
 
     return objective
 
@@ -39,7 +39,7 @@ def high_energy(clf: Classifier, labels: Tensor, gamma: float) -> Objective:
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)
-        loss = energies.cross_entropy(logits, rows(labels, index))
+        loss = energies.cross_entropy(logits, subset(labels, index))
         return loss + gamma * energies.marginal_energy(logits), logits
 
     return objective
@@ -50,7 +50,7 @@ def divergence(clf: Classifier, clean_logits: Tensor) -> Objective:
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)
-        return energies.kl_divergence(rows(clean_logits, index), logits), logits
+        return energies.kl_divergence(subset(clean_logits, index), logits), logits
 
     return objective
 
@@ -60,7 +60,7 @@ def joint_energy(clf: Classifier, labels: Tensor) -> Objective:
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)
-        return energies.joint_energy(logits, rows(labels, index)), logits
+        return energies.joint_energy(logits, subset(labels, index)), logits
 
     return objective
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.threat import Threat
-from trilemma.walks.objectives import rows
+from trilemma.walks.objectives import subset
 from trilemma.walks.walk import Callback, Objective, StepRule, Stop, Walkers, walk
 
 
@@ -45,7 +45,7 @@ def ascend(
 
     def constraint(images: Tensor, index: Tensor) -> Tensor:
         if project:
-            return threat.project(images, rows(clean, index))
+            return threat.project(images, subset(clean, index))
         return images.clamp(0.0, 1.0) if clip else images
 
     rule = step_rule or steepest
@@ -75,7 +75,7 @@ def descend(
 
     def constraint(moved: Tensor, index: Tensor) -> Tensor:
         if clean is not None and budget is not None:
-            centre = rows(clean, index)
+            centre = subset(clean, index)
             delta = moved - centre
             length = delta.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, *[1] * (moved.dim() - 1))
             moved = centre + delta * (budget / length).clamp_max(1.0)
