@@ -1,10 +1,9 @@
-"""Tables of name -> "module:object", imported on demand, so that listing them needs no torch.
+"""Registries of methods, networks, attacks, samplers, starts, data sets and protocols: name to ``"module:object"``.
 
-A package of one's own adds rows through the entry-point groups ``trilemma.methods``, ``trilemma.networks``,
-``trilemma.attacks``, ``trilemma.samplers``, ``trilemma.starts``, ``trilemma.datasets`` and ``trilemma.protocols``,
-or at
-run time with :meth:`Registry.add`. A row is usable wherever a built-in one is: names are checked against these tables
-and nowhere else.
+Objects are imported on demand, so that listing the names needs no torch. Other packages add rows through the
+entry-point groups ``trilemma.methods``, ``trilemma.networks``, ``trilemma.attacks``, ``trilemma.samplers``,
+``trilemma.starts``, ``trilemma.datasets`` and ``trilemma.protocols``, or at run time with :meth:`Registry.add`. An
+added row can be used wherever a built-in row can, since names are validated only against these tables.
 """
 
 from __future__ import annotations
@@ -26,12 +25,11 @@ class Row:
     Attributes:
         target: ``"module:object"``.
         summary: one line for ``trilemma list``.
-        options: ``"module:object"`` of the options class (networks); "" means ``target.Options``.
+        options: ``"module:object"`` of the options class (networks); "" for the ``Options`` attribute of the target.
         paper: the source.
-        cost: forward passes per training image, where that is a number (a step of a walk is 2, a loss term 3).
+        cost: forward passes per image, if known (an attack or sampler step costs 2, a loss term 3).
         blank: placeholder of a parameterised name (``ood:SET``); the target is called with the value.
-        search: ``"module:function"`` of an attack's form for AutoAttack, which counts its passes; "" where there is
-            none.
+        search: ``"module:function"`` of the attack's variant for AutoAttack, which counts forward passes; "" for none.
     """
 
     target: str
@@ -50,7 +48,13 @@ def import_object(target: str) -> Any:
 
 
 class Registry:
-    """Rows of one kind, with helpful errors."""
+    """The rows of one kind, with lookup by name.
+
+    Args:
+        kind: what the rows are, for error messages ("method").
+        rows: the built-in rows by name.
+        group: entry-point group in which other packages declare rows.
+    """
 
     def __init__(self, kind: str, rows: Mapping[str, Row], group: str) -> None:
         self.kind = kind
@@ -59,33 +63,35 @@ class Registry:
 
     @cached_property
     def _external(self) -> dict[str, Row]:
+        """The rows that installed packages declare as entry points."""
         return {
             point.name: Row(
-                target=point.value, summary=f"from {point.dist.name if point.dist else 'elsewhere'}"
+                target=point.value,
+                summary=f"from package {point.dist.name}" if point.dist else "from another package",
             )
             for point in entry_points(group=self.group)
         }
 
     def add(self, name: str, target: str, **about: str) -> None:
-        """Adds a row at run time; ``about`` are the other fields of :class:`Row`."""
+        """Adds a row, or replaces the row of that name; ``about`` sets the other fields of :class:`Row`."""
         self._rows[name] = Row(target=target, **about)
 
     def rows(self) -> dict[str, Row]:
-        """Every row, in the order of the table; this package's names win over those of others."""
+        """All rows by name, in the order of the table; a built-in row has precedence over an entry point."""
         return {**self._rows, **{name: row for name, row in self._external.items() if name not in self._rows}}
 
     def names(self) -> list[str]:
-        """Every name, sorted."""
+        """All names, sorted."""
         return sorted(self.rows())
 
     def __contains__(self, name: object) -> bool:
         return name in self.rows()
 
     def row(self, name: str) -> Row:
-        """The row of ``name``; for ``NAME:VALUE`` that of the parameterised name.
+        """The row of ``name``; for ``NAME:VALUE`` the row of the parameterised ``NAME``.
 
         Raises:
-            UnknownNameError: naming the nearest one and all that exist.
+            UnknownNameError: no such row; the message lists all names and the nearest one.
         """
         rows = self.rows()
         row = rows.get(name if name in rows else name.partition(":")[0])
@@ -97,21 +103,25 @@ class Registry:
         return row
 
     def get(self, name: str) -> Any:
-        """The object of ``name``, imported now; a parameterised one is called with what follows the colon.
+        """Imports and returns the object of ``name``; for ``NAME:VALUE`` the result of calling it with ``VALUE``.
 
         Raises:
-            UnknownNameError: as of :meth:`row`, or nothing follows the colon.
+            UnknownNameError: no such row, or a parameterised name without a value.
         """
         row = self.row(name)
         if not row.blank:
             return import_object(row.target)
         base, _, value = name.partition(":")
         if not value:
-            raise UnknownNameError(f"{self.kind} {base!r}: write {base}:{row.blank}; {row.summary}")
+            raise UnknownNameError(f"{self.kind} {base!r} needs a value; write {base}:{row.blank}; {row.summary}")
         return import_object(row.target)(value)
 
     def options(self, name: str) -> Any:
-        """The options class of a method or network."""
+        """The options class of a method or network.
+
+        Raises:
+            UnknownNameError: no such row.
+        """
         row = self.row(name)
         return import_object(row.options) if row.options else self.get(name).Options
 
@@ -132,28 +142,29 @@ METHODS = Registry(
         "n-fgsm": _method("n_fgsm", "NFgsm",
             "one sign step from strong noise, not projected", "de Jorge et al. 2022", "5"),
         "grad-align": _method("grad_align", "GradAlign",
-            "one sign step, and input gradients that agree all over the ball",
+            "one sign step, and a penalty that aligns the input gradients across the ball",
             "Andriushchenko and Flammarion 2020", "11"),
         "elle": _method("elle", "Elle",
-            "one sign step, and a loss that is linear between points near the image",
+            "one sign step, and a penalty on the non-linearity of the loss around the image",
             "Abad Rocamora et al. 2024", "14"),
         "elle-a": _method("elle_a", "ElleA",
-            "elle, its weight raised only while the linearity error stands out",
+            "elle with a penalty weight that rises only while the linearity error is unusually large",
             "Abad Rocamora et al. 2024", "14"),
         "free-at": _method("free_at", "FreeAT",
-            "the weight step's own backward moves the perturbation, a batch 8 times over", "Shafahi et al. 2019",
+            "perturbation and weights updated from the same backward pass, each batch repeated 8 times",
+            "Shafahi et al. 2019",
             "3 per replay"),
         "aaer": _method("aaer", "Aaer",
-            "a single step from noise plus a penalty on abnormal adversarial examples", "Lin et al. 2023", "6"),
+            "one sign step from noise, and a penalty on abnormal adversarial examples", "Lin et al. 2023", "6"),
         "pgd-at": _method("pgd_at", "PgdAT",
             "cross-entropy on multi-step adversarial images", "Madry et al. 2018", "2 steps + 3"),
         "trades": _method("trades", "Trades",
             "clean cross-entropy plus beta KL to the adversarial image", "Zhang et al. 2019", "2 steps + 7"),
         "mart": _method("mart", "Mart",
-            "boosted cross-entropy, and a KL that counts misclassified images more", "Wang et al. 2020",
+            "boosted cross-entropy, and a KL term weighted up for misclassified images", "Wang et al. 2020",
             "2 steps + 6"),
         "weat-nat": _method("weat", "WeatNat",
-            "trades, each image weighted by its energy", "Mirza et al. 2024", "2 steps + 7"),
+            "trades with each image weighted by its energy", "Mirza et al. 2024", "2 steps + 7"),
         "weat-adv": _method("weat", "WeatAdv",
             "weat-nat with the cross-entropy of the adversarial image", "Mirza et al. 2024", "2 steps + 7"),
         "jem": _method("jem", "Jem",
@@ -174,7 +185,7 @@ METHODS = Registry(
             "eb-jdat with the released inner step, alignment and reach", "arXiv 2505.19459",
             "2 (attack + sampler steps) + 9 to 12"),
         "dat": _method("dat", "Dat",
-            "robust cross-entropy, and an energy that tells real images from walks that begin elsewhere",
+            "robust cross-entropy, and an energy that separates real images from samples of chains",
             "arXiv 2510.13872", "2 (attack + sampler steps) + 9 at most"),
     },
     "trilemma.methods",
@@ -185,7 +196,7 @@ NETWORKS = Registry(
     {
         "small-resnet": Row(
             "trilemma.networks.small_resnet:SmallResNet",
-            "residual net for CPU, 0.08 M parameters and up",
+            "residual network for training on a CPU, 0.08 M parameters and up",
             "trilemma.networks.options:SmallResNetOptions",
             "He et al. 2016",
         ),
@@ -221,31 +232,31 @@ ATTACKS = Registry(
         ),
         "apgd": Row(
             "trilemma.attacks.apgd:apgd",
-            "ascent with momentum that sets its own step size; cross-entropy, DLR, targeted DLR",
+            "gradient ascent with momentum and adaptive step size; cross-entropy, DLR, targeted DLR",
             paper="Croce and Hein 2020",
             cost="2 steps (x 9 targets)",
             search="trilemma.attacks.apgd:search",
         ),
         "autoattack": Row(
             "trilemma.attacks.autoattack:autoattack",
-            "apgd, fab and square, each on what the others left; gives verdicts, not images",
+            "apgd, fab and square, each on the images still robust; returns verdicts, not only images",
             paper="Croce and Hein 2020",
         ),
         "pgd": Row(
             "trilemma.attacks.pgd:pgd",
-            "projected gradient steps on the cross-entropy",
+            "projected gradient ascent on the cross-entropy",
             paper="Madry et al. 2018",
             cost="2 steps",
         ),
         "he-pgd": Row(
             "trilemma.attacks.pgd:he_pgd",
-            "steps up the cross-entropy plus gamma E(x), so that the energy stays up",
+            "projected gradient ascent on cross-entropy plus gamma E(x), which keeps the energy high",
             paper="Beadini and Masi 2023",
             cost="2 steps",
         ),
         "fab": Row(
             "trilemma.attacks.fab:fab",
-            "steps to the linearised boundary, towards each of 9 classes; wants the nearest misclassified image",
+            "minimum-norm attack: steps to the linearised decision boundary of each of 9 target classes",
             paper="Croce and Hein 2020",
             cost="3 steps targets",
             search="trilemma.attacks.fab:search",
@@ -257,7 +268,7 @@ ATTACKS = Registry(
         ),
         "square": Row(
             "trilemma.attacks.square:square",
-            "random squares, kept where the margin falls; asks for no gradient",
+            "random search with square patches that reduce the margin; needs no gradient",
             paper="Andriushchenko et al. 2020",
             cost="queries",
             search="trilemma.attacks.square:search",
@@ -293,7 +304,8 @@ SAMPLERS = Registry(
     "trilemma.samplers",
 )
 
-# In the order of how much a start knows about its class: the less, the more the samples say about the classifier.
+# Ordered by how much information about its class a start contains: the less, the more the samples show what the
+# classifier itself has learned.
 STARTS = Registry(
     "start",
     {
@@ -357,31 +369,36 @@ PROTOCOLS = Registry(
         ),
         "pgd-50-10": Row(
             "trilemma.evaluation.protocols.accuracy:pgd_50_10",
-            "CE, 50 steps of radius / 4, the worst of 10 random starts",
+            "CE, 50 steps of radius / 4, worst case over 10 random starts",
+        ),
+        "attack": Row(
+            "trilemma.evaluation.protocols.accuracy:attack",
+            "one run of a registered attack, such as one of your own, with its settings",
+            blank="NAME",
         ),
         "screen": Row(
             "trilemma.evaluation.protocols.autoattack:screen",
-            "an estimate of autoattack-standard at a fifteenth of its cost; refuses single-step training",
+            "an estimate of autoattack-standard at 1/15 of its cost; refuses classifiers of single-step training",
         ),
         "autoattack-standard": Row(
             "trilemma.evaluation.protocols.autoattack:autoattack_standard",
-            "APGD-CE, targeted APGD-DLR, targeted FAB, Square, each on what the others left",
+            "APGD-CE, targeted APGD-DLR, targeted FAB, Square, each on the images still robust",
             paper="Croce and Hein 2020",
         ),
         "autoattack-few-classes": Row(
             "trilemma.evaluation.protocols.autoattack:autoattack_few_classes",
-            "the same with a margin loss for DLR, which 2 or 3 classes do not have",
+            "autoattack-standard with a margin loss instead of DLR, for 2 or 3 classes",
             paper="Croce and Hein 2020",
         ),
         "ece": Row(
             "trilemma.evaluation.protocols.calibration:ece",
-            "calibration error of the confidence, 15 bins of equal width",
+            "expected calibration error, 15 confidence bins of equal width",
             paper="Guo et al. 2017",
             cost="1",
         ),
         "ece-pgd-20": Row(
             "trilemma.evaluation.protocols.calibration:ece_pgd_20",
-            "the same on the images that pgd-20 makes",
+            "expected calibration error on the adversarial images of pgd-20",
             paper="Guo et al. 2017",
             cost="42",
         ),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trilemma.attacks.preset import run_preset
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.load import load
-from trilemma.config.presets import Preset, diagnosed
-from trilemma.config.registry import ATTACKS, import_object
+from trilemma.config.presets import Preset, diagnose_presets
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import ConfigError
 from trilemma.evaluation.evaluate import Data, check_fit, made_with, open_data
@@ -117,7 +116,7 @@ def landscape(
 
     Args:
         clf: left exactly as it was.
-        attacks: presets by name (:func:`trilemma.config.presets.diagnosed`), at least one. Each has its own random
+        attacks: presets by name (:func:`trilemma.config.presets.diagnose_presets`), at least one. Each has its own random
             numbers, so that it finds the same images whatever the others are.
         start: of the samples, a name of :data:`trilemma.samplers.starts.STARTS`.
         seed: of each attack and of the sampler.
@@ -132,7 +131,7 @@ def landscape(
             images, labels = data.float_images(places, device=clf.device), data.labels[places].to(clf.device)
             parts[CLEAN].append(_see(clf, images, labels))
             for name, preset in attacks.items():
-                adversarial = _attack(preset, clf, images, labels, threat, generators[name])
+                adversarial = run_preset(preset, clf, images, labels, threat, generators[name])
                 parts[name].append(_see(clf, adversarial, labels))
                 advance(len(places))
             made = generate(
@@ -145,22 +144,6 @@ def landscape(
         for name, found in parts.items()
     }
     return Landscape(seen.pop(CLEAN), seen, _joined(generated), clf.num_classes, attacks)
-
-
-def _attack(
-    preset: Preset,
-    clf: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
-    generator: torch.Generator,
-) -> Tensor:
-    """What a preset's attack makes of the images; one that draws no random numbers takes no generator."""
-    run: Callable[..., Tensor] = (
-        import_object(preset.attack) if ":" in preset.attack else ATTACKS.get(preset.attack)
-    )
-    random = {"generator": generator} if "generator" in signature(run).parameters else {}
-    return run(clf, images, labels, threat, **random, **preset.settings)
 
 
 def _see(clf: Classifier, images: Tensor, labels: Tensor) -> ForwardResult:
@@ -210,7 +193,7 @@ def diagnose(
         ConfigError: no threat given or stored, or a count below 1.
         UnknownNameError: no such attack.
     """
-    presets = diagnosed(attacks)
+    presets = diagnose_presets(attacks)
     threat = threat or clf.threat
     if threat is None:
         raise ConfigError(
