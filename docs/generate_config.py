@@ -17,38 +17,39 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from trilemma.config.config import Config
-from trilemma.config.sections import AttackConfig, RegulariserConfig, Section, ThreatConfig
 from trilemma.config.registry import METHODS, NETWORKS, Registry
+from trilemma.config.sections import AttackConfig, RegulariserConfig, Section, ThreatConfig
 from trilemma.units import PixelLength
 
 PAGE = Path(__file__).with_name("config.md")
 
 # Keys whose class gives no description. A test holds that each of these exists and has none.
 MEANINGS = {
-    "data.name": "a data set (`trilemma list datasets`), or `folder`",
-    "threat.norm": "how far is measured by: the largest change of a pixel value, or the Euclidean length",
+    "data.name": "name of a data set (`trilemma list datasets`), or `folder`",
+    "threat.norm": "norm of the perturbation: `linf`, the largest change of a pixel value, or `l2`, the Euclidean norm",
     "sampler.name": "step rule of the chain",
-    "sampler.steps": "steps of the chain per training step",
-    "sampler.start": "where a new chain begins",
-    "update.name": "`sam`: adaptive sharpness-aware step; `awp`: adversarial weight perturbation; each two passes "
-    "over the loss",
-    "optimiser.name": "the optimiser of the weights",
+    "sampler.steps": "sampler steps per training step",
+    "sampler.start": "initial images of new chains",
+    "update.name": "`plain`: the optimiser's step; `sam`: adaptive sharpness-aware minimisation; `awp`: adversarial "
+    "weight perturbation; `sam` and `awp` compute the loss twice per step",
+    "optimiser.name": "optimiser of the weights",
     "optimiser.momentum": "momentum of `sgd`, first beta of `adam`",
     "optimiser.nesterov": "Nesterov momentum (`sgd`)",
     "optimiser.weight_decay": "L2 penalty on all weights",
     "schedule.name": "shape of the learning rate over the run",
-    "augmentation.flip": "mirror left and right with probability 1/2",
-    "monitors.overfitting": "watch delta energies for catastrophic and robust overfitting",
-    "monitors.divergence": "watch for values that no healthy run has, and go back",
+    "augmentation.flip": "horizontal flip with probability 1/2",
+    "monitors.overfitting": "monitor the delta energies for catastrophic and robust overfitting",
+    "monitors.divergence": "monitor for divergence: non-finite values, exploding or collapsed energies, saturated "
+    "samples",
     "training.epochs": "passes over the training images",
     "training.batch_size": "images per step, over all processes together",
-    "training.lr": "learning rate that the schedule multiplies",
-    "training.seed": "seed of every random number of the run",
-    "training.select": "held-out accuracy that chooses `best`; `auto`: `pgd-10` for methods that train on "
-    "adversarial images, else `clean`; `last`: the newest, whatever its accuracy",
+    "training.lr": "learning rate, multiplied by the schedule",
+    "training.seed": "seed of all random numbers of the run",
+    "training.select": "held-out accuracy that selects the checkpoint `best`; `auto`: `pgd-10` for methods that train "
+    "on adversarial images, else `clean`; `last`: the newest checkpoint",
     "training.precision": "number format of the forward passes",
-    "training.channels_last": "memory layout of the network; changes the speed only",
-    "training.compile": "`torch.compile` the network",
+    "training.channels_last": "channels-last memory format of the network; affects only the speed",
+    "training.compile": "compile the network with `torch.compile`",
     "regulariser.name": "the Delta Energy Regulariser",
 }
 
@@ -57,25 +58,25 @@ HEAD = """# Configuration keys
 <!-- Written by docs/generate_config.py from the configuration's classes; do not edit. -->
 
 A recipe is a YAML file with the sections below. On the command line a key is written with dots,
-`training.epochs=5`. An unknown key, a wrong type or an impossible combination is answered before any work begins.
+`training.epochs=5`. An unknown key, a wrong type or an impossible combination is reported before any work begins.
 
 - *Pixel units* are those of images in [0, 1]: `8/255` is eight grey levels of an 8-bit image. A *pixel length* is
   kept exactly as written, `8/255` or `0.3`.
-- Every recipe needs `network` and `method`. A section that is a name alone may be written as one:
+- Every recipe needs `network` and `method`. A section with a name and no other key may be written as the name:
   `method: trades`.
-- `null` as a default means: none, or (for `attack` and `sampler`) what the method brings, see
-  [the last table](#what-a-method-brings).
+- `null` as a default means: none, or (for `attack` and `sampler`) the method's default, see
+  [the last table](#attack-and-sampler-defaults).
 """
 
 
 def key_types(model: type[BaseModel]) -> dict[str, Any]:
-    """The annotations of a model's fields with everything that qualifies them."""
+    """The annotations of a model's fields, with their ``Annotated`` metadata."""
     hints = get_type_hints(model, include_extras=True)
     return {name: hints[name] for name in model.model_fields}
 
 
 def type_words(hint: Any, whole: str = "") -> str:
-    """A type in words; ``whole`` are the bounds of the whole field."""
+    """A type in words; ``whole`` is the text of the bounds of the whole field (:func:`bounds`)."""
     if hint == PixelLength:
         return "pixel length"
     origin = get_origin(hint)
@@ -101,7 +102,7 @@ def type_words(hint: Any, whole: str = "") -> str:
 
 
 def bounds(metadata: Any) -> str:
-    """``" in [0, 1)"`` or ``" > 0"`` from the constraints of a field."""
+    """The constraints of a field as text, such as ``" in [0, 1)"`` or ``" > 0"``."""
     low = next(
         (("[", m.ge) if isinstance(m, Ge) else ("(", m.gt) for m in metadata if isinstance(m, Ge | Gt)), None
     )
@@ -116,7 +117,7 @@ def bounds(metadata: Any) -> str:
 
 
 def default_words(field: FieldInfo) -> str:
-    """The default as it is written in YAML."""
+    """The default of a field as it is written in YAML."""
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
@@ -130,7 +131,7 @@ def default_words(field: FieldInfo) -> str:
 
 
 def meaning(key: str, model: type[BaseModel]) -> str:
-    """What a key means, by its class, a class above it, or :data:`MEANINGS`."""
+    """The description of a key: of its field, of the field of a base class, or from :data:`MEANINGS`."""
     name = key.rpartition(".")[2]
     for above in model.__mro__:
         field = getattr(above, "model_fields", {}).get(name)
@@ -140,7 +141,7 @@ def meaning(key: str, model: type[BaseModel]) -> str:
 
 
 def section_table(prefix: str, model: type[BaseModel], left_out: tuple[str, ...] = ()) -> str:
-    """The table of one section."""
+    """The table of the keys of one section, as Markdown."""
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, hint in key_types(model).items():
         field = model.model_fields[name]
@@ -153,25 +154,25 @@ def section_table(prefix: str, model: type[BaseModel], left_out: tuple[str, ...]
 
 
 def summary(model: type[BaseModel]) -> str:
-    """The first line of a class's docstring, unless it is its base's."""
-    own = model.__dict__.get("__doc__")
-    return f"{own.splitlines()[0]}\n\n" if own else ""
+    """The first line of a class's own docstring; empty for an inherited one."""
+    docstring = model.__dict__.get("__doc__")
+    return f"{docstring.splitlines()[0]}\n\n" if docstring else ""
 
 
-def own_sections() -> dict[str, type[BaseModel]]:
-    """Sections of the configuration whose keys do not depend on a name."""
-    found: dict[str, type[BaseModel]] = {}
+def fixed_sections() -> dict[str, type[BaseModel]]:
+    """The sections whose keys do not depend on a name in the recipe (all but ``method`` and ``network``)."""
+    sections: dict[str, type[BaseModel]] = {}
     for name, hint in key_types(Config).items():
         models = [
             part for part in (hint, *get_args(hint)) if isinstance(part, type) and issubclass(part, Section)
         ]
         if models and name not in ("method", "network"):
-            found[name] = models[0]
-    return found
+            sections[name] = models[0]
+    return sections
 
 
-def brought(name: str) -> str:
-    """One row of the last table: the attack and sampler that a method fills in at radius 8/255."""
+def defaults_row(name: str) -> str:
+    """One row of the last table: the default attack and sampler of a method at radius 8/255."""
     options = METHODS.options(name).model_validate({"name": name})
     attack = options.resolved_attack(AttackConfig(), ThreatConfig(radius="8/255"))
     sampler = options.resolved_sampler(Config.model_fields["sampler"].get_default())
@@ -183,10 +184,10 @@ def brought(name: str) -> str:
 
 
 def page() -> str:
-    """The whole page."""
+    """The whole page as Markdown."""
     parts = [HEAD]
     parts.append("## data, threat, training and the rest\n")
-    for name, model in own_sections().items():
+    for name, model in fixed_sections().items():
         optional = " (optional)" if model in (RegulariserConfig, ThreatConfig) else ""
         parts.append(f"### {name}{optional}\n\n{summary(model)}{section_table(name, model)}\n")
     top = Config.model_fields["devices"]
@@ -196,7 +197,7 @@ def page() -> str:
     )
     for title, registry in (("method", METHODS), ("network", NETWORKS)):
         parts.append(
-            f"## {title}\n\n`{title}.name` is one of the names below; its options stand beside it.\n"
+            f"## {title}\n\n`{title}.name` is one of the names below; its options are keys of the same section.\n"
         )
         for name, row in registry.rows().items():
             if row.target.startswith("trilemma."):
@@ -205,10 +206,11 @@ def page() -> str:
                 table = section_table(title, options, ("name", *unused))
                 parts.append(f"### {title}.name: {name}\n\n{row.summary}\n\n{table}\n")
     parts.append(
-        "## What a method brings\n\nThe attack and the sampler of training where the recipe is silent, for a radius "
-        "of 8/255; the step size of an attack follows the radius.\n\n| method | attack | sampler |\n|---|---|---|"
+        "## Attack and sampler defaults\n\nThe attack and the sampler of each method where the recipe sets none, for a "
+        "radius of 8/255; the step size of an attack scales with the radius.\n\n| method | attack | sampler |\n"
+        "|---|---|---|"
     )
-    rows = [brought(name) for name, row in METHODS.rows().items() if row.target.startswith("trilemma.")]
+    rows = [defaults_row(name) for name, row in METHODS.rows().items() if row.target.startswith("trilemma.")]
     return "\n".join([*parts, *rows]) + "\n"
 
 

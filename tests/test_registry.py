@@ -52,7 +52,7 @@ def test_other_packages_add_rows_by_entry_points_and_cannot_take_our_names(monke
     table = Registry("thing", {"ours": Row("math:sqrt")}, "trilemma.things")
     assert table.names() == ["ours", "theirs"]
     assert table.get("ours")(4) == 2 and table.get("theirs")(1, 2) == 0.5
-    assert table.row("theirs").summary == "from elsewhere"
+    assert table.row("theirs").summary == "from another package"
 
 
 def test_lists_options_recipes_and_their_mistakes_need_no_torch() -> None:

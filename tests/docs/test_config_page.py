@@ -34,7 +34,7 @@ def test_every_section_is_on_the_page(generator):
 
 
 def test_every_meaning_is_of_a_key_that_has_none_of_its_own(generator):
-    sections = generator.own_sections()
+    sections = generator.fixed_sections()
     for key in generator.MEANINGS:
         section, name = key.split(".")
         assert sections[section].model_fields[name].description is None, key
@@ -53,6 +53,6 @@ def test_every_meaning_is_of_a_key_that_has_none_of_its_own(generator):
     ],
 )
 def test_types_in_words(generator, model, name, words):
-    section = generator.own_sections()[model]
+    section = generator.fixed_sections()[model]
     whole = generator.bounds(section.model_fields[name].metadata)
     assert generator.type_words(generator.key_types(section)[name], whole) == words

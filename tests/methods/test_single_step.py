@@ -259,9 +259,9 @@ def test_a_method_without_a_random_start_cannot_be_compared_with_it() -> None:
     tree = {"network": "small-resnet", "threat": {}, "regulariser": der}
     for name in ("pgd-at", "fgsm", "free-at"):
         with pytest.raises(
-            ConfigError, match=rf"regulariser.reference: method '{name}' keeps no random start"
+            ConfigError, match=rf"regulariser.reference: method '{name}' stores no random start"
         ):
             build_config({**tree, "method": name})
-        with pytest.raises(ConfigError, match="keeps no random start"):
+        with pytest.raises(ConfigError, match="stores no random start"):
             trilemma.methods.create(name, THREAT, regulariser=der)
     assert build_config({**tree, "method": "fgsm-rs"}).regulariser

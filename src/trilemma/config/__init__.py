@@ -1,4 +1,4 @@
-"""Configuration: sections, recipes, remedies and the registries. Importing it needs no torch."""
+"""Configuration: sections, recipes, remedies and the registries. Importing this package does not import torch."""
 
 from trilemma.config.config import Config, MethodOptions
 from trilemma.config.recipe import load_config

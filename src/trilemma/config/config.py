@@ -1,7 +1,7 @@
-"""The frozen, typed configuration of a training run: its sections, a method's options, and what they must agree on.
+"""The frozen, typed configuration of a training run, the base class of method options, and checks across sections.
 
-The options of a method stand beside it, those of the networks in ``networks/options.py``; both are resolved through the
-registry, so that this module imports neither.
+The options class of a method is defined in the method's file, those of the networks in ``networks/options.py``; both
+are looked up in the registry, so that this module imports neither.
 """
 
 from __future__ import annotations
@@ -41,24 +41,42 @@ from trilemma.units import parse_fraction
 
 
 class MethodOptions(Section):
-    """Base of every method's options; a user's own method derives from it in its own file.
+    """Base class of every method's options; a user's own method subclasses it in its own file.
 
-    The class variables say what the method needs, so that impossible combinations fail early.
+    The class variables declare what the method needs and costs. Impossible combinations of sections are refused by
+    them before training begins, and the cost of a step is estimated from them.
+
+    Attributes:
+        uses_attack: trains on adversarial images.
+        uses_sampler: trains on generated images.
+        single_step: the attack is a single gradient step.
+        freezes_batch_norm: trains with fixed BatchNorm running statistics, those of the initial weights.
+        forwards_clean: the loss does a forward pass of the clean images.
+        image_sets: image sets forwarded in the loss with gradient; each costs 3 forward passes.
+        double_backwards: number of these sets whose input gradient is differentiated; each costs 3 forward passes more.
+        leaves_box: x* stays in the ball, but may leave [0, 1].
+        extra_forwards: forward passes besides those of attack, sampler and loss.
+        detached_sets: image sets forwarded in the loss without gradient; each costs 1 forward pass.
+        inner_attack: x* is made by an attack of ``attack.steps`` steps; otherwise by the training gradient.
+        reach: largest distance of x* from x, in radii (3 for single steps from noise).
+        keeps_start: the method stores the attack's random start with its points.
+        attack_defaults: values of ``attack`` where the recipe sets none; ``step_share`` is the step size in radii.
+        sampler_defaults: values of ``sampler`` where the recipe sets none.
     """
 
     uses_attack: ClassVar[bool] = False
     uses_sampler: ClassVar[bool] = False
     single_step: ClassVar[bool] = False
-    freezes_batch_norm: ClassVar[bool] = False  # trains with the BatchNorm statistics it began with
-    forwards_clean: ClassVar[bool] = True  # whether clean images are among the loss's own
-    image_sets: ClassVar[int] = 1  # image sets forwarded in the loss, 3 forward passes each
-    double_backwards: ClassVar[int] = 0  # of these, sets whose input gradient is differentiated: 3 more each
-    leaves_box: ClassVar[bool] = False  # x* keeps to the ball, but not to [0, 1]
-    extra_forwards: ClassVar[int] = 0  # forward passes beside walks and loss
-    detached_sets: ClassVar[int] = 0  # image sets forwarded in the loss without gradient, 1 forward pass each
-    inner_attack: ClassVar[bool] = True  # whether x* is made by attack.steps; else by the training gradient
-    reach: ClassVar[float] = 1.0  # how far x* may lie from x, in radii (single steps from noise: three)
-    keeps_start: ClassVar[bool] = False  # whether the points hold the attack's random start
+    freezes_batch_norm: ClassVar[bool] = False
+    forwards_clean: ClassVar[bool] = True
+    image_sets: ClassVar[int] = 1
+    double_backwards: ClassVar[int] = 0
+    leaves_box: ClassVar[bool] = False
+    extra_forwards: ClassVar[int] = 0
+    detached_sets: ClassVar[int] = 0
+    inner_attack: ClassVar[bool] = True
+    reach: ClassVar[float] = 1.0
+    keeps_start: ClassVar[bool] = False
     attack_defaults: ClassVar[dict[str, object]] = {}
     sampler_defaults: ClassVar[dict[str, object]] = {}
 
@@ -67,16 +85,16 @@ class MethodOptions(Section):
 
     @property
     def loss_sets(self) -> int:
-        """``image_sets``, less those that these options make one and the same."""
+        """``image_sets``, with sets counted once that coincide under these option values."""
         return self.image_sets
 
     @property
     def repeats(self) -> int:
-        """How many steps in a row see the same batch."""
+        """Number of consecutive steps that use the same batch."""
         return 1
 
     def resolved_attack(self, attack: AttackConfig, threat: ThreatConfig | None) -> AttackConfig:
-        """``attack`` with the method's values where it is silent; the default step is radius / 4."""
+        """``attack`` with the method's default in place of ``None``; the default step size is radius / 4."""
         if not (self.uses_attack and self.inner_attack) or threat is None:
             return attack
         values = {**self.attack_defaults, **attack.model_dump(exclude_none=True)}
@@ -85,17 +103,19 @@ class MethodOptions(Section):
         return AttackConfig(**values)
 
     def resolved_sampler(self, sampler: SamplerConfig) -> SamplerConfig:
-        """``sampler`` with the method's values where it is silent."""
+        """``sampler`` with the method's default in place of ``None``."""
         if not self.uses_sampler:
             return sampler
         return filled_sampler(self.sampler_defaults, sampler)
 
     def warnings(self, attack: AttackConfig, sampler: SamplerConfig) -> list[str]:
-        """Combinations that work but are known to disappoint, one line each."""
+        """Warnings about combinations that are possible but known to train badly, one line each."""
         return []
 
 
 def _options_from(registry: Any, kind: str) -> Any:
+    """A validator that turns a name or a mapping with a ``name`` into the options class of that registry row."""
+
     def validate(value: object) -> object:
         if isinstance(value, BaseModel):
             return value
@@ -109,13 +129,15 @@ def _options_from(registry: Any, kind: str) -> Any:
 
 
 def check_used(method: MethodOptions, name: str, section: AttackConfig | SamplerConfig) -> None:
-    """Refuses settings of an attack or a sampler that the method does not have.
+    """Checks that ``section`` sets nothing if the method does not use it.
 
     Args:
+        method: the options of the method.
         name: ``"attack"`` or ``"sampler"``.
+        section: the section of that name.
 
     Raises:
-        ConfigError: some of its keys are set.
+        ConfigError: the method has no attack or sampler, but a key of its section is set.
     """
     attacks = method.uses_attack and method.inner_attack
     used = attacks if name == "attack" else method.uses_sampler
@@ -129,10 +151,10 @@ def check_used(method: MethodOptions, name: str, section: AttackConfig | Sampler
 def check_together(
     method: MethodOptions, threat: ThreatConfig | None, regulariser: RegulariserConfig | None
 ) -> None:
-    """Refuses a method without the threat it needs, and a regulariser that the method cannot have.
+    """Checks that the method has the threat it needs, and that the regulariser works with the method.
 
     Raises:
-        ConfigError: naming the section and what to do.
+        ConfigError: an adversarial method without ``threat``, or a regulariser that the method cannot use.
     """
     if method.uses_attack and threat is None:
         raise ConfigError(
@@ -148,13 +170,16 @@ def check_together(
         )
     if regulariser.reference == "start" and not method.keeps_start:
         raise ConfigError(
-            f"regulariser.reference: method {method.name!r} keeps no random start; use 'clean', or a single step "
-            "from noise such as fgsm-rs or n-fgsm"
+            f"regulariser.reference: method {method.name!r} stores no random start; use 'clean', or a single-step "
+            "method that starts from noise, such as fgsm-rs or n-fgsm"
         )
 
 
 class Config(Section):
-    """A whole run. Built by :func:`trilemma.config.recipe.load_config`, saved as the run's ``config.yaml``."""
+    """The configuration of a whole run.
+
+    Built by :func:`trilemma.config.recipe.load_config`, saved as the run's ``config.yaml``.
+    """
 
     data: DataConfig = DataConfig()
     network: Annotated[SerializeAsAny[Section], _options_from(NETWORKS, "network")]
@@ -169,14 +194,15 @@ class Config(Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     monitors: MonitorConfig = MonitorConfig()
     training: TrainingConfig = TrainingConfig()
-    devices: PositiveInt = Field(1, description="processes of this run, one per device")
+    devices: PositiveInt = Field(1, description="number of processes of this run, one per device")
 
     @field_validator("attack", "sampler", mode="after")
     @classmethod
     def _fill_from_method(cls, value: Any, info: ValidationInfo) -> Any:
-        """Writes the method's own attack and sampler into the config, so that the saved one is whole."""
+        """Fills in the method's default attack and sampler, so that the saved configuration is complete."""
         options = info.data.get("method")
-        if options is None:  # the method itself is at fault and reported instead
+        # No method: its section failed to validate, and pydantic reports that error.
+        if options is None:
             return value
         assert info.field_name is not None
         check_used(options, info.field_name, value)
@@ -185,26 +211,31 @@ class Config(Section):
         return options.resolved_sampler(value)
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _check_combinations(self) -> Self:
+        """Refuses combinations of sections that cannot work together."""
         name = self.method.name
         check_together(self.method, self.threat, self.regulariser)
         if self.training.compile and self.method.double_backwards:
             raise ConfigError(
-                f"training.compile: method {name!r} differentiates an input gradient, which a compiled network "
-                "cannot; leave it false"
+                f"training.compile: method {name!r} differentiates an input gradient, which torch.compile does not "
+                "support; set it to false"
             )
         for alarm, ladder in self.monitors.remedies.items():
             for action in (action for rung in ladder for action in rung):
                 if action == "der" and not self.method.uses_attack:
                     raise ConfigError(
-                        f"monitors.remedies.{alarm}: 'der' needs an adversarial method, not {name!r}"
+                        f"monitors.remedies.{alarm}: 'der' needs a method that trains on adversarial images, "
+                        f"not {name!r}; remove it or choose another method"
                     )
                 if action == "pgd-2" and not (self.method.single_step and self.attack.steps == 1):
                     raise ConfigError(
-                        f"monitors.remedies.{alarm}: 'pgd-2' replaces an attack of one step; {name!r} has none here"
+                        f"monitors.remedies.{alarm}: 'pgd-2' replaces a single-step attack, which {name!r} does not "
+                        "use here; remove it or choose a single-step method"
                     )
         if self.training.select == "pgd-10" and self.threat is None:
-            raise ConfigError("training.select: 'pgd-10' needs threat.norm and threat.radius")
+            raise ConfigError(
+                "training.select: 'pgd-10' needs threat.norm and threat.radius; set them or select 'clean'"
+            )
         if self.schedule.name == "multistep" and not self.schedule.milestones:
             raise ConfigError(
                 "schedule.milestones: a multistep schedule needs at least one epoch, such as [30, 40]"
@@ -213,29 +244,30 @@ class Config(Section):
 
     @property
     def warnings(self) -> list[str]:
-        """Combinations that work but are known to disappoint, one line each."""
-        found = self.method.warnings(self.attack, self.sampler)
+        """Warnings about combinations that are possible but known to train badly, one line each."""
+        warnings = self.method.warnings(self.attack, self.sampler)
         if self.update.name == "awp" and self.update.from_epoch > self.training.epochs:
-            found.append(
-                f"update.from_epoch: {self.update.from_epoch} lies beyond the run's {self.training.epochs} epochs, "
-                "so every step will be a plain one"
+            warnings.append(
+                f"update.from_epoch: {self.update.from_epoch} is beyond the run's {self.training.epochs} epochs, "
+                "so no step will use the weight perturbation; lower it"
             )
         if self.method.freezes_batch_norm and getattr(self.network, "norm", "batch") == "batch":
             name, training = self.method.name, self.training
             if training.start is None:
-                found.append(
-                    f"training.start: {name} keeps the BatchNorm statistics it begins with, and those of fresh "
-                    "weights mean nothing; give the run, file or recipe of a first stage"
+                warnings.append(
+                    f"training.start: {name} trains with the BatchNorm statistics of its initial weights, and those "
+                    "of a freshly initialised network are meaningless; set it to the run, file or recipe of a first "
+                    "stage"
                 )
             if training.reestimate_bn:
-                found.append(
-                    f"training.reestimate_bn: {name} trains with fixed BatchNorm statistics, and others make "
-                    "another classifier of its weights; set it to false"
+                warnings.append(
+                    f"training.reestimate_bn: {name} trains with fixed BatchNorm statistics, and re-estimated ones "
+                    "change what the trained weights compute; set it to false"
                 )
-        return found
+        return warnings
 
 
-# The sections that are the same for every method and network: checking them imports neither.
+# The sections that are the same for every method and network: validating them imports no method and no network.
 SharedConfig = create_model(
     "SharedConfig",
     __base__=Section,

@@ -1,7 +1,7 @@
-"""Attacks with their settings, by name: what AutoAttack, ``screen`` and ``diagnose`` are made of. Needs no torch.
+"""Named attack presets: the attacks of AutoAttack, ``screen`` and ``diagnose`` with their settings. Needs no torch.
 
-Each table maps names to presets of attacks of the registry ``ATTACKS``. A registered attack that no preset names is a
-preset of itself, with its default settings (:func:`find_preset`).
+Each table maps preset names to attacks of the registry ``ATTACKS`` with settings. :func:`find_preset` also accepts the
+name of a registered attack that is in no table, and uses the attack's default settings.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from trilemma.config.registry import ATTACKS
 from trilemma.errors import UnknownNameError, nearest
 
-# What an attack is after: more loss of the true class, or another class (a boundary, a target, a margin).
+# The aim of an attack: to increase the loss of the true class, or to reach another class (boundary, target, margin).
 LOSS, CLASS = "loss", "class"
-# With fewer classes the targeted DLR is not defined, and its numerator alone, a margin, is climbed.
+# The targeted DLR loss is undefined for fewer classes; its numerator alone, a margin, is maximised instead.
 CLASSES_OF_TARGETED_DLR = 4
 
 
@@ -24,12 +24,12 @@ class Preset:
     """One attack with its settings.
 
     Attributes:
-        attack: a name of the registry, or ``"module:function"`` of the same signature.
+        attack: a name of the registry, or ``"module:function"`` of a function with the same signature.
         settings: keyword arguments of the attack.
-        about: what it climbs and how often, with names in braces that :meth:`words` fills in.
+        about: objective and number of steps, with settings in braces that :meth:`words` fills in.
         aim: :data:`LOSS` or :data:`CLASS`.
-        passes: most forward passes that one image can cost; 0 where that is not known.
-        stream: of its random numbers in an ensemble; no two attacks of a table share one.
+        passes: largest number of forward passes per image; 0 if unknown.
+        stream: random-number stream of the attack in an ensemble, unique within a table.
     """
 
     attack: str
@@ -40,7 +40,7 @@ class Preset:
     stream: int = 0
 
     def words(self, num_classes: int) -> str:
-        """``about`` with the settings filled in, as they are for a classifier of that many classes."""
+        """``about`` with the settings filled in for a classifier with ``num_classes`` classes."""
         targets = min(self.settings.get("targets") or 1, num_classes - 1)
         return self.about.format(
             **self.settings | {"targets": "1 target" if targets == 1 else f"{targets} targets"},
@@ -49,7 +49,7 @@ class Preset:
 
 
 def _ascents(targets: int, steps: int) -> int:
-    """Forward passes of one targeted APGD: each walk's, and one to choose the targets."""
+    """Forward passes per image of targeted APGD: ``steps`` + 1 per target, and one to choose the targets."""
     return targets * (steps + 1) + 1
 
 
@@ -73,22 +73,22 @@ SCREEN = {
     "square-400": Preset("square", {"queries": 400}, passes=400, stream=2),
 }
 
-# Each APGD walks to its end: a landscape is to show where the loss leads, not where the first boundary is.
-_TO_THE_END = {"steps": 50, "early_stop": False}
+# No early stopping: the energy landscape shows the end point of the optimisation, not the first decision boundary.
+_ALL_STEPS = {"steps": 50, "early_stop": False}
 
 DIAGNOSE = {
     "pgd": Preset("pgd", {"steps": 20}, "cross-entropy, {steps} steps"),
     "trades-kl": Preset("pgd", {"loss": "kl", "steps": 20}, "KL, {steps} steps"),
-    "apgd-ce": Preset("apgd", {"loss": "ce", **_TO_THE_END}, "cross-entropy, {steps} steps"),
+    "apgd-ce": Preset("apgd", {"loss": "ce", **_ALL_STEPS}, "cross-entropy, {steps} steps"),
     "energy": Preset("pgd", {"loss": "joint", "steps": 20}, "E(x,y), {steps} steps"),
     "he-pgd": Preset("he-pgd", {"steps": 20, "gamma": 1.5}, "cross-entropy + {gamma} E(x), {steps} steps"),
     "pgd-targeted": Preset(
         "trilemma.attacks.pgd:pgd_targeted", {"steps": 20}, "a random target, {steps} steps", CLASS
     ),
-    "apgd-dlr": Preset("apgd", {"loss": "dlr", **_TO_THE_END}, "DLR, {steps} steps", CLASS),
+    "apgd-dlr": Preset("apgd", {"loss": "dlr", **_ALL_STEPS}, "DLR, {steps} steps", CLASS),
     "apgd-t": Preset(
         "trilemma.attacks.apgd:apgd_targeted",
-        {"targets": 3, **_TO_THE_END},
+        {"targets": 3, **_ALL_STEPS},
         "{dlr}, {targets} x {steps} steps",
         CLASS,
     ),
@@ -96,39 +96,44 @@ DIAGNOSE = {
     "fab-t": Preset("fab", {"steps": 20, "targets": 3}, "{targets} x {steps} steps", CLASS),
     "square": Preset("square", {"queries": 500}, "{queries} queries", CLASS),
 }
-# Those of the literature's comparison; the other three are variations.
+# The attacks compared in the literature; the other three of the table are variations.
 DIAGNOSE_DEFAULT = ("pgd", "trades-kl", "apgd-ce", "pgd-targeted", "apgd-t", "fab", "fab-t", "square")
 
-# Registered, but with verdicts instead of images as its result.
-_NO_IMAGES = ("autoattack",)
+# Registered attacks that return a result object instead of images.
+_RETURN_NO_IMAGES = ("autoattack",)
 
 
-def find_preset(table: Mapping[str, Preset], name: str, whose: str) -> Preset:
-    """The preset ``name`` of ``table``, or the registered attack of that name with its defaults.
+def find_preset(table: Mapping[str, Preset], name: str, command: str) -> Preset:
+    """The preset ``name`` of ``table``, or the registered attack of that name with its default settings.
 
     Args:
-        whose: of the table, for the message.
+        table: presets by name.
+        name: a key of ``table``, or a registered attack that returns images.
+        command: the command or protocol that uses the table, for the error message.
 
     Raises:
-        UnknownNameError: naming the nearest one and all that exist.
+        UnknownNameError: no such preset or attack; the message lists all names and the nearest one.
     """
     if name in table:
         return table[name]
-    if name in ATTACKS and name not in _NO_IMAGES:
-        # beyond the streams of every table
+    if name in ATTACKS and name not in _RETURN_NO_IMAGES:
+        # 1000 and above: no preset of a table uses these streams.
         return Preset(name, stream=1000 + sum(ord(letter) * 31**k for k, letter in enumerate(name)) % 2**31)
-    registered = [other for other in ATTACKS.rows() if other not in (*table, *_NO_IMAGES)]
+    registered = [other for other in ATTACKS.rows() if other not in (*table, *_RETURN_NO_IMAGES)]
     names = [*table, *registered]
     raise UnknownNameError(
-        f"{whose}: unknown attack {name!r}.{nearest(name, names)} Attacks: {', '.join(table)}; "
+        f"{command}: unknown attack {name!r}.{nearest(name, names)} Attacks: {', '.join(table)}; "
         f"registered: {', '.join(registered)}"
     )
 
 
-def diagnosed(names: Sequence[str] | None) -> dict[str, Preset]:
-    """The presets of ``diagnose``, each once and in the order of ``names``; the default ones for ``None`` and for none.
+def diagnose_presets(names: Sequence[str] | None) -> dict[str, Preset]:
+    """The presets of ``diagnose`` by name, without duplicates and in the order of ``names``.
+
+    Args:
+        names: preset or attack names; ``None`` or an empty sequence for :data:`DIAGNOSE_DEFAULT`.
 
     Raises:
-        UnknownNameError: as of :func:`find_preset`.
+        UnknownNameError: see :func:`find_preset`.
     """
     return {name: find_preset(DIAGNOSE, name, "diagnose") for name in names or DIAGNOSE_DEFAULT}

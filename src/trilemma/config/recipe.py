@@ -1,4 +1,4 @@
-"""From a recipe (a packaged name or a YAML file) and ``key=value`` overrides to a configuration."""
+"""Loading a configuration from a recipe (a packaged name or a YAML file) and ``key=value`` overrides."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def recipe_text(recipe: str) -> str:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise UnknownNameError(
-                f"recipe file {recipe} does not exist; `trilemma list recipes` shows the packaged ones"
+                f"recipe file {recipe} does not exist; `trilemma list recipes` shows the packaged recipes"
             )
         return path.read_text(encoding="utf-8")
     names = recipe_names()
@@ -55,7 +55,7 @@ def recipe_text(recipe: str) -> str:
 
 
 def _scalar(text: str) -> Any:
-    """One override value, read as YAML; ``1e-4`` is a number here as everybody expects."""
+    """One override value, parsed as YAML, except that ``1e-4`` is a number (YAML 1.1 reads it as text)."""
     try:
         return float(text) if _FLOAT.match(text) else yaml.safe_load(text)
     except yaml.YAMLError:
@@ -78,7 +78,8 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _apply(tree: dict[str, Any], flat: Mapping[str, Any]) -> None:
-    # names first: a new name drops the former one's options, never one given beside it
+    """Sets the dotted keys of ``flat`` in ``tree``; a new method or network name removes the options of the old one."""
+    # Names first, so that a new name removes the old options but none of the options in ``flat``.
     for dotted, value in sorted(flat.items(), key=lambda item: not item[0].endswith(".name")):
         *parents, leaf = dotted.split(".")
         node = tree
@@ -93,12 +94,12 @@ def _apply(tree: dict[str, Any], flat: Mapping[str, Any]) -> None:
                 raise ConfigError(f"{dotted}: {where} is a single value, not a section with keys")
             node[parent] = node = child
         if leaf == "name" and parents in (["method"], ["network"]) and node.get("name") not in (None, value):
-            node.clear()  # the options of the former one mean nothing to the new one
+            node.clear()
         node[leaf] = value
 
 
 def _allowed(location: tuple[Any, ...], tree: Any) -> list[str]:
-    """The keys allowed at the parent of ``location``, for a message about an unknown key."""
+    """The keys allowed in the section that holds ``location``, for the message about an unknown key."""
     model: Any = Config
     for part in location[:-1]:
         name = tree.get(part, {}).get("name") if isinstance(tree.get(part), dict) else None
@@ -114,6 +115,7 @@ def _allowed(location: tuple[Any, ...], tree: Any) -> list[str]:
 
 
 def _one_line(error: ValidationError, tree: Any) -> str:
+    """The first of pydantic's errors as one line, with the number of further errors."""
     details = error.errors(include_url=False)
     first = details[0]
     location = first["loc"]
@@ -129,8 +131,12 @@ def _one_line(error: ValidationError, tree: Any) -> str:
     return text + (f" (and {len(details) - 1} more)" if len(details) > 1 else "")
 
 
-def _known_names(tree: Mapping[str, Any]) -> None:
-    """Refuses a method or a network that no registry row has, without importing the others."""
+def _check_names(tree: Mapping[str, Any]) -> None:
+    """Checks that method and network are registered, without importing any of them.
+
+    Raises:
+        UnknownNameError: no registry row has the name.
+    """
     for section, registry in (("network", NETWORKS), ("method", METHODS)):
         value = tree[section]
         name = value.get("name") if isinstance(value, Mapping) else value
@@ -139,17 +145,22 @@ def _known_names(tree: Mapping[str, Any]) -> None:
 
 
 def build_config(tree: Mapping[str, Any], where: str = "config") -> Config:
-    """A validated configuration.
+    """Validates a tree of sections and returns the configuration.
+
+    Args:
+        tree: section name to value, as read from YAML.
+        where: recipe name or path, the beginning of every error message.
 
     Raises:
-        ConfigError: naming the key, the value, what is allowed, and the nearest valid name.
+        ConfigError: an invalid key or value; the message has the key, the value, what is allowed and the nearest name.
+        UnknownNameError: an unknown method or network.
     """
     shared = {name: value for name, value in tree.items() if name not in ("network", "method")}
     try:
-        # first what needs no method and no network: such a mistake is answered without importing torch
+        # The sections that need no method and no network come first: an error in them is found without importing torch.
         if "method" in tree and "network" in tree:
             SharedConfig.model_validate(shared)
-            _known_names(tree)
+            _check_names(tree)
         config = Config.model_validate(dict(tree))
     except ValidationError as error:
         raise ConfigError(f"{where}: {_one_line(error, tree)}") from None
@@ -159,15 +170,22 @@ def build_config(tree: Mapping[str, Any], where: str = "config") -> Config:
         options: dict[str, Any] = {}
         for action in (action for rung in ladder for action in rung if isinstance(action, SetAction)):
             options |= action.set
-            with_options(config, options, f"{where}: monitors.remedies.{alarm}")  # a wrong key fails now
+            # Validates the keys of the remedy now, not when its alarm fires during training.
+            with_options(config, options, f"{where}: monitors.remedies.{alarm}")
     return config
 
 
 def with_options(config: Config, options: Mapping[str, Any], where: str = "config") -> Config:
-    """``config`` with some dotted keys changed, validated anew; the remedies themselves stay as they are.
+    """A copy of ``config`` with some dotted keys changed, validated again; the ``monitors`` section is kept unchanged.
+
+    Args:
+        config: a valid configuration.
+        options: dotted key to new value.
+        where: the beginning of every error message.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: an invalid key or value; the message has the key.
+        UnknownNameError: an unknown method or network.
     """
     tree = {**config.model_dump(mode="json"), "monitors": {}}
     _apply(tree, options)
@@ -175,7 +193,7 @@ def with_options(config: Config, options: Mapping[str, Any], where: str = "confi
 
 
 def load_config(recipe: str, overrides: Mapping[str, Any] | Iterable[str] = ()) -> Config:
-    """The configuration of a recipe with overrides.
+    """Loads a recipe, applies overrides and returns the validated configuration.
 
     Args:
         recipe: a packaged name (``digits/eb-jdat``) or the path of a YAML file.
@@ -191,7 +209,7 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | Iterable[str] = ()) 
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         raise ConfigError(
-            f"{recipe}:{line} is not valid YAML: {getattr(error, 'problem', 'cannot be read')}"
+            f"{recipe}:{line} is not valid YAML: {getattr(error, 'problem', 'cannot be read')}; correct it"
         ) from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{recipe}: a recipe is a YAML mapping of sections such as data, network, method")

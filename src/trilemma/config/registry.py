@@ -113,7 +113,9 @@ class Registry:
             return import_object(row.target)
         base, _, value = name.partition(":")
         if not value:
-            raise UnknownNameError(f"{self.kind} {base!r} needs a value; write {base}:{row.blank}; {row.summary}")
+            raise UnknownNameError(
+                f"{self.kind} {base!r} needs a value; write {base}:{row.blank}; {row.summary}"
+            )
         return import_object(row.target)(value)
 
     def options(self, name: str) -> Any:

@@ -1,4 +1,8 @@
-"""How the remedies of a run are written: per alarm a ladder of rungs, per rung a list of actions."""
+"""Remedies in a configuration: for each alarm a ladder (list of rungs), each rung a list of actions.
+
+The first time an alarm fires, the actions of the first rung are carried out, the second time those of the second rung,
+and so on; the last rung repeats.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,14 @@ AlarmName = Literal[
     "divergence", "catastrophic-overfitting", "robust-overfitting", "gradient-cosine", "accuracy-gap"
 ]
 Action = Literal["rollback", "scale-rate", "der", "pgd-2", "stop"]
-# What a remedy may change: options that a step reads anew, not those that a run's state was built from.
+# The keys that a remedy may set: options that every step reads again. Options from which the state of the run is built
+# at its start are excluded.
 SETTABLE = ("method", "regulariser", "attack", "sampler")
 FIXED = ("method.name", "sampler.start", "sampler.buffer_size", "sampler.reinit")
 
 
 class SetAction(BaseModel):
-    """A remedy that changes options by their dotted keys, as on the command line."""
+    """A remedy action that sets options by their dotted keys, as on the command line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,7 +36,7 @@ class SetAction(BaseModel):
         for key in value:
             if key.partition(".")[0] not in SETTABLE or key.count(".") != 1 or key in FIXED:
                 raise ConfigError(
-                    f"monitors.remedies: {key!r} cannot be set during a run; a remedy sets keys of "
+                    f"monitors.remedies: {key!r} cannot be set during a run; use a key of "
                     f"{', '.join(SETTABLE)}, except {', '.join(FIXED)}"
                 )
         return value
@@ -41,7 +46,11 @@ Rung = tuple[Action | SetAction, ...]
 
 
 def _ladders(value: Any) -> Any:
-    """Remedies as they are written: an action alone is a rung, a rung alone is a ladder; the names are checked."""
+    """Expands the short forms (an action for a rung, a rung for a ladder) and checks alarm and action names.
+
+    Raises:
+        ConfigError: an unknown alarm or action.
+    """
     if not isinstance(value, Mapping):
         return value
     ladders: dict[str, Any] = {"divergence": [["rollback", "scale-rate"]]}
@@ -51,7 +60,7 @@ def _ladders(value: Any) -> Any:
                 f"monitors.remedies: unknown alarm {alarm!r}.{nearest(str(alarm), get_args(AlarmName))} "
                 f"Alarms: {', '.join(get_args(AlarmName))}"
             )
-        rungs = [_listed(rung) for rung in _listed(ladder)]
+        rungs = [_as_list(rung) for rung in _as_list(ladder)]
         for action in (action for rung in rungs for action in rung):
             known = action in get_args(Action) if isinstance(action, str) else _is_set(action)
             if not known:
@@ -63,11 +72,13 @@ def _ladders(value: Any) -> Any:
     return ladders
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
+    """``value`` as a list; anything but a list or tuple becomes a list of one element."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _is_set(action: Any) -> bool:
+    """Whether ``action`` has the form ``{set: {KEY: VALUE}}``."""
     return isinstance(action, SetAction) or (
         isinstance(action, Mapping) and set(action) == {"set"} and isinstance(action["set"], Mapping)
     )

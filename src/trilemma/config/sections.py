@@ -1,6 +1,6 @@
-"""The sections of a configuration that are the same for every method: frozen, typed, with units.
+"""The sections of a configuration that are the same for every method: frozen pydantic models with types and units.
 
-Nothing here imports torch: a misspelt key is answered at once.
+This module does not import torch, so that a misspelt key is reported without delay.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from trilemma.units import Norm, PixelLength
 
 
 class Section(BaseModel):
-    """Base of every part of a configuration: frozen, and unknown keys are errors."""
+    """Base class of every section of a configuration: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def _row_of(registry: Registry) -> AfterValidator:
-    """Checks that a key names a row of ``registry``, whoever added it."""
+    """A validator that accepts the names of ``registry``, including those added by other packages."""
 
     def check(name: str) -> str:
         try:
@@ -44,20 +44,25 @@ def _row_of(registry: Registry) -> AfterValidator:
     return AfterValidator(check)
 
 
-# The registry itself stands in the type, so that the documentation can list its names.
+# The registry is part of the type's metadata, so that the documentation can list its names.
 SamplerName = Annotated[str, _row_of(SAMPLERS), SAMPLERS]
 StartName = Annotated[str, _row_of(STARTS), STARTS]
 
 
 class DataConfig(Section):
-    """Which images: a known name, or ``folder`` with ``root`` at a folder, tar, zip or npz."""
+    """The data set: a registered name, or ``folder`` with ``root`` set to a folder, tar, zip or npz file."""
 
     name: str = "digits"
-    root: str | None = Field(None, description="where the archives or images are; may be read-only")
-    size: PositiveInt | None = Field(None, description="resize to size x size pixels")
-    held_out: float = Field(0.1, gt=0, lt=0.5, description="share of the training images kept for selection")
+    root: str | None = Field(None, description="path of the archives or images; may be read-only")
+    size: PositiveInt | None = Field(
+        None, description="resize images to size x size pixels; null: keep the size"
+    )
+    held_out: float = Field(
+        0.1, gt=0, lt=0.5, description="fraction of the training images held out for checkpoint selection"
+    )
     train_images: PositiveInt | None = Field(
-        None, description="only the first of a fixed stratified order of the training images; null: all"
+        None,
+        description="use only this many training images, the first of a fixed stratified order; null: all",
     )
 
 
@@ -69,44 +74,52 @@ class ThreatConfig(Section):
 
 
 class AttackConfig(Section):
-    """The attack of training; a value of ``None`` means the method's own."""
+    """The attack used in training; ``None`` stands for the method's default."""
 
-    steps: PositiveInt | None = Field(None, description="gradient steps")
-    step_size: PixelLength | None = Field(None, description="pixel units per step")
+    steps: PositiveInt | None = Field(None, description="number of gradient steps")
+    step_size: PixelLength | None = Field(None, description="step size, pixel units")
 
 
 class SamplerConfig(Section):
-    """The sampler of training; a value of ``None`` means the method's own."""
+    """The sampler used in training; ``None`` stands for the method's default."""
 
     name: SamplerName | None = None
     steps: PositiveInt | None = None
     step_size: PositiveFloat | None = Field(
-        None, description="multiplies the energy gradient; `normalised`: L2 length of a step, pixel units"
+        None,
+        description="factor of the energy gradient; for `normalised` the L2 length of a step, pixel units",
     )
-    noise_std: NonNegativeFloat | None = Field(None, description="standard deviation per step, pixel units")
+    noise_std: NonNegativeFloat | None = Field(
+        None, description="standard deviation of the noise added per step, pixel units"
+    )
     clamp: PositiveFloat | None = Field(
-        None, description="bound on each entry of the gradient; None: the sampler's own"
+        None, description="bound on the absolute value of each gradient entry; null: the sampler's default"
     )
     energy: Literal["marginal", "joint"] | None = Field(
-        None, description="what a chain descends: E(x), or E(x,y) of the class it was started for"
+        None, description="energy that a chain descends: E(x), or E(x,y) of the chain's class"
     )
     start: StartName | None = None
     buffer_size: NonNegativeInt | None = Field(
-        None, description="images in the replay buffer; 0: fresh starts"
+        None, description="number of images in the replay buffer; 0: every chain begins at a new start"
     )
-    reinit: float | None = Field(None, ge=0, le=1, description="probability that a drawn image starts anew")
+    reinit: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="probability that an image drawn from the replay buffer is replaced by a new start",
+    )
     mode: Literal["eval", "train"] | None = Field(None, description="BatchNorm mode while sampling")
 
 
 def filled_sampler(defaults: Mapping[str, Any], sampler: SamplerConfig) -> SamplerConfig:
-    """``sampler`` with ``defaults`` where it is silent.
+    """``sampler`` with the values of ``defaults`` in place of ``None``.
 
-    The default step, noise and clamp belong to the default sampler; another one brings its own.
+    The default step size, noise and clamp are used only with the default sampler; another sampler has its own.
     """
-    given = sampler.model_dump(exclude_none=True)
-    if given.get("name", defaults.get("name")) != defaults.get("name"):
+    values = sampler.model_dump(exclude_none=True)
+    if values.get("name", defaults.get("name")) != defaults.get("name"):
         defaults = {k: v for k, v in defaults.items() if k not in ("step_size", "noise_std", "clamp")}
-    return SamplerConfig.model_validate({**defaults, **given})
+    return SamplerConfig.model_validate({**defaults, **values})
 
 
 class RegulariserConfig(Section):
@@ -114,29 +127,36 @@ class RegulariserConfig(Section):
 
     name: Literal["der"]
     beta: NonNegativeFloat = Field(1.0, description="weight of the penalty")
-    margin: NonNegativeFloat = Field(0.0, description="shift length without a penalty (gamma of the paper)")
+    margin: NonNegativeFloat = Field(
+        0.0, description="length of the energy shift up to which there is no penalty (gamma of the paper)"
+    )
     form: Literal["auto", "multi-step", "single-step"] = Field(
-        "auto", description="single-step: only abnormal adversarial examples; auto: by the method's attack"
+        "auto",
+        description="single-step: penalise abnormal adversarial examples only; multi-step: penalise all; auto: chosen "
+        "by the method's attack",
     )
     reference: Literal["clean", "start"] = Field(
-        "clean", description="what x* is compared with: the clean image, or the random start of a single step"
+        "clean",
+        description="images with which x* is compared: the clean ones, or the random starts of a single-step attack",
     )
 
 
 class UpdateConfig(Section):
-    """How a gradient becomes a weight step."""
+    """The weight update: the optimiser's step alone, or at perturbed weights (SAM, AWP)."""
 
     name: Literal["plain", "sam", "awp"] = "plain"
-    rho: PositiveFloat = Field(2.0, description="radius of the adaptive sharpness step (sam)")
+    rho: PositiveFloat = Field(2.0, description="radius of the adaptive sharpness-aware perturbation (sam)")
     gamma: PositiveFloat = Field(
-        5e-3, description="length of the weight perturbation, as a share of each weight tensor's own (awp)"
+        5e-3, description="norm of the weight perturbation relative to the norm of each weight tensor (awp)"
     )
     from_epoch: PositiveInt = Field(
-        1, description="first epoch, counted from 1, with the perturbation; plain steps before it (awp)"
+        1, description="first epoch with the perturbation, counted from 1; plain steps before (awp)"
     )
 
 
 class OptimiserConfig(Section):
+    """The optimiser of the weights; its learning rate is ``training.lr``."""
+
     name: Literal["sgd", "adam"] = "sgd"
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
@@ -147,77 +167,92 @@ class ScheduleConfig(Section):
     """The learning rate over the run, as a multiple of ``training.lr``."""
 
     name: Literal["constant", "cyclic", "one-cycle", "multistep", "cosine"] = "one-cycle"
-    warmup_steps: NonNegativeInt = Field(0, description="linear rise from 0 over this many steps")
-    peak: float = Field(0.25, gt=0, lt=1, description="where the maximum lies, as a share of the run")
+    warmup_steps: NonNegativeInt = Field(0, description="number of steps of linear warm-up from 0")
+    peak: float = Field(0.25, gt=0, lt=1, description="position of the maximum, as a fraction of the run")
     milestones: tuple[PositiveInt, ...] = Field(
-        (), description="epochs after which the rate falls (multistep)"
+        (), description="epochs after which the learning rate is reduced (multistep)"
     )
-    factor: float = Field(0.1, gt=0, lt=1, description="what the rate is multiplied by at a milestone")
+    factor: float = Field(
+        0.1, gt=0, lt=1, description="factor of the learning rate at each milestone (multistep)"
+    )
 
 
 class AugmentationConfig(Section):
-    """``auto`` follows the data: padding of size / 8; no flip for digits, MNIST and SVHN."""
+    """Augmentation of the training images. ``auto``: padding of size / 8; no flip for digits, MNIST and SVHN."""
 
     crop: Literal["auto"] | NonNegativeInt = Field(
-        "auto", description="padding before the random crop, pixels"
+        "auto", description="zero padding on every side before the random crop, pixels"
     )
     flip: Literal["auto"] | bool = "auto"
     policy: Literal["none", "autoaugment"] = Field(
         "none",
-        description="colours and shapes changed after crop and flip: the CIFAR-10 policy of AutoAugment",
+        description="colour and geometry operations after crop and flip: the CIFAR-10 policy of AutoAugment",
     )
-    cutout: NonNegativeInt = Field(0, description="side of the square set to 0, pixels; 0: none")
+    cutout: NonNegativeInt = Field(0, description="side of the random square set to 0, pixels; 0: no cutout")
 
 
 class MonitorConfig(Section):
-    """What watches the run, and what is done about its alarms."""
+    """The monitors of a run, and the remedies carried out when they raise an alarm."""
 
     overfitting: bool = True
     divergence: bool = True
     remedies: Ladders = Field(
         {"divergence": [["rollback", "scale-rate"]]},  # type: ignore[dict-item]  # validated, as a user's
-        description="ALARM: [RUNG, RUNG, ...]; a rung is an action or a list of them, carried out at the first, "
-        "second, ... sounding (the last one repeats). Actions: `rollback`, `scale-rate`, `der`, `pgd-2`, `stop`, "
-        "`{set: {KEY: VALUE}}`",
+        description="ALARM: [RUNG, RUNG, ...]; a rung is an action or a list of actions, carried out the first, "
+        "second, ... time the alarm fires (the last rung repeats). Actions: `rollback`, `scale-rate`, `der`, `pgd-2`, "
+        "`stop`, `{set: {KEY: VALUE}}`",
     )
     max_rollbacks: NonNegativeInt = Field(
-        3, description="times the run goes back, over all alarms, before it fails"
+        3, description="number of rollbacks, over all alarms, after which the run fails"
     )
     rate_factor: float = Field(
-        0.3, gt=0, le=1, description="what `scale-rate` multiplies the learning rate by"
+        0.3, gt=0, le=1, description="factor by which `scale-rate` multiplies the learning rate"
     )
     der_beta: PositiveFloat = Field(
-        1.0, description="beta of the regulariser that `der` turns on; where it is on, its own is doubled"
+        1.0,
+        description="beta of the regulariser that `der` turns on; if it is on already, its beta is doubled instead",
     )
 
 
 class TrainingConfig(Section):
+    """Length, learning rate, seed, precision, evaluation and checkpoints of a run."""
+
     epochs: PositiveInt = 10
     max_minutes: PositiveFloat | None = Field(
-        None, description="stop after the step that passes this wall time"
+        None, description="wall time after which the run stops, at the end of the current step"
     )
     start: str | None = Field(
         None,
-        description="weights to begin with: a run folder, a classifier file, or a recipe, which is trained first "
-        "in `stage-1` of the run folder on the same data and network; null: fresh ones",
+        description="initial weights: a run folder, a classifier file, or a recipe, which is trained first "
+        "in `stage-1` of the run folder on the same data and network; null: random initialisation",
     )
     batch_size: PositiveInt = 128
     lr: PositiveFloat = 0.1
     seed: NonNegativeInt = 0
-    ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights; None: no average")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay of the exponential moving average of the weights; null: no average",
+    )
     select: Literal["auto", "clean", "pgd-10", "last"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
-    input_noise: NonNegativeFloat = Field(0.0, description="Gaussian noise on training images, pixel units")
+    input_noise: NonNegativeFloat = Field(
+        0.0, description="standard deviation of the Gaussian noise on training images, pixel units"
+    )
     bn_momentum: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="weight of a new batch in BatchNorm's running statistics; null: the network's own, usually 0.1",
+        description="momentum of BatchNorm's running statistics (weight of the new batch); null: the network's value, "
+        "usually 0.1",
     )
-    reestimate_bn: bool = Field(True, description="BatchNorm statistics from clean images before evaluation")
-    log_every: PositiveInt = Field(10, description="steps between metric lines")
+    reestimate_bn: bool = Field(
+        True, description="re-estimate BatchNorm's running statistics on clean images before evaluation"
+    )
+    log_every: PositiveInt = Field(10, description="steps between lines of `metrics.jsonl`")
     evaluate_every: PositiveInt = Field(1, description="epochs between evaluations on held-out images")
-    held_out_images: PositiveInt = Field(512, description="held-out images used for selection")
-    checkpoint_minutes: PositiveFloat = Field(2.0, description="at most this long between checkpoints")
+    held_out_images: PositiveInt = Field(512, description="number of held-out images used for selection")
+    checkpoint_minutes: PositiveFloat = Field(2.0, description="longest time between checkpoints, minutes")
