@@ -1,4 +1,4 @@
-"""Who collapses in single-step training, who does not, and who rings before?
+"""Which single-step methods collapse, which do not, and which alarm is raised before the collapse?
 
     python benchmarks/studies/catastrophic_overfitting.py --jobs 2
     python benchmarks/studies/catastrophic_overfitting.py --data cifar10 --root PATH --jobs 2
@@ -13,7 +13,7 @@ first 100 of them for the last, PGD-10 accuracy on held-out images after every e
   more. PGD-50-10 is no line either: at the radius of the digits even multi-step training ends below half of FGSM.)
 - onset: the first epoch from which PGD-10 accuracy on held-out images stays below half of FGSM accuracy, both as
   running means over 3 epochs;
-- lead of an alarm: onset minus the epoch at which it first rang; above 0 it came early.
+- lead of an alarm: onset minus the epoch of the first alarm; a positive lead is an alarm before the onset.
 
 On digits every run begins with the weights of a robust network (one `pgd-at` run per seed). Where single-step training
 of fresh weights fails on these small images, as it does on the photographs, it fails in its first epochs, before there
@@ -42,6 +42,7 @@ from common import (
     finished,
     main,
     of,
+    paragraph,
     run_folder,
     table,
 )  # fmt: skip
@@ -200,14 +201,19 @@ class CatastrophicOverfitting(Study):
             "PGD-10",
             "PGD-50-10",
             "AutoAttack",
-            "PGD-50-10 of the best",
+            "PGD-50-10, best checkpoint",
             "collapsed",
         ]
         text = (
             f"L-inf {radius}, test images, last checkpoint. Collapsed: PGD-10 below half of FGSM accuracy. "
         )
-        text += f"AutoAttack: the first {AUTOATTACK_IMAGES} test images.\n\n"
-        text += f"{table(head, lines)}\n\nAlarms, over all runs of this table:\n\n{_alarm_table(main)}"
+        text += f"AutoAttack: the first {AUTOATTACK_IMAGES} test images."
+        text = f"{paragraph(text)}\n\n{table(head, lines)}\n\n"
+        alarms = (
+            "Alarms, over all runs of this table. Lead: epochs from the first alarm to the onset of the collapse; "
+            "negative if the alarm came after the onset."
+        )
+        text += f"{paragraph(alarms)}\n\n{_alarm_table(main)}"
         if grid:
             text += (
                 "\n\nDER on `fgsm`, by weight and margin: PGD-50-10 of the last checkpoint (collapsed runs / runs).\n\n"
@@ -318,10 +324,10 @@ def _alarm_table(rows: list[Row]) -> str:
         )  # fmt: skip
     head = [
         "alarm",
-        "rang in collapsed runs",
+        "raised in collapsed runs",
         "median lead, epochs",
-        "rang before the onset",
-        "rang in other runs",
+        "raised before the onset",
+        "raised in other runs",
     ]
     return table(head, lines)
 

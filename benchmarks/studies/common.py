@@ -9,8 +9,8 @@ rows become tables and figures. :func:`main` does the rest:
   own checkpoint;
 - a run whose training failed after every remedy (exit code 3) is a row with that outcome; one that ended otherwise is
   reported with its log, leaves the others alone, and is tried again by the next call;
-- results go to ``benchmarks/results/STUDY-DATA.{json,md,png}`` and into ``docs/studies.md``. What is written below
-  ``## Reading`` in the ``.md`` is kept and shown on the page.
+- results go to ``benchmarks/results/STUDY-DATA.{json,md,png}`` and into ``docs/studies.md``. What a person wrote below
+  ``## Setting`` and ``## Reading`` in the ``.md`` is kept and shown on the page.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,7 +44,7 @@ from trilemma.runs.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
-READING = "## Reading"
+SETTING, RESULT, READING = "## Setting", "## Results", "## Reading"
 NOT_READ = "Not written yet."
 INTERRUPTED = 130
 
@@ -364,6 +365,11 @@ def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines))
 
 
+def paragraph(text: str) -> str:
+    """``text`` in lines of at most 120 characters."""
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
 def cases(rows: Iterable[Row]) -> list[str]:
     """Case names in their first order."""
     return list(dict.fromkeys(row["case"] for row in rows))
@@ -382,16 +388,19 @@ def write_results(
     first_seed = min((row["seed"] for row in rows), default=0)
     kept = [{k: v for k, v in row.items() if k != "curve" or row["seed"] == first_seed} for row in rows]
     lines = _without_places(",\n".join("  " + json.dumps(row) for row in kept), scale)
-    head = json.dumps({"study": study.name, "data": scale.data, "command": command, "about": about}, indent=1)
-    write_text(results / f"{name}.json", head[:-2] + ',\n "rows": [\n' + lines + "\n]\n}\n")
+    described = json.dumps(
+        {"study": study.name, "data": scale.data, "command": command, "about": about}, indent=1
+    )
+    write_text(results / f"{name}.json", described[:-2] + ',\n "rows": [\n' + lines + "\n]\n}\n")
     drawn = study.figures([row for row in rows if row["outcome"] == "finished"], scale) if rows else {}
     for suffix, draw in drawn.items():
         save_figure(results / f"{name}{suffix}.png", draw)
     page = results / f"{name}.md"
-    reading = _reading(page)
-    tables = f"`{command}`\n\n{about}\n\n{study.tables(rows, scale)}"
+    setting, reading = _written(page, SETTING), _written(page, READING)
+    tables = study.tables(rows, scale)
     pictures = "\n\n".join(f"![{study.title}]({{}}{name}{suffix}.png)" for suffix in drawn)
-    parts = (f"# {study.title}: {scale.data}", tables, pictures.replace("{}", ""), READING, reading)
+    head = (f"# {study.title}: {scale.data}", f"`{command}`", paragraph(about))
+    parts = (*head, SETTING, setting, RESULT, tables, pictures.replace("{}", ""), READING, reading)
     write_text(page, "\n\n".join(part for part in parts if part) + "\n")
     if docs is not None:
         for suffix in drawn:
@@ -399,7 +408,8 @@ def write_results(
                 copy = docs / "images" / "studies" / path.name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(path.read_bytes())
-        shown = (tables, pictures.replace("{}", "images/studies/"), f"**Reading.** {reading}")
+        run = paragraph(f"**How it was run.** {' '.join(setting.split())} {about}")
+        shown = (run, tables, pictures.replace("{}", "images/studies/"), "**Reading**", reading)
         update_page(docs / "studies.md", name, "\n\n".join(part for part in shown if part))
     return page
 
@@ -412,10 +422,10 @@ def _without_places(text: str, scale: Scale) -> str:
     return text
 
 
-def _reading(page: Path) -> str:
-    """What a person wrote below ``## Reading``; it outlives every run of the study."""
+def _written(page: Path, heading: str) -> str:
+    """What a person wrote in one section of the page; later runs of the study keep it."""
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    return text.partition(f"\n{READING}\n")[2].strip() or NOT_READ
+    return text.partition(f"\n{heading}\n")[2].partition("\n## ")[0].strip() or NOT_READ
 
 
 def update_page(page: Path, name: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Robust accuracy that decays late in training on few images: does dE(x) show it, and who prevents it?
+"""Robust accuracy that decays late in training on few images: does dE(x) show it, and which methods prevent it?
 
     python benchmarks/studies/robust_overfitting.py --jobs 2
     python benchmarks/studies/robust_overfitting.py --data cifar10 --root PATH --jobs 2
@@ -30,6 +30,7 @@ from common import (
     finished,
     main,
     of,
+    paragraph,
     table,
 )  # fmt: skip
 from matplotlib.figure import Figure
@@ -103,14 +104,15 @@ class RobustOverfitting(Study):
             lines.append(_line(case, own, "last", len(of(rows, case=case)) - len(own)))
             if case == PLAIN:
                 lines.append(_line(f"{case}, early stopping", own, "best", 0))
-        head = ["case", "clean: best", "last", "PGD-50-10: best", "last", "fall", "best epoch", "dE(x) there",
-                "at the end", "alarm, epoch"]  # fmt: skip
-        return (
+        head = ["case", "clean: best", "clean: last", "PGD-50-10: best", "PGD-50-10: last", "fall", "best epoch",
+                "dE(x): best epoch", "dE(x): last", "alarm, epoch"]  # fmt: skip
+        caption = (
             f"L-inf {setting['threat']['radius']}, {setting['data']['train_images']:,} training images, "
             f"{setting['training']['epochs']} epochs, test images. Fall: PGD-50-10 of the best checkpoint minus that "
             "of the last. dE(x): mean of training batches, clean minus adversarial. Alarm: `robust-overfitting` by "
-            f"held-out accuracy and dE(x), the runs it rings in and their mean epoch.\n\n{table(head, lines)}"
+            "held-out accuracy and dE(x), runs with an alarm and the mean epoch of the alarm."
         )
+        return f"{paragraph(caption)}\n\n{table(head, lines)}"
 
     def figures(self, rows: list[Row], scale: Scale) -> dict[str, Draw]:
         drawn: dict[str, Draw] = {}

@@ -11,8 +11,8 @@ the budget divided by ``trilemma.training.estimate.forward_passes``. The learnin
 - clean accuracy, PGD-50-10 at the radius, for some also at half of it (the scale of the released EB-JDAT code);
 - collapse: the run failed after every remedy, or PGD-50-10 accuracy below 0.15 for a method that trains on x*;
 - 500 images (50 per class) by one chain for all, from class PCA and from uniform noise: the share that an
-  independent standard run names as its class, the distance to the nearest training image, and the Frechet distance to
-  the training images in that run's features (``FD-standard``), for start and sample side by side;
+  independent standard network assigns to the requested class, the distance to the nearest training image, and the
+  Frechet distance to the training images in that network's features (``FD-standard``), for start and sample;
 - E(x) of clean test images, of the same attacked by PGD-20, and of the images from class PCA, with the three
   1-Wasserstein distances.
 
@@ -40,6 +40,7 @@ from common import (
     finished,
     main,
     of,
+    paragraph,
     run_folder,
     table,
 )  # fmt: skip
@@ -169,27 +170,32 @@ class TradeOff(Study):
     def tables(self, rows: list[Row], scale: Scale) -> str:
         whole, half = RADIUS[scale.data]
         main = of(rows, group="main")
-        text = (
-            f"Budget {BUDGET[scale.data]:,} forward passes per training image; L-inf {whole}; best checkpoint by "
-            f"held-out images. Collapsed: failed, or PGD-50-10 below {COLLAPSED} for a method that trains on x*.\n\n"
-            + _main_table(main, whole, half)
-        )
-        text += (
-            "\n\nGeneration, start and sample side by side: named, the share that an independent standard run names as "
-            "the class asked for; distance, L2 to the nearest training image; FD-standard, Frechet distance to the "
-            f"training images in that run's features ({_counts(main)}).\n\n" + _generation_table(main)
-        )
-        text += (
-            "\n\nEnergy alignment: 1-Wasserstein distances of E(x), logits (generated: from class PCA), and the mean "
-            "of E(x*) - E(x).\n\n" + _energy_table(main)
-        )
+        captioned = [
+            (
+                f"Budget {BUDGET[scale.data]:,} forward passes per training image; L-inf {whole}; best checkpoint by "
+                f"held-out images. Collapsed: failed, or PGD-50-10 below {COLLAPSED} for a method that trains on x*.",
+                _main_table(main, whole, half),
+            ),
+            (
+                "Generation, for the start and for the sample. Named: share of images that an independent standard "
+                "network assigns to the requested class. Distance: L2 to the nearest training image. FD-standard: "
+                f"Frechet distance to the training images in that network's features ({_counts(main)}).",
+                _generation_table(main),
+            ),
+            (
+                "Energy alignment: 1-Wasserstein distances of E(x), logits (generated: from class PCA), and the mean "
+                "of E(x*) - E(x).",
+                _energy_table(main),
+            ),
+        ]
         ablation = of(rows, group="ablation")
         if ablation:
-            text += (
-                f"\n\nAblation of `eb-jdat`, {ABLATION_EPOCHS} epochs each at rate {ABLATION_RATE}, 5 inner steps "
-                "unless said otherwise, PGD-20.\n\n" + _ablation_table(ablation)
+            caption = (
+                f"Ablation of `eb-jdat`, {ABLATION_EPOCHS} epochs each at rate {ABLATION_RATE}, 5 inner steps "
+                "unless stated otherwise, PGD-20."
             )
-        return text
+            captioned.append((caption, _ablation_table(ablation)))
+        return "\n\n".join(f"{paragraph(caption)}\n\n{lines}" for caption, lines in captioned)
 
     def figures(self, rows: list[Row], scale: Scale) -> dict[str, Draw]:
         main = [row for row in of(rows, group="main") if "samples" in row]
@@ -253,7 +259,10 @@ def _two_stages(scale: Scale, seed: int, budget: float) -> list[Job]:
 
 
 def _energies(
-    clf: trilemma.Classifier, test: ImageSet, generated: tuple[torch.Tensor, torch.Tensor] | None, scale: Scale
+    clf: trilemma.Classifier,
+    test: ImageSet,
+    generated: tuple[torch.Tensor, torch.Tensor] | None,
+    scale: Scale,
 ) -> Row:
     """Wasserstein distances of E(x), the mean shift, and under ``curve`` the energies themselves."""
     from trilemma.attacks import pgd
@@ -381,11 +390,11 @@ def _generation_table(rows: list[Row]) -> str:
         "case",
         "start",
         "named: start",
-        "sample",
+        "named: sample",
         "distance: start",
-        "sample",
+        "distance: sample",
         "FD-standard: start",
-        "sample",
+        "FD-standard: sample",
     ]
     return table(head, lines)
 
