@@ -34,7 +34,7 @@ from trilemma.classifier.contexts import running_statistics_kept
 from trilemma.config.recipe import build_config
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet, Splits
-from trilemma.methods.base import Points, ForwardResult, Step
+from trilemma.methods.base import ForwardResult, Points, Step
 from trilemma.monitors.readings import NAMES, Reading, read_gradients, read_step
 from trilemma.monitors.watch import Watch
 from trilemma.networks.create import create_network
@@ -61,7 +61,7 @@ class AlternatingLoop(Loop):
     def train(self) -> str:
         self.times: list[tuple[float, float]] = []  # wall and processor seconds of each segment
         self.begun = (time.perf_counter(), time.process_time())
-        self.awake = self.state.watch.on
+        self.awake = self.state.watch.settings
         self.asleep = self.awake.model_copy(update={"overfitting": False, "divergence": False})
         return super().train()
 
@@ -72,12 +72,12 @@ class AlternatingLoop(Loop):
                 self.times.append((now[0] - self.begun[0], now[1] - self.begun[1]))
             if len(self.times) == 2 * self.pairs + 2:  # the first pair warms up
                 raise Done
-            self.state.watch.on = self.awake if len(self.times) % 2 == 0 else self.asleep
+            self.state.watch.settings = self.awake if len(self.times) % 2 == 0 else self.asleep
             self.begun = now
         super()._one_step(batch)
 
     def _read(self, step: Step, points: Points) -> dict[str, Tensor]:
-        if self.state.watch.on is self.awake:
+        if self.state.watch.settings is self.awake:
             return super()._read(step, points)
         if self.clean and step.clean is None and self.state.step % CLEAN_EVERY == 0:
             with torch.no_grad(), running_statistics_kept(self.clf), self.fabric.autocast():

@@ -37,7 +37,7 @@ def test_it_sounds_again_only_after_a_healthy_gap() -> None:
 def test_after_a_remedy_in_place_there_is_silence_and_then_a_second_alarm() -> None:
     monitor = AccuracyGapMonitor()
     alarms(monitor, 0.1, 0.4)
-    monitor.remedied(500)
+    monitor.silence(500)
     assert alarms(monitor, 0.4, 0.4, 0.4, first=3) == [(500, 100)]
 
 

@@ -48,7 +48,7 @@ def test_the_energy_that_counts_is_the_one_at_the_best_evaluation() -> None:
 def test_it_sounds_again_after_a_better_evaluation_and_after_a_remedy_only_when_that_had_its_time() -> None:
     monitor = DeclineMonitor()
     assert len(alarms(monitor, OVERFITS)) == 1
-    monitor.remedied(150)
+    monitor.silence(150)
     ill = [(0.05, -1.0)] * 4
     ((number, _),) = alarms(monitor, ill, first=12)
     assert number == 14  # step 150, the first that is not silent

@@ -61,7 +61,7 @@ def test_a_fall_after_a_recovery_alarms_again() -> None:
 def test_after_a_remedy_in_place_there_is_silence_and_then_a_second_alarm() -> None:
     monitor = GradientCosineMonitor(WINDOW)
     assert len(alarms([0.8] * 500 + [0.1] * 20, monitor)) == 1
-    monitor.once.remedied(820)
+    monitor.once.silence(820)
     assert alarms([0.1] * 299, monitor, first=521) == []
     ((_, step),) = alarms([0.1] * 100, monitor, first=820)
     assert step == 820

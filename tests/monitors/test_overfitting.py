@@ -153,7 +153,7 @@ def test_a_collapse_that_lasts_sounds_again_after_every_remedy_that_did_not_help
     for step, reading in enumerate(readings(60 * EPOCH, **COLLAPSED), start=1):
         for alarm in monitor.read(reading, step):
             found.append(alarm.step)
-            monitor.once.remedied(step + 3 * EPOCH)
+            monitor.once.silence(step + 3 * EPOCH)
     assert len(found) > 8 and min(np.diff(found)) >= 3 * EPOCH
 
 

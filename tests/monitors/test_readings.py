@@ -84,10 +84,10 @@ def test_readings_are_moved_at_once_and_in_order() -> None:
     readings.add({"loss": torch.tensor(1.0), "energy_clean": torch.tensor(-2.0)})
     readings.add({"loss": torch.tensor(3.0), "terms/natural": torch.tensor(4.0)})
     assert len(readings) == 2
-    first, second = readings.take(mean)
+    first, second = readings.drain(mean)
     assert len(moved) == 1
     assert first["loss"] == 0.5 and first["energy_clean"] == -1.0 and first["shift"] is None
     assert second["loss"] == 1.5 and second["terms/natural"] == 2.0 and second["energy_clean"] is None
-    assert len(readings) == 0 and readings.take(mean) == []
+    assert len(readings) == 0 and readings.drain(mean) == []
     together = mean_reading([first, second])
     assert together["loss"] == 1.0 and together["energy_clean"] == -1.0 and together["shift"] is None

@@ -1,1 +1,1 @@
-"""Monitors turn what a step saw into alarms; a remedy is data that the loop carries out."""
+"""Monitors turn the metrics of training steps into alarms; remedies say how the training loop answers them."""

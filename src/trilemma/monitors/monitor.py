@@ -1,21 +1,22 @@
-"""Alarms, the remedies they can ask for, and what all monitors share."""
+"""Alarms, the remedies that answer them, and the state and repetition rules that all monitors share."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something a monitor saw.
+    """A monitor's report that its condition holds.
 
     Attributes:
         name: one of :data:`trilemma.config.remedies.AlarmName`.
-        message: what was seen, with figures.
-        step: at which step, counted from 1.
-        lag: steps before it at which its cause may have begun; a checkpoint from before that is healthy.
+        message: the condition with its values.
+        step: training step, counted from 1.
+        lag: number of steps before ``step`` at which the cause may have begun; earlier checkpoints are healthy.
     """
 
     name: str
@@ -31,23 +32,23 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Rollback:
-    """Back to the newest checkpoint from before the alarm's onset."""
+    """Return to the newest checkpoint from before the alarm's onset."""
 
 
 @dataclass(frozen=True)
 class ScaleRate:
-    """The learning rate times ``factor`` from now on."""
+    """Multiply the learning rate by ``factor`` for the rest of the run."""
 
     factor: float
 
 
 @dataclass(frozen=True)
 class SetOption:
-    """One option of method, regulariser, attack or sampler has another value from now on.
+    """Set one option of the method, regulariser, attack or sampler for the rest of the run.
 
     Attributes:
-        name: which action asked for it.
-        key: dotted, as on the command line.
+        name: the configured action that sets it.
+        key: dotted config key, as on the command line.
     """
 
     name: str
@@ -57,7 +58,7 @@ class SetOption:
 
 @dataclass(frozen=True)
 class Stop:
-    """Training ends; the best checkpoint stays. ``failed``: nothing else is left to do."""
+    """End training and keep the best checkpoint. ``failed``: no other remedy is left."""
 
     failed: bool
 
@@ -65,33 +66,76 @@ class Stop:
 Remedy = Rollback | ScaleRate | SetOption | Stop
 
 
-class Once:
-    """Lets an alarm through, and the same one again only after its cause was away for ``rest`` steps.
+class Stateful:
+    """Saves and restores the attributes named in ``STATE``; their names are the keys in a checkpoint.
 
-    Args:
-        rest: steps.
+    Values are copied both ways; an attribute that is itself :class:`Stateful` is saved as its own dictionary.
     """
+
+    STATE: ClassVar[tuple[str, ...]] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in self.STATE}
+        return {
+            name: value.state_dict() if isinstance(value, Stateful) else copy.copy(value)
+            for name, value in values.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name in self.STATE:
+            value = getattr(self, name)
+            if isinstance(value, Stateful):
+                value.load_state_dict(state[name])
+            else:
+                setattr(self, name, copy.copy(state[name]))
+
+
+class Debounce(Stateful):
+    """Debounces alarms: fires again only after the condition was clear for ``rest`` steps."""
+
+    STATE = ("present", "quiet_until")
 
     def __init__(self, rest: int) -> None:
         self.rest = rest
-        self.present: dict[str, int] = {}  # the last step at which each alarm's cause was there
+        # alarm name -> the last step at which its condition held
+        self.present: dict[str, int] = {}
         self.quiet_until = 0
 
     def __call__(self, alarm: Alarm) -> list[Alarm]:
-        """Tells of an alarm whose cause is there at its step; a list of it, or an empty one."""
+        """Returns ``[alarm]``, or ``[]`` if it repeats an earlier one; to be called whenever the condition holds."""
         if alarm.step < self.quiet_until:
             return []
         before = self.present.get(alarm.name)
         self.present[alarm.name] = alarm.step
         return [alarm] if before is None or alarm.step - before > self.rest else []
 
-    def remedied(self, until: int) -> None:
-        """A remedy was given in place: silence until it can have worked; a cause still there then sounds anew."""
+    def silence(self, until: int) -> None:
+        """Suppresses alarms before step ``until``, after a remedy; a condition that still holds then fires again."""
         self.present.clear()
         self.quiet_until = until
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"present": dict(self.present), "quiet_until": self.quiet_until}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.present, self.quiet_until = dict(state["present"]), state["quiet_until"]
+class EvaluationMonitor(Stateful):
+    """Base of monitors that read held-out accuracies: an alarm fires again only after its condition was over."""
+
+    def __init__(self) -> None:
+        self.present = False
+        self.quiet_until = 0
+
+    def _fire(self, alarm: Alarm, holds: bool, persists: bool) -> list[Alarm]:
+        """Returns ``[alarm]`` if its condition is new, else ``[]``.
+
+        Args:
+            holds: whether the condition is met at this evaluation.
+            persists: whether a condition met earlier is not over yet, by a looser limit.
+        """
+        if holds and alarm.step < self.quiet_until:
+            return []
+        fires = holds and not self.present
+        self.present = holds or (self.present and persists)
+        return [alarm] if fires else []
+
+    def silence(self, until: int) -> None:
+        """Suppresses alarms before step ``until``, after a remedy; a condition that still holds then fires again."""
+        self.present = False
+        self.quiet_until = until

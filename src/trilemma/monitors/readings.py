@@ -1,4 +1,4 @@
-"""What every step tells, collected on the device and read once every n steps."""
+"""Scalar metrics of training steps, collected on the device and moved to the host once every n steps."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Reading = dict[str, float | None]
 
 @torch.no_grad()
 def read_step(step: Step, labels: Tensor) -> dict[str, Tensor]:
-    """The scalars of one step, still on the device; names as in :data:`NAMES`, absent ones left out.
+    """Returns the scalars of one step, still on the device; names as in :data:`NAMES`, unavailable ones left out.
 
-    ``saturated`` is the share of generated pixels at (or beyond) the edge of the box, ``abnormal`` the
+    ``saturated`` is the share of generated pixels at or beyond the bounds of [0, 1], ``abnormal`` the
     share of abnormal adversarial examples, ``shift`` the length of (dE(x), dE(x, y)).
     """
     values: dict[str, Tensor] = {"loss": step.loss.detach()}
@@ -48,23 +48,23 @@ def read_step(step: Step, labels: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def read_gradients(points: Points) -> dict[str, Tensor]:
-    """``gradient_cosine``: between the attack's last input gradient and the one that the loss left in x*.
+    """Returns ``gradient_cosine``: of the attack's last input gradient and the loss gradient with respect to x*.
 
     One cosine per image, averaged over the images that have both gradients (one can vanish in rounding);
-    empty where the method kept none. Both were computed by the step anyway.
+    an empty dictionary if the method kept no gradient. The step computes both gradients anyway.
     """
-    starred = None if points.adversarial is None else points.adversarial.grad
-    if points.gradient is None or starred is None:
+    training_gradient = None if points.adversarial is None else points.adversarial.grad
+    if points.gradient is None or training_gradient is None:
         return {}
-    # over the dimensions as they lie: flattening would copy what is channels-last, at twenty times the cost
-    attack, training, pixels = points.gradient.float(), starred.float(), (1, 2, 3)
+    # Reduce over three dimensions: flattening would copy a channels-last tensor, at twenty times the cost.
+    attack, training, pixels = points.gradient.float(), training_gradient.float(), (1, 2, 3)
     lengths = torch.linalg.vector_norm(attack, dim=pixels) * torch.linalg.vector_norm(training, dim=pixels)
     cosines = (attack * training).sum(pixels) / lengths.clamp_min(torch.finfo(torch.float32).tiny)
     return {"gradient_cosine": cosines.sum() / (lengths > 0).sum().clamp_min(1)}
 
 
 class Readings:
-    """Collects device scalars; :meth:`take` moves them to the host in one transfer."""
+    """Collects the scalars of steps on the device; :meth:`drain` moves them to the host in one transfer."""
 
     def __init__(self) -> None:
         self._steps: list[dict[str, Tensor]] = []
@@ -75,26 +75,28 @@ class Readings:
     def __len__(self) -> int:
         return len(self._steps)
 
-    def take(self, mean: Callable[[Tensor], Tensor]) -> list[Reading]:
-        """One dictionary per step since the last call, ``None`` where a step had no such value.
+    def drain(self, mean: Callable[[Tensor], Tensor]) -> list[Reading]:
+        """Returns one dictionary per step since the last call, ``None`` where a step had no such value, and clears.
 
         Args:
-            mean: over the processes, so that all see the same numbers.
+            mean: averages a tensor over the processes, so that all of them get the same values.
         """
         steps, self._steps = self._steps, []
         if not steps:
             return []
         flat = torch.stack([value.float() for values in steps for value in values.values()])
         host = iter(mean(flat).tolist())
-        read: list[Reading] = []
+        readings: list[Reading] = []
         for values in steps:
             known = {name: next(host) for name in values}
-            read.append({name: known.get(name) for name in (*NAMES, *(n for n in known if n not in NAMES))})
-        return read
+            readings.append(
+                {name: known.get(name) for name in (*NAMES, *(n for n in known if n not in NAMES))}
+            )
+        return readings
 
 
 def mean_reading(readings: list[Reading]) -> Reading:
-    """The mean over steps of each value that some step had."""
+    """Returns the mean over steps of each value, ``None`` for a value that no step had."""
     result: Reading = {}
     for name in readings[0] if readings else ():
         known = [value for reading in readings if (value := reading.get(name)) is not None]

@@ -1,4 +1,4 @@
-"""From an alarm to what is done about it: the rung of its ladder in the configuration, as data."""
+"""Looks up the remedies for an alarm: one rung of the alarm's ladder in the configuration."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from trilemma.monitors.monitor import Alarm, Remedy, Rollback, ScaleRate, SetOpt
 from trilemma.units import parse_fraction
 
 
-def remedies(alarm: Alarm, config: Config, sounded: int, rollbacks: int) -> list[Remedy]:
-    """What to do about an alarm.
+def remedies(alarm: Alarm, config: Config, earlier_alarms: int, rollbacks: int) -> list[Remedy]:
+    """Returns the remedies for an alarm, in the order in which to apply them.
+
+    The n-th alarm of a name gets the n-th rung of its ladder, later ones the last rung. An alarm without a ladder
+    gets no remedy. A divergence without a ladder, and a rung whose rollback would exceed
+    ``monitors.max_rollbacks``, give a failed stop.
 
     Args:
-        config: of the run as it is now, with what earlier remedies changed.
-        sounded: how often the same alarm has sounded before.
-        rollbacks: how often the run has gone back already.
-
-    Returns:
-        The actions of its rung in their order; nothing for an alarm without a ladder. A divergence without
-        one, and any rung that would go back once more than allowed, is a failed stop.
+        config: current configuration of the run, including changes by earlier remedies.
+        earlier_alarms: number of earlier alarms of the same name.
+        rollbacks: number of rollbacks so far.
     """
     monitors, diverged = config.monitors, alarm.name == "divergence"
     ladder = dict(monitors.remedies).get(alarm.name, ())  # type: ignore[call-overload]
@@ -26,13 +26,14 @@ def remedies(alarm: Alarm, config: Config, sounded: int, rollbacks: int) -> list
         return [Stop(failed=True)]
     if not ladder:
         return []
-    rung = ladder[min(sounded, len(ladder) - 1)]
+    rung = ladder[min(earlier_alarms, len(ladder) - 1)]
     if "rollback" in rung and rollbacks >= monitors.max_rollbacks:
         return [Stop(failed=True)]
-    return [remedy for action in rung for remedy in _meaning(action, config, diverged)]
+    return [remedy for action in rung for remedy in _expand(action, config, diverged)]
 
 
-def _meaning(action: Action | SetAction, config: Config, diverged: bool) -> list[Remedy]:
+def _expand(action: Action | SetAction, config: Config, diverged: bool) -> list[Remedy]:
+    """Returns the remedies that one configured action stands for."""
     if isinstance(action, SetAction):
         return [SetOption("set", key, value) for key, value in action.set.items()]
     if action == "rollback":
@@ -45,7 +46,9 @@ def _meaning(action: Action | SetAction, config: Config, diverged: bool) -> list
         switch = [SetOption("der", "regulariser.name", "der")] if der is None else []
         return [*switch, SetOption("der", "regulariser.beta", beta)]
     if action == "pgd-2":
-        assert config.threat is not None  # single-step methods have one
+        # single-step methods always have a threat model
+        assert config.threat is not None
         half = str(parse_fraction(config.threat.radius) / 2)
         return [SetOption("pgd-2", "attack.steps", 2), SetOption("pgd-2", "attack.step_size", half)]
-    return [Stop(failed=diverged)]  # a diverged run has no good order to end in
+    # Ending early is a normal end, except for a diverged run.
+    return [Stop(failed=diverged)]

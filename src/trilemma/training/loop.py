@@ -222,7 +222,7 @@ class Loop:
 
     def _log(self) -> bool:
         """Reads the collected scalars and writes a line, unless they make the run go back: then true."""
-        readings = self.readings.take(self._mean)
+        readings = self.readings.drain(self._mean)
         if not readings:
             return False
         state = self.state
@@ -267,7 +267,7 @@ class Loop:
         if asked:
             self._take_options()
             if not back:
-                state.watch.remedied(state.step)
+                state.watch.silence_after_remedy(state.step)
             self.record.checkpoint(state)  # a resumed run must not forget the remedy
         return back
 
@@ -276,7 +276,7 @@ class Loop:
         self.config = with_options(self.first_config, self.state.options, str(self.record.run.path))
         self.method = create_from_config(self.config)
         self.record.config = self.config
-        self.state.watch.follow(self.config)
+        self.state.watch.update_config(self.config)
 
     def _checkpoint(self) -> None:
         self.returned_to = None
@@ -303,7 +303,7 @@ class Loop:
         if selected:
             state.best = score
             self.record.classifier(finished, self.data.train, state, "best", self.criterion)
-        for alarm in state.watch.evaluated(self._agreed(found.fgsm), self._agreed(found.pgd10), state.step):
+        for alarm in state.watch.read_evaluation(self._agreed(found.fgsm), self._agreed(found.pgd10), state.step):
             if self._alarm(alarm):
                 return True
         self._checkpoint()
