@@ -100,7 +100,7 @@ def measure_screen(name: str) -> dict[str, Any]:
     before = time.process_time()
     pools = [screen_pool(clf, images, labels, threat, "auto", seed) for seed in SEEDS]
     seconds = (time.process_time() - before) / len(SEEDS)
-    stands = [pool.standing for pool in pools]
+    stands = [pool.robust for pool in pools]
     return {
         "left": [int(found.sum()) for found in stands],
         "recorded_left": int(recorded.sum()),

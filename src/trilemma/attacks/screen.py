@@ -1,4 +1,4 @@
-"""Screen: a fast estimate of what AutoAttack would leave, from three short attacks on margins and cross-entropy."""
+"""Screen: a fast estimate of robust accuracy under AutoAttack, from three short attacks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trilemma.attacks.autoattack import ensemble_attack
-from trilemma.attacks.ensemble.pool import Pool, Tell
+from trilemma.attacks.ensemble.pool import OnProgress, Pool
 from trilemma.classifier.batch_size import resolve_batch_size
 from trilemma.classifier.classifier import Classifier, check_labels
 from trilemma.config.presets import SCREEN
@@ -23,26 +23,26 @@ def screen(
     batch_size: int | Literal["auto"] = "auto",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Adversarial images where three short attacks found one, else the images as they came.
+    """Adversarial images where one of three short attacks found one, the clean images otherwise.
 
-    In order, each for what the ones before it left: 25 steps of Auto-PGD on the cross-entropy; 25 steps on the margin
-    ``z_t - z_y`` to each of the 4 likeliest other classes; 400 queries of Square Attack. An image stops when it is
-    broken. One that withstands all of it costs 659 passes, a fifteenth of AutoAttack's. What stands is an estimate of
-    what AutoAttack leaves, from above, and does not stand in for it.
+    The attacks run in order, each on the images that the earlier ones did not break: 25 steps of Auto-PGD on the
+    cross-entropy; 25 steps on the margin ``z_t - z_y`` to each of the 4 likeliest other classes; 400 queries of Square
+    Attack. An image stops when it is broken. A robust image costs 659 passes, a fifteenth of AutoAttack's. The share of
+    robust images is an estimate, from above, of the share under AutoAttack; it does not replace that number.
 
     Args:
-        clf: the classifier; left exactly as it was, attacked in eval mode.
+        clf: the classifier; its state is restored. It is attacked in eval mode.
         images: ``[N, C, H, W]`` in [0, 1].
         labels: int64 ``[N]``, the true classes.
         threat: norm and radius.
-        batch_size: images in the network at once; ``"auto"`` fits it to the free memory.
-        generator: source of every random number.
+        batch_size: images per forward pass; ``"auto"`` fits it to the free memory.
+        generator: source of all random numbers.
 
     Returns:
         Images ``[N, C, H, W]``, inside the ball and [0, 1].
 
     Raises:
-        ImageError: images outside [0, 1], of another shape, or labels that do not fit.
+        ImageError: images outside [0, 1] or of the wrong shape, or labels that do not fit.
         ConfigError: a batch size below 1.
     """
     clf.check(images)
@@ -59,11 +59,11 @@ def screen_pool(
     threat: Threat,
     batch_size: int | Literal["auto"],
     seed: int,
-    tell: Tell = lambda news: None,
+    on_progress: OnProgress = lambda progress: None,
 ) -> Pool:
-    """The pool after :func:`screen`'s attacks; ``images`` may be uint8 too."""
-    pool = Pool(clf, images, labels, threat, seed, resolve_batch_size(clf, images, batch_size), tell)
-    pool.look()
+    """The pool after the attacks of :func:`screen`; ``images`` may also be uint8."""
+    pool = Pool(clf, images, labels, threat, seed, resolve_batch_size(clf, images, batch_size), on_progress)
+    pool.check_clean()
     for name in SCREEN:
         pool.run(ensemble_attack(SCREEN, name))
     return pool

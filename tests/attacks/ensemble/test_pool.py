@@ -16,7 +16,7 @@ from torch import nn
 from trilemma import Classifier
 from trilemma.attacks.autoattack import FEW_CLASSES, STANDARD, AutoAttackResult, autoattack, ensemble_attack
 from trilemma.attacks.ensemble.pool import Attack as PoolAttack
-from trilemma.attacks.ensemble.pool import News, Pool
+from trilemma.attacks.ensemble.pool import Pool, PoolProgress
 from trilemma.attacks.ensemble.pool_file import PoolFile
 from trilemma.classifier.batch_size import auto_batch_size, free_memory, kept_bytes
 from trilemma.config.presets import AUTOATTACK
@@ -48,9 +48,9 @@ def run(case, **options: Any) -> AutoAttackResult:
     return autoattack(clf, images, labels, THREAT, progress=False, **options)
 
 
-def pool_of(case, batch_size=7, told=lambda news: None) -> Pool:
+def pool_of(case, batch_size=7, on_progress=lambda progress: None) -> Pool:
     clf, images, labels = case
-    return Pool(clf, images, labels, THREAT, seed=0, batch_size=batch_size, tell=told)
+    return Pool(clf, images, labels, THREAT, seed=0, batch_size=batch_size, on_progress=on_progress)
 
 
 def attack(search, name="test") -> PoolAttack:
@@ -79,18 +79,18 @@ def test_each_attack_sees_only_what_the_others_left(case):
         return shifted(1.0)(oracle, x, y, threat, seeds)
 
     pool = pool_of(case)
-    pool.look()
-    assert pool.standing.sum() == 28 and pool.breakers()[:2] == ["clean", "clean"]
+    pool.check_clean()
+    assert pool.robust.sum() == 28 and pool.broken_by_names()[:2] == ["clean", "clean"]
     for name in ("first", "second"):
         pool.run(attack(counting, name))
     first, second = pool.work["first"], pool.work["second"]
     assert 0 < first.broken < 28
     assert (first.attacked, second.attacked, second.broken) == (28, 28 - first.broken, 0)
     assert sum(seen) == first.attacked + second.attacked
-    assert pool.breakers().count("first") == first.broken
+    assert pool.broken_by_names().count("first") == first.broken
     assert first.forwards >= first.attacked == first.backwards
     found = pool.adversarial()
-    broken = torch.tensor([name == "first" for name in pool.breakers()])
+    broken = torch.tensor([name == "first" for name in pool.broken_by_names()])
     assert (clf(found[broken]).argmax(1) != labels[broken]).all() and THREAT.contains(found, images).all()
     assert torch.equal(found[~broken], images[~broken])
 
@@ -104,9 +104,9 @@ def test_what_lies_outside_or_is_no_number_counts_as_not_broken_and_is_reported(
 
     for search in (outside, nothing):
         pool = pool_of(case)
-        pool.look()
+        pool.check_clean()
         pool.run(attack(search))
-        assert pool.work["test"].broken == 0 and pool.standing.sum() == 28
+        assert pool.work["test"].broken == 0 and pool.robust.sum() == 28
         assert pool.work["test"].unconfirmed > 0
     assert pool.work["test"].unconfirmed == 28
 
@@ -128,39 +128,39 @@ def test_a_copy_that_is_mistaken_is_found_out_and_the_original_attacked_instead(
 
     pool, honest = pool_of(case, batch_size=30), pool_of(case, batch_size=30)
     for one in (pool, honest):
-        one.look()
+        one.check_clean()
         one.run(attack(search))
         monkeypatch.setattr("trilemma.attacks.ensemble.pool.fast_copy", lambda clf, _: clf)
     assert asked == [wrong, clf, clf]
-    assert torch.equal(pool.standing | ~honest.standing, torch.ones(30).bool())
+    assert torch.equal(pool.robust | ~honest.robust, torch.ones(30).bool())
 
 
 def test_news_count_down_and_every_image_is_decided_once(case, monkeypatch):
-    monkeypatch.setattr("trilemma.attacks.ensemble.pool._EVERY", 0.0)
-    news: list[News] = []
-    pool = pool_of(case, told=news.append)
-    pool.look()
+    monkeypatch.setattr("trilemma.attacks.ensemble.pool._REPORT_INTERVAL", 0.0)
+    news: list[PoolProgress] = []
+    pool = pool_of(case, on_progress=news.append)
+    pool.check_clean()
     pool.run(ensemble_attack(AUTOATTACK, "apgd-ce"))
-    assert sum(one.decided for one in news) == 30 - int(pool.standing.sum())
-    left = [one.left for one in news]
+    assert sum(one.decided for one in news) == 30 - int(pool.robust.sum())
+    left = [one.remaining for one in news]
     assert left[0] == 28 and left == sorted(left, reverse=True) and left[-1] == 0
     timed = [one for one in news if one.seconds_left is not None]
     assert timed and all(one.seconds_left is not None and one.seconds_left >= 0 for one in timed)
-    assert str(News("square", 12, 3725.0)) == "square: 12 images left, at most 1:02:05"
-    assert str(News("square", 12, 65.2)) == "square: 12 images left, at most 1:05"
-    assert str(News("square", 12)) == "square: 12 images left"
+    assert str(PoolProgress("square", 12, 3725.0)) == "square: 12 images left, at most 1:02:05"
+    assert str(PoolProgress("square", 12, 65.2)) == "square: 12 images left, at most 1:05"
+    assert str(PoolProgress("square", 12)) == "square: 12 images left"
 
 
 def test_a_resumed_pool_tells_at_once_what_is_decided(case, tmp_path: Path):
-    pool, news = pool_of(case), list[News]()
-    pool.look()
+    pool, news = pool_of(case), list[PoolProgress]()
+    pool.check_clean()
     pool.run(attack(shifted(1.0)))
     PoolFile(tmp_path / "state", pool, ["test"]).save()
-    resumed = pool_of(case, told=news.append)
+    resumed = pool_of(case, on_progress=news.append)
     assert PoolFile(tmp_path / "state", resumed, ["test"]).restore()
-    resumed.look()
+    resumed.check_clean()
     resumed.run(attack(shifted(1.0)))
-    assert sum(one.decided for one in news) == 30 - int(pool.standing.sum()) > 2
+    assert sum(one.decided for one in news) == 30 - int(pool.robust.sum()) > 2
 
 
 def verdict(result: AutoAttackResult) -> tuple[Any, ...]:
@@ -220,7 +220,7 @@ def test_an_interruption_at_any_line_of_the_book_keeping_loses_and_repeats_nothi
 
         traced = sys.gettrace()
         try:
-            pool.look()
+            pool.check_clean()
             for one in attacks:
                 sys.settrace(calls if line else traced)
                 pool.run(one)
@@ -233,7 +233,7 @@ def test_an_interruption_at_any_line_of_the_book_keeping_loses_and_repeats_nothi
 
     def known(pool: Pool) -> tuple[Any, ...]:
         work = {name: dataclasses.replace(one, seconds=0.0) for name, one in pool.work.items()}
-        return pool.breakers(), work, pool.adversarial().tolist()
+        return pool.broken_by_names(), work, pool.adversarial().tolist()
 
     whole, _ = pool_after(0, tmp_path / "whole")
     assert 0 < whole.work["second"].attacked < 28
@@ -257,7 +257,7 @@ def test_the_state_of_another_evaluation_is_refused(case, tmp_path: Path):
         (clf, images, labels, THREAT, options | {"attacks": ("apgd-ce", "fab-t")}),
     ]
     for *arguments, changed in others:
-        with pytest.raises(CheckpointError, match=r"of another evaluation .* delete it, or start anew"):
+        with pytest.raises(CheckpointError, match=r"of another evaluation .* delete it, or start again"):
             autoattack(*arguments, state=state, resume=True, **changed)
     state.write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="cannot be read"):

@@ -12,7 +12,12 @@ import torch
 from trilemma.attacks.autoattack import autoattack
 from trilemma.attacks.ensemble.fast_copy import FastNetwork, fast_copy
 from trilemma.attacks.ensemble.oracle import Oracle
-from trilemma.attacks.ensemble.threads import FEWEST, MOST, search_in_shares, shares
+from trilemma.attacks.ensemble.threads import (
+    MAX_THREADS,
+    MIN_IMAGES_PER_THREAD,
+    search_in_threads,
+    thread_count,
+)
 from trilemma.classifier.contexts import inner_loop
 from trilemma.errors import ConfigError
 from trilemma.threat import Threat
@@ -39,11 +44,14 @@ def case(toy):
 def test_as_many_threads_as_pay(case, toy):
     clf, *_ = case
     assert isinstance(clf.network, FastNetwork)
-    assert [shares(clf, count) for count in (0, 1, 2 * FEWEST - 1, 2 * FEWEST, 10_000)] == [1, 1, 1, 2, 2]
+    assert [
+        thread_count(clf, count)
+        for count in (0, 1, 2 * MIN_IMAGES_PER_THREAD - 1, 2 * MIN_IMAGES_PER_THREAD, 10_000)
+    ] == [1, 1, 1, 2, 2]
     torch.set_num_threads(64)
-    assert [shares(clf, count) for count in (3 * FEWEST, 10_000)] == [3, MOST]
+    assert [thread_count(clf, count) for count in (3 * MIN_IMAGES_PER_THREAD, 10_000)] == [3, MAX_THREADS]
     torch.set_num_threads(2)
-    assert shares(toy.conv(), 10_000) == 1  # what it keeps between two passes is not known
+    assert thread_count(toy.conv(), 10_000) == 1  # what it keeps between two passes is not known
 
 
 def test_two_threads_find_what_one_does_and_count_the_same(toy, monkeypatch, change_attack):
@@ -91,7 +99,7 @@ def test_each_share_asks_for_its_part_of_the_batch_size(case):
 
     oracle = Oracle(clf, batch_size=31)
     with inner_loop(clf):
-        found = search_in_shares(search, oracle, images[:37], labels[:37], THREAT, torch.arange(37))
+        found = search_in_threads(search, oracle, images[:37], labels[:37], THREAT, torch.arange(37))
     assert sorted(sizes) == [(18, 16), (19, 16)] and oracle.forwards == 37
     torch.testing.assert_close(found, images[:37] + torch.arange(37).view(-1, 1, 1, 1))
 
@@ -117,14 +125,14 @@ def test_a_failure_of_one_share_ends_the_other_and_is_what_is_raised(case, here)
     clf, images, labels = case
     search = endless(ConfigError("no such thing"), here)
     with inner_loop(clf), pytest.raises(ConfigError, match="no such thing"):
-        search_in_shares(search, Oracle(clf), images, labels, THREAT, torch.arange(40))
+        search_in_threads(search, Oracle(clf), images, labels, THREAT, torch.arange(40))
     assert torch.get_num_threads() == 2
 
 
 def test_an_interruption_ends_all_shares_at_their_next_pass(case):
     clf, images, labels = case
     with inner_loop(clf), pytest.raises(KeyboardInterrupt):
-        search_in_shares(
+        search_in_threads(
             endless(KeyboardInterrupt(), here=True), Oracle(clf), images, labels, THREAT, torch.arange(40)
         )
     assert threading.active_count() == 1
@@ -133,9 +141,9 @@ def test_an_interruption_ends_all_shares_at_their_next_pass(case):
 def test_only_the_calling_thread_tells_of_progress(case):
     clf, images, labels = case
     told: list[int] = []
-    oracle = Oracle(clf, before=lambda: told.append(threading.get_ident()))
+    oracle = Oracle(clf, before_pass=lambda: told.append(threading.get_ident()))
     with inner_loop(clf):
-        search_in_shares(
+        search_in_threads(
             lambda own, x, *_: x + 0 * own.logits(x).sum(), oracle, images, labels, THREAT, torch.arange(40)
         )
     assert told == [threading.get_ident()]
@@ -158,5 +166,5 @@ def test_an_end_is_also_heard_while_the_calling_thread_waits_for_the_others(case
             raise TimeoutError("time is up")
 
     with inner_loop(clf), pytest.raises(TimeoutError, match="time is up"):
-        search_in_shares(search, Oracle(clf, before=before), images, labels, THREAT, torch.arange(40))
+        search_in_threads(search, Oracle(clf, before_pass=before), images, labels, THREAT, torch.arange(40))
     assert threading.active_count() == 1

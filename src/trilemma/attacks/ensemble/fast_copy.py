@@ -1,11 +1,19 @@
-"""A copy of a classifier that answers attacks faster: its logits are the same up to rounding.
+"""A faster copy of a classifier for attacks: :func:`fast_copy`, the only public name, makes it.
 
-:func:`fast_copy` is the only public name. It traces the network with torch.fx and rewrites the graph: BatchNorm is
-folded
-into the convolution before it, and normalisation plus the first convolution become one module whose input gradient is
-cheap on a CPU (:class:`FirstConvolution`). The copy keeps two forms of that graph: one for gradients, and on a CPU a
-frozen TorchScript graph for logits alone. It is returned only if logits and input gradient agree with the original's on
-a few images; otherwise the original itself is. Verdicts are always those of the original.
+What it does: it traces the network with torch.fx and rewrites the graph. BatchNorm is folded into the convolution
+before it, and normalisation and the first convolution become one module (:class:`FirstConvolution`) whose input
+gradient is cheap on a CPU. The copy holds two forms of the graph (:class:`FastNetwork`): one that is differentiable,
+and on a CPU a frozen TorchScript graph for logits without gradients.
+
+When it declines: a network that cannot be traced faithfully (hooks, in-place operations whose result is unused, buffers
+written in the forward pass, control flow that depends on values; see :func:`trace`) gets an ordinary copy that differs
+in memory format only. If any copy fails, or disagrees with the original on the images given, ``fast_copy`` returns the
+original classifier itself; it never raises.
+
+What is guaranteed: the original is not changed. On the images given, the logits of the copy, in batches and alone,
+differ from those of the original by at most 1e-4 of the largest logit, and the input gradient by at most 1 % of its
+norm. A :class:`FastNetwork` keeps no state between two passes, so several threads may call it at once. Nothing is
+guaranteed for other images, which is why the pool takes every final verdict from the original.
 """
 
 from __future__ import annotations
@@ -27,21 +35,25 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.memory_format import preferred_memory_format, set_memory_format
 
-# Largest difference of a logit, as a share of the largest logit, that counts as rounding.
-_LOGITS_AGREE = 1e-4
-# Largest difference of the gradient, as a share of its length; rounding may take a ReLU at 0 to its other side.
-_GRADIENTS_AGREE = 1e-2
-# An image has few channels. With more, the convolution library's own gradient is as fast.
-MOST_CHANNELS = 4
+# Largest difference of logits that counts as rounding, relative to the largest logit.
+_LOGIT_TOLERANCE = 1e-4
+# The same for the input gradient, relative to its norm; rounding may switch a ReLU whose input is near 0.
+_GRADIENT_TOLERANCE = 1e-2
+# With more input channels than this, oneDNN's own input gradient is as fast.
+MAX_CHANNELS = 4
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# Operations whose result may be unused without any effect.
+# Operations without side effects: their result may be unused in a graph.
 _PURE = (operator.getitem, getattr, "size", "dim")
 
 
 class FastNetwork(nn.Module):
-    """One traced network in two forms: ``with_gradient`` and ``logits_only``; both take images in [0, 1].
+    """One traced network in two forms, both from images in [0, 1] to logits.
 
-    A graph that :func:`trace` accepts keeps nothing between two passes, so several threads may call it at once.
+    A graph that :func:`trace` accepts keeps no state between two passes, so several threads may call it at once.
+
+    Args:
+        with_gradient: the differentiable form.
+        logits_only: the faster form for passes without gradient.
     """
 
     def __init__(self, with_gradient: nn.Module, logits_only: Callable[[Tensor], Tensor]) -> None:
@@ -56,54 +68,57 @@ class FastNetwork(nn.Module):
 
 
 def fast_copy(clf: Classifier, images: Tensor) -> Classifier:
-    """A faster classifier with the logits and input gradients of ``clf`` up to rounding, or ``clf`` itself.
-
-    ``clf`` itself is returned where no copy can be made or the copy disagrees with it on ``images``. A network that
-    cannot be traced gets a copy that differs only in memory format.
+    """A faster classifier whose logits and input gradients equal those of ``clf`` up to rounding, or ``clf`` itself.
 
     Args:
-        clf: in any mode; left as it was. The copy is in eval mode, its weights without gradient.
-        images: ``[n, C, H, W]`` in [0, 1], at least one, to compare the two on.
+        clf: in any mode; not changed. The copy is in eval mode, with ``requires_grad`` off for its weights.
+        images: ``[n, C, H, W]`` in [0, 1], at least one; the copy is compared with ``clf`` on them.
+
+    Returns:
+        The copy; or ``clf`` itself if no copy can be made or the copy disagrees with it. See the head of this module.
     """
     if len(images) == 1:
-        # with one image, a batch and a broadcast shape look the same
+        # With one image, a network that confuses the batch with a broadcast dimension would go unnoticed.
         images = torch.cat([images, images])
     try:
-        # a failing traced graph prints its location before it raises
+        # A traced graph that fails prints its location before it raises.
         with redirect_stderr(StringIO()):
             other = copy.deepcopy(clf).eval().requires_grad_(False)
-            traced = trace(_Normalised(other.network, other.mean, other.std))
+            traced = trace(_NormalisedNetwork(other.network, other.mean, other.std))
             if traced is None:
                 set_memory_format(other, preferred_memory_format(other.network, images.device))
             else:
-                other.network, other.mean, other.std = _two_forms(traced, images.to(clf.dtype)), None, None
+                # The graph contains the normalisation.
+                other.network, other.mean, other.std = _fast_network(traced, images.to(clf.dtype)), None, None
             return other if _agree(other, clf, torch.cat([images, images[:1]])) else clf
-    except Exception:  # tracing runs the user's forward on proxies: it may raise anything
+    # Tracing runs the user's forward on proxies: it may raise anything.
+    except Exception:
         return clf
 
 
 def _agree(other: Classifier, clf: Classifier, images: Tensor) -> bool:
-    """Whether both give the same logits, for one image as for many, and the same input gradient.
+    """Whether both give the same logits, for a batch and for one image, and the same input gradient.
 
-    The gradient is checked separately: a backward pass may be written by hand, changed by a hook or cut off, and a
-    traced graph need not show it.
+    The gradient is compared separately: a traced graph does not show a custom backward pass, a hook or a detached
+    tensor.
     """
     with inner_loop(clf, "eval"):
-        many, gradient = _logits_and_gradient(clf, images)
+        expected, expected_gradient = _logits_and_gradient(clf, images)
         with torch.no_grad():
-            one = clf.logits(images[:1])
-    with_gradient, own_gradient = _logits_and_gradient(other, images)
+            expected_single = clf.logits(images[:1])
+    logits, gradient = _logits_and_gradient(other, images)
     with torch.no_grad():
-        ours = torch.cat([with_gradient, other.logits(images), other.logits(images[:1])])
-        theirs = torch.cat([many, many, one])
+        all_logits = torch.cat([logits, other.logits(images), other.logits(images[:1])])
+        all_expected = torch.cat([expected, expected, expected_single])
         return bool(
-            (ours - theirs).abs().max() <= _LOGITS_AGREE * theirs.abs().max()
-            and (own_gradient - gradient).norm() <= _GRADIENTS_AGREE * gradient.norm()
+            (all_logits - all_expected).abs().max() <= _LOGIT_TOLERANCE * all_expected.abs().max()
+            and (gradient - expected_gradient).norm() <= _GRADIENT_TOLERANCE * expected_gradient.norm()
         )
 
 
 @torch.enable_grad()
 def _logits_and_gradient(clf: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits ``[n, K]``, and the gradient of a weighted sum of them with respect to the images."""
     points = images.clone().requires_grad_()
     logits = clf.logits(points)
     weights = torch.linspace(1.0, -1.0, logits.shape[1], device=logits.device)
@@ -111,27 +126,32 @@ def _logits_and_gradient(clf: Classifier, images: Tensor) -> tuple[Tensor, Tenso
     return logits.detach(), gradient
 
 
-def _two_forms(traced: fx.GraphModule, images: Tensor) -> FastNetwork:
+def _fast_network(traced: fx.GraphModule, images: Tensor) -> FastNetwork:
+    """Rewrites the graph and makes both forms of it; without a frozen form, the differentiable one serves for both."""
     _fold_batch_norm(traced)
-    frozen = _frozen(traced, images)
+    frozen = _freeze(traced, images)
     memory_format = preferred_memory_format(traced, images.device)
-    _join_first_convolution(traced, memory_format)
+    _merge_first_convolution(traced, memory_format)
     set_memory_format(traced, memory_format)
     return FastNetwork(traced, frozen or traced)
 
 
-def _frozen(traced: fx.GraphModule, images: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """On a CPU, a graph without gradients: convolutions in oneDNN's layout, fused with the ReLU and sum behind them."""
+def _freeze(traced: fx.GraphModule, images: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """A frozen TorchScript graph without gradients, or ``None`` off the CPU and where TorchScript fails.
+
+    Its convolutions use oneDNN's weight layout and are fused with the ReLU and the sum that follow them.
+    """
     if images.device.type != "cpu":
         return None
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            recorded = torch.jit.trace(traced, images, check_trace=False)
-            frozen = torch.jit.optimize_for_inference(recorded.eval())
-    except Exception:  # an operation that TorchScript does not know
+            script = torch.jit.trace(traced, images, check_trace=False)
+            frozen = torch.jit.optimize_for_inference(script.eval())
+    # For example an operation that TorchScript does not know.
+    except Exception:
         return None
-    # the method, not the module: a module would have a mode that could be set
+    # The method instead of the module: a module would have a train mode that could be switched on.
     forward: Callable[[Tensor], Tensor] = frozen.forward
     return forward
 
@@ -139,8 +159,8 @@ def _frozen(traced: fx.GraphModule, images: Tensor) -> Callable[[Tensor], Tensor
 # --- The graph ----------------------------------------------------------------------------------------------
 
 
-class _Normalised(nn.Module):
-    """A network with its normalisation in front, traced as one."""
+class _NormalisedNetwork(nn.Module):
+    """Normalisation and network as one module, so that both are traced together."""
 
     mean: Tensor | None
     std: Tensor | None
@@ -159,7 +179,7 @@ class _Normalised(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Traces into PyTorch's own modules where they contain somebody else's, such as ``DataParallel``."""
+    """Treats PyTorch's modules as leaves unless they contain other modules, as ``DataParallel`` does."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         all_torch = all(type(module).__module__.startswith("torch.") for module in m.modules())
@@ -167,7 +187,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace(network: nn.Module) -> fx.GraphModule | None:
-    """``network`` as a graph that keeps nothing between two passes; ``None`` where that cannot be guaranteed.
+    """``network`` as a graph that keeps no state between two passes; ``None`` if that cannot be guaranteed.
 
     FX tracing cannot see hooks, or in-place operations whose result is unused; and a buffer written in the forward pass
     would be shared by all threads.
@@ -176,7 +196,8 @@ def trace(network: nn.Module) -> fx.GraphModule | None:
         return None
     try:
         traced = fx.GraphModule(network, _Tracer().trace(network))
-    except Exception:  # a user's forward on proxies may raise anything: control flow may depend on values
+    # A user's forward on proxies may raise anything, for example where control flow depends on values.
+    except Exception:
         return None
     for node in traced.graph.nodes:
         unused = not node.users and node.op != "output" and node.target not in _PURE
@@ -187,7 +208,7 @@ def trace(network: nn.Module) -> fx.GraphModule | None:
 
 
 def _fold_batch_norm(traced: fx.GraphModule) -> None:
-    """Folds each BatchNorm into the convolution before it, where nothing else reads that convolution."""
+    """Folds each BatchNorm into the convolution before it, if nothing else reads the convolution's output."""
     modules = dict(traced.named_modules())
     calls = [node.target for node in traced.graph.nodes if node.op == "call_module"]
     for node in list(traced.graph.nodes):
@@ -197,15 +218,19 @@ def _fold_batch_norm(traced: fx.GraphModule) -> None:
         convolution = modules.get(source.target) if source.op == "call_module" else None
         if not isinstance(convolution, nn.Conv2d) or len(source.users) > 1 or calls.count(source.target) > 1:
             continue
-        _put(traced, source.target, fuse_conv_bn_eval(convolution, norm))
+        _replace_module(traced, source.target, fuse_conv_bn_eval(convolution, norm))
         node.replace_all_uses_with(source)
         traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
     traced.recompile()
 
 
-def _join_first_convolution(traced: fx.GraphModule, memory_format: torch.memory_format) -> None:
-    """Replaces normalisation and the convolution that alone reads it by one :class:`FirstConvolution`."""
+def _merge_first_convolution(traced: fx.GraphModule, memory_format: torch.memory_format) -> None:
+    """Replaces the normalisation and the convolution after it by one :class:`FirstConvolution`.
+
+    Leaves the graph unchanged if anything else reads the images or their normalised form, or the convolution does not
+    fit.
+    """
     modules = dict(traced.named_modules())
     images = next(node for node in traced.graph.nodes if node.op == "placeholder")
     source, mean, std = images, getattr(traced, "mean", None), getattr(traced, "std", None)
@@ -223,7 +248,7 @@ def _join_first_convolution(traced: fx.GraphModule, memory_format: torch.memory_
         return
     if sum(node.target == reader.target for node in traced.graph.nodes) > 1:
         return
-    _put(traced, reader.target, FirstConvolution(modules[reader.target], mean, std, memory_format))
+    _replace_module(traced, reader.target, FirstConvolution(modules[reader.target], mean, std, memory_format))
     reader.args = (images,)
     if mean is not None:
         for node in (source, source.args[1], minus, minus.args[1]):
@@ -232,7 +257,7 @@ def _join_first_convolution(traced: fx.GraphModule, memory_format: torch.memory_
     traced.recompile()
 
 
-def _put(traced: fx.GraphModule, target: str, module: nn.Module) -> None:
+def _replace_module(traced: fx.GraphModule, target: str, module: nn.Module) -> None:
     parent, _, name = target.rpartition(".")
     setattr(traced.get_submodule(parent), name, module)
 
@@ -243,15 +268,14 @@ def _put(traced: fx.GraphModule, target: str, module: nn.Module) -> None:
 class FirstConvolution(nn.Module):
     """``conv((x - mean) / std)`` as one module, whose input gradient is a matrix product and a sum over windows.
 
-    oneDNN's gradient of a convolution with three input channels fills three of sixteen vector lanes: in a small
-    network it
-    is a third of the backward pass, and takes twice as long as this one. The mean stays outside, where zero padding
-    keeps its meaning; ``std`` goes into the weights.
+    oneDNN's gradient of a convolution with three input channels uses three of sixteen vector lanes: in a small network
+    it is a third of the backward pass, and takes twice as long as this one. The mean is subtracted from the images and
+    not folded into the bias, because zero padding comes after it; ``std`` is folded into the weights.
 
     Args:
         conv: a convolution for which :meth:`fits` is true.
-        mean, std: ``[1, C, 1, 1]`` or ``[1, 1, 1, 1]``; ``None`` for images that are not normalised.
-        memory_format: of the weight.
+        mean, std: ``[1, C, 1, 1]`` or ``[1, 1, 1, 1]``; ``None`` for no normalisation.
+        memory_format: memory format of the weight.
     """
 
     mean: Tensor | None
@@ -268,11 +292,11 @@ class FirstConvolution(nn.Module):
 
     @staticmethod
     def fits(conv: nn.Module) -> bool:
-        """Whether this class can replace ``conv``, and is faster."""
+        """Whether this class can replace ``conv`` and is faster than it."""
         return (
             type(conv) is nn.Conv2d
             and conv.weight.device.type == "cpu"
-            and conv.in_channels <= MOST_CHANNELS
+            and conv.in_channels <= MAX_CHANNELS
             and conv.groups == 1
             and conv.dilation == (1, 1)
             and conv.padding_mode == "zeros"
@@ -280,17 +304,19 @@ class FirstConvolution(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        maps: Tensor = _Convolution.apply(
+        output: Tensor = _Convolution.apply(
             images if self.mean is None else images - self.mean,
             self.weight,
             self.bias,
             self.stride,
             self.padding,
         )  # type: ignore[no-untyped-call]
-        return maps
+        return output
 
 
 class _Convolution(torch.autograd.Function):
+    """``F.conv2d`` with a backward pass for the input only."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -309,14 +335,14 @@ class _Convolution(torch.autograd.Function):
         (weight,), (gradient,) = ctx.saved_tensors, upstream
         (count, channels, height, width), (down, right) = ctx.shape, ctx.stride
         (top, left), (rows, columns) = ctx.padding, gradient.shape[2:]
-        # [C kh kw, O] @ [n, O, L]: the gradient of each pixel of each window
+        # [C kh kw, O] @ [n, O, L]: gradient with respect to each pixel of each window.
         windows = (weight.flatten(1).t() @ gradient.flatten(2)).view(
             count, channels, *weight.shape[2:], rows, columns
         )
-        frame = gradient.new_zeros(count, channels, height + 2 * top, width + 2 * left)
+        padded = gradient.new_zeros(count, channels, height + 2 * top, width + 2 * left)
         for i in range(weight.shape[2]):
             for j in range(weight.shape[3]):
                 bottom, end = i + down * (rows - 1) + 1, j + right * (columns - 1) + 1
-                frame[:, :, i:bottom:down, j:end:right] += windows[:, :, i, j]
-        images = frame[:, :, top : top + height, left : left + width].contiguous()
-        return images, None, None, None, None
+                padded[:, :, i:bottom:down, j:end:right] += windows[:, :, i, j]
+        input_gradient = padded[:, :, top : top + height, left : left + width].contiguous()
+        return input_gradient, None, None, None, None

@@ -1,4 +1,4 @@
-"""What an attack may ask of a classifier, and how much it has asked: forward and backward passes, counted per image."""
+"""The oracle: logits and input gradients of a classifier for attacks, with forward and backward passes counted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Margin = Callable[[Tensor], Tensor]
 
 
 class Passes:
-    """Images that went through a network, each way; several threads may count at once."""
+    """Forward and backward passes, counted per image; several threads may add to it at once."""
 
     def __init__(self) -> None:
         self.forwards = 0
@@ -37,109 +37,111 @@ class Oracle:
     """Logits and input gradients of a classifier; use it inside :func:`trilemma.classifier.contexts.inner_loop`.
 
     Args:
-        clf: in eval mode, its weights without gradient.
-        batch_size: most images in the network at once; more are asked for in parts. ``None`` for no limit.
-        before: called before each question; what it raises ends the attack.
-        passes: to go on counting in; a count of its own by default.
+        clf: the classifier, in eval mode and with ``requires_grad`` off for its weights.
+        batch_size: largest number of images per forward pass; larger inputs are split. ``None`` for no limit.
+        before_pass: called before each :meth:`logits` and :meth:`gradient`; an exception that it raises ends the
+            attack.
+        passes: counter to add to; by default a new one.
     """
 
     def __init__(
         self,
         clf: Classifier,
         batch_size: int | None = None,
-        before: Callable[[], None] = lambda: None,
+        before_pass: Callable[[], None] = lambda: None,
         passes: Passes | None = None,
     ) -> None:
         self.clf = clf
         self.batch_size = batch_size
-        self.before = before
+        self.before_pass = before_pass
         self.passes = Passes() if passes is None else passes
 
     @property
     def forwards(self) -> int:
-        """Images that went through the network so far."""
+        """Forward passes so far, counted per image."""
         return self.passes.forwards
 
     @property
     def backwards(self) -> int:
-        """Images that went through it backwards so far."""
+        """Backward passes so far, counted per image."""
         return self.passes.backwards
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """Logits ``[n, K]`` of images ``[n, C, H, W]``, without a graph: one forward pass each."""
-        self.before()
+        """Logits ``[n, K]`` of images ``[n, C, H, W]``, detached; costs one forward pass per image."""
+        self.before_pass()
         self.passes.add(forwards=len(images))
         if self.batch_size is None or len(images) <= self.batch_size:
             return self.clf.logits(images)
-        return torch.cat([self.clf.logits(part) for part in images.split(self._size(len(images)))])
+        return torch.cat([self.clf.logits(part) for part in images.split(self._part_size(len(images)))])
 
     def gradient(self, images: Tensor, values_of: Margin) -> tuple[Tensor, Tensor, Tensor]:
-        """Values, logits, and the gradient of each value by its own image.
+        """Values, logits, and the gradient of each value with respect to its own image.
 
-        One forward pass for each image, and one backward pass for each of its values.
+        Costs one forward pass per image and one backward pass per value.
 
         Args:
             images: ``[n, C, H, W]``.
-            values_of: from logits ``[n, K]`` to values ``[n]`` or ``[n, M]``, row by row.
+            values_of: function from logits ``[n, K]`` to values ``[n]`` or ``[n, M]``; the values of an image may
+                depend on its own logits only.
 
         Returns:
             ``values``, ``logits [n, K]`` and ``gradient [n, C, H, W]`` or ``[n, M, C, H, W]``, all detached.
 
         Raises:
-            ConfigError: the network cuts its logits from the images.
+            ConfigError: the logits are detached from the images.
         """
-        self.before()
+        self.before_pass()
         self.passes.add(forwards=len(images))
         if self.batch_size is None or len(images) <= self.batch_size:
             return self._gradient(images, values_of)
 
-        def values_of_rows(first: int) -> Margin:
-            # values_of wants a row for each image: the others get zeros, and their values are not read
+        def values_of_part(first: int) -> Margin:
+            # values_of expects the logits of all images: the other images get zeros, and their values are dropped.
             def values(logits: Tensor) -> Tensor:
                 after = len(images) - first - len(logits)
                 return values_of(pad(logits, (0, 0, first, after)))[first : first + len(logits)]
 
             return values
 
-        size = self._size(len(images))
-        parts, firsts = images.split(size), range(0, len(images), size)
-        found = [
-            self._gradient(part, values_of_rows(first)) for part, first in zip(parts, firsts, strict=True)
+        size = self._part_size(len(images))
+        parts, starts = images.split(size), range(0, len(images), size)
+        results = [
+            self._gradient(part, values_of_part(first)) for part, first in zip(parts, starts, strict=True)
         ]
-        values, logits, gradient = (torch.cat(pieces) for pieces in zip(*found, strict=True))
+        values, logits, gradient = (torch.cat(pieces) for pieces in zip(*results, strict=True))
         return values, logits, gradient
 
-    def _size(self, count: int) -> int:
-        """Of parts as equal as possible: a small one would cost nearly as much as a whole one."""
+    def _part_size(self, count: int) -> int:
+        """Images per part, for parts of equal size: a small part would cost nearly as much as a full one."""
         assert self.batch_size is not None
         return -(-count // -(-count // self.batch_size))
 
     def _gradient(self, images: Tensor, values_of: Margin) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
-            here = images.detach().requires_grad_()
-            logits = self.clf.logits(here)
+            points = images.detach().requires_grad_()
+            logits = self.clf.logits(points)
             values = values_of(logits)
             *others, last = values.unbind(1) if values.dim() == 2 else (values,)
-            gradients = [input_gradient(value, here, retain_graph=True) for value in others]
-            gradients.append(input_gradient(last, here))
+            gradients = [input_gradient(value, points, retain_graph=True) for value in others]
+            gradients.append(input_gradient(last, points))
         self.passes.add(backwards=len(gradients) * len(images))
         gradient = torch.stack(gradients, 1) if values.dim() == 2 else gradients[0]
         return values.detach(), logits.detach(), gradient
 
 
-class _Counting(nn.Module):
-    """A network whose passes an oracle counts."""
+class _CountingNetwork(nn.Module):
+    """A network whose forward and backward passes are counted by an oracle."""
 
     def __init__(self, network: nn.Module, oracle: Oracle) -> None:
         super().__init__()
         self.network = network
-        # in a tuple: an oracle holds a classifier, which must not become a submodule
+        # In a tuple, as the oracle's classifier must not become a submodule.
         self.oracle = (oracle,)
 
     def forward(self, images: Tensor) -> Tensor:
         (oracle,) = self.oracle
-        oracle.before()
+        oracle.before_pass()
         oracle.passes.add(forwards=len(images))
         logits: Tensor = self.network(images)
         if logits.requires_grad:
@@ -147,12 +149,12 @@ class _Counting(nn.Module):
         return logits
 
 
-def searching(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The form of a registered attack that an ensemble calls: through an oracle, which counts its passes.
+def search_from_attack(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Wraps a registered attack as a search function for the pool, so that an oracle counts its passes.
 
     Args:
-        attack: ``(clf, images, labels, threat, **settings) -> images``, with ``generator`` among its arguments if it
-            draws random numbers.
+        attack: ``(clf, images, labels, threat, **settings) -> images``, with an argument ``generator`` if it draws
+            random numbers; the generator is then seeded from the images' seeds.
     """
     takes_generator = "generator" in signature(attack).parameters
 
@@ -160,8 +162,8 @@ def searching(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
         oracle: Oracle, images: Tensor, labels: Tensor, threat: Threat, seeds: Tensor, **settings: Any
     ) -> Tensor:
         clf = oracle.clf
-        counted = Classifier(
-            _Counting(clf.network, oracle),
+        counting_clf = Classifier(
+            _CountingNetwork(clf.network, oracle),
             clf.num_classes,
             clf.mean,
             clf.std,
@@ -170,8 +172,7 @@ def searching(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
             threat=clf.threat,
         ).eval()
         if takes_generator:
-            # a function of the images' seeds
             settings["generator"] = torch.Generator().manual_seed(int(seeds.sum()) % 2**62)
-        return attack(counted, images, labels, threat, **settings).detach()
+        return attack(counting_clf, images, labels, threat, **settings).detach()
 
     return search

@@ -1,4 +1,4 @@
-"""The pool: the images that have withstood every attack so far. Each attack is handed only those."""
+"""The pool: images with one verdict each. Every attack runs only on the images that are still robust."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from trilemma import noise
 from trilemma.attacks.ensemble.fast_copy import fast_copy
 from trilemma.attacks.ensemble.oracle import Oracle, Passes
-from trilemma.attacks.ensemble.threads import Search, search_in_shares
+from trilemma.attacks.ensemble.threads import Search, search_in_threads
 from trilemma.attacks.margins import is_wrong
 from trilemma.classifier.batch_size import keep_freed
 from trilemma.classifier.classifier import Classifier
@@ -23,9 +23,10 @@ from trilemma.data.image_set import as_float
 from trilemma.progress import ProgressBar
 from trilemma.threat import Threat
 
-STANDING, UNATTACKED = -1, -2
-# Seconds between two pieces of news.
-_EVERY = 0.25
+# Values of Pool.broken_by that are not the index of an attack.
+ROBUST, MISCLASSIFIED = -1, -2
+# Seconds between two progress reports.
+_REPORT_INTERVAL = 0.25
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class Attack:
     """One attack of an ensemble.
 
     Attributes:
-        name: as reports print it.
-        search: asked for images that are correctly classified, inside
-            :func:`trilemma.classifier.contexts.inner_loop`; its answer is an adversarial image where it found one.
-        passes: most forward passes that one image can cost, to estimate the time left; 0 where that is not known.
-        stream: of its random numbers; no two attacks share one.
+        name: as printed in reports.
+        search: called with correctly classified images, inside :func:`trilemma.classifier.contexts.inner_loop`;
+            returns an image for each, adversarial where the attack succeeded.
+        passes: upper bound of the forward passes per image, to estimate the time left; 0 if unknown.
+        stream: number that separates this attack's random numbers from those of the other attacks.
     """
 
     name: str
@@ -48,13 +49,14 @@ class Attack:
 
 @dataclass
 class Work:
-    """What one attack did.
+    """Image counts and cost of one attack.
 
     Attributes:
-        attacked, broken: images.
-        unconfirmed: images it took for broken that the original classifier, in float32, still gets right, or that
-            lie outside the ball or [0, 1]. They count as not broken.
-        forwards, backwards: images that went through the network, each way.
+        attacked, broken: number of images.
+        unconfirmed: number of images that the attack returned as adversarial, but that the original classifier, in
+            float32, still classifies correctly, or that lie outside the ball or [0, 1]. They count as not broken.
+        forwards, backwards: forward and backward passes, counted per image.
+        seconds: wall time.
     """
 
     attacked: int = 0
@@ -64,64 +66,65 @@ class Work:
     backwards: int = 0
     seconds: float = 0.0
 
-    def __add__(self, more: Work) -> Work:
-        return Work(*(getattr(self, part.name) + getattr(more, part.name) for part in fields(self)))
+    def __add__(self, other: Work) -> Work:
+        return Work(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
 
 @dataclass(frozen=True)
-class News:
-    """Where an attack stands.
+class PoolProgress:
+    """One progress report of a running attack.
 
     Attributes:
-        attack: its name.
-        left: images that it has not finished.
-        seconds_left: at most so long for them, at the speed so far; ``None`` before there is one.
-        decided: images found wrong since the last news.
+        attack: name of the attack, or ``"clean"`` for the forward pass without attack.
+        remaining: images that the attack has not finished.
+        seconds_left: upper estimate of the time for them, at the speed so far; ``None`` if unknown.
+        decided: images found misclassified since the last report.
     """
 
     attack: str
-    left: int
+    remaining: int
     seconds_left: float | None = None
     decided: int = 0
 
     def __str__(self) -> str:
         if self.seconds_left is None:
-            return f"{self.attack}: {self.left} images left"
+            return f"{self.attack}: {self.remaining} images left"
         minutes, seconds = divmod(round(self.seconds_left), 60)
         hours, minutes = divmod(minutes, 60)
         clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-        return f"{self.attack}: {self.left} images left, at most {clock}"
+        return f"{self.attack}: {self.remaining} images left, at most {clock}"
 
 
-Tell = Callable[[News], None]
+OnProgress = Callable[[PoolProgress], None]
 
 
 @contextmanager
-def watch(count: int, shown: bool) -> Iterator[Tell]:
-    """A progress bar for a pool of ``count`` images; the yielded function is called with its news."""
-    with ProgressBar("clean", count, shown, unit="text") as progress:
-        yield lambda news: progress.update(title=str(news), advance=news.decided)
+def show_progress(count: int, shown: bool) -> Iterator[OnProgress]:
+    """Draws a progress bar for a pool of ``count`` images; yields the function to pass as ``on_progress``."""
+    with ProgressBar("clean", count, shown, unit="text") as bar:
+        yield lambda progress: bar.update(title=str(progress), advance=progress.decided)
 
 
 class Pool:
-    """Images, and what is known about each.
+    """Images with one verdict each, and the attacks' costs so far.
 
     Args:
-        clf: whose verdicts count.
-        images: ``[N, C, H, W]`` in [0, 1], or uint8, wherever they are held.
+        clf: the classifier to evaluate; only it decides whether an image is broken.
+        images: ``[N, C, H, W]`` in [0, 1], or uint8, on any device.
         labels: int64 ``[N]``.
-        threat: what attacks may do.
-        seed: of every random number.
-        batch_size: images in the network at once.
-        tell: called with news, several times a second at most.
+        threat: norm and radius.
+        seed: seed of all random numbers.
+        batch_size: images per forward pass.
+        on_progress: called with progress reports, at most about four times a second while an attack runs.
 
     Attributes:
-        broken_by: int64 ``[N]`` on the CPU: ``STANDING``, ``UNATTACKED`` (wrong as it came), or the place in ``work``
-            of the attack that broke the image; ``None`` before :meth:`look`.
-        work: by attack, in the order they were begun.
-        running: the attack that is not finished.
-        waiting: places of the images that it has still to see.
-        places, found: where adversarial images were found, and those images, in pieces on the CPU.
+        broken_by: int64 ``[N]`` on the CPU: ``ROBUST``, ``MISCLASSIFIED`` (without any attack), or the index in
+            ``work`` of the attack that broke the image; ``None`` before :meth:`check_clean`.
+        work: attack name to image counts and cost, in the order of the attacks.
+        running: name of the unfinished attack, or ``None``.
+        remaining: int64, indices of the images that this attack has not attacked yet.
+        broken_indices, adversarial_parts: indices of broken images, and their adversarial images; one tensor of each
+            per batch, on the CPU.
     """
 
     def __init__(
@@ -132,138 +135,146 @@ class Pool:
         threat: Threat,
         seed: int,
         batch_size: int,
-        tell: Tell = lambda news: None,
+        on_progress: OnProgress = lambda progress: None,
     ) -> None:
         self.clf, self.images, self.labels, self.threat = clf, images, labels.cpu(), threat
-        self.seed, self.batch_size, self.tell = seed, batch_size, tell
+        self.seed, self.batch_size, self.on_progress = seed, batch_size, on_progress
         self.broken_by: Tensor | None = None
         self.work: dict[str, Work] = {}
         self.running: str | None = None
-        self.waiting = torch.empty(0, dtype=torch.int64)
-        self.places: list[Tensor] = []
-        self.found: list[Tensor] = []
+        self.remaining = torch.empty(0, dtype=torch.int64)
+        self.broken_indices: list[Tensor] = []
+        self.adversarial_parts: list[Tensor] = []
         self._copy: Classifier | None = None
         self._seeds = noise.image_seeds(len(labels), torch.Generator().manual_seed(seed))
 
     @property
-    def standing(self) -> Tensor:
-        """Images that are right and have withstood everything so far, bool ``[N]`` on the CPU."""
+    def robust(self) -> Tensor:
+        """Images that are classified correctly and that no attack has broken so far, bool ``[N]`` on the CPU."""
         assert self.broken_by is not None
-        return self.broken_by == STANDING
+        return self.broken_by == ROBUST
 
-    def look(self) -> None:
-        """Finds the images that are wrong without any attack; tells of all that are decided, also in a resumed pool."""
+    def check_clean(self) -> None:
+        """Finds the images that are misclassified without any attack.
+
+        Reports all images decided so far, including after a resume, when the forward passes are not repeated.
+        """
         if self.broken_by is None:
-            verdicts = right_in_batches(self.clf, self.images, self.labels, self.batch_size)
-            self.broken_by = torch.where(verdicts, STANDING, UNATTACKED)
-        standing = int(self.standing.sum())
-        self.tell(News("clean", standing, decided=len(self.labels) - standing))
+            correct = right_in_batches(self.clf, self.images, self.labels, self.batch_size)
+            self.broken_by = torch.where(correct, ROBUST, MISCLASSIFIED)
+        robust = int(self.robust.sum())
+        self.on_progress(PoolProgress("clean", robust, decided=len(self.labels) - robust))
 
-    def run(self, attack: Attack, after: Callable[[], None] = lambda: None) -> None:
-        """Hands what stands to ``attack``, a batch at a time, or goes on where it was interrupted.
+    def run(self, attack: Attack, after_batch: Callable[[], None] = lambda: None) -> None:
+        """Runs ``attack`` on the robust images, batch by batch; resumes it if it was interrupted.
+
+        Does nothing if the attack is already finished.
 
         Args:
-            after: called after each batch, when the pool may be saved.
+            after_batch: called after each batch; the pool may be saved then.
         """
         if attack.name in self.work and attack.name != self.running:
             return
         if attack.name not in self.work:
-            waiting = self.standing.nonzero().squeeze(1)
-            # What belongs together changes in one statement: an interruption comes before it or after it.
-            self.running, self.waiting, self.work[attack.name] = attack.name, waiting, Work()
-        while len(self.waiting):
-            self._attack(attack, self.waiting[: self.batch_size])
-            after()
+            remaining = self.robust.nonzero().squeeze(1)
+            # One statement, so that an interruption comes before or after all of these changes.
+            self.running, self.remaining, self.work[attack.name] = attack.name, remaining, Work()
+        while len(self.remaining):
+            self._attack(attack, self.remaining[: self.batch_size])
+            after_batch()
         self.running = None
 
-    def breakers(self) -> list[str | None]:
-        """Per image the attack that broke it, ``"clean"`` where it was wrong as it came, ``None`` where it stands."""
+    def broken_by_names(self) -> list[str | None]:
+        """Per image, the attack that broke it; ``"clean"`` if misclassified without attack, ``None`` if robust."""
         assert self.broken_by is not None
-        names = dict(enumerate(self.work)) | {UNATTACKED: "clean"}
-        return [names.get(place) for place in self.broken_by.tolist()]
+        names = dict(enumerate(self.work)) | {MISCLASSIFIED: "clean"}
+        return [names.get(verdict) for verdict in self.broken_by.tolist()]
 
     def adversarial(self) -> Tensor:
-        """The adversarial images found and, for all others, the images as they are; float32 ``[N, C, H, W]``, CPU."""
-        everything = as_float(self.images.cpu()).float().clone(memory_format=torch.contiguous_format)
-        for places, found in zip(self.places, self.found, strict=True):
-            everything[places] = found
-        return everything
+        """Adversarial images of the broken images, clean images of the others; float32 ``[N, C, H, W]``, CPU."""
+        result = as_float(self.images.cpu()).float().clone(memory_format=torch.contiguous_format)
+        for indices, adversarial in zip(self.broken_indices, self.adversarial_parts, strict=True):
+            result[indices] = adversarial
+        return result
 
-    def _take(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and labels of ``places``, ready to be attacked."""
-        images = as_float(self.images[places.to(self.images.device)].to(self.clf.device))
-        return images.float().contiguous(), self.labels[places].to(self.clf.device)
+    def _load(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Float32 images and labels at ``indices``, on the classifier's device."""
+        images = as_float(self.images[indices.to(self.images.device)].to(self.clf.device))
+        return images.float().contiguous(), self.labels[indices].to(self.clf.device)
 
-    def _attack(self, attack: Attack, places: Tensor) -> None:
-        """Attacks the images of ``places`` and writes down what came of it."""
-        started, images, labels = time.perf_counter(), *self._take(places)
+    def _attack(self, attack: Attack, indices: Tensor) -> None:
+        """Attacks the images at ``indices`` and records the result.
+
+        The search runs on the fast copy. Images that are misclassified by the copy but not by the original are
+        attacked once more on the original.
+        """
+        started, images, labels = time.perf_counter(), *self._load(indices)
         if self._copy is None:
             keep_freed(images.device)
             self._copy = fast_copy(self.clf, images[:2])
         passes = Passes()
-        asked = Oracle(self._copy, self.batch_size, self._reporter(attack, passes, started), passes)
-        seeds = noise.derive(self._seeds[places].to(images.device), attack.stream)
-        reached = self._search(attack, asked, images, labels, seeds)
-        claimed = is_wrong(asked.logits(reached), labels)
-        broken = self._confirm(reached, images, labels)
-        refused = (claimed & ~broken).nonzero().squeeze(1)
-        if (
-            len(refused) and asked.clf is not self.clf
-        ):  # rounding has decided: ask the original itself all along
-            asked.clf = self.clf
-            again = images[refused], labels[refused], seeds[refused]
-            reached[refused] = self._search(attack, asked, *again)
-            broken[refused] = self._confirm(reached[refused], *again[:2])
-        here, found = broken.cpu(), reached[broken].cpu()
+        oracle = Oracle(self._copy, self.batch_size, self._reporter(attack, passes, started), passes)
+        seeds = noise.derive(self._seeds[indices].to(images.device), attack.stream)
+        candidates = self._search(attack, oracle, images, labels, seeds)
+        claimed = is_wrong(oracle.logits(candidates), labels)
+        broken = self._confirm(candidates, images, labels)
+        refuted = (claimed & ~broken).nonzero().squeeze(1)
+        if len(refuted) and oracle.clf is not self.clf:
+            oracle.clf = self.clf
+            again = images[refuted], labels[refuted], seeds[refuted]
+            candidates[refuted] = self._search(attack, oracle, *again)
+            broken[refuted] = self._confirm(candidates[refuted], *again[:2])
+        adversarial = candidates[broken].cpu()
         work = Work(
-            attacked=len(places),
-            broken=len(found),
-            unconfirmed=int((~broken[refused]).sum()),
+            attacked=len(indices),
+            broken=len(adversarial),
+            unconfirmed=int((~broken[refuted]).sum()),
             forwards=passes.forwards,
             backwards=passes.backwards,
             seconds=time.perf_counter() - started,
         )
-        self._record(attack, places[here], found, work)
+        self._record(attack, indices[broken.cpu()], adversarial, work)
 
-    def _record(self, attack: Attack, broken: Tensor, found: Tensor, work: Work) -> None:
-        """Writes down what an attack did to the first images that wait: the places of those it broke, and its cost."""
+    def _record(self, attack: Attack, broken: Tensor, adversarial: Tensor, work: Work) -> None:
+        """Records one batch, the first ``work.attacked`` remaining images: indices of the broken ones, and the cost."""
         assert self.broken_by is not None
-        waiting = self.waiting[work.attacked :]
-        after = (
+        remaining = self.remaining[work.attacked :]
+        state = (
             self.broken_by.index_fill(0, broken, list(self.work).index(attack.name)),
             self.work | {attack.name: self.work[attack.name] + work},
-            [*self.places, broken],
-            [*self.found, found],
-            waiting,
+            [*self.broken_indices, broken],
+            [*self.adversarial_parts, adversarial],
+            remaining,
         )
-        self.broken_by, self.work, self.places, self.found, self.waiting = after  # one statement: see run
-        self.tell(News(attack.name, len(waiting), decided=len(broken)))
+        # One statement, for the same reason as in run.
+        self.broken_by, self.work, self.broken_indices, self.adversarial_parts, self.remaining = state
+        self.on_progress(PoolProgress(attack.name, len(remaining), decided=len(broken)))
 
     def _search(
         self, attack: Attack, oracle: Oracle, images: Tensor, labels: Tensor, seeds: Tensor
     ) -> Tensor:
         with inner_loop(oracle.clf, "eval"):
-            return search_in_shares(attack.search, oracle, images, labels, self.threat, seeds)
+            return search_in_threads(attack.search, oracle, images, labels, self.threat, seeds)
 
-    def _confirm(self, reached: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
-        """Which images are in the ball and in [0, 1], and wrong for the original in float32. Bool ``[n]``."""
-        broken = self.threat.contains(reached, clean)
+    def _confirm(self, candidates: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
+        """Whether each image is in the ball and [0, 1], and the original misclassifies it in float32. Bool ``[n]``."""
+        broken = self.threat.contains(candidates, clean)
         if bool(broken.any()):
-            broken[broken.clone()] = ~right(self.clf, reached[broken], labels[broken])
+            broken[broken.clone()] = ~right(self.clf, candidates[broken], labels[broken])
         return broken
 
     def _reporter(self, attack: Attack, passes: Passes, started: float) -> Callable[[], None]:
-        """Tells of a batch from within, a few times a second at most; passes are all that can be counted there."""
+        """A function that reports progress within a batch; it estimates the time left from the forward passes."""
         work, last = self.work[attack.name], started
 
         def report() -> None:
             nonlocal last
             now, done = time.perf_counter(), work.forwards + passes.forwards
-            if passes.forwards and now - last > _EVERY:
+            if passes.forwards and now - last > _REPORT_INTERVAL:
                 last = now
-                most = (work.attacked + len(self.waiting)) * attack.passes
-                speed = (work.seconds + now - started) / done
-                seconds_left = max(0, most - done) * speed if attack.passes else None
-                self.tell(News(attack.name, len(self.waiting), seconds_left))
+                bound = (work.attacked + len(self.remaining)) * attack.passes
+                seconds_per_pass = (work.seconds + now - started) / done
+                seconds_left = max(0, bound - done) * seconds_per_pass if attack.passes else None
+                self.on_progress(PoolProgress(attack.name, len(self.remaining), seconds_left))
 
         return report

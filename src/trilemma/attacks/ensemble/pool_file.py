@@ -1,4 +1,4 @@
-"""A pool on disk: what an interrupted evaluation goes on from."""
+"""The pool file: the state of a pool on disk, from which an interrupted evaluation resumes."""
 
 from __future__ import annotations
 
@@ -20,45 +20,46 @@ FORMAT = TensorFormat(
     name="attack-state",
     version=1,
     foreign="not the state of an evaluation that this version can resume; delete it",
-    damaged="cannot be read ({error}); delete it and start anew",
-    advice="an interruption will lose what is found",
+    damaged="cannot be read ({error}); delete it and start again",
+    advice="an interruption will lose the verdicts so far",
 )
-# Seconds between two savings while all goes well; an interruption saves at once.
-_EVERY = 30.0
+# Seconds between two saves; an interruption also saves, at once.
+_SAVE_INTERVAL = 30.0
 
 
 class PoolFile:
-    """Where a pool is saved, and of which evaluation.
+    """Saves a pool to a file and restores it; refuses the file of another evaluation.
 
     Args:
         path: a safetensors file.
-        pool: saved and restored by this object.
-        attacks: names of the attacks, which belong to what is evaluated.
+        pool: the pool to save and restore.
+        attacks: names of the attacks; a file saved with other attacks is refused.
     """
 
     def __init__(self, path: Path, pool: Pool, attacks: Sequence[str]) -> None:
         self.path, self.pool = path, pool
-        self._what = _fingerprint(pool, attacks)
-        self._saved = time.monotonic()
-        self._given_up = False
+        self._evaluation = _fingerprint(pool, attacks)
+        self._last_save = time.monotonic()
+        self._unwritable = False
 
     def save_if_due(self) -> None:
-        if time.monotonic() - self._saved > _EVERY:
+        """Saves if the last save is more than half a minute ago."""
+        if time.monotonic() - self._last_save > _SAVE_INTERVAL:
             self.save()
 
     def save(self) -> None:
-        """Writes the pool atomically; nothing before its first look at the images.
+        """Writes the pool atomically; does nothing before :meth:`Pool.check_clean`.
 
-        A file that cannot be written is a warning, once: the evaluation itself need not suffer.
+        If the file cannot be written, prints one warning and does not try again: the evaluation itself continues.
         """
         pool = self.pool
-        if pool.broken_by is None or self._given_up:
+        if pool.broken_by is None or self._unwritable:
             return
-        tensors = {"broken_by": pool.broken_by, "waiting": pool.waiting}
-        if pool.places:
-            tensors |= {"places": torch.cat(pool.places), "found": torch.cat(pool.found)}
+        tensors = {"broken_by": pool.broken_by, "waiting": pool.remaining}
+        if pool.broken_indices:
+            tensors |= {"places": torch.cat(pool.broken_indices), "found": torch.cat(pool.adversarial_parts)}
         header = {
-            "evaluation": self._what,
+            "evaluation": self._evaluation,
             "batch_size": pool.batch_size,
             "running": pool.running,
             "work": {name: dataclasses.asdict(work) for name, work in pool.work.items()},
@@ -67,40 +68,41 @@ class PoolFile:
             FORMAT.write(self.path, tensors, header)
         except CheckpointError as error:
             print(f"warning: {error}", file=sys.stderr)
-            self._given_up = True
-        self._saved = time.monotonic()
+            self._unwritable = True
+        self._last_save = time.monotonic()
 
     def restore(self) -> bool:
-        """Puts the pool where it was when it was saved; ``False`` where nothing was.
+        """Restores the saved state into the pool; returns ``False`` if there is no file.
 
         Raises:
-            CheckpointError: not such a file, or of another classifier, other images, threat, seed or attacks.
+            CheckpointError: the file is damaged or no pool file, or it was saved with another classifier, or with other
+                images, threat, seed or attacks.
         """
         if not self.path.is_file():
             return False
         header, tensors = FORMAT.read(self.path)
-        if header["evaluation"] != self._what:
+        if header["evaluation"] != self._evaluation:
             raise CheckpointError(
                 f"{self.path}: holds the state of another evaluation (classifier, images, threat, seed or attacks "
-                "differ); delete it, or start anew without resuming"
+                "differ); delete it, or start again without resuming"
             )
         pool = self.pool
         pool.batch_size, pool.running = header["batch_size"], header["running"]
         pool.work = {name: Work(**work) for name, work in header["work"].items()}
-        pool.broken_by, pool.waiting = tensors["broken_by"], tensors["waiting"]
+        pool.broken_by, pool.remaining = tensors["broken_by"], tensors["waiting"]
         if "places" in tensors:
-            pool.places, pool.found = [tensors["places"]], [tensors["found"]]
+            pool.broken_indices, pool.adversarial_parts = [tensors["places"]], [tensors["found"]]
         return True
 
 
 def _fingerprint(pool: Pool, attacks: Sequence[str]) -> str:
-    """A hash of everything that a verdict depends on."""
-    found = hashlib.sha256(
+    """SHA-256 of everything that a verdict depends on: classifier, images, labels, threat, seed, attacks."""
+    digest = hashlib.sha256(
         json.dumps([pool.threat.norm, str(pool.threat.fraction), pool.seed, list(attacks)]).encode()
     )
     tensors = [*pool.clf.state_dict().values(), pool.clf.mean, pool.clf.std, pool.images, pool.labels]
     for tensor in tensors:
         if tensor is not None:
-            found.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-            found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+            digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""One attack in several threads, each with a share of the images.
+"""Runs one attack in several threads, each on a part of the images.
 
-The operations of a small network are too short to be split among a processor's cores. Images are attacked each on its
-own, so that a batch of them can be split instead, and the attack's own arithmetic with it.
+The operations of a small network are too short to occupy all cores of a CPU. As attacks treat every image
+independently, the batch is split instead, and with it the attack's own arithmetic.
 """
 
 from __future__ import annotations
@@ -21,65 +21,72 @@ from trilemma.threat import Threat
 # oracle, images [n, C, H, W], labels [n], threat, seeds [n] -> images [n, C, H, W]
 Search = Callable[[Oracle, Tensor, Tensor, Threat, Tensor], Tensor]
 
-# More threads than this would wait for each other at the interpreter.
-MOST = 4
-# A pass of fewer images costs nearly as much as one of all of them.
-FEWEST = 16
-# Seconds between two looks at who is not finished.
-_EVERY = 0.25
+# More threads than this would wait for each other at the interpreter lock.
+MAX_THREADS = 4
+# With fewer images than this, a forward pass takes nearly as long as with this many.
+MIN_IMAGES_PER_THREAD = 16
+# Seconds between two calls of the oracle's hook while the calling thread waits for the others.
+_POLL_INTERVAL = 0.25
 
 
 class _StoppedError(Exception):
-    """Another share has failed, or the user has interrupted."""
+    """Ends a thread after another one has failed or the user has interrupted."""
 
 
-def shares(clf: Classifier, count: int) -> int:
-    """In how many threads ``count`` images are attacked: one, unless several may ask ``clf`` at once and it pays."""
+def thread_count(clf: Classifier, count: int) -> int:
+    """The number of threads for ``count`` images.
+
+    It is 1 unless ``clf`` is a fast copy on the CPU: only a traced network is known to be safe to call from several
+    threads at once.
+    """
     if clf.device.type != "cpu" or not isinstance(clf.network, FastNetwork):
         return 1
-    return max(1, min(MOST, torch.get_num_threads(), count // FEWEST))
+    return max(1, min(MAX_THREADS, torch.get_num_threads(), count // MIN_IMAGES_PER_THREAD))
 
 
-def search_in_shares(
+def search_in_threads(
     search: Search, oracle: Oracle, images: Tensor, labels: Tensor, threat: Threat, seeds: Tensor
 ) -> Tensor:
-    """``search`` of all images, inside :func:`trilemma.classifier.contexts.inner_loop`; the oracle counts
-    everybody's passes.
+    """The result of ``search`` on all images, ``[n, C, H, W]``; call it inside ``inner_loop``.
 
-    The calling thread has a share itself: it alone tells of progress, and an interruption ends all of them at their
-    next pass. Together they use as many cores and as much memory as one would have.
+    The passes of all threads are counted by ``oracle``. The calling thread attacks a part itself and is the only one
+    that calls the oracle's hook, which reports progress; an error or interruption in one thread ends the others before
+    their next pass, and is raised. All threads together use the cores and the batch size that one would have used.
+
+    Raises:
+        BaseException: whatever ``search`` or the hook raises.
     """
-    parts = shares(oracle.clf, len(images))
+    parts = thread_count(oracle.clf, len(images))
     if parts == 1:
         return search(oracle, images, labels, threat, seeds)
     threads, stop = torch.get_num_threads(), threading.Event()
-    size = None if oracle.batch_size is None else -(-oracle.batch_size // parts)
-    split = [rows.tensor_split(parts) for rows in (images, labels, seeds)]
+    batch_size = None if oracle.batch_size is None else -(-oracle.batch_size // parts)
+    split = [values.tensor_split(parts) for values in (images, labels, seeds)]
 
-    def attack(share: int) -> Tensor:
-        def before() -> None:
+    def attack(part: int) -> Tensor:
+        def before_pass() -> None:
             if stop.is_set():
                 raise _StoppedError
-            if share == 0:
-                oracle.before()
+            if part == 0:
+                oracle.before_pass()
 
         torch.set_num_threads(max(1, threads // parts))
-        own_images, own_labels, own_seeds = (rows[share] for rows in split)
+        part_images, part_labels, part_seeds = (values[part] for values in split)
         try:
-            own = Oracle(oracle.clf, size, before, oracle.passes)
-            return search(own, own_images, own_labels, threat, own_seeds)
+            part_oracle = Oracle(oracle.clf, batch_size, before_pass, oracle.passes)
+            return search(part_oracle, part_images, part_labels, threat, part_seeds)
         except BaseException:
             stop.set()
             raise
 
     try:
-        with ThreadPoolExecutor(parts - 1, "attack") as others:
+        with ThreadPoolExecutor(parts - 1, "attack") as executor:
             futures: list[Future[Tensor]] = []
             try:
-                futures += [others.submit(attack, share) for share in range(1, parts)]
+                futures += [executor.submit(attack, part) for part in range(1, parts)]
                 first = attack(0)
-                while wait(futures, timeout=_EVERY).not_done:
-                    oracle.before()
+                while wait(futures, timeout=_POLL_INTERVAL).not_done:
+                    oracle.before_pass()
                 return torch.cat([first, *(future.result() for future in futures)])
             except _StoppedError:
                 errors = [future.exception() for future in futures]
@@ -88,4 +95,5 @@ def search_in_shares(
                 stop.set()
                 raise
     finally:
-        torch.set_num_threads(threads)  # also what new threads begin with
+        # New threads inherit this number as well.
+        torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""The protocols of AutoAttack (standard, few classes) and ``screen``, its estimate."""
+"""The protocols ``autoattack-standard``, ``autoattack-few-classes`` and ``screen``, a fast estimate of the former."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trilemma.attacks.autoattack import FEW_CLASSES, STANDARD, attack_pool
-from trilemma.attacks.ensemble.pool import Pool, watch
+from trilemma.attacks.ensemble.pool import Pool, show_progress
 from trilemma.attacks.screen import screen_pool
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.presets import CLASSES_OF_TARGETED_DLR
@@ -17,32 +17,32 @@ from trilemma.evaluation.protocol import Judge, Protocol, Request, Verdicts
 
 
 def _ensemble(attacks: Sequence[str]) -> Judge:
-    """A judge that counts an image as robust if it withstands all of ``attacks``."""
+    """A protocol function that counts an image as robust if none of ``attacks`` breaks it."""
 
     def judge(request: Request) -> Verdicts:
         state, resume = (None, False) if request.saved is None else (request.saved.path, request.saved.resume)
-        with watch(len(request.labels), request.progress) as tell:
+        with show_progress(len(request.labels), request.progress) as on_progress:
             pool = attack_pool(
                 request.clf, request.images, request.labels, request.ball, attacks, request.batch_size, request.seed,
-                tell, state=state, resume=resume,
+                on_progress, state=state, resume=resume,
             )  # fmt: skip
-        return Verdicts(pool.standing, pool_facts(pool))
+        return Verdicts(pool.robust, pool_facts(pool))
 
     return judge
 
 
 def pool_facts(pool: Pool) -> dict[str, Any]:
-    """Images attacked at all, and per attack what it was handed, what it broke, and its cost."""
+    """JSON-like facts for a result row: ``attacked`` (number of images) and ``attacks`` (counts by attack)."""
     first = next(iter(pool.work.values()))
     by_attack = {}
     for name, work in pool.work.items():
         facts = dataclasses.asdict(work)
         forwards, backwards = facts.pop("forwards"), facts.pop("backwards")
-        each = max(1, work.attacked)
+        images = max(1, work.attacked)
         by_attack[name] = facts | {
             "seconds": round(work.seconds, 2),
-            "forwards_per_image": round(forwards / each, 1),
-            "backwards_per_image": round(backwards / each, 1),
+            "forwards_per_image": round(forwards / images, 1),
+            "backwards_per_image": round(backwards / images, 1),
         }
     return {"attacked": first.attacked, "attacks": by_attack}
 
@@ -50,7 +50,7 @@ def pool_facts(pool: Pool) -> dict[str, Any]:
 def _enough_classes(clf: Classifier) -> None:
     if clf.num_classes < CLASSES_OF_TARGETED_DLR:
         raise ConfigError(
-            f"autoattack-standard: not defined for {clf.num_classes} classes, its targeted DLR loss needs "
+            f"autoattack-standard: not defined for {clf.num_classes} classes, as its targeted DLR loss needs "
             f"{CLASSES_OF_TARGETED_DLR}; use autoattack-few-classes"
         )
 
@@ -63,32 +63,32 @@ autoattack_few_classes = Protocol(version=1, needs_threat=True, judge=_ensemble(
 
 # Measured on the reference networks: docs, Protocols.
 NOTE = (
-    "an estimate, not AutoAttack: it left 1 more image standing than AutoAttack's records, "
-    "of 1,250 on five reference networks"
+    "an estimate, not AutoAttack: on five reference networks it left 1 more image robust than AutoAttack's records, "
+    "of 1,250"
 )
 
 
 def _judge_screen(request: Request) -> Verdicts:
     pool = screen_pool(
         request.clf, request.images, request.labels, request.ball, request.batch_size, request.seed,
-        lambda news: request.advance(news.decided),
+        lambda progress: request.advance(progress.decided),
     )  # fmt: skip
-    request.advance(int(pool.standing.sum()))
-    return Verdicts(pool.standing, {"note": NOTE, **pool_facts(pool)})
+    request.advance(int(pool.robust.sum()))
+    return Verdicts(pool.robust, {"note": NOTE, **pool_facts(pool)})
 
 
 def refuse_single_step(clf: Classifier) -> None:
-    """Training with a single step can teach a network to mislead short attacks, and nothing in their result tells.
+    """Refuses classifiers trained with a single-step attack: they can mislead short attacks without a visible sign.
 
     Raises:
-        ConfigError: the classifier was trained so.
+        ConfigError: the classifier was trained with a single step.
     """
     method, steps = clf.about.get("method"), clf.about.get("attack_steps")
     single = method in METHODS.rows() and METHODS.options(str(method)).single_step
     if single or steps == 1:
         raise ConfigError(
-            f"screen: trained by {method} with a single step, on such classifiers short attacks can be far off; "
-            "use autoattack-standard"
+            f"screen: the classifier was trained by {method} with a single step, and short attacks can overestimate "
+            "its robustness; use autoattack-standard"
         )
 
 
