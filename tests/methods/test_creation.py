@@ -80,7 +80,7 @@ def test_known_pitfalls_are_warned_about() -> None:
         return build_config(tree | {"method": {"name": "eb-jdat", **method}}).warnings
 
     assert warnings() == []
-    assert "no floor" in warnings(inner="ce", alignment="close")[0]
+    assert "no lower bound" in warnings(inner="ce", alignment="close")[0]
     assert warnings(inner="energy", alignment="close") == []
     assert "collapse" in warnings(align=0)[0]
     assert "collapse" in warnings(steps=11)[0]

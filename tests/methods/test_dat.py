@@ -232,7 +232,7 @@ def test_what_stands_in_and_what_is_fixed_is_said(toy) -> None:
 
     whole = {"start": "runs/x", "reestimate_bn": False}
     (only,) = warnings(whole)
-    assert only.startswith("method.outside: phase-scrambled training images stand in for natural images")
+    assert only.startswith("method.outside: phase-scrambled training images replace natural images")
     assert warnings(whole, outside="photos") == []
     assert [line.partition(":")[0] for line in warnings({}, outside="photos")] == [
         "training.start",

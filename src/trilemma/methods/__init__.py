@@ -1,4 +1,4 @@
-"""Training methods: one file each, with its options, its images (``points``) and its equation (``terms``)."""
+"""Training methods: one file per method, with its options, its images (``points``) and its loss (``terms``)."""
 
 from trilemma.methods.base import ForwardResult, Method, MethodState, Points, Step
 from trilemma.methods.creation import create

@@ -1,4 +1,4 @@
-"""The two halves of a training method: ``points`` makes the images, ``terms`` is the equation."""
+"""Base class of training methods: ``points`` makes the images of a step, ``terms`` computes the loss on them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from trilemma.threat import Threat
 
 @dataclass(frozen=True)
 class Points:
-    """The images of one step, fixed before the loss is built (SAM builds it twice on the same points).
+    """The images of one training step, made before the loss is computed (SAM and AWP compute it twice on them).
 
     Attributes:
-        clean: x, ``[N, C, H, W]``.
+        clean: x, ``[N, C, H, W]`` in [0, 1].
         labels: int64 ``[N]``.
-        adversarial: x*, or ``None``.
-        generated: x^, or ``None``.
+        adversarial: x*, ``[N, C, H, W]``, or ``None``.
+        generated: x^, ``[N, C, H, W]``, or ``None``.
         generated_labels: int64 ``[N]``, the classes of chains that descend E(x, y); ``None`` for chains of E(x).
         data: the real images of the generative term (un-augmented), or ``None``.
-        gradient: input gradient of the attack's last step, ``[N, C, H, W]``; the gradient-cosine alarm compares it
-            with the one that the loss leaves in ``adversarial.grad``.
-        extra: what else one method needs (a second point, a weight from its state), named by it.
+        gradient: gradient of the attack objective with respect to the input at the attack's last step,
+            ``[N, C, H, W]``, or ``None``; the gradient-cosine alarm compares it with ``adversarial.grad`` after the
+            backward pass of the loss.
+        extra: further tensors of one method (a second point, a weight from its state), by name.
     """
 
     clean: Tensor
@@ -51,7 +52,10 @@ class Points:
 
 @dataclass(frozen=True)
 class ForwardResult:
-    """Images and their logits from a loss forward, detached: monitors and figures read them for free."""
+    """Images ``[N, C, H, W]`` and their logits ``[N, K]`` from a forward pass of the loss, both detached.
+
+    Monitors and figures read them, so that they need no forward pass of their own.
+    """
 
     images: Tensor
     logits: Tensor
@@ -59,13 +63,13 @@ class ForwardResult:
 
 @dataclass(frozen=True)
 class Step:
-    """What one evaluation of a method's equation gives.
+    """The result of one evaluation of a method's loss.
 
     Attributes:
         loss: scalar with its graph.
-        clean, adversarial, generated: what was seen, detached; ``None`` where the method has none.
+        clean, adversarial, generated: images and logits, detached; ``None`` if the loss has no forward pass of them.
         metrics: the named terms of the loss, detached scalars.
-        live: logits with their graph, for a regulariser that needs the same ones.
+        live: logits with their graph, by name (``clean``, ``adversarial``), for a regulariser on the same logits.
     """
 
     loss: Tensor
@@ -77,16 +81,16 @@ class Step:
 
 
 class MethodState:
-    """What lives across steps: generators, replay buffer, and what a method adds to ``extra`` and ``modules``.
+    """State that a method keeps from step to step, saved in every checkpoint.
 
     Attributes:
         generator: source of every random number of the method.
-        buffer: persistent chains, or ``None``.
-        starts: fresh starts of chains, or ``None``.
-        extra: further tensors, by name.
-        modules: networks that the method owns, by name, such as a guide or a teacher. Their trainable weights are
-            optimised with the classifier's, their gradients averaged over the processes, and all of them are saved.
-            They belong on the classifier's device (:meth:`to`).
+        buffer: replay buffer of persistent chains, or ``None``.
+        starts: draws new starts of chains, or ``None``.
+        extra: further tensors of the method, by name.
+        modules: networks that the method owns, by name, such as a guide or a teacher. The optimiser updates their
+            trainable weights with the classifier's, their gradients are averaged over the processes, and all their
+            weights are saved. They have to be on the classifier's device (:meth:`to`).
     """
 
     def __init__(
@@ -99,26 +103,26 @@ class MethodState:
         self.modules: dict[str, nn.Module] = {}
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Trainable weights that the method owns, beside the classifier's."""
+        """Yields the trainable weights of ``modules``."""
         for module in self.modules.values():
             yield from (weight for weight in module.parameters() if weight.requires_grad)
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format | None = None) -> None:
-        """Moves the networks that the method owns, in place."""
+        """Moves ``modules`` to ``device`` and, if given, to ``memory_format``, in place."""
         for module in self.modules.values():
             module.to(device)
             if memory_format is not None:
                 set_memory_format(module, memory_format)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only, so that it loads without running code."""
+        """Returns the state as tensors and plain values only, so that loading it runs no code."""
         state: dict[str, Any] = {
             "generator": self.generator.get_state(),
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
             "starts": None if self.starts is None else self.starts.state_dict(),
             "extra": dict(self.extra),
         }
-        # absent without networks, as in states of earlier versions
+        # Key absent without modules: states of earlier versions have no such key.
         return state | (
             {"modules": {name: module.state_dict() for name, module in self.modules.items()}}
             if self.modules
@@ -126,7 +130,7 @@ class MethodState:
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up what :meth:`state_dict` returned."""
+        """Restores the state that :meth:`state_dict` returned."""
         self.generator.set_state(state["generator"])
         if self.buffer is not None:
             self.buffer.load_state_dict(state["buffer"])
@@ -138,16 +142,17 @@ class MethodState:
 
 
 class Method(ABC):
-    """Base of every training method. A subclass writes ``points`` (if it makes images) and ``terms``.
+    """Base class of every training method. A subclass implements ``terms``, and ``points`` if it makes images.
 
     Args:
         options: an instance of the class's ``Options``.
-        threat: the ball of the adversarial images; ``None`` for methods without.
-        attack, sampler: resolved settings (the method's own where the user was silent).
+        threat: norm and radius of the adversarial images; ``None`` for a method without an attack.
+        attack, sampler: resolved settings: the user's values, and the method's defaults for the others.
 
     Class attributes:
         Options: the frozen option class.
-        views: names of the views of a batch that it reads beside the images (see :class:`trilemma.data.batch.Batch`).
+        views: names of the views of a batch that the method reads beside the images (see
+            :class:`trilemma.data.batch.Batch`).
     """
 
     Options: ClassVar[type[MethodOptions]]
@@ -163,28 +168,30 @@ class Method(ABC):
 
     @property
     def threat(self) -> Threat:
-        """The threat model; only methods with an attack ask for it, and those cannot be built without."""
+        """The threat model. A method with an attack cannot be created without one; other methods must not read it."""
         assert self._threat is not None
         return self._threat
 
     @property
     def trains_on_adversarial(self) -> bool:
+        """Whether the loss contains adversarial images."""
         return self.options.uses_attack is True
 
-    def check(self, data: ImageSet) -> None:  # noqa: B027  a hook, not a duty
-        """Refuses training images or options that cannot go together, before anything is written.
+    # Optional hook: a subclass need not override it, hence no abstract method.
+    def check(self, data: ImageSet) -> None:  # noqa: B027
+        """Checks the options against the training images, before a run writes anything.
 
         Raises:
-            UserError: what is wrong, in one line.
+            UserError: options and training images do not fit together.
         """
 
     def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> MethodState:
-        """The state before the first step.
+        """Returns the state before the first step.
 
         Args:
-            clf: for its device.
-            data: training images, for class-informed starts.
-            seed: of every random number of the method.
+            clf: the classifier; its device is used.
+            data: training images, for starts that depend on the class.
+            seed: seed of every random number of the method.
         """
         if not self.options.uses_sampler:
             return MethodState(seed)
@@ -198,53 +205,57 @@ class Method(ABC):
         return MethodState(seed, buffer, starts)
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
-        """The images of this step; walks run in :func:`trilemma.classifier.contexts.inner_loop`."""
+        """Returns the images of this step, by default the clean batch alone.
+
+        Attacks and chains run in :func:`trilemma.classifier.contexts.inner_loop`.
+        """
         return Points(batch.images, batch.labels)
 
     @abstractmethod
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
-        """The equation: the loss at these points, with the logits it was made from.
+        """Returns the loss at ``points`` and the logits that it was computed from.
 
-        Called twice on the same points by SAM and AWP, so ``state`` is read here and changed in ``points`` and
-        ``after_backward`` alone.
+        SAM and AWP call it twice on the same points, so it must not change ``state``; ``points`` and
+        ``after_backward`` may.
         """
 
     def loss(self, clf: Classifier, batch: Batch, state: MethodState) -> Step:
-        """``terms`` at ``points``."""
+        """Returns ``terms`` at the ``points`` of a batch."""
         return self.terms(clf, self.points(clf, batch, state), state)
 
     def loss_context(self, clf: Classifier) -> AbstractContextManager[None]:
-        """The state of the network in the loss's forwards, for whoever adds one of their own to them."""
+        """Returns the context in which the loss runs its forward passes; any further forward pass has to use it too."""
         return nullcontext()
 
-    def after_backward(self, points: Points, state: MethodState, step: Step) -> None:  # noqa: B027  a hook
-        """Called once after the weight step, by every training loop.
+    # Optional hook: a subclass need not override it, hence no abstract method.
+    def after_backward(self, points: Points, state: MethodState, step: Step) -> None:  # noqa: B027
+        """Updates the state after the weight step; the training loop calls it once per step.
 
         Args:
-            points: of the step; x* holds its gradient.
+            points: the points of the step; ``points.adversarial.grad`` is set.
             state: may be changed.
-            step: what ``terms`` returned.
+            step: the return value of ``terms``.
         """
 
 
 def detached(images: Tensor, logits: Tensor) -> ForwardResult:
-    """What monitors read, cut from the graph."""
+    """Returns images and logits detached from the graph, for monitors."""
     return ForwardResult(images.detach(), logits.detach())
 
 
 def forward_sets(clf: Classifier, clean: Tensor | None, *others: Tensor) -> list[Tensor]:
-    """Logits of several image sets; only ``clean`` moves BatchNorm's running statistics.
+    """Returns the logits ``[N, K]`` of several image sets; only ``clean`` updates BatchNorm's running statistics.
 
-    Each set is normalised by its own batch statistics, as in the papers: one forward per set.
+    Each set has its own forward pass, so that BatchNorm normalises it by its own batch statistics, as in the papers.
 
     Args:
-        clean: clean images, or ``None`` if the method forwards none (then the first of ``others`` counts).
+        clean: clean images, or ``None`` if the loss has none; then the first of ``others`` updates the statistics.
         others: adversarial, generated or un-augmented images.
     """
     logits = []
-    first, rest = (clean, others) if clean is not None else (others[0], others[1:])
+    first, remaining = (clean, others) if clean is not None else (others[0], others[1:])
     logits.append(clf.logits(first))
-    if rest:
+    if remaining:
         with running_statistics_kept(clf):
-            logits.extend(clf.logits(images) for images in rest)
+            logits.extend(clf.logits(images) for images in remaining)
     return logits

@@ -1,4 +1,4 @@
-"""A method by name, with its options checked."""
+"""Creates a training method from its name and options, or from a run's configuration."""
 
 from __future__ import annotations
 
@@ -24,53 +24,56 @@ def create(
     regulariser: Mapping[str, Any] | RegulariserConfig | None = None,
     **options: Any,
 ) -> Method:
-    """A training method.
+    """Returns a training method, with its options checked.
 
     Args:
         name: a registry name (``trilemma list methods``).
-        threat: needed by every method that makes adversarial images.
-        attack: ``steps``, ``step_size`` where they differ from the method's own.
-        sampler: settings of the chain where they differ from the method's own.
-        regulariser: ``{"name": "der", "beta": 1.0}``.
+        threat: norm and radius; required by every method that makes adversarial images.
+        attack: ``steps`` and ``step_size`` of the attack; the method's defaults where not given.
+        sampler: settings of the chain; the method's defaults where not given.
+        regulariser: a regulariser to add, such as ``{"name": "der", "beta": 1.0}``.
         options: the method's options.
 
     Raises:
-        UnknownNameError: no such method.
-        ConfigError: unknown or impossible option, or a missing threat.
+        UnknownNameError: unknown method name.
+        ConfigError: unknown or impossible option, or missing threat.
     """
-    kind = METHODS.options(name)
-    unknown = [key for key in options if key not in kind.model_fields]
+    options_class = METHODS.options(name)
+    unknown = [key for key in options if key not in options_class.model_fields]
     if unknown:
-        allowed = sorted(kind.model_fields.keys() - {"name"})
+        allowed = sorted(options_class.model_fields.keys() - {"name"})
         raise ConfigError(
             f"method {name!r}: unknown option {unknown[0]!r}.{nearest(unknown[0], allowed)} "
             f"Options: {', '.join(allowed)}"
         )
     try:
-        chosen = kind.model_validate({"name": name, **options})
-        settings = AttackConfig.model_validate(_plain(attack))
-        chain = SamplerConfig.model_validate(_plain(sampler))
-        der = None if regulariser is None else RegulariserConfig.model_validate(_plain(regulariser))
+        method_options = options_class.model_validate({"name": name, **options})
+        attack_config = AttackConfig.model_validate(_as_dict(attack))
+        sampler_config = SamplerConfig.model_validate(_as_dict(sampler))
+        der = None if regulariser is None else RegulariserConfig.model_validate(_as_dict(regulariser))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"method {name!r}: {where}: {first['msg']}; got {first['input']!r}") from None
-    ball = (
+        key = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"method {name!r}: {key}: {first['msg']}; got {first['input']!r}") from None
+    threat_config = (
         None
         if threat is None
         else ThreatConfig.model_validate({"norm": threat.norm, "radius": threat.radius})
     )
-    check_together(chosen, ball, der)
-    check_used(chosen, "attack", settings)
-    check_used(chosen, "sampler", chain)
+    check_together(method_options, threat_config, der)
+    check_used(method_options, "attack", attack_config)
+    check_used(method_options, "sampler", sampler_config)
     method: Method = METHODS.get(name)(
-        chosen, threat, chosen.resolved_attack(settings, ball), chosen.resolved_sampler(chain)
+        method_options,
+        threat,
+        method_options.resolved_attack(attack_config, threat_config),
+        method_options.resolved_sampler(sampler_config),
     )
     return method if der is None else _regularised(method, der)
 
 
 def create_from_config(config: Config) -> Method:
-    """The method that a run's configuration describes."""
+    """Returns the method of a run's configuration, with its regulariser if it has one."""
     threat = None if config.threat is None else Threat(config.threat.norm, config.threat.radius)
     method: Method = METHODS.get(config.method.name)(config.method, threat, config.attack, config.sampler)
     return method if config.regulariser is None else _regularised(method, config.regulariser)
@@ -82,7 +85,8 @@ def _regularised(method: Method, der: RegulariserConfig) -> Method:
     return Regularised(method, der)
 
 
-def _plain(section: Any) -> dict[str, Any]:
+def _as_dict(section: Any) -> dict[str, Any]:
+    """Returns the keys that are set in a mapping or a configuration section; empty for ``None``."""
     if section is None:
         return {}
     return dict(section) if isinstance(section, Mapping) else section.model_dump(exclude_none=True)

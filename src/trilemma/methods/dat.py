@@ -1,4 +1,4 @@
-"""Dual adversarial training: a robust classifier and its energy, each against its own adversary (DAT)."""
+"""DAT: dual adversarial training of a robust classifier and of its energy, each against its own attack."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet
 from trilemma.data.outlier_images import OutsideImages
 from trilemma.methods.base import Method, MethodState, Points, Step, detached, forward_sets
-from trilemma.methods.inner import attacked, descended, fresh_seeds
+from trilemma.methods.inner import attacked, descend_energy, fresh_seeds
 from trilemma.walks import objectives
 
-# Batches whose mean AUC decides whether the walks grow: about 1,000 images of a batch of 128.
+# The mean AUC over this many batches decides whether the walks get longer: about 1,000 images at batch size 128.
 WINDOW = 8
 
 
 class DatOptions(MethodOptions):
-    forwards_clean: ClassVar[bool] = False  # the real images of its energy term are another view
+    # The real images of the energy term are another view of the clean ones.
+    forwards_clean: ClassVar[bool] = False
     image_sets: ClassVar[int] = 3
     uses_attack: ClassVar[bool] = True
     uses_sampler: ClassVar[bool] = True
@@ -42,35 +43,37 @@ class DatOptions(MethodOptions):
     name: Literal["dat"] = "dat"
     outside: str = Field(
         "phase-scrambled",
-        description="where walks begin: `phase-scrambled` or `mixed` training images, or a data set or path with "
-        "images of other things",
+        description="start of the walks: `phase-scrambled` or `mixed` training images, or a data set or path with "
+        "images outside the training distribution",
     )
     threshold: float = Field(
         0.8,
         ge=0,
         le=1,
-        description="mean AUC over 8 batches at which walks grow by a step, to sampler.steps at most",
+        description="mean AUC over 8 batches at which walks get one step longer, up to sampler.steps",
     )
 
     def warnings(self, attack: AttackConfig, sampler: SamplerConfig) -> list[str]:
-        """Stand-ins, and keys of a chain that these walks have no use for."""
-        found = []
+        """Warns of starts made from training images, and of sampler keys that have no effect."""
+        messages = []
         if self.outside in ("phase-scrambled", "mixed"):
-            found.append(
-                f"method.outside: {self.outside} training images stand in for natural images from elsewhere; a data "
-                "set or a path gives those"
+            messages.append(
+                f"method.outside: {self.outside} training images replace natural images from outside the training "
+                "distribution; for those, give a data set or a path"
             )
         unused = [key for key in ("start", "buffer_size", "reinit") if getattr(sampler, key) is not None]
         if unused:
-            found.append(f"sampler.{unused[0]}: walks of dat begin at method.outside, so it changes nothing")
-        return found
+            messages.append(
+                f"sampler.{unused[0]}: has no effect, because walks of dat start at method.outside"
+            )
+        return messages
 
 
 class DatState(MethodState):
-    """Adds where walks begin, and the curriculum: ``steps`` (T) and ``window`` (its last AUCs) in ``extra``.
+    """Adds the source of starting images, and the curriculum in ``extra``: ``steps`` (T) and ``window`` (last AUCs).
 
-    The curriculum lives on the host: the next walk needs T as a number of Python, so one scalar has to be read
-    per step wherever it is counted, and the AUC is that scalar.
+    The curriculum is kept on the CPU: the next walk needs T as a Python integer, so one scalar has to be copied
+    from the device at every step anyway. That scalar is the AUC.
     """
 
     def __init__(self, seed: int, outside: OutsideImages) -> None:
@@ -80,21 +83,22 @@ class DatState(MethodState):
 
 
 class Dat(Method):
-    """With ``s(x) = -E(x)`` the logit of "x is real"::
+    """Adversarial cross-entropy plus a binary cross-entropy of real against negative images::
 
         L = mean CE(x*, y) + 1/2 mean BCE(s(x) -> 1) + 1/2 mean BCE(s(x_neg) -> 0)
 
-    x* is PGD from the image of the classifying branch, without a random start. x is the basic view of the same
-    image (crop and flip alone). x_neg begins outside the training distribution and takes T steps of fixed length
-    up f[y], the logit of the real image's class; T grows as the two become easy to tell apart. BatchNorm keeps
-    the statistics of the classifier that training begins with.
+    ``s(x) = -E(x)`` is the logit of "x is real". x* is found by PGD from the augmented image, without a random
+    start. x is the basic view of the same image (crop and flip only). x_neg starts outside the training
+    distribution and takes T steps of fixed length up f[y], the logit of the real image's class; T grows by one when
+    the AUC of real against negative images reaches a threshold. BatchNorm keeps the running statistics of the
+    initial classifier.
     """
 
     Options = DatOptions
     views = ("basic",)
 
     def check(self, data: ImageSet) -> None:
-        """Refuses outside images that cannot be had: a first stage must not be trained for nothing."""
+        """Loads the starting images, so that a missing data set is an error before a first stage is trained."""
         OutsideImages(self.options.outside, data, "cpu")
 
     def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> DatState:
@@ -104,45 +108,45 @@ class Dat(Method):
         assert isinstance(state, DatState)
         x, y = batch.images, batch.labels
         seeds = fresh_seeds(state, x)
-        starred = attacked(self, clf, x, x, lambda: objectives.cross_entropy(clf, y))
+        adversarial = attacked(self, clf, x, x, lambda: objectives.cross_entropy(clf, y))
         steps = int(state.extra["steps"])
         start = state.outside(noise.derive(seeds, 0)).to(x)
-        negative = descended(clf, start, y, self.sampler, steps, noise.derive(seeds, 1))
+        negative = descend_energy(clf, start, y, self.sampler, steps, noise.derive(seeds, 1))
         length = torch.full((), float(steps), device=x.device)
         real = batch.views.get("basic", x)
-        return Points(x, y, data=real, extra={"steps": length}, **starred, **negative)
+        return Points(x, y, data=real, extra={"steps": length}, **adversarial, **negative)
 
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         assert points.adversarial is not None and points.generated is not None and points.data is not None
         y = points.labels
         with self.loss_context(clf):
-            starred, real, negative = forward_sets(
+            adversarial_logits, real_logits, negative_logits = forward_sets(
                 clf, None, points.adversarial, points.data, points.generated
             )
-        robust = energies.cross_entropy(starred, y).mean()
-        # BCE with logit s: softplus(-s) towards 1, softplus(s) towards 0
-        to_real = softplus(energies.marginal_energy(real)).mean()
-        to_outside = softplus(-energies.marginal_energy(negative)).mean()
-        scores = (-energies.joint_energy(logits.detach(), y) for logits in (real, negative))
+        robust = energies.cross_entropy(adversarial_logits, y).mean()
+        # BCE with logit s: softplus(-s) for target 1, softplus(s) for target 0.
+        real_loss = softplus(energies.marginal_energy(real_logits)).mean()
+        outside_loss = softplus(-energies.marginal_energy(negative_logits)).mean()
+        scores = (-energies.joint_energy(logits.detach(), y) for logits in (real_logits, negative_logits))
         return Step(
-            robust + 0.5 * to_real + 0.5 * to_outside,
-            adversarial=detached(points.adversarial, starred),
-            generated=detached(points.generated, negative),
+            robust + 0.5 * real_loss + 0.5 * outside_loss,
+            adversarial=detached(points.adversarial, adversarial_logits),
+            generated=detached(points.generated, negative_logits),
             metrics={
                 "robust": robust.detach(),
-                "real": to_real.detach(),
-                "outside": to_outside.detach(),
+                "real": real_loss.detach(),
+                "outside": outside_loss.detach(),
                 "auc": area_under_curve(*scores),
                 "steps": points.extra["steps"],
             },
-            live={"adversarial": starred},
+            live={"adversarial": adversarial_logits},
         )
 
     def loss_context(self, clf: Classifier) -> AbstractContextManager[None]:
         return batch_norm_frozen(clf)
 
     def after_backward(self, points: Points, state: MethodState, step: Step) -> None:
-        """The curriculum: a mean AUC of the last batches at the threshold makes walks one step longer."""
+        """Makes walks one step longer if the mean AUC of the last 8 batches has reached the threshold."""
         auc = float(_mean_over_processes(step.metrics["auc"]))
         window = [*state.extra["window"].tolist(), auc][-WINDOW:]
         if len(window) == WINDOW and sum(window) / WINDOW >= self.options.threshold:
@@ -152,7 +156,9 @@ class Dat(Method):
 
 
 def area_under_curve(positive: Tensor, negative: Tensor) -> Tensor:
-    """The share of pairs whose positive score is the higher one, a tie counting half: a scalar on the device.
+    """Returns the area under the ROC curve, a scalar on the device.
+
+    It is the share of pairs in which the positive score is higher; ties count half.
 
     Args:
         positive, negative: scores ``[N]`` and ``[M]``.
@@ -164,7 +170,7 @@ def area_under_curve(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:
-    """Every process must walk equally far; the AUC of each one's share of the batch estimates that of the whole."""
+    """Returns the mean AUC over the processes, so that walks have the same length in each of them."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return value
     total = value.clone()

@@ -1,4 +1,4 @@
-"""DER: the Delta Energy Regulariser, carried by any adversarial method (arXiv 2505.22486)."""
+"""DER: the Delta Energy Regulariser, added to any adversarial method (arXiv 2505.22486)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from trilemma.methods.base import Method, MethodState, Points, Step, detached
 
 
 class Regularised(Method):
-    """A method plus DER::
+    """A base method plus the DER penalty::
 
         multi-step:   L = L_base + beta mean(L_dE)
         single-step:  L = L_base + beta mean(1_AAE L_dE)
 
-    ``L_dE = max(||[dE(x), dE(x, y)]||_2 - margin, 0)``, with gradient through both x and x*. The mean
-    runs over the whole batch in both forms. Where the base method does not forward clean images, one
-    clean forward is added; it leaves BatchNorm's running statistics to the base method. With ``reference: start``
-    the random start of the single step, inside the box, takes the place of x, and that forward is of it.
+    ``L_dE = max(||[dE(x), dE(x, y)]||_2 - margin, 0)``, with gradients through the logits of both x and x*. The mean
+    is over the whole batch in both forms; ``1_AAE`` selects abnormal adversarial examples. With ``reference: start``,
+    the random start of the single attack step, clipped to [0, 1], replaces x. If the base method has no forward pass
+    of the reference images, one is added, which does not update BatchNorm's running statistics.
     """
 
     def __init__(self, base: Method, der: RegulariserConfig) -> None:
@@ -45,19 +45,21 @@ class Regularised(Method):
 
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         step = self.base.terms(clf, points, state)
-        starred, at_clean = step.live["adversarial"], self.der.reference == "clean"
-        reference = step.live.get("clean") if at_clean else None
-        if reference is None:
+        adversarial_logits, at_clean = step.live["adversarial"], self.der.reference == "clean"
+        reference_logits = step.live.get("clean") if at_clean else None
+        if reference_logits is None:
             with self.loss_context(clf), running_statistics_kept(clf):
-                reference = clf.logits(points.clean if at_clean else points.extra["start"])
-        penalty = energies.delta_energy_penalty(reference, starred, points.labels, self.der.margin)
+                reference_logits = clf.logits(points.clean if at_clean else points.extra["start"])
+        penalty = energies.delta_energy_penalty(
+            reference_logits, adversarial_logits, points.labels, self.der.margin
+        )
         if self.abnormal_only:
-            penalty = penalty * energies.abnormal(reference, starred, points.labels)
+            penalty = penalty * energies.abnormal(reference_logits, adversarial_logits, points.labels)
         penalty = penalty.mean()
         return replace(
             step,
             loss=step.loss + self.der.beta * penalty,
-            clean=detached(points.clean, reference) if at_clean else step.clean,
+            clean=detached(points.clean, reference_logits) if at_clean else step.clean,
             metrics={**step.metrics, "der": penalty.detach()},
         )
 

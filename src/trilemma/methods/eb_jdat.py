@@ -1,4 +1,4 @@
-"""EB-JDAT: one energy model of clean images, adversarial images and labels (arXiv 2505.19459)."""
+"""EB-JDAT: a joint energy model of clean images, adversarial images and labels (arXiv 2505.19459)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,17 @@ from trilemma.walks import objectives
 from trilemma.walks.objectives import subset
 from trilemma.walks.walk import Objective
 
-Backbone = Annotated[Literal["jem", "jem++", "sada-jem"], Field(description="whose sampler and data view")]
+Backbone = Annotated[
+    Literal["jem", "jem++", "sada-jem"],
+    Field(description="joint energy model that defines the sampler and the data view"),
+]
 
 
 Inner = Annotated[
     Literal["energy", "ce", "logit"],
     Field(
-        description="what the inner attack raises: E(x,y), the cross-entropy, or (as released) the true logit"
+        description="objective that the inner attack maximises: E(x,y), the cross-entropy, or (as released) the true "
+        "logit"
     ),
 ]
 
@@ -51,13 +55,13 @@ StartScale = Annotated[PositiveFloat, Field(description="half-width of the unifo
 DataNoise = Annotated[
     NonNegativeFloat,
     Field(
-        description="Gaussian noise on the un-augmented images of the generative term, pixel units "
-        "(backbone sada-jem)"
+        description="standard deviation of Gaussian noise on the un-augmented images of the generative term, pixel "
+        "units (backbone sada-jem)"
     ),
 ]
 
 
-Project = Annotated[bool, Field(description="keep the inner attack in the ball")]
+Project = Annotated[bool, Field(description="project x* onto the ball after every step of the inner attack")]
 
 
 Generative = Annotated[NonNegativeFloat, Field(description="w1, weight of the contrastive term")]
@@ -73,7 +77,10 @@ Adversarial = Annotated[NonNegativeFloat, Field(description="b, weight of the ad
 
 
 class JointModelOptions(MethodOptions):
-    """Our form, the released one, and the paper's, whose game is inner 'energy' with alignment 'close'."""
+    """Options of all forms of EB-JDAT: ours (the defaults), the released one and the paper's.
+
+    The paper's form is ``inner="energy"`` with ``alignment="close"``.
+    """
 
     image_sets: ClassVar[int] = 4
     uses_attack: ClassVar[bool] = True
@@ -95,27 +102,29 @@ class JointModelOptions(MethodOptions):
 
     @property
     def loss_sets(self) -> int:
-        own_data = self.backbone == "sada-jem" and self.data_view == "unaugmented"
-        return self.image_sets - (not own_data)
+        separate_data = self.backbone == "sada-jem" and self.data_view == "unaugmented"
+        return self.image_sets - (not separate_data)
 
     def resolved_sampler(self, sampler: SamplerConfig) -> SamplerConfig:
-        """The backbone's sampler, ten steps, where ``sampler`` is silent."""
+        """Returns ``sampler`` with the backbone's values (ten steps) where a key is not set."""
         defaults = {**LANGEVIN, "steps": 10} if self.backbone == "jem" else PROXIMAL
         return filled_sampler(defaults, sampler)
 
     def warnings(self, attack: AttackConfig, sampler: SamplerConfig) -> list[str]:
-        """Settings that are reported, or were seen, to go wrong."""
-        found = []
+        """Warns of settings that are known to fail, from reports or from our own runs."""
+        messages = []
         if self.inner == "ce" and self.alignment == "close":
-            found.append(
-                "method: inner 'ce' does not raise E(x*), so alignment 'close' has no floor; "
+            messages.append(
+                "method: inner 'ce' does not raise E(x*), so alignment 'close' has no lower bound; "
                 "use inner 'energy' or alignment 'der'"
             )
         if self.align == 0:
-            found.append("method.align: without the alignment term training is reported to collapse")
+            messages.append("method.align: training without the alignment term is reported to collapse")
         if (attack.steps or 0) > 10:
-            found.append("attack.steps: more than about 10 inner steps are reported to collapse training")
-        return found
+            messages.append(
+                "attack.steps: training with more than about 10 inner steps is reported to collapse"
+            )
+        return messages
 
 
 class EbJdatOptions(JointModelOptions):
@@ -129,9 +138,10 @@ class EbJdat(Method):
           + w2 alignment(x, x*)                       p(x* | x)
           + a mean CE(x, y) + b mean CE(x*, y)        p(y | x*, x)
 
-    By default the inner attack raises the cross-entropy and the alignment is the two-sided delta energy penalty. The
-    paper's game ``min_theta max_x* E(x*) - E(x)``, whose inner step raises the joint energy E(x*, y) by signs,
-    without noise, is ``inner="energy", alignment="close"``; our study of the two is in docs/studies.md.
+    By default the inner attack maximises the cross-entropy and the alignment is the two-sided delta energy penalty.
+    The paper's min-max problem ``min_theta max_x* E(x*) - E(x)``, whose inner steps ascend the joint energy E(x*, y)
+    by the sign of its gradient, without noise, is ``inner="energy", alignment="close"``; docs/studies.md compares
+    the two.
     """
 
     Options: ClassVar[type[JointModelOptions]] = EbJdatOptions
@@ -142,22 +152,22 @@ class EbJdat(Method):
         seeds = fresh_seeds(state, x)
         start = self.threat.random_start(x, noise.derive(seeds, 0), scale=self.options.start_scale)
         project = self.options.project
-        starred = attacked(self, clf, x, start, lambda: self._objective(clf, x, y), project=project)
+        adversarial = attacked(self, clf, x, start, lambda: self._objective(clf, x, y), project=project)
         chains = chain(clf, state, self.sampler, len(x), clip=self.options.backbone != "jem")
         data = self._real_images(batch, noise.derive(seeds, 1))
-        return Points(x, y, data=data, **starred, **chains)
+        return Points(x, y, data=data, **adversarial, **chains)
 
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         option = self.options
         assert points.adversarial is not None and points.generated is not None
-        clean, starred, generated, *data = forward_sets(
+        clean_logits, adversarial_logits, generated_logits, *separate = forward_sets(
             clf, points.clean, points.adversarial, points.generated, *distinct_data(points)
         )
-        real = data[0] if data else clean
-        generative = contrastive(points, real, generated)
-        alignment = self._alignment(clean, starred, real, points.labels)
-        natural = energies.cross_entropy(clean, points.labels).mean()
-        robust = energies.cross_entropy(starred, points.labels).mean()
+        data_logits = separate[0] if separate else clean_logits
+        generative = contrastive(points, data_logits, generated_logits)
+        alignment = self._alignment(clean_logits, adversarial_logits, data_logits, points.labels)
+        natural = energies.cross_entropy(clean_logits, points.labels).mean()
+        robust = energies.cross_entropy(adversarial_logits, points.labels).mean()
         loss = (
             option.generative * generative
             + option.align * alignment
@@ -167,15 +177,15 @@ class EbJdat(Method):
         named = {"contrastive": generative, "alignment": alignment, "natural": natural, "robust": robust}
         return Step(
             loss,
-            clean=detached(points.clean, clean),
-            adversarial=detached(points.adversarial, starred),
-            generated=detached(points.generated, generated),
+            clean=detached(points.clean, clean_logits),
+            adversarial=detached(points.adversarial, adversarial_logits),
+            generated=detached(points.generated, generated_logits),
             metrics={name: value.detach() for name, value in named.items()},
-            live={"clean": clean, "adversarial": starred},
+            live={"clean": clean_logits, "adversarial": adversarial_logits},
         )
 
     def _real_images(self, batch: Batch, seeds: Tensor) -> Tensor:
-        """x_data, as the backbone takes them: the classified images, or for SADA-JEM a view of their own."""
+        """Returns x_data: the classified images, or for backbone ``sada-jem`` a separate view, with noise if set."""
         option = self.options
         if option.backbone != "sada-jem" or option.data_view == "classified":
             return batch.images
@@ -185,28 +195,31 @@ class EbJdat(Method):
         scale: float = option.data_noise
         return images + scale * noise.normal(seeds, 0, images.shape[1:]).to(images)
 
-    def _alignment(self, clean: Tensor, starred: Tensor, data: Tensor, labels: Tensor) -> Tensor:
-        """How far the energies of clean and adversarial images are apart."""
+    def _alignment(
+        self, clean_logits: Tensor, adversarial_logits: Tensor, data_logits: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Returns the alignment term, a scalar: the energy gap between real and adversarial images."""
         kind = self.options.alignment
         if kind == "der":
-            return energies.delta_energy_penalty(clean, starred, labels, self.options.margin).mean()
-        real = energies.marginal_energy(data if kind == "widen-data" else clean)
-        gap = (energies.marginal_energy(starred) - real).mean()
+            margin = self.options.margin
+            return energies.delta_energy_penalty(clean_logits, adversarial_logits, labels, margin).mean()
+        real_energy = energies.marginal_energy(data_logits if kind == "widen-data" else clean_logits)
+        gap = (energies.marginal_energy(adversarial_logits) - real_energy).mean()
         return gap if kind == "close" else -gap
 
     def _objective(self, clf: Classifier, x: Tensor, y: Tensor) -> Objective:
-        """What the inner attack climbs."""
+        """Returns the objective that the inner attack maximises."""
         if self.options.inner == "energy":
             return objectives.joint_energy(clf, y)
         if self.options.inner == "ce":
             return objectives.cross_entropy(clf, y)
         with torch.no_grad():
-            clean = clf.logits(x)
+            clean_logits = clf.logits(x)
 
+        # As released. It maximises the true logit, so it is not an attack; it is here for comparison.
         def logit_and_angle(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-            # as released: raises the true logit, so it is no attack; kept for comparison
             logits = clf.logits(images)
-            angle = 1 - cosine_similarity(subset(clean, index), logits, dim=1)
+            angle = 1 - cosine_similarity(subset(clean_logits, index), logits, dim=1)
             return -energies.joint_energy(logits, subset(y, index)) + 2 * angle, logits
 
         return logit_and_angle

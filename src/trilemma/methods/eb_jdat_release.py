@@ -1,4 +1,4 @@
-"""EB-JDAT as its authors' code of May 2025 trains it, for comparison with the paper's equation."""
+"""EB-JDAT as in its authors' code of May 2025, for comparison with the paper's equation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from trilemma.methods.eb_jdat import (
     StartScale,
 )
 
-# The released weights of the two backbones with BatchNorm are the defaults below; these are jem's.
+# Released weights of backbone jem. Those of the two backbones with BatchNorm are the defaults of the options.
 JEM_WEIGHTS = {"generative": 0.45, "align": 0.05, "clean": 0.45, "adversarial": 0.45}
 
 
 class EbJdatReleaseOptions(JointModelOptions):
-    reach: ClassVar[float] = 9 / 8  # half a radius of start and five steps of an eighth
+    # Half a radius of random start plus five steps of an eighth of the radius.
+    reach: ClassVar[float] = 9 / 8
     attack_defaults: ClassVar[dict[str, object]] = {"steps": 5, "step_share": "1/8"}
 
     name: Literal["eb-jdat-release"] = "eb-jdat-release"
@@ -32,33 +33,34 @@ class EbJdatReleaseOptions(JointModelOptions):
     alignment: Alignment = "widen-data"
     start_scale: StartScale = 0.5
     project: Project = False
-    data_noise: DataNoise = 0.015  # 0.03 on [-1, 1]
+    # 0.03 on images in [-1, 1].
+    data_noise: DataNoise = 0.015
     align: Align = 0.1
 
     @model_validator(mode="before")
     @classmethod
-    def _weights_of_the_backbone(cls, given: Any) -> Any:
-        """Backbone jem was released with weights of its own."""
-        if isinstance(given, dict) and given.get("backbone") == "jem":
-            return {**JEM_WEIGHTS, **given}
-        return given
+    def _set_backbone_weights(cls, values: Any) -> Any:
+        """Sets the released weights of backbone ``jem`` where a weight is not given."""
+        if isinstance(values, dict) and values.get("backbone") == "jem":
+            return {**JEM_WEIGHTS, **values}
+        return values
 
 
 class EbJdatRelease(EbJdat):
-    """The equation of :class:`EbJdat` with the released inner step, alignment, weights and reach::
+    """The loss of :class:`EbJdat` with the released inner step, alignment, weights and attack radius::
 
         L = w1 (mean E(x_data) - mean E(x^)) + w2 (mean E(x_data) - mean E(x*))
           + a mean CE(x, y) + b mean CE(x*, y)
         x* <- clip(x* + a sign grad [f(x*)[y] + 2 (1 - cos(f(x), f(x*)))])
 
-    The step raises the true logit, and the second term widens the gap. In the release, x_data and x are two
-    different random batches. Here x_data is the data view of the labelled batch itself. Both terms are
-    differences of two means, so which image stands beside which changes neither value nor gradient, and rolling
-    x_data by one place would do nothing. What does differ: the two means are over the same images, so the
-    estimate has the expectation of the released one and less noise.
+    The inner step raises the true logit, and the second term widens the gap. In the release, x_data and x are two
+    different random batches. Here x_data is the data view of the labelled batch itself. Both terms are differences
+    of two means, so the pairing of the images changes neither value nor gradient. What differs is the variance: both
+    means are over the same images, so the estimate has the expectation of the released one and less noise.
 
-    x* starts within half a radius and takes five steps of an eighth, kept in the box but not in the ball: it
-    reaches 9/8 radii. The released 8/255 is meant on [-1, 1], half of what the threat says here.
+    x* starts within half a radius and takes five steps of an eighth of the radius. It is clipped to [0, 1] but not
+    projected onto the ball, so it reaches 9/8 radii. The released radius of 8/255 is for images in [-1, 1], which is
+    4/255 in the pixel units of the threat.
     """
 
     Options = EbJdatReleaseOptions

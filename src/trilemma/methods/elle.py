@@ -1,4 +1,4 @@
-"""ELLE: the loss is kept linear between any two points near an image (Abad Rocamora et al. 2024)."""
+"""ELLE: a penalty on the non-linearity of the loss between two points near an image (Abad Rocamora et al. 2024)."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class ElleOptions(SingleStepOptions):
 
     name: Literal["elle"] = "elle"
     weight: NonNegativeFloat | None = Field(
-        None, description="weight of the linearity error; null: by the radius, 1000, 5000 or 10000"
+        None, description="weight of the linearity error; null: 1000, 5000 or 10000, depending on the radius"
     )
 
     def weight_at(self, radius: float) -> float:
-        """The weight at a radius per pixel value.
+        """Returns the weight at an L-inf radius in pixel units.
 
-        Published at 2 to 8, 10 to 20 and from 22 in 255ths; a radius between two steps counts to the nearer
-        one, halfway to the smaller one.
+        Published for radii of 2/255 to 8/255, 10/255 to 20/255, and from 22/255. A radius between two of these
+        ranges belongs to the nearer one, or to the lower one if it is halfway.
         """
         if self.weight is not None:
             return self.weight
@@ -46,16 +46,16 @@ class ElleOptions(SingleStepOptions):
 
 
 class Elle(Method):
-    """Cross-entropy of x*, and how far the loss is from linear on a random chord through the ball::
+    """Cross-entropy of x* plus the linearity error of the loss on a random chord of the ball::
 
         L   = mean CE(x*, y) + lam mean (CE(x_c, y) - a CE(x_a, y) - (1 - a) CE(x_b, y))^2
         x_a, x_b = x + U(-eps, eps)      x_c = a x_a + (1 - a) x_b      a ~ U(0, 1) per image
 
-    x* is one full step from x. Neither it nor the chord is clipped to the box. Only first derivatives are
-    needed; they go through all three points of the chord.
+    x* is one full step from x. Neither x* nor the chord is clipped to [0, 1]. The loss needs first derivatives
+    only; the gradient goes through all three points of the chord.
 
-    Under an L2 threat the chord's ends are uniform in the L2 ball, and ``lam`` follows the radius per pixel
-    value, ``eps / sqrt(number of values)``; nothing is published for it.
+    Under an L2 threat the ends of the chord are uniform in the L2 ball, and ``lam`` is chosen by the radius per
+    pixel value, ``eps / sqrt(number of values)``; the paper gives no values for L2.
     """
 
     Options: ClassVar[type[MethodOptions]] = ElleOptions
@@ -65,10 +65,10 @@ class Elle(Method):
         seeds = fresh_seeds(state, x)
         x_a, x_b = (self.threat.random_start(x, noise.derive(seeds, k), clip=False) for k in (0, 1))
         a = noise.uniform(noise.derive(seeds, 2), 0, (1, 1, 1)).to(x)
-        starred = attacked(
+        adversarial = attacked(
             self, clf, x, x, lambda: objectives.cross_entropy(clf, y), project=False, clip=False
         )
-        return Points(x, y, **starred, extra={"x_a": x_a, "x_b": x_b, "a": a})
+        return Points(x, y, **adversarial, extra={"x_a": x_a, "x_b": x_b, "a": a})
 
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         step = adversarial_cross_entropy(clf, points)
@@ -81,9 +81,10 @@ class Elle(Method):
         )
 
     def weight(self, points: Points, error: Tensor) -> Tensor:
-        """``lam`` of this step, a float64 scalar.
+        """Returns ``lam`` of this step, a float64 scalar.
 
         Args:
+            points: the points of this step.
             error: the linearity error of this step, detached.
         """
         weight = self.options.weight_at(self.threat.pixel_radius(points.clean.shape[1:]))
@@ -91,18 +92,19 @@ class Elle(Method):
 
 
 def linearity_error(clf: Classifier, points: Points) -> Tensor:
-    """``mean (CE(x_c) - a CE(x_a) - (1 - a) CE(x_b))^2``, a scalar, from one forward of all three.
+    """Returns ``mean (CE(x_c) - a CE(x_a) - (1 - a) CE(x_b))^2``, a scalar, from one forward pass of all three points.
 
-    In float32 also under autocast: the error is a small difference of losses, less than half precision resolves.
-    BatchNorm normalises the three together, and its running statistics stay.
+    Computed in float32 even under autocast: the error is a difference of losses below the resolution of half
+    precision. BatchNorm normalises the three points together and does not update its running statistics.
 
     Args:
-        points: ``extra`` holds the ends ``x_a``, ``x_b`` ``[N, C, H, W]`` and the place ``a`` ``[N, 1, 1, 1]``.
+        points: ``extra`` holds the ends of the chord, ``x_a`` and ``x_b`` ``[N, C, H, W]``, and the position
+            ``a`` ``[N, 1, 1, 1]``.
     """
     x_a, x_b, a = (points.extra[name] for name in ("x_a", "x_b", "a"))
     chord = torch.cat([x_a, x_b, a * x_a + (1 - a) * x_b])
     with running_statistics_kept(clf), autocast_off(chord.device):
         losses = energies.cross_entropy(clf.logits(chord), points.labels.repeat(3))
-    at_a, at_b, at_c = losses.chunk(3)
-    share = a.flatten()
-    return (at_c - share * at_a - (1 - share) * at_b).square().mean()
+    loss_a, loss_b, loss_c = losses.chunk(3)
+    a = a.flatten()
+    return (loss_c - a * loss_a - (1 - a) * loss_b).square().mean()

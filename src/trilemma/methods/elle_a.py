@@ -1,4 +1,4 @@
-"""ELLE-A: ELLE whose weight is raised when the linearity error stands out (Abad Rocamora et al. 2024)."""
+"""ELLE-A: ELLE whose weight is raised when the linearity error is an outlier (Abad Rocamora et al. 2024)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from trilemma.methods.base import MethodState, Points, Step
 from trilemma.methods.elle import Elle
 from trilemma.methods.fgsm import SingleStepOptions
 
-MEMORY = ("count", "sum", "squares", "weight")
+# Keys of ``MethodState.extra``: number, sum and sum of squares of the errors so far, and the last weight.
+STATE_KEYS = ("count", "sum", "squares", "weight")
 
 
 class ElleAOptions(SingleStepOptions):
@@ -27,42 +28,49 @@ class ElleAOptions(SingleStepOptions):
     image_sets: ClassVar[int] = 4
 
     name: Literal["elle-a"] = "elle-a"
-    weight: PositiveFloat = Field(4000.0, description="weight of the linearity error once it stands out")
-    decay: float = Field(0.99, ge=0, le=1, description="factor of the weight at every other step")
+    weight: PositiveFloat = Field(
+        4000.0, description="weight of the linearity error at a step where it is an outlier"
+    )
+    decay: float = Field(
+        0.99, ge=0, le=1, description="factor that multiplies the weight at every other step"
+    )
 
 
 class ElleA(Elle):
-    """ELLE's loss with a ``lam`` that starts at 0 and is set anew at every step, before it is used::
+    """ELLE's loss with a ``lam`` that starts at 0 and is updated at every step, before it is used::
 
         lam = 4000 if error > mean + 2 std of all errors so far, and there are more than two, else 0.99 lam
 
-    The spread is that of the errors themselves (divided by their number, as NumPy does). Their number, sum and
-    sum of squares are all that is remembered, in float64.
+    The standard deviation is the population one (divided by the number of errors, as in NumPy). The state keeps only
+    the number, sum and sum of squares of the errors, in float64.
     """
 
     Options = ElleAOptions
 
     def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> MethodState:
         state = super().init_state(clf, data, seed)
-        state.extra |= {name: torch.zeros((), dtype=torch.float64, device=clf.device) for name in MEMORY}
+        state.extra |= {name: torch.zeros((), dtype=torch.float64, device=clf.device) for name in STATE_KEYS}
         return state
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
-        """With the limit of this step and the weight of the last one: ``terms`` may be asked twice."""
+        """Returns ELLE's points with the outlier limit of this step and the weight of the last step in ``extra``.
+
+        They are in the points because ``terms`` may be called twice per step.
+        """
         points = super().points(clf, batch, state)
-        count, total, squares, weight = (state.extra[name].to(batch.images.device) for name in MEMORY)
+        count, total, squares, weight = (state.extra[name].to(batch.images.device) for name in STATE_KEYS)
         mean = total / count.clamp_min(1)
-        spread = (squares / count.clamp_min(1) - mean.square()).clamp_min(0).sqrt()
-        limit = torch.where(count > 2, mean + 2 * spread, torch.inf)
+        std = (squares / count.clamp_min(1) - mean.square()).clamp_min(0).sqrt()
+        limit = torch.where(count > 2, mean + 2 * std, torch.inf)
         return replace(points, extra={**points.extra, "limit": limit, "weight": weight})
 
     def weight(self, points: Points, error: Tensor) -> Tensor:
-        stands_out = error.double() > points.extra["limit"]
-        return torch.where(stands_out, self.options.weight, self.options.decay * points.extra["weight"])
+        is_outlier = error.double() > points.extra["limit"]
+        return torch.where(is_outlier, self.options.weight, self.options.decay * points.extra["weight"])
 
     def after_backward(self, points: Points, state: MethodState, step: Step) -> None:
-        """Remembers the error and the weight of this step."""
+        """Adds the error of this step to the statistics and stores its weight."""
         error = step.metrics["linearity_error"].double()
-        count, total, squares, _ = (state.extra[name].to(error.device) for name in MEMORY)
-        now = (count + 1, total + error, squares + error.square(), step.metrics["weight"])
-        state.extra |= dict(zip(MEMORY, now, strict=True))
+        count, total, squares, _ = (state.extra[name].to(error.device) for name in STATE_KEYS)
+        updated = (count + 1, total + error, squares + error.square(), step.metrics["weight"])
+        state.extra |= dict(zip(STATE_KEYS, updated, strict=True))

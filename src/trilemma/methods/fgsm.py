@@ -1,4 +1,4 @@
-"""FGSM training: one step of the radius from the clean image (Goodfellow et al. 2015)."""
+"""FGSM training: one attack step, as long as the radius, from the clean image (Goodfellow et al. 2015)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trilemma.walks import objectives
 
 
 class SingleStepOptions(MethodOptions):
-    """What they share: x* alone in the loss, one step of the radius, its gradient in train mode."""
+    """Options of single-step methods: a loss on x* alone, one attack step as long as the radius, in train mode."""
 
     forwards_clean: ClassVar[bool] = False
     uses_attack: ClassVar[bool] = True
@@ -35,7 +35,7 @@ class FgsmOptions(SingleStepOptions):
 class Fgsm(Method):
     """``L = mean CE(x*, y)``, ``x* = clip(x + eps sign grad CE(x, y))``: no random start.
 
-    It collapses at large radii, and is here for that: remedies are tried on it.
+    At large radii it overfits catastrophically; it is included as the test case of the remedies.
     """
 
     Options = FgsmOptions

@@ -1,4 +1,4 @@
-"""FGSM from a random start (Wong, Rice and Kolter 2020), and the step from noise that others share with it."""
+"""FGSM from a random start (Wong, Rice and Kolter 2020), and the attack that it shares with N-FGSM and AAER."""
 
 from __future__ import annotations
 
@@ -30,22 +30,24 @@ class FgsmRS(Method):
     Options = FgsmRSOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
-        return stepped_from_noise(self, clf, batch, state, scale=1.0, project=True)
+        return single_step_from_noise(self, clf, batch, state, scale=1.0, project=True)
 
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         return adversarial_cross_entropy(clf, points)
 
 
-def stepped_from_noise(
+def single_step_from_noise(
     method: Method, clf: Classifier, batch: Batch, state: MethodState, *, scale: float, project: bool
 ) -> Points:
-    """x* by the method's step up the cross-entropy from a uniform start; the start stays in ``extra["start"]``.
+    """Returns points whose x* is the method's step up the cross-entropy from a uniform random start.
+
+    The start is in ``extra["start"]``, ``[N, C, H, W]``.
 
     Args:
         scale: half-width of the noise, in radii. The noisy image is clipped to [0, 1] before the gradient.
-        project: bring x* back to the ball, not only to the box.
+        project: project x* onto the ball, besides clipping it to [0, 1].
     """
     x, y = batch.images, batch.labels
     start = method.threat.random_start(x, noise.derive(fresh_seeds(state, x), 0), scale=scale)
-    starred = attacked(method, clf, x, start, lambda: objectives.cross_entropy(clf, y), project=project)
-    return Points(x, y, extra={"start": start}, **starred)
+    adversarial = attacked(method, clf, x, start, lambda: objectives.cross_entropy(clf, y), project=project)
+    return Points(x, y, extra={"start": start}, **adversarial)

@@ -1,4 +1,4 @@
-"""Free adversarial training: the backward of the weight step also moves the perturbation (Shafahi et al. 2019)."""
+"""Free adversarial training: one backward pass updates weights and perturbation (Shafahi et al. 2019)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class FreeATOptions(SingleStepOptions):
 
     name: Literal["free-at"] = "free-at"
     attack_mode: Literal["train"] = Field(
-        "train", description="the forward of the loss is that of the attack"
+        "train", description="always train: loss and attack share one forward pass"
     )
     replays: PositiveInt = Field(
-        8, description="steps in a row on each batch; an epoch has as many times the steps"
+        8, description="consecutive steps on each batch; multiplies the steps of an epoch"
     )
 
     @property
@@ -35,13 +35,13 @@ class FreeATOptions(SingleStepOptions):
 
 
 class FreeAT(Method):
-    """``L = mean CE(x + delta, y)``, each batch ``replays`` times in a row, and after each backward::
+    """``L = mean CE(x + delta, y)``, each batch ``replays`` times in a row; after each backward pass::
 
         delta <- clip(delta + eps sign grad L, -eps, eps), then clip(x + delta, 0, 1) - x
 
-    Under an L2 threat the step is normalised and the ball is that of L2. ``delta`` starts at 0 and stays across replays
-    and batches. A batch of another shape starts it anew. It belongs to the row, not to an image, so the image under
-    it changes with the batch, and the first x + delta of a batch is clipped to its own box.
+    Under an L2 threat the step is normalised and delta is projected onto the L2 ball. ``delta`` is initialised to 0
+    and kept across replays and batches; a batch of another shape resets it to 0. It belongs to an index in the batch,
+    not to an image, so a new batch combines it with other images; x + delta is then clipped to [0, 1].
     """
 
     Options = FreeATOptions
@@ -51,9 +51,10 @@ class FreeAT(Method):
         delta = state.extra.get("delta")
         if delta is None or delta.shape != x.shape:
             delta = torch.zeros_like(x)
-        state.extra["delta"] = delta.to(x)  # a resumed one comes from the CPU
-        starred = (x + state.extra["delta"]).clamp(0.0, 1.0)
-        return Points(x, batch.labels, adversarial=starred.requires_grad_())
+        # After a resume, delta is on the CPU.
+        state.extra["delta"] = delta.to(x)
+        adversarial = (x + state.extra["delta"]).clamp(0.0, 1.0)
+        return Points(x, batch.labels, adversarial=adversarial.requires_grad_())
 
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         return adversarial_cross_entropy(clf, points)
@@ -61,5 +62,5 @@ class FreeAT(Method):
     def after_backward(self, points: Points, state: MethodState, step: Step) -> None:
         assert points.adversarial is not None and points.adversarial.grad is not None
         x, delta = points.clean, state.extra["delta"]
-        moved = x + delta + self.threat.epsilon * self.threat.ascent(points.adversarial.grad)
-        state.extra["delta"] = self.threat.project(moved, x) - x
+        stepped = x + delta + self.threat.epsilon * self.threat.ascent(points.adversarial.grad)
+        state.extra["delta"] = self.threat.project(stepped, x) - x

@@ -1,4 +1,4 @@
-"""GradAlign: the input gradient of the loss is kept the same all over the ball (Andriushchenko and Flammarion 2020)."""
+"""GradAlign: a penalty on changes of the input gradient within the ball (Andriushchenko and Flammarion 2020)."""
 
 from __future__ import annotations
 
@@ -33,54 +33,55 @@ class GradAlignOptions(SingleStepOptions):
 
     name: Literal["grad-align"] = "grad-align"
     weight: NonNegativeFloat | None = Field(
-        None, description="weight of the alignment term; null: by the radius, 0.2 at 8/255 and 2 at 16/255"
+        None,
+        description="weight of the alignment term; null: depends on the radius, 0.2 at 8/255 and 2 at 16/255",
     )
 
     def weight_at(self, radius: float) -> float:
-        """The weight at a radius per pixel value: log-linear, ten times as much for 8/255 more."""
+        """Returns the weight at an L-inf radius in pixel units: log-linear, a factor of ten per 8/255."""
         if self.weight is not None:
             return self.weight
         return math.exp(255 * radius * math.log(10) / 8 + math.log(0.02))
 
     def resolved_attack(self, attack: AttackConfig, threat: ThreatConfig | None) -> AttackConfig:
-        """As for every method, but the attack has one step: its gradient is the one at the clean image.
+        """Returns the resolved settings of the attack, which must have one step: the term uses its gradient at x.
 
         Raises:
-            ConfigError: more steps.
+            ConfigError: ``attack.steps`` is not 1.
         """
         if attack.steps not in (None, 1):
             raise ConfigError(
-                f"attack.steps: {attack.steps} given, but 'grad-align' aligns the gradient of its one step; "
-                "use 1, or pgd-at"
+                f"attack.steps: {attack.steps} given, but method 'grad-align' needs a single-step attack; "
+                "use 1, or method pgd-at"
             )
         return super().resolved_attack(attack, threat)
 
     def warnings(self, attack: AttackConfig, sampler: SamplerConfig) -> list[str]:
-        """A radius that the rule of the weight was not published for, and gradients of two modes."""
-        found = []
-        # the one step is as long as the radius
+        """Warns of a radius beyond the published rule of the weight, and of gradients in two BatchNorm modes."""
+        messages = []
+        # The single step is as long as the radius.
         if self.weight is None and parse_fraction(attack.step_size or 0) > parse_fraction("16/255"):
-            found.append(
-                "method.weight: its rule is published for L-inf up to 16/255 and grows tenfold with every "
-                "8/255; choose the weight yourself"
+            messages.append(
+                "method.weight: the default is published for L-inf radii up to 16/255 and grows tenfold with every "
+                "8/255; set the weight"
             )
         if self.attack_mode == "eval":
-            found.append(
+            messages.append(
                 "method.attack_mode: 'eval' aligns a gradient in eval mode with one in train mode; "
                 "with BatchNorm use 'train'"
             )
-        return found
+        return messages
 
 
 class GradAlign(Method):
     """``L = mean CE(x*, y) + lam (1 - mean cos(g(x), g(x')))``, ``g = grad_x CE``, ``x' = x + U(-eps, eps)``.
 
-    x* is one full step from x itself, along g(x): the attack's own gradient is the first of the two and no
-    second one is computed. It is held, and weights learn through g(x') alone. x' may leave the box. Images where
-    a gradient is exactly 0 have no angle and are left out of the mean.
+    x* is one full step from x along g(x); g(x) is the gradient that the attack has computed, not a second one. g(x)
+    is detached: the term has a gradient with respect to the weights through g(x') alone. x' is not clipped to [0, 1].
+    Images whose gradient is exactly 0 have no angle and are excluded from the mean.
 
-    Under an L2 threat x' is uniform in the L2 ball, and ``lam`` follows the radius per pixel value,
-    ``eps / sqrt(number of values)``; nothing is published for it.
+    Under an L2 threat x' is uniform in the L2 ball, and ``lam`` is chosen by the radius per pixel value,
+    ``eps / sqrt(number of values)``; the paper gives no values for L2.
     """
 
     Options = GradAlignOptions
@@ -88,55 +89,56 @@ class GradAlign(Method):
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         x, y = batch.images, batch.labels
         nearby = self.threat.random_start(x, fresh_seeds(state, x), clip=False)
-        starred = attacked(self, clf, x, x, lambda: objectives.cross_entropy(clf, y))
-        return Points(x, y, **starred, extra={"nearby": nearby})
+        adversarial = attacked(self, clf, x, x, lambda: objectives.cross_entropy(clf, y))
+        return Points(x, y, **adversarial, extra={"nearby": nearby})
 
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         assert points.gradient is not None
         step = adversarial_cross_entropy(clf, points)
-        second = differentiable_gradient(clf, points.extra["nearby"], points.labels)
-        turned = misalignment(points.gradient.detach(), second)
+        nearby_gradient = differentiable_gradient(clf, points.extra["nearby"], points.labels)
+        penalty = misalignment(points.gradient.detach(), nearby_gradient)
         weight = self.options.weight_at(self.threat.pixel_radius(points.clean.shape[1:]))
-        named = {"robust": step.loss, "misalignment": turned}
+        named = {"robust": step.loss, "misalignment": penalty}
         return replace(
             step,
-            loss=step.loss + weight * turned,
+            loss=step.loss + weight * penalty,
             metrics={name: value.detach() for name, value in named.items()},
         )
 
 
 def differentiable_gradient(clf: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """``grad_x CE`` with a graph to the weights, ``[N, C, H, W]``.
+    """Returns ``grad_x CE``, ``[N, C, H, W]``, with its graph, so that it can be differentiated by the weights.
 
-    In float32 also under autocast: half-precision rounding would be differentiated along. BatchNorm's running
-    statistics stay.
+    Computed in float32 even under autocast, so that half-precision rounding is not differentiated too. BatchNorm's
+    running statistics are not updated.
     """
-    here = images.detach().requires_grad_()
-    with running_statistics_kept(clf), autocast_off(here.device):
-        loss = energies.cross_entropy(clf.logits(here), labels).sum()
-        (gradient,) = torch.autograd.grad(loss, here, create_graph=True)
+    inputs = images.detach().requires_grad_()
+    with running_statistics_kept(clf), autocast_off(inputs.device):
+        loss = energies.cross_entropy(clf.logits(inputs), labels).sum()
+        (gradient,) = torch.autograd.grad(loss, inputs, create_graph=True)
     return gradient
 
 
 def misalignment(first: Tensor, second: Tensor) -> Tensor:
-    """``1 - mean cos`` over the images where neither gradient is 0, a scalar; 0 where there is none.
+    """Returns ``1 - mean cos`` over the images where neither gradient is 0, a scalar; 0 if there is no such image.
 
     Args:
-        first, second: ``[N, C, H, W]``; the graph may go through either.
+        first, second: ``[N, C, H, W]``; either may carry a graph.
     """
-    (u, there), (v, here) = unit(first), unit(second)
-    counted = (there & here).to(second)
-    turned = 1 - (u * v).flatten(1).sum(1)
-    return (turned * counted).sum() / counted.sum().clamp_min(1)
+    (u, u_nonzero), (v, v_nonzero) = unit(first), unit(second)
+    counted = (u_nonzero & v_nonzero).to(second)
+    one_minus_cosine = 1 - (u * v).flatten(1).sum(1)
+    return (one_minus_cosine * counted).sum() / counted.sum().clamp_min(1)
 
 
 def unit(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Each image's gradient at length 1, and where that was possible (bool ``[N]``).
+    """Returns each image's gradient scaled to L2 norm 1, and which gradients are not 0 (bool ``[N]``).
 
-    A root at 0 has no derivative, so those images get length 1 before it: 0 comes back, and NaN does not.
+    A zero gradient is returned as 0: its norm is replaced by 1 before the square root, whose derivative at 0 would
+    be NaN.
     """
-    rows = gradient.flatten(1)
-    squared = rows.square().sum(1)
-    nonzero = squared > 0
-    length = torch.where(nonzero, squared, torch.ones_like(squared)).sqrt()
-    return (rows / length[:, None]).view_as(gradient), nonzero
+    flat = gradient.flatten(1)
+    squared_norm = flat.square().sum(1)
+    nonzero = squared_norm > 0
+    norm = torch.where(nonzero, squared_norm, torch.ones_like(squared_norm)).sqrt()
+    return (flat / norm[:, None]).view_as(gradient), nonzero

@@ -1,4 +1,4 @@
-"""The inner loops that methods share: a training attack and a training chain."""
+"""The inner loops of training methods: an attack that makes x*, and chains that make x^."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from trilemma.walks.walk import Objective, StepRule, Stop
 
 
 class Attacked(TypedDict):
-    """What an attack adds to :class:`Points`."""
+    """Fields of :class:`Points` that an attack sets."""
 
     adversarial: Tensor
     gradient: Tensor
 
 
 class Chain(TypedDict):
-    """What a chain adds to :class:`Points`."""
+    """Fields of :class:`Points` that a chain sets."""
 
     generated: Tensor
     generated_labels: Tensor | None
 
 
 def fresh_seeds(state: MethodState, images: Tensor) -> Tensor:
-    """One noise seed per image, from the method's own generator."""
+    """Returns one noise seed per image, int64 ``[N]``, drawn from the method's generator."""
     return noise.image_seeds(len(images), state.generator, images.device)
 
 
 def nearby_start(state: MethodState, images: Tensor) -> Tensor:
-    """``x + 0.001 N(0, I)``, as TRADES leaves a point where its divergence has no gradient; not cut to [0, 1]."""
+    """Returns ``x + 0.001 N(0, I)``, not clipped to [0, 1]: at x itself, the KL of TRADES has gradient 0."""
     return images + 0.001 * noise.normal(fresh_seeds(state, images), 0, images.shape[1:])
 
 
@@ -58,35 +58,40 @@ def attacked(
     seeds: Tensor | None = None,
     stop: Stop | None = None,
 ) -> Attacked:
-    """x*: the method's steps up ``objective`` from ``start``, in its BatchNorm mode.
+    """Returns x*: the steps of ``method.attack`` up ``objective`` from ``start``, in the method's BatchNorm mode.
 
     Args:
-        objective: built inside the loop, so that clean logits it needs are taken in the attack's mode.
+        method: the steps, their size, the BatchNorm mode and the threat.
+        images: x, ``[N, C, H, W]``, the centres of the balls.
+        start: first images of the attack, ``[N, C, H, W]``.
+        objective: makes the objective; called in the attack's BatchNorm mode, so that any clean logits of the
+            objective are computed in that mode.
         project, clip, step_rule, seeds, stop: as in :func:`trilemma.walks.steps.ascend`.
 
     Returns:
-        ``adversarial`` ``[N, C, H, W]``, detached; it requires a gradient, which ``after_backward`` reads. And
-        ``gradient``, each image's input gradient at its last step (0 where an image stopped before the first), which
-        the training one is compared with.
+        ``adversarial`` ``[N, C, H, W]``, detached, with ``requires_grad`` set, so that the backward pass of the loss
+        fills its ``grad``. ``gradient`` ``[N, C, H, W]``, the gradient with respect to each image at its last step
+        (0 if the image stopped before the first), for comparison with that ``grad``.
 
     Raises:
         ConfigError: ``stop`` with an attack in train mode under BatchNorm.
     """
     attack = method.attack
-    assert attack.steps is not None and attack.step_size is not None  # filled in by the options
+    # MethodOptions.resolved_attack has set both.
+    assert attack.steps is not None and attack.step_size is not None
     last: deque[Tensor] = deque(maxlen=1)
     gradient = None if stop is None else torch.zeros_like(images)
 
-    def remember(at: dict[str, Any]) -> None:
+    def store_gradient(step: dict[str, Any]) -> None:
         if gradient is None:
-            last.append(at["gradient"])
+            last.append(step["gradient"])
         else:
-            gradient[at["index"]] = at["gradient"]
+            gradient[step["index"]] = step["gradient"]
 
     with inner_loop(clf, method.options.attack_mode):
         adversarial = ascend(
             clf, start, images, method.threat, objective(), attack.steps, float(parse_fraction(attack.step_size)),
-            project=project, clip=clip, step_rule=step_rule, seeds=seeds, stop=stop, callback=remember,
+            project=project, clip=clip, step_rule=step_rule, seeds=seeds, stop=stop, callback=store_gradient,
         )  # fmt: skip
     return {
         "adversarial": adversarial.detach().requires_grad_(),
@@ -97,26 +102,28 @@ def attacked(
 def chain(
     clf: Classifier, state: MethodState, sampler: SamplerConfig, count: int, clip: bool = True
 ) -> Chain:
-    """x^: chains drawn from the replay buffer, walked down their energy, and written back.
+    """Returns x^: chains from the replay buffer after ``sampler.steps`` more steps, which are also written back.
+
+    Without a replay buffer, chains begin at new starts with uniform random labels.
 
     Returns:
-        ``generated`` ``[count, C, H, W]`` and, for chains of E(x, y), the ``generated_labels`` they were started for
-        (``None`` for chains of E(x)).
+        ``generated`` ``[count, C, H, W]``, and ``generated_labels``: for chains of E(x, y) int64 ``[count]``, the
+        labels that the chains were started with; ``None`` for chains of E(x).
     """
     if state.buffer is not None:
-        images, labels, places = state.buffer.draw(count, state.generator)
+        images, labels, indices = state.buffer.draw(count, state.generator)
     else:
         assert state.starts is not None
         labels = torch.randint(clf.num_classes, (count,), generator=state.generator).to(clf.device)
         images = state.starts(labels)
     seeds = noise.image_seeds(count, state.generator, images.device)
-    walked = descended(clf, images, labels, sampler, sampler.steps or 0, seeds, clip)
+    result = descend_energy(clf, images, labels, sampler, sampler.steps or 0, seeds, clip)
     if state.buffer is not None:
-        state.buffer.write(places, walked["generated"], labels)
-    return walked
+        state.buffer.write(indices, result["generated"], labels)
+    return result
 
 
-def descended(
+def descend_energy(
     clf: Classifier,
     images: Tensor,
     labels: Tensor,
@@ -125,12 +132,18 @@ def descended(
     seeds: Tensor,
     clip: bool = True,
 ) -> Chain:
-    """``images`` walked down the energy of ``sampler``, E(x) or E(x, y) of ``labels``, by ``steps`` of its steps."""
-    run: Callable[..., Tensor] = SAMPLERS.get(sampler.name or "langevin")
+    """Returns ``images`` after ``steps`` steps of ``sampler`` down its energy, E(x) or E(x, y) of ``labels``.
+
+    Args:
+        images: ``[N, C, H, W]``.
+        labels, seeds: int64 ``[N]``.
+        clip: clip the images to [0, 1] after every step.
+    """
+    run_sampler: Callable[..., Tensor] = SAMPLERS.get(sampler.name or "langevin")
     energy = (
         objectives.joint_energy(clf, labels) if sampler.energy == "joint" else objectives.marginal_energy(clf)
     )
     with inner_loop(clf, sampler.mode or "eval"):
         settings = sampler.model_dump(include={"step_size", "noise_std", "clamp"}, exclude_none=True)
-        generated = run(clf, images, energy, steps, seeds=seeds, clip=clip, **settings)
+        generated = run_sampler(clf, images, energy, steps, seeds=seeds, clip=clip, **settings)
     return {"generated": generated, "generated_labels": labels if sampler.energy == "joint" else None}

@@ -20,7 +20,7 @@ from trilemma.walks import objectives
 
 
 class EnergyAttackOptions(MethodOptions):
-    """What the methods that train on x* of the energy attack alone share."""
+    """Options of methods whose x* comes from the energy attack and that forward no clean images."""
 
     forwards_clean: ClassVar[bool] = False
     uses_attack: ClassVar[bool] = True
@@ -39,33 +39,33 @@ class JeatOptions(EnergyAttackOptions):
 class Jeat(Method):
     """``L = mean CE(x*, y) + w (mean E(x*) - mean E(x^))``: maximises log p(x*, y).
 
-    x* climbs the joint energy E(x*, y) from a uniform start in the ball; x^ is a chain on E(x). The
-    paper leaves the steps open; ours are ten of radius / 4, and JEM's chain.
+    x* ascends the joint energy E(x*, y) from a uniform start in the ball; x^ is a chain on E(x). The paper does not
+    specify the steps: the attack takes ten steps of radius / 4, and the chain is JEM's.
     """
 
     Options = JeatOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
-        starred = energy_attack(self, clf, batch, state)
+        adversarial = energy_attack(self, clf, batch, state)
         chains = chain(clf, state, self.sampler, len(batch.images), clip=False)
-        return Points(batch.images, batch.labels, **starred, **chains)
+        return Points(batch.images, batch.labels, **adversarial, **chains)
 
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         assert points.adversarial is not None and points.generated is not None
-        starred, generated = forward_sets(clf, None, points.adversarial, points.generated)
-        robust = energies.cross_entropy(starred, points.labels).mean()
-        contrast = contrastive(points, starred, generated)
+        adversarial_logits, generated_logits = forward_sets(clf, None, points.adversarial, points.generated)
+        robust = energies.cross_entropy(adversarial_logits, points.labels).mean()
+        contrast = contrastive(points, adversarial_logits, generated_logits)
         return Step(
             robust + self.options.generative * contrast,
-            adversarial=detached(points.adversarial, starred),
-            generated=detached(points.generated, generated),
+            adversarial=detached(points.adversarial, adversarial_logits),
+            generated=detached(points.generated, generated_logits),
             metrics={"robust": robust.detach(), "contrastive": contrast.detach()},
-            live={"adversarial": starred},
+            live={"adversarial": adversarial_logits},
         )
 
 
 def energy_attack(method: Method, clf: Classifier, batch: Batch, state: MethodState) -> Attacked:
-    """``x* <- project(x* + a sign grad E(x*, y))`` from a uniform start in the ball."""
+    """Returns x* of ``x* <- project(x* + a sign grad E(x*, y))`` from a uniform start in the ball."""
     x, y = batch.images, batch.labels
     start = method.threat.random_start(x, fresh_seeds(state, x))
     return attacked(method, clf, x, start, lambda: objectives.joint_energy(clf, y))

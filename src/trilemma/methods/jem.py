@@ -1,4 +1,4 @@
-"""JEM: a classifier is an energy model too (Grathwohl et al. 2020, arXiv 1912.03263)."""
+"""JEM: a classifier trained as an energy model as well (Grathwohl et al. 2020, arXiv 1912.03263)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class JemOptions(JointEnergyModelOptions):
 
 
 class Jem(JointEnergyModel):
-    """``L = w (mean E(x_data) - mean E(x^)) + mean CE(x, y)``, x^ from Langevin chains that start as noise.
+    """``L = w (mean E(x_data) - mean E(x^)) + mean CE(x, y)``, x^ from Langevin chains that start at uniform noise.
 
-    x_data are the classified images themselves. As published, training images carry Gaussian noise
-    (``training.input_noise``), the network has no normalisation layers, and nothing holds a chain in the box:
-    its images may leave [0, 1] while training.
+    x_data are the classified images. As published, Gaussian noise is added to the training images
+    (``training.input_noise``), the network has no normalisation layers, and chains are not clipped to [0, 1] during
+    training.
     """
 
     Options = JemOptions

@@ -1,4 +1,4 @@
-"""JEM++: JEM with batch normalisation, clamped noiseless steps and informed starts (Yang and Ji 2021)."""
+"""JEM++: JEM with batch normalisation, clamped steps without noise, and class-Gaussian starts (Yang and Ji 2021)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class JemPlusPlusOptions(JointEnergyModelOptions):
 class JemPlusPlus(JointEnergyModel):
     """``L = w (mean E(x_data) - mean E(x^)) + mean CE(x, y)`` as in JEM, x^ from proximal steps.
 
-    Chains start at class Gaussians, take ten steps ``clip(x - 0.25 clamp(grad E(x), +-2))`` with BatchNorm in
-    train mode, and stay in the box. The inner loop of the release repeats the gradient of an affine layer;
-    these are the same points without it (see :func:`trilemma.samplers.samplers.proximal`).
+    Chains start at draws from class Gaussians and take ten steps ``clip(x - 0.25 clamp(grad E(x), +-2), 0, 1)`` with
+    BatchNorm in train mode. The inner loop of the release repeats the gradient of an affine layer; these steps reach
+    the same points without it (see :func:`trilemma.samplers.samplers.proximal`).
     """
 
     Options = JemPlusPlusOptions

@@ -1,4 +1,4 @@
-"""MART: misclassified images count more (Wang et al. 2020)."""
+"""MART: adversarial training that weights misclassified images more (Wang et al. 2020)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class MartOptions(MethodOptions):
 
 
 class Mart(Method):
-    """Boosted cross-entropy on x*, and a KL that weighs an image by how little it is believed::
+    """Boosted cross-entropy on x*, and a KL term weighted by the probability missing from the true class::
 
         L = mean [ -log p_y(x*) - log(1.0001 - max_{k != y} p_k(x*) + 1e-12)
                    + beta KL(f(x) || f(x*)) (1.0000001 - p_y(x)) ]
 
-    ``p`` is the softmax; x* climbs the cross-entropy from ``x + 0.001 n``. The constants are the release's. The
-    gradient goes through both sides of the KL and through ``p_y(x)``.
+    ``p`` is the softmax; x* ascends the cross-entropy from ``x + 0.001 n``. The constants are those of the authors'
+    code. The gradient goes through both arguments of the KL and through ``p_y(x)``.
     """
 
     Options = MartOptions
@@ -46,17 +46,22 @@ class Mart(Method):
 
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         assert points.adversarial is not None
-        clean, starred = forward_sets(clf, points.clean, points.adversarial)
+        clean_logits, adversarial_logits = forward_sets(clf, points.clean, points.adversarial)
         y = points.labels[:, None]
-        rival = starred.softmax(1).scatter(1, y, 0.0).amax(1)  # max_{k != y} p_k(x*)
-        believed = clean.softmax(1).gather(1, y).squeeze(1)  # p_y(x)
-        boosted = energies.cross_entropy(starred, points.labels) - (1.0001 - rival + 1e-12).log()
+        # max_{k != y} p_k(x*)
+        highest_wrong = adversarial_logits.softmax(1).scatter(1, y, 0.0).amax(1)
+        # p_y(x)
+        true_probability = clean_logits.softmax(1).gather(1, y).squeeze(1)
+        boosted = (
+            energies.cross_entropy(adversarial_logits, points.labels) - (1.0001 - highest_wrong + 1e-12).log()
+        )
         robust = boosted.mean()
-        divergence = (energies.kl_divergence(clean, starred) * (1.0000001 - believed)).mean()
+        kl = energies.kl_divergence(clean_logits, adversarial_logits)
+        divergence = (kl * (1.0000001 - true_probability)).mean()
         return Step(
             robust + self.options.beta * divergence,
-            clean=detached(points.clean, clean),
-            adversarial=detached(points.adversarial, starred),
+            clean=detached(points.clean, clean_logits),
+            adversarial=detached(points.adversarial, adversarial_logits),
             metrics={"robust": robust.detach(), "divergence": divergence.detach()},
-            live={"clean": clean, "adversarial": starred},
+            live={"clean": clean_logits, "adversarial": adversarial_logits},
         )

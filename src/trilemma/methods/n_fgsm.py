@@ -1,4 +1,4 @@
-"""N-FGSM: strong noise, one full step, no projection to the ball (de Jorge et al. 2022)."""
+"""N-FGSM: a large random start, one full step, no projection onto the ball (de Jorge et al. 2022)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.data.batch import Batch
 from trilemma.methods.base import Method, MethodState, Points, Step
 from trilemma.methods.fgsm import SingleStepOptions
-from trilemma.methods.fgsm_rs import stepped_from_noise
+from trilemma.methods.fgsm_rs import single_step_from_noise
 from trilemma.methods.pgd_at import adversarial_cross_entropy
 
 
@@ -33,7 +33,7 @@ class NFgsm(Method):
     Options = NFgsmOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
-        return stepped_from_noise(self, clf, batch, state, scale=self.options.noise, project=False)
+        return single_step_from_noise(self, clf, batch, state, scale=self.options.noise, project=False)
 
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         return adversarial_cross_entropy(clf, points)

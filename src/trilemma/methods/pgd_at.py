@@ -1,4 +1,4 @@
-"""Adversarial training on multi-step images (Madry et al. 2018)."""
+"""PGD-AT: adversarial training on images of a multi-step attack (Madry et al. 2018)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PgdAT(Method):
 
 
 def adversarial_cross_entropy(clf: Classifier, points: Points) -> Step:
-    """``mean CE(x*, y)``, the loss of every method that trains on x* alone."""
+    """Returns the step of ``L = mean CE(x*, y)``, the loss of every method that trains on x* alone."""
     assert points.adversarial is not None
     logits = clf.logits(points.adversarial)
     loss = energies.cross_entropy(logits, points.labels).mean()

@@ -18,15 +18,15 @@ class PreJeatOptions(EnergyAttackOptions):
 class PreJeat(Method):
     """``L = mean CE(x*, y)``, ``x* <- project(x* + a sign grad E(x*, y))``.
 
-    Ordinary adversarial training but for its attack: ``grad CE = grad E(x, y) - grad E(x)``, and only the
-    first part is climbed. The paper leaves the steps open; ours are ten of radius / 4.
+    It differs from PGD-AT only in the attack: ``grad CE = grad E(x, y) - grad E(x)``, and the attack ascends the first
+    part alone. The paper does not specify the steps; the default is ten steps of radius / 4.
     """
 
     Options = PreJeatOptions
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
-        starred = energy_attack(self, clf, batch, state)
-        return Points(batch.images, batch.labels, **starred)
+        adversarial = energy_attack(self, clf, batch, state)
+        return Points(batch.images, batch.labels, **adversarial)
 
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         return adversarial_cross_entropy(clf, points)

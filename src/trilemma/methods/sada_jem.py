@@ -1,4 +1,4 @@
-"""SADA-JEM: a joint energy model whose data term sees un-augmented images (Yang et al. 2023)."""
+"""SADA-JEM: a joint energy model with un-augmented images in the generative term (Yang et al. 2023)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class SadaJemOptions(JointEnergyModelOptions):
 class SadaJem(JointEnergyModel):
     """``L = w (mean E(x_data) - mean E(x^)) + mean CE(x, y)``, with the chains of JEM++.
 
-    The data term sees un-augmented images, the cross-entropy augmented ones. Its published form updates
-    the weights with adaptive SAM (``update.name: sam``).
+    x_data are un-augmented images, x augmented ones. The published form updates the weights with adaptive SAM
+    (``update.name: sam``).
     """
 
     Options = SadaJemOptions

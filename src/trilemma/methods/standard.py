@@ -1,4 +1,4 @@
-"""Standard training: ``CE(x)``."""
+"""Standard training: cross-entropy on clean images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TRADES: accuracy and stability as two terms (Zhang et al. 2019)."""
+"""TRADES: clean cross-entropy plus the divergence between clean and adversarial predictions (Zhang et al. 2019)."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class TradesOptions(MethodOptions):
 
 
 class Trades(Method):
-    """``L = mean [CE(x, y) + beta KL(f(x) || f(x*))]``, x* climbing the KL from ``x + 0.001 n``.
+    """``L = mean [CE(x, y) + beta KL(f(x) || f(x*))]``; x* ascends the KL from ``x + 0.001 n``.
 
-    In energies, ``KL = E_{k~p(.|x)}[E(x*, k) - E(x, k)] + dE(x)``. The gradient goes through both sides.
+    In energies, ``KL = E_{k~p(.|x)}[E(x*, k) - E(x, k)] + dE(x)``. The gradient goes through both arguments of the KL.
     """
 
     Options: ClassVar[type[MethodOptions]] = TradesOptions
@@ -49,13 +49,13 @@ class Trades(Method):
 
     def terms(self, clf: Classifier, points: Points, state: MethodState) -> Step:
         assert points.adversarial is not None
-        clean, starred = forward_sets(clf, points.clean, points.adversarial)
-        natural = energies.cross_entropy(clean, points.labels).mean()
-        divergence = energies.kl_divergence(clean, starred).mean()
+        clean_logits, adversarial_logits = forward_sets(clf, points.clean, points.adversarial)
+        natural = energies.cross_entropy(clean_logits, points.labels).mean()
+        divergence = energies.kl_divergence(clean_logits, adversarial_logits).mean()
         return Step(
             natural + self.options.beta * divergence,
-            clean=detached(points.clean, clean),
-            adversarial=detached(points.adversarial, starred),
+            clean=detached(points.clean, clean_logits),
+            adversarial=detached(points.adversarial, adversarial_logits),
             metrics={"natural": natural.detach(), "divergence": divergence.detach()},
-            live={"clean": clean, "adversarial": starred},
+            live={"clean": clean_logits, "adversarial": adversarial_logits},
         )

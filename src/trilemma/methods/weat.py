@@ -1,4 +1,4 @@
-"""WEAT: images of low energy count less (Mirza et al. 2024, arXiv 2407.06315)."""
+"""WEAT: TRADES with images weighted by their energy (Mirza et al. 2024, arXiv 2407.06315)."""
 
 from __future__ import annotations
 
@@ -54,28 +54,28 @@ class WeatAdv(Trades):
 
 
 def energy_weight(logits: Tensor) -> Tensor:
-    """``w = 1 / softplus(|E(x)|)`` of clean images' logits ``[N, K]``: ``[N]``, in (0, 1.4427], a constant.
+    """Returns ``w = 1 / softplus(|E(x)|)``, ``[N]`` in (0, 1.4427], detached, from clean logits ``[N, K]``.
 
-    Not normalised over the batch; ``softplus(a) = log(1 + exp a)`` without overflow.
+    Not normalised over the batch. ``softplus(a) = log(1 + exp a)`` without overflow.
     """
     return 1 / softplus(energies.marginal_energy(logits.detach()).abs())
 
 
 def _weighted(clf: Classifier, points: Points, beta: float, classified: Literal["natural", "robust"]) -> Step:
-    """The loss of both forms; ``classified`` says whether x or x* is."""
+    """Returns the step of WEAT, with the cross-entropy on x (``classified="natural"``) or on x* (``"robust"``)."""
     assert points.adversarial is not None
-    clean, starred = forward_sets(clf, points.clean, points.adversarial)
-    weight = energy_weight(clean)
-    chosen = clean if classified == "natural" else starred
+    clean_logits, adversarial_logits = forward_sets(clf, points.clean, points.adversarial)
+    weight = energy_weight(clean_logits)
+    classified_logits = clean_logits if classified == "natural" else adversarial_logits
     named = {
-        classified: (weight * energies.cross_entropy(chosen, points.labels)).mean(),
-        "divergence": (weight * energies.kl_divergence(clean, starred)).mean(),
+        classified: (weight * energies.cross_entropy(classified_logits, points.labels)).mean(),
+        "divergence": (weight * energies.kl_divergence(clean_logits, adversarial_logits)).mean(),
         "weight": weight.mean(),
     }
     return Step(
         named[classified] + beta * named["divergence"],
-        clean=detached(points.clean, clean),
-        adversarial=detached(points.adversarial, starred),
+        clean=detached(points.clean, clean_logits),
+        adversarial=detached(points.adversarial, adversarial_logits),
         metrics={name: value.detach() for name, value in named.items()},
-        live={"clean": clean, "adversarial": starred},
+        live={"clean": clean_logits, "adversarial": adversarial_logits},
     )

@@ -1,4 +1,4 @@
-"""Samplers: plain functions that descend an energy, their starts, and image generation."""
+"""Samplers: functions that move images down an energy, the starts of their chains, and image generation."""
 
 from trilemma.samplers.generate import generate
 from trilemma.samplers.replay_buffer import ReplayBuffer

@@ -1,4 +1,4 @@
-"""Images from any classifier: a start, an energy, a sampler."""
+"""Generates images with a classifier, from a start, a sampler and an energy."""
 
 from __future__ import annotations
 
@@ -24,14 +24,19 @@ ENERGIES = ("joint", "marginal", "ce", "reference")
 
 
 def energy_objective(clf: Classifier, name: str, labels: Tensor) -> Objective:
-    """The energy U that sampling descends, by name.
+    """Returns the energy U that sampling descends, as an objective.
 
-    ``joint`` is E(x, y), ``marginal`` E(x), ``ce`` their difference, and ``reference`` is
-    ``(E(x, y) - m_y)^2`` with m_y the mean joint energy of the training images of class y: it pulls a
-    sample to the energy of real images instead of to minus infinity (DER, arXiv 2505.22486).
+    ``joint`` is E(x, y), ``marginal`` E(x), ``ce`` the cross-entropy E(x, y) - E(x), and ``reference`` is
+    ``(E(x, y) - m_y)^2`` with m_y the mean joint energy of the training images of class y: its minimum is at the
+    energy of real images, while E(x, y) itself is unbounded below (DER, arXiv 2505.22486).
+
+    Args:
+        clf: the classifier.
+        name: ``joint``, ``marginal``, ``ce`` or ``reference``.
+        labels: int64 ``[N]``, y.
 
     Raises:
-        ConfigError: unknown name, or ``reference`` without stored statistics.
+        ConfigError: unknown name, or ``reference`` with a classifier without stored statistics.
     """
     if name == "joint":
         return objectives.joint_energy(clf, labels)
@@ -47,20 +52,29 @@ def energy_objective(clf: Classifier, name: str, labels: Tensor) -> Objective:
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)
-        own = subset(labels, index)
-        return (energies.joint_energy(logits, own) - means[own]).square(), logits
+        y = subset(labels, index)
+        return (energies.joint_energy(logits, y) - means[y]).square(), logits
 
     return objective
 
 
 def reference_stop(clf: Classifier, labels: Tensor, tau: float | None = None) -> Stop:
-    """Arrived when ``(E(x, y) - m_y)^2 < tau``; tau is by default a quarter of the class's energy variance."""
-    means, spread = (_statistic(clf, name).to(labels.device) for name in ("energy_mean", "energy_std"))
-    limits = (spread / 2).square() if tau is None else torch.full_like(means, tau)
+    """Returns a rule that stops an image when ``(E(x, y) - m_y)^2 < tau``.
+
+    Args:
+        clf: the classifier, with stored statistics.
+        labels: int64 ``[N]``, y.
+        tau: the limit; by default a quarter of the variance of the joint energy in class y.
+
+    Raises:
+        ConfigError: the classifier has no stored statistics.
+    """
+    means, stds = (_statistic(clf, name).to(labels.device) for name in ("energy_mean", "energy_std"))
+    limits = (stds / 2).square() if tau is None else torch.full_like(means, tau)
 
     def stop(values: Tensor, logits: Tensor, index: Tensor) -> Tensor:
-        own = subset(labels, index)
-        return (energies.joint_energy(logits, own) - means[own]).square() < limits[own]
+        y = subset(labels, index)
+        return (energies.joint_energy(logits, y) - means[y]).square() < limits[y]
 
     return stop
 
@@ -68,14 +82,14 @@ def reference_stop(clf: Classifier, labels: Tensor, tau: float | None = None) ->
 def _statistic(clf: Classifier, name: str) -> Tensor:
     if name not in clf.statistics:
         raise ConfigError(
-            f"energy 'reference' and adaptive stopping need {name!r} of the training images; use a classifier "
-            "trained by trilemma, or call trilemma.training.statistics.attach(clf, data) first"
+            f"energy 'reference' and stop=True need {name!r} of the training images, which this classifier does not "
+            "hold; use one trained by trilemma, or call trilemma.training.statistics.attach(clf, data) first"
         )
     return clf.statistics[name]
 
 
 def stored_pca(clf: Classifier) -> ClassPCA | None:
-    """The class PCA saved with the classifier, or ``None``."""
+    """Returns the class PCA stored in the classifier's statistics, or ``None``."""
     prefix = "pca."
     state = {k.removeprefix(prefix): v for k, v in clf.statistics.items() if k.startswith(prefix)}
     return ClassPCA.from_state_dict(state).to(clf.device) if state else None
@@ -96,21 +110,23 @@ def generate(
     callback: Callback | None = None,
     **options: Any,
 ) -> Tensor:
-    """Images of the asked classes. Each has its own random numbers, so batches may be cut anywhere.
+    """Returns generated images of the classes ``labels``.
+
+    Each image has its own random numbers, so the result does not depend on how the images are split into batches.
 
     Args:
-        clf: the classifier; left exactly as it was.
+        clf: the classifier; its mode and buffers are restored afterwards.
         labels: int64 ``[N]``, the class of each image.
-        start: a start's name (``uniform``, ``gaussian``, ``class-mean-noise``, ``class-gaussian``, ``class-pca``,
-            ``data``, ``phase-scrambled``) or the starting images themselves, ``[N, C, H, W]`` in [0, 1]
-            (counterfactuals).
+        start: name of a start (``uniform``, ``gaussian``, ``class-mean-noise``, ``class-gaussian``, ``class-pca``,
+            ``data``, ``phase-scrambled``), or the starting images, ``[N, C, H, W]`` in [0, 1] (counterfactuals).
         sampler: ``langevin``, ``momentum``, ``normalised`` or ``proximal``.
         energy: ``joint``, ``marginal``, ``ce`` or ``reference``.
-        steps: steps of the sampler; 0 returns the starts.
-        data: training images for starts that need them; stored statistics serve ``class-pca``.
-        generator: source of all randomness.
-        stop: freeze an image once its energy is that of real images of its class.
-        budget: largest L2 distance from the start, pixel units.
+        steps: steps of the sampler; 0 returns the starting images.
+        data: training images, for starts that need them; ``class-pca`` and ``class-mean-noise`` use the statistics
+            stored in the classifier if it has them.
+        generator: source of all random numbers.
+        stop: stop an image when its joint energy is that of real images of its class.
+        budget: largest L2 distance from the starting image, pixel units.
         callback: called after each step (see :func:`trilemma.walks.walk.walk`).
         options: settings of the sampler (``step_size``, ``noise_std``, ``clamp``, ``zeta``).
 
@@ -118,8 +134,9 @@ def generate(
         ``[N, C, H, W]`` in [0, 1].
 
     Raises:
-        ConfigError: unknown start, sampler or energy, or statistics that are missing.
-        ImageError: labels or starting images that do not fit.
+        ConfigError: unknown start or energy, or missing statistics.
+        UnknownNameError: unknown sampler.
+        ImageError: labels or starting images of a wrong shape, type or range.
     """
     if isinstance(data, tuple):
         data = load_images(data, split="train")
@@ -130,7 +147,7 @@ def generate(
     check_labels(labels, labels, clf.num_classes)
     labels = labels.to(clf.device)
     seeds = noise.image_seeds(len(labels), generator, clf.device)
-    run = SAMPLERS.get(sampler)
+    run_sampler = SAMPLERS.get(sampler)
     images = (
         start.to(clf.device)
         if isinstance(start, Tensor)
@@ -139,29 +156,39 @@ def generate(
     check_range(images)
     with inner_loop(clf, "eval"):
         objective = energy_objective(clf, energy, labels)
-        arrived = reference_stop(clf, labels) if stop else None
-        walked: Tensor = run(
+        stop_rule = reference_stop(clf, labels) if stop else None
+        generated: Tensor = run_sampler(
             clf,
             images,
             objective,
             steps,
             seeds=seeds,
-            stop=arrived,
+            stop=stop_rule,
             clean=images,
             budget=budget,
             callback=callback,
             **options,
         )
-    return walked
+    return generated
 
 
 def starting_images(
     clf: Classifier, name: str, labels: Tensor, seeds: Tensor, data: ImageSet | None = None
 ) -> Tensor:
-    """The starts of :func:`generate`, ``[N, C, H, W]``: what every sample is to be shown beside."""
+    """Returns the starting images of :func:`generate`, ``[N, C, H, W]``, for display beside the generated ones.
+
+    Args:
+        clf: the classifier.
+        name: name of the start.
+        labels, seeds: int64 ``[N]``.
+        data: training images, for starts that need them.
+
+    Raises:
+        ConfigError: unknown start, missing training images or statistics, or unknown image shape.
+    """
     shape = clf.image_shape or (data.image_shape if data is not None else None)
     if shape is None:
         raise ConfigError(
-            f"start: {name!r} needs the image shape; build the Classifier with image_shape=(C, H, W)"
+            f"start: {name!r} needs the image shape; create the Classifier with image_shape=(C, H, W)"
         )
     return make_start(name, labels, seeds, shape, data, stored_pca(clf))

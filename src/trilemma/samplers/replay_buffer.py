@@ -1,4 +1,4 @@
-"""The replay buffer of persistent chains, on the device (JEM, arXiv 1912.03263)."""
+"""Replay buffer of persistent chains, stored on the device (JEM, arXiv 1912.03263)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-StartFunction = Callable[[Tensor], Tensor]  # labels int64 [n] -> starts [n, C, H, W]
+# From labels, int64 [n], to starting images [n, C, H, W].
+StartFunction = Callable[[Tensor], Tensor]
 
 
 class ReplayBuffer:
-    """``size`` chain states with their classes, equal shares per class at the beginning.
+    """``size`` chains, each an image and its class; initially the classes are balanced.
 
     Args:
-        start: makes fresh starts for labels.
+        start: makes starting images for labels.
         size: number of chains.
         num_classes: K.
-        reinit: probability that a drawn chain starts anew, its class uniform.
-        device: where the images live.
+        reinit: probability that a drawn chain is restarted, with a uniform random class.
+        device: device of the images.
     """
 
     def __init__(
@@ -39,30 +40,44 @@ class ReplayBuffer:
         return len(self.labels)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """``count`` chains with replacement: images, labels and their places, to be written back."""
+        """Draws ``count`` chains with replacement and restarts some of them.
+
+        Returns:
+            Images ``[count, C, H, W]``, labels int64 ``[count]``, and the chains' indices in the buffer, int64
+            ``[count]``, for :meth:`write`.
+        """
         device = self.labels.device
-        places = torch.randint(len(self), (count,), generator=generator).to(device)
-        images, labels = self.images[places], self.labels[places]
-        anew = torch.rand(count, generator=generator) < self.reinit
+        indices = torch.randint(len(self), (count,), generator=generator).to(device)
+        images, labels = self.images[indices], self.labels[indices]
+        restarts = torch.rand(count, generator=generator) < self.reinit
         classes = torch.randint(self.num_classes, (count,), generator=generator)
-        if bool(anew.any()):  # decided on the CPU: no wait for the device
-            rows = anew.nonzero().squeeze(1).to(device)
-            labels[rows] = classes[anew].to(device)
-            images[rows] = self.start(labels[rows])
-        return images, labels, places
+        # ``restarts`` is on the CPU, so that the branch does not wait for the device.
+        if bool(restarts.any()):
+            restarted = restarts.nonzero().squeeze(1).to(device)
+            labels[restarted] = classes[restarts].to(device)
+            images[restarted] = self.start(labels[restarted])
+        return images, labels, indices
 
     def write(self, places: Tensor, images: Tensor, labels: Tensor) -> None:
-        """Stores the final states of drawn chains; of a place drawn twice, the last one."""
+        """Stores the final images and labels of drawn chains.
+
+        Args:
+            places: the chains' indices in the buffer, as returned by :meth:`draw`. If an index occurs more than once,
+                the last chain is stored.
+            images, labels: ``[count, C, H, W]`` and int64 ``[count]``.
+        """
         order = torch.arange(len(places), device=places.device)
         last = torch.zeros_like(self.labels).scatter_reduce_(0, places, order, "amax", include_self=False)
-        winners = last[places]  # else a device might write two chains over each other in any order
-        self.images[places] = images.detach()[winners]
-        self.labels[places] = labels[winners]
+        # Writes to a repeated index come in undefined order on a device, so all of them write the same chain.
+        sources = last[places]
+        self.images[places] = images.detach()[sources]
+        self.labels[places] = labels[sources]
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Returns the images and labels of the chains, not copied."""
         return {"images": self.images, "labels": self.labels}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over chains saved earlier; copies, so that a rollback state stays what it was."""
+        """Restores saved chains. The tensors are copied, so that later writes do not change ``state``."""
         self.images = state["images"].to(self.images, copy=True)
         self.labels = state["labels"].to(self.labels, copy=True)

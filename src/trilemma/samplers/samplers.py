@@ -1,4 +1,4 @@
-"""The samplers: one function each, from starting images down an energy."""
+"""The samplers: each is one function that moves starting images down an energy."""
 
 from __future__ import annotations
 
@@ -24,20 +24,24 @@ def langevin(
     seeds: Tensor | None = None,
     **walk_options: Any,
 ) -> Tensor:
-    """``x <- clip(x - step_size grad U(x) + noise_std n)``, ``n ~ N(0, I)``.
+    """Langevin dynamics: ``x <- clip(x - step_size grad U(x) + noise_std n)``, ``n ~ N(0, I)``.
 
-    The defaults are JEM's on [0, 1] images: a step of 1 and noise of 0.01 on [-1, 1].
+    The defaults are JEM's on [0, 1] images: published as step 1 and noise 0.01 on [-1, 1].
 
     Args:
-        clf: inside :func:`trilemma.classifier.contexts.inner_loop`.
-        images: starts, ``[N, C, H, W]``.
-        energy: what is descended (see :mod:`trilemma.walks.objectives`).
-        steps: number of steps.
-        step_size: multiplies the gradient (half the papers' s).
-        noise_std: pixel units per step; 0 needs no seeds.
-        clamp: bound on each entry of the gradient.
-        seeds: int64 ``[N]``, one per image.
-        walk_options: ``clean``, ``budget``, ``clip``, ``stop``, ``callback`` of the shared walk.
+        clf: the classifier; call inside :func:`trilemma.classifier.contexts.inner_loop`.
+        images: starting images, ``[N, C, H, W]``.
+        energy: the objective U to descend (see :mod:`trilemma.walks.objectives`).
+        steps: number of steps; 0 returns the starting images.
+        step_size: factor of the gradient (half the s of the papers).
+        noise_std: standard deviation of the noise of each step, pixel units; 0 needs no seeds.
+        clamp: largest magnitude of each entry of the gradient; ``None`` for no limit.
+        seeds: int64 ``[N]``, one noise seed per image.
+        walk_options: ``clean``, ``budget``, ``clip``, ``stop``, ``callback`` of
+            :func:`trilemma.walks.steps.descend`.
+
+    Returns:
+        ``[N, C, H, W]``, detached.
     """
 
     def step(walkers: Walkers, gradient: Tensor) -> Tensor:
@@ -61,10 +65,14 @@ def momentum(
     zeta: float = 0.8,
     **walk_options: Any,
 ) -> Tensor:
-    """``v <- zeta v - step_size grad U(x)``; ``x <- clip(x + v + noise_std n)``.
+    """Descent with momentum: ``v <- zeta v - step_size grad U(x)``; ``x <- clip(x + v + noise_std n)``.
 
     Args:
-        zeta: share of the velocity kept per step. The others as in :func:`trilemma.samplers.samplers.langevin`.
+        zeta: factor of the velocity at every step. Other arguments as in
+            :func:`trilemma.samplers.samplers.langevin`.
+
+    Returns:
+        ``[N, C, H, W]``, detached.
     """
 
     def step(walkers: Walkers, gradient: Tensor) -> Tensor:
@@ -92,11 +100,12 @@ def proximal(
     seeds: Tensor | None = None,
     **walk_options: Any,
 ) -> Tensor:
-    """``x <- clip(x - step_size clamp(grad U(x), +-clamp), 0, 1)``.
+    """Descent with a clamped gradient: ``x <- clip(x - step_size clamp(grad U(x), +-clamp), 0, 1)``.
 
-    The defaults are JEM++'s on [0, 1] images: a step of 1 and a clamp of 1 on [-1, 1]. Its release
-    nests a second loop around the first layer's gradient; that loop repeats the same affine gradient,
-    so ten outer by five inner steps of 0.2 are ten of these.
+    The defaults are JEM++'s on [0, 1] images: published as step 1 and clamp 1 on [-1, 1]. The code of JEM++ has an
+    inner loop around the gradient of the first layer. That layer is affine, so the loop repeats the same gradient:
+    ten outer times five inner steps of 0.2 equal ten of these steps. Arguments and return value as in
+    :func:`trilemma.samplers.samplers.langevin`.
     """
     return langevin(clf, images, energy, steps, step_size, noise_std, clamp, seeds, **walk_options)
 
@@ -112,14 +121,16 @@ def normalised(
     seeds: Tensor | None = None,
     **walk_options: Any,
 ) -> Tensor:
-    """``x <- clip(x - step_size grad U(x) / ||grad U(x)||_2)``, the norm taken over one image.
+    """Steps of fixed length: ``x <- clip(x - step_size grad U(x) / ||grad U(x)||_2)``, the norm over one image.
 
     Args:
-        step_size: L2 length of a step, pixel units. 0.2 for 32 to 35 steps draws DAT's images; its training walks
-            by 0.1.
-        noise_std: pixel units per step; 0 needs no seeds.
-        clamp: bound on each entry of the gradient, before its length is made 1. The others as in
+        step_size: L2 length of a step, pixel units. DAT generates images with 32 to 35 steps of 0.2 and trains with
+            steps of 0.1.
+        clamp: largest magnitude of each entry of the gradient, applied before normalisation. Other arguments as in
             :func:`trilemma.samplers.samplers.langevin`.
+
+    Returns:
+        ``[N, C, H, W]``, detached.
     """
 
     def step(walkers: Walkers, gradient: Tensor) -> Tensor:

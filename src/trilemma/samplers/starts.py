@@ -1,7 +1,8 @@
-"""Where chains begin: noise, class Gaussians, class PCA, real images, or scrambled ones; and starts for training.
+"""Starting images of chains: noise, class Gaussians, class PCA, real images or phase-scrambled ones.
 
-A start is a function of the context (image shape, training images, stored statistics). It returns the function that
-makes images for labels and seeds, so that whatever has to be fitted is fitted once.
+A start is a function of a :class:`StartContext` (image shape, training images, stored statistics). It returns a
+function that makes images from labels and seeds, so that statistics are fitted once. Training uses
+:class:`TrainingStarts`.
 """
 
 from __future__ import annotations
@@ -20,23 +21,24 @@ from trilemma.data.outlier_images import OutsideImages
 from trilemma.data.statistics import ClassGaussian, ClassPCA, GaussianBank
 from trilemma.errors import ConfigError, nearest
 
-# Per class: a second each at 32x32, and 99 % of the variance needs fewer directions than that.
+# Images per class for a fitted PCA: about one second per class at 32x32, and more than the directions that hold 99 % of
+# the variance.
 PCA_IMAGES = 1_000
-# Keeps the starts of one process apart from its other random numbers, and from those of the next processes.
-STREAM = 500_000
+# Added to the seed of the starts, so that they share no random numbers with the method or with other processes.
+SEED_OFFSET = 500_000
 
-# labels int64 [N] and seeds int64 [N], one per image, to images [N, C, H, W] in [0, 1]
+# From labels, int64 [N], and seeds, int64 [N], to images [N, C, H, W] in [0, 1].
 DrawStarts = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class StartContext:
-    """What a start may use.
+    """The inputs of a start.
 
     Attributes:
-        name: of the start, for messages.
+        name: name of the start, for messages.
         image_shape: (C, H, W).
-        device: where images are made.
+        device: device of the images.
         data: training images, or ``None``.
         pca: class PCA stored with the classifier, or ``None``.
     """
@@ -48,20 +50,20 @@ class StartContext:
     pca: ClassPCA | None = None
 
     def training_images(self) -> ImageSet:
-        """The training images.
+        """Returns the training images.
 
         Raises:
-            ConfigError: none were given.
+            ConfigError: there are none.
         """
         if self.data is None:
             raise ConfigError(f"start: {self.name!r} needs training images; pass data=...")
         return self.data
 
     def class_pca(self) -> ClassPCA:
-        """The stored class PCA, or one fitted to the training images.
+        """Returns the stored class PCA, or one fitted to the training images.
 
         Raises:
-            ConfigError: neither is there.
+            ConfigError: there is neither a stored PCA nor training images.
         """
         if self.pca is not None:
             return self.pca
@@ -94,7 +96,7 @@ def class_mean_noise(context: StartContext, std: float = 0.3) -> DrawStarts:
 
 
 def class_gaussian(context: StartContext) -> DrawStarts:
-    """The Gaussian with the mean and covariance of the class's training images (Yang and Ji 2021)."""
+    """Draws from the Gaussian with the mean and covariance of the class's training images (Yang and Ji 2021)."""
     return ClassGaussian(context.training_images(), context.device).sample
 
 
@@ -106,27 +108,27 @@ def class_pca(context: StartContext) -> DrawStarts:
 def data(context: StartContext) -> DrawStarts:
     """A random training image of each label's class."""
     images = context.training_images()
-    of_class = [(images.labels == k).nonzero().squeeze(1) for k in range(images.num_classes)]
+    class_indices = [(images.labels == k).nonzero().squeeze(1) for k in range(images.num_classes)]
 
     def draw(labels: Tensor, seeds: Tensor) -> Tensor:
         u = noise.uniform(seeds, 0, (1,)).view(-1).cpu()
-        chosen = [of_class[int(k)][int(u[i] * len(of_class[int(k)]))] for i, k in enumerate(labels)]
-        return images.float_images(torch.stack(chosen), device=labels.device)
+        drawn = [class_indices[int(k)][int(u[i] * len(class_indices[int(k)]))] for i, k in enumerate(labels)]
+        return images.float_images(torch.stack(drawn), device=labels.device)
 
     return draw
 
 
 def phase_scrambled_data(context: StartContext) -> DrawStarts:
-    """Training images with random Fourier phases, whatever their class (see :mod:`trilemma.data.outlier_images`)."""
+    """Training images of any class with random Fourier phases (see :mod:`trilemma.data.outlier_images`)."""
     outside = OutsideImages("phase-scrambled", context.training_images(), context.device)
     return lambda labels, seeds: outside(seeds)
 
 
 def find_start(context: StartContext) -> DrawStarts:
-    """The registered start ``context.name``, ready to draw.
+    """Returns the draw function of the registered start ``context.name``.
 
     Raises:
-        ConfigError: unknown name, or a start that needs data that were not given.
+        ConfigError: unknown name, or missing training images or statistics.
     """
     if context.name not in STARTS:
         names = list(STARTS.rows())
@@ -145,50 +147,52 @@ def make_start(
     data: ImageSet | None,
     pca: ClassPCA | None,
 ) -> Tensor:
-    """Starts ``[N, C, H, W]`` for ``labels``, fitted and drawn at once.
+    """Returns starting images ``[N, C, H, W]`` for ``labels``; fits the statistics of the start first.
 
     Args:
         name: a name of the registry ``STARTS``.
         labels, seeds: int64 ``[N]``.
         image_shape: (C, H, W).
         data: training images; needed by ``class-gaussian``, ``data`` and ``phase-scrambled``.
-        pca: class PCA; needed by ``class-pca`` and ``class-mean-noise`` where ``data`` is not given.
+        pca: class PCA; needed by ``class-pca`` and ``class-mean-noise`` if ``data`` is ``None``.
 
     Raises:
-        ConfigError: as of :func:`find_start`.
+        ConfigError: see :func:`find_start`.
     """
     return find_start(StartContext(name, image_shape, labels.device, data, pca))(labels, seeds)
 
 
 class TrainingStarts:
-    """Fresh starts for chains during training: cheap, and exactly resumable.
+    """Draws starting images of chains during training; fast, and resumed bit for bit from its state.
 
     Args:
         name: a name of the registry ``STARTS``.
         data: training images.
-        seed: of the starts.
-        device: where they are made.
+        seed: seed of the starting images.
+        device: device of the starting images.
     """
 
     def __init__(self, name: str, data: ImageSet, seed: int, device: torch.device | str) -> None:
-        self.generator = torch.Generator().manual_seed(seed + STREAM)
+        self.generator = torch.Generator().manual_seed(seed + SEED_OFFSET)
         self.bank = GaussianBank(ClassGaussian(data, device), seed) if name == "class-gaussian" else None
         self.draw = None if self.bank else find_start(StartContext(name, data.image_shape, device, data))
 
     def __call__(self, labels: Tensor) -> Tensor:
-        """Starts ``[n, C, H, W]`` for ``labels``, int64 ``[n]``."""
+        """Returns starting images ``[n, C, H, W]`` for ``labels``, int64 ``[n]``."""
         if self.bank is not None:
             return self.bank.draw(labels)
         assert self.draw is not None
         return self.draw(labels, noise.image_seeds(len(labels), self.generator, labels.device))
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns the state of the random numbers."""
         return {
             "generator": self.generator.get_state(),
             "bank": None if self.bank is None else self.bank.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores the state that :meth:`state_dict` returned."""
         self.generator.set_state(state["generator"])
         if self.bank is not None:
             self.bank.load_state_dict(state["bank"])
