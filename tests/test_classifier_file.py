@@ -185,7 +185,7 @@ def test_a_folder_without_a_classifier_says_what_it_is(tmp_path: Path) -> None:
         trilemma.load(tmp_path)
     (tmp_path / "config.yaml").touch()
     with pytest.raises(
-        CheckpointError, match="no finished classifier yet; go on with `trilemma train --resume`"
+        CheckpointError, match="no finished classifier yet; resume it with `trilemma train --resume`"
     ):
         trilemma.load(tmp_path)
 

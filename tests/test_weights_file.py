@@ -118,7 +118,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({"best": {"a": torch.zeros(1)}, "last": {}}, "no state dict at the top or under state_dict, "),
+        ({"best": {"a": torch.zeros(1)}, "last": {}}, "no state dict at the top level or under state_dict, "),
         ({"best": {"a": torch.zeros(1)}, "last": {}}, "(found: best, last)"),
         ([1, 2], "(found: list)"),
         (torch.zeros(3), "(found: Tensor)"),

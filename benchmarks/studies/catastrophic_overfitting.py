@@ -265,7 +265,7 @@ def _quick_attacks(run: Path, scale: Scale) -> Row:
     import torch
 
     import trilemma
-    from trilemma.classifier.correctness import right
+    from trilemma.classifier.correctness import is_correct
     from trilemma.evaluation.evaluate import open_data
 
     directory = RunDirectory(run)
@@ -282,7 +282,7 @@ def _quick_attacks(run: Path, scale: Scale) -> Row:
             "pgd-10": trilemma.attacks.pgd(clf, images, labels, threat, steps=10, generator=generator),
         }
         for name, found in starred.items():
-            count[name] += int(right(clf, found, labels).sum())
+            count[name] += int(is_correct(clf, found, labels).sum())
     return {name: value / len(test) for name, value in count.items()}
 
 

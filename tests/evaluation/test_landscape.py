@@ -12,7 +12,7 @@ import torch
 import trilemma
 from trilemma import energies
 from trilemma.attacks.pgd import pgd, pgd_targeted
-from trilemma.config.presets import CLASS, DIAGNOSE, DIAGNOSE_DEFAULT, diagnosed
+from trilemma.config.presets import CLASS, DIAGNOSE, DIAGNOSE_DEFAULT, diagnose_presets
 from trilemma.data.sources import load_splits
 from trilemma.errors import UnknownNameError
 from trilemma.evaluation.diagnose import _attack, diagnose, landscape
@@ -27,7 +27,7 @@ def standard(tmp_path_factory: pytest.TempPathFactory, shared_cache: None) -> di
     assert clf.threat is not None
     data = load_splits("digits").test.first(100)
     return landscape(
-        clf, data, clf.threat, diagnosed([*DIAGNOSE_DEFAULT, "apgd-dlr"]), "uniform", seed=0
+        clf, data, clf.threat, diagnose_presets([*DIAGNOSE_DEFAULT, "apgd-dlr"]), "uniform", seed=0
     ).moves()
 
 
@@ -86,8 +86,8 @@ def test_where_nothing_is_classified_right_no_attack_is_reported(clf, grey, tmp_
 def test_an_attack_finds_the_same_images_whatever_the_others_are(finished_run):
     clf, data = trilemma.load(finished_run), load_splits("digits").test.first(12)
     assert clf.threat is not None
-    alone = landscape(clf, data, clf.threat, diagnosed(["square"]), "uniform", 3)
-    among = landscape(clf, data, clf.threat, diagnosed(["pgd-targeted", "square"]), "uniform", 3)
+    alone = landscape(clf, data, clf.threat, diagnose_presets(["square"]), "uniform", 3)
+    among = landscape(clf, data, clf.threat, diagnose_presets(["pgd-targeted", "square"]), "uniform", 3)
     assert torch.equal(alone.attacked["square"].points.joint, among.attacked["square"].points.joint)
     assert torch.equal(alone.generated.joint, among.generated.joint)
 
@@ -147,10 +147,10 @@ def test_trades_ascent_raises_the_divergence_from_the_clean_prediction(toy):
 
 
 def test_names_are_kept_in_order_once_and_checked():
-    assert list(diagnosed(None)) == list(diagnosed([])) == list(DIAGNOSE_DEFAULT)
-    assert list(diagnosed(["square", "pgd", "square"])) == ["square", "pgd"]
+    assert list(diagnose_presets(None)) == list(diagnosed([])) == list(DIAGNOSE_DEFAULT)
+    assert list(diagnose_presets(["square", "pgd", "square"])) == ["square", "pgd"]
     with pytest.raises(UnknownNameError, match=r"unknown attack 'pdg'\. Did you mean 'pgd'\?"):
-        diagnosed(["pdg"])
+        diagnose_presets(["pdg"])
 
 
 def test_budgets_are_told_in_full():

@@ -1,4 +1,4 @@
-"""The classifier: a network with its normalisation, its file, and the contexts it is used in."""
+"""The classifier: a network with its normalisation, its file format, and context managers for its modes."""
 
 from trilemma.classifier.classifier import Classifier
 

@@ -1,4 +1,4 @@
-"""How many images fit: the batch size ``"auto"``."""
+"""The batch size ``"auto"``: chosen from the memory that a pass needs per image and the memory that is free."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from trilemma.classifier.contexts import inner_loop
 from trilemma.data.image_set import as_float
 from trilemma.errors import ConfigError
 
-# More at once is no faster: it leaves a processor's caches, or fills a large accelerator already.
-MOST = {"cpu": 256, "cuda": 2048}
-# A processor is as fast with few images of a large network, and a batch is what an interruption loses.
-_BYTES_ON_CPU, _ENOUGH_ON_CPU = 2**28, 32
-# Of the memory that is free; gradients on their way back and the attack's own images need room beside what is kept.
-_SHARE = 0.25
+# Largest batch per device type. Larger batches are no faster: they exceed the caches of a CPU, and a GPU is fully used.
+MAX_BATCH = {"cpu": 256, "cuda": 2048}
+# On a CPU a batch beyond 256 MiB is no faster, provided that it has 32 images, and an interruption loses a whole batch.
+_CPU_BATCH_BYTES, _CPU_MIN_BATCH = 2**28, 32
+# Fraction of the free memory to use; the rest is for gradients and for the buffers of the attack.
+_MEMORY_FRACTION = 0.25
+# Images of the forward pass in which the memory per image is measured.
 _SAMPLE = 2
 
 
 def resolve_batch_size(clf: Classifier, images: Tensor, batch_size: int | Literal["auto"]) -> int:
-    """A batch size as a number; ``"auto"`` is fitted to the memory by one of ``images``, which may be uint8.
+    """Returns the batch size as an integer; ``"auto"`` is replaced by :func:`auto_batch_size` of the first image.
+
+    Args:
+        clf: the classifier that the batches are for.
+        images: ``[N, C, H, W]``, uint8 or float in [0, 1].
+        batch_size: at least 1, or ``"auto"``.
 
     Raises:
-        ConfigError: below 1.
+        ConfigError: ``batch_size`` is below 1.
     """
     if batch_size == "auto":
         return auto_batch_size(clf, as_float(images[:1].to(clf.device))) if len(images) else 1
@@ -36,31 +42,37 @@ def resolve_batch_size(clf: Classifier, images: Tensor, batch_size: int | Litera
 
 
 def auto_batch_size(clf: Classifier, image: Tensor) -> int:
-    """As many images as are of use, but a forward and backward pass of them takes a quarter of the free memory at most.
+    """The largest batch size that is useful and needs at most a quarter of the free memory; at least 1.
 
     Args:
-        clf: asked about two copies of ``image``; what it keeps for the backward pass is measured.
+        clf: does one forward pass of two copies of ``image``, in which the memory per image is measured.
         image: ``[1, C, H, W]`` on the classifier's device.
     """
-    per_image = kept_bytes(clf, image) + 10 * image.numel() * image.element_size()
-    most = MOST.get(clf.device.type, MOST["cpu"])
+    per_image = saved_bytes(clf, image) + 10 * image.numel() * image.element_size()
+    limit = MAX_BATCH.get(clf.device.type, MAX_BATCH["cpu"])
     if clf.device.type == "cpu":
-        most = min(most, max(_ENOUGH_ON_CPU, _BYTES_ON_CPU // per_image))
-    return max(1, min(most, int(_SHARE * free_memory(clf.device) / per_image)))
+        limit = min(limit, max(_CPU_MIN_BATCH, _CPU_BATCH_BYTES // per_image))
+    return max(1, min(limit, int(_MEMORY_FRACTION * free_memory(clf.device) / per_image)))
 
 
-def keep_freed(device: torch.device) -> None:
-    """Has the C library keep the memory that one pass frees for the next, instead of giving it back to the system.
+def retain_freed_memory(device: torch.device) -> None:
+    """Makes glibc keep freed memory for the next pass instead of returning it to the operating system.
 
-    glibc gives back blocks larger than any it has seen freed, up to 32 MiB, and the heap's end beyond double that. To
-    get it anew, page by page, takes up to a third of a pass of a small network. Elsewhere this does nothing.
+    glibc returns a freed block at once if it is larger than any block freed before (up to 32 MiB), and the top of the
+    heap beyond twice that size. Page faults on new memory take up to a third of the time of a pass of a small network.
+    Allocating and freeing one block of 31 MiB raises both limits. Does nothing on devices other than the CPU.
     """
     if device.type == "cpu":
         torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
-def kept_bytes(clf: Classifier, image: Tensor) -> int:
-    """Bytes per image that stay between the forward and the backward pass."""
+def saved_bytes(clf: Classifier, image: Tensor) -> int:
+    """Bytes per image that autograd saves in the forward pass for the backward pass.
+
+    Args:
+        clf: does one forward pass in eval mode; left unchanged.
+        image: ``[1, C, H, W]`` on the classifier's device.
+    """
     sizes: dict[int, int] = {}
     weights = {value.untyped_storage().data_ptr() for value in (*clf.parameters(), *clf.buffers())}
 
@@ -75,27 +87,31 @@ def kept_bytes(clf: Classifier, image: Tensor) -> int:
         inner_loop(clf, "eval"),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved),
     ):
-        here = image.expand(_SAMPLE, -1, -1, -1).contiguous().requires_grad_()
-        kept = clf.logits(here)  # alive, or what it keeps would be freed and its place counted twice
-    return (sum(sizes.values()) + kept.nbytes) // _SAMPLE
+        batch = image.expand(_SAMPLE, -1, -1, -1).contiguous().requires_grad_()
+        # The logits keep the graph alive. Otherwise saved tensors could be freed and their addresses counted again.
+        logits = clf.logits(batch)
+    return (sum(sizes.values()) + logits.nbytes) // _SAMPLE
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that could still be had on ``device``; 4 GiB where the system does not tell."""
+    """Bytes that can still be allocated on ``device``; 4 GiB if the system does not report it.
+
+    On a CPU the smaller of the available memory and what the cgroup's limit leaves.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    found = [4 * 2**30]
+    candidates = [4 * 2**30]
     if (meminfo := Path("/proc/meminfo")).is_file():
-        found = [_number(meminfo, "MemAvailable:") * 1024]
+        candidates = [_number(meminfo, "MemAvailable:") * 1024]
     group = Path("/sys/fs/cgroup")
-    if (limit := group / "memory.max").is_file() and (most := limit.read_text().strip()).isdigit():
+    if (limit_file := group / "memory.max").is_file() and (limit := limit_file.read_text().strip()).isdigit():
         used = int((group / "memory.current").read_text()) - _number(group / "memory.stat", "inactive_file")
-        found.append(int(most) - used)
-    return max(0, min(found))
+        candidates.append(int(limit) - used)
+    return max(0, min(candidates))
 
 
 def _number(path: Path, name: str) -> int:
-    """The number that follows ``name`` at the beginning of a line."""
+    """The number that follows ``name`` at the beginning of a line of the file; 0 if there is no such line."""
     lines = (line.split() for line in path.read_text().splitlines())
     return next((int(words[1]) for words in lines if words[:1] == [name]), 0)

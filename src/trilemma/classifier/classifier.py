@@ -1,4 +1,4 @@
-"""The classifier: a network with its normalisation, its bounds and its names."""
+"""The classifier: a network with its normalisation, input checks, class names and threat model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TOLERANCE = 1e-4
 
 
 def check_range(images: Tensor) -> None:
-    """Refuses NaN and values outside [0, 1] by more than 1e-4.
+    """Checks that all values are in [0, 1], with a tolerance of 1e-4, and that none is NaN.
 
     Raises:
-        ImageError: with the range found and what to do.
+        ImageError: a value is NaN or out of range.
     """
     if images.numel() == 0:
         return
@@ -33,16 +33,22 @@ def check_range(images: Tensor) -> None:
         remedy = (
             "divide by 255"
             if high > 2 and low >= 0
-            else "pass images in [0, 1]; the Classifier normalises itself"
+            else "pass images in [0, 1]; the Classifier applies mean and std itself"
         )
         raise ImageError(f"images: values span [{low:.4g}, {high:.4g}], outside [0, 1]; {remedy}")
 
 
 def check_labels(labels: Tensor, images: Tensor, num_classes: int, name: str = "labels") -> None:
-    """Refuses labels that do not fit the images or the classes.
+    """Checks that labels are int64, one per image, and in 0 to ``num_classes - 1``.
+
+    Args:
+        labels: to be checked.
+        images: ``[N, C, H, W]``.
+        num_classes: K.
+        name: the argument's name, for the error message.
 
     Raises:
-        ImageError: naming what was given and what is wanted.
+        ImageError: wrong type, shape or range.
     """
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         raise ImageError(
@@ -51,28 +57,29 @@ def check_labels(labels: Tensor, images: Tensor, num_classes: int, name: str = "
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ImageError(
-            f"{name}: values {int(labels.min())}..{int(labels.max())}, but classes are 0..{num_classes - 1}"
+            f"{name}: values {int(labels.min())}..{int(labels.max())}, but classes are 0..{num_classes - 1}; "
+            "use labels of this classifier"
         )
 
 
 class Classifier(nn.Module):
-    """Images in [0, 1] to logits; owns normalisation, class names and what evaluation needs to know.
+    """A module from images in [0, 1] to logits, with normalisation, class names and what evaluation needs to know.
 
-    Calling it checks shape, type, range and NaN. Attacks, samplers and training losses call
-    :meth:`logits`, which leaves the range alone (they checked once at the door).
+    Calling it checks the images' shape, type and range. Attacks, samplers and training losses check their arguments
+    once and then call :meth:`logits`, which does not check the range.
 
     Args:
         network: any module from ``[N, C, H, W]`` to logits ``[N, K]`` (not probabilities).
         num_classes: K.
-        mean, std: per-channel normalisation applied first; ``None`` for none.
-        class_names: K names; the numbers by default.
-        image_shape: ``(C, H, W)`` to insist on; ``None`` accepts what the network accepts.
-        threat: the threat model it was trained for; the default of ``trilemma.evaluate``.
-        network_config: how to rebuild the network when loading (a registry name and options).
+        mean, std: per-channel normalisation, applied to the images first; ``None`` for none.
+        class_names: K names; ``None`` for the class numbers.
+        image_shape: the only accepted ``(C, H, W)``; ``None`` for any shape that the network accepts.
+        threat: the threat model it was trained for; the default threat of ``trilemma.evaluate``.
+        network_config: registry name and options of the network, from which :meth:`load` rebuilds it.
 
     Attributes:
         statistics: named tensors about the training data (class means, PCA, mean energies).
-        about: free-form facts stored with the file (recipe, data name).
+        about: free-form metadata stored with the file (recipe, data name).
 
     Raises:
         ConfigError: mean without std, a std of 0, or the wrong number of class names.
@@ -117,16 +124,17 @@ class Classifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters; the CPU for a network without parameters."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the parameters are made of."""
+        """The type of the parameters; float32 for a network without parameters."""
         return next((p.dtype for p in self.parameters()), torch.float32)
 
     def _check_form(self, images: Tensor) -> None:
-        # half precision is refused: its steps near 1 are 1/2048, too coarse for a ball of 8/255
+        """Checks type and shape of ``images``; raises :class:`ImageError`."""
+        # Half precision is refused: its spacing near 1 is 1/2048, too coarse for perturbations of 8/255.
         if not isinstance(images, Tensor) or images.dtype not in (torch.float32, torch.float64):
             kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
             raise ImageError(
@@ -137,20 +145,20 @@ class Classifier(nn.Module):
                 f"images: shape {list(images.shape)} given; pass [N, C, H, W] (one image: image[None])"
             )
         channels = len(self.mean.flatten()) if self.mean is not None else None
-        wanted = self.image_shape or (
+        expected = self.image_shape or (
             (channels, *images.shape[2:]) if channels is not None and channels > 1 else None
         )
-        if wanted is not None and tuple(images.shape[1:]) != tuple(wanted):
+        if expected is not None and tuple(images.shape[1:]) != tuple(expected):
             raise ImageError(
                 f"images: {list(images.shape[1:])} per image given, but this classifier takes "
-                f"{list(wanted)} (C, H, W); convert channels or resize first"
+                f"{list(expected)} (C, H, W); convert channels or resize first"
             )
 
     def check(self, images: Tensor) -> None:
-        """The public door: shape, type, range and NaN.
+        """Checks images before use: type, shape, and values in [0, 1] without NaN.
 
         Raises:
-            ImageError: one line that says what was seen and what to do.
+            ImageError: wrong type, shape or range.
         """
         self._check_form(images)
         check_range(images)
@@ -193,19 +201,19 @@ class Classifier(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, network: nn.Module | None = None) -> Self:
-        """Reads what :meth:`save` wrote, in eval mode on the CPU.
+        """Loads a classifier from a file written by :meth:`save`, in eval mode on the CPU.
 
         Args:
             path: a classifier file.
-            network: needed where the network is not one of the registry; its weights are replaced.
+            network: required if the file's network is not in the registry; its weights are overwritten.
 
         Raises:
-            CheckpointError: another format, a newer version, or weights that do not fit the network.
+            CheckpointError: no such file, another format, a newer version, or weights that do not fit the network.
         """
         header, tensors = file.read(path)
         if network is None:
             network = file.rebuild_network(header, path)
-        fit_weights(network, _part(tensors, "network."), path)
+        fit_weights(network, _with_prefix(tensors, "network."), path)
         clf = cls(
             network,
             header["num_classes"],
@@ -216,7 +224,7 @@ class Classifier(nn.Module):
             threat=None if header["threat"] is None else Threat(**header["threat"]),
             network_config=header["network"],
         )
-        clf.statistics = _part(tensors, "statistics.")
+        clf.statistics = _with_prefix(tensors, "statistics.")
         clf.about = header["about"]
         return clf.eval()
 
@@ -225,6 +233,6 @@ class Classifier(nn.Module):
         return f"num_classes={self.num_classes}, image_shape={shape}, threat={self.threat}"
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, without it."""
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, by name without the prefix."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

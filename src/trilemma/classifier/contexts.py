@@ -1,4 +1,4 @@
-"""Contexts that leave a network exactly as they found it: modes, gradient flags, BatchNorm buffers."""
+"""Context managers that restore the state of a network on exit: modes, gradient flags and BatchNorm buffers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 
 @contextmanager
 def inner_loop(network: nn.Module, mode: Mode | None = "eval") -> Iterator[None]:
-    """Inside, attacks and samplers run: no weight gradients, and nothing they do to the network stays.
+    """The context in which attacks and samplers run: no weight gradients, and the network is restored on exit.
 
-    The train/eval mode of every submodule, every gradient flag and every buffer is put back, also
-    when the body raises.
+    The train/eval mode of every submodule, ``requires_grad`` of every parameter and the value of every buffer are
+    restored, also when the body raises.
 
     Args:
-        network: the network whose inputs are walked.
-        mode: mode of all submodules inside; ``None`` keeps each one's own.
+        network: the network through which input gradients are computed.
+        mode: mode of all submodules inside the context; ``None`` leaves the modes unchanged.
     """
     modules = [(module, module.training) for module in network.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
@@ -39,16 +39,17 @@ def inner_loop(network: nn.Module, mode: Mode | None = "eval") -> Iterator[None]
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
         for buffer, saved in buffers:
-            # .data: the values are those of before, so a graph built before the loop stays valid
+            # The values are the same as before, so .data avoids invalidating a graph that was built earlier.
             buffer.data.copy_(saved)
 
 
 @contextmanager
 def running_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorm in train mode normalises by the batch but its running statistics stay as they are.
+    """Inside this context, BatchNorm layers in train mode normalise by the batch but do not update running statistics.
 
-    For the loss forwards of adversarial and generated images: only clean images may move the running
-    statistics. A layer in train mode that tracks none updates none; one in eval mode still reads its own.
+    Used for the loss's forward passes of adversarial and generated images, since only clean images may update the
+    running statistics. ``track_running_stats=False`` stops the update in train mode; a layer in eval mode still
+    normalises by its running statistics.
     """
     layers = [(module, module.track_running_stats) for module in _batch_norms(network)]
     for layer, _ in layers:
@@ -62,7 +63,7 @@ def running_statistics_kept(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def batch_norm_frozen(network: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorm normalises by its running statistics and leaves them alone; its weights still train."""
+    """Inside this context, BatchNorm uses its running statistics without updating them; its weights still train."""
     layers = [(module, module.training) for module in _batch_norms(network)]
     for layer, _ in layers:
         layer.eval()
@@ -75,7 +76,7 @@ def batch_norm_frozen(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def autocast_off(device: torch.device) -> Iterator[None]:
-    """Inside, autocast is off: for differences and second derivatives that half precision would drown."""
+    """Disables autocast, for differences and second derivatives that are too small for half precision."""
     if not torch.amp.is_autocast_available(device.type):
         yield
         return
@@ -84,7 +85,7 @@ def autocast_off(device: torch.device) -> Iterator[None]:
 
 
 def batch_norm_trains(network: nn.Module) -> bool:
-    """Whether some BatchNorm layer would normalise by the batch, so that one image changes the others."""
+    """Whether any BatchNorm layer normalises by the batch, so that an image's logits depend on the other images."""
     return any(layer.training or layer.running_mean is None for layer in _batch_norms(network))
 
 
@@ -93,7 +94,7 @@ def _batch_norms(network: nn.Module) -> list[BatchNorm]:
 
 
 def set_batch_norm_momentum(network: nn.Module, momentum: float) -> None:
-    """Sets the weight of a new batch in every BatchNorm layer's running statistics (PyTorch's sense)."""
+    """Sets the momentum of every BatchNorm layer, in PyTorch's sense: the weight of the new batch."""
     for layer in _batch_norms(network):
         layer.momentum = momentum
 
@@ -102,14 +103,14 @@ def set_batch_norm_momentum(network: nn.Module, momentum: float) -> None:
 def reestimate_batch_norm(
     network: nn.Module, forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]
 ) -> None:
-    """Sets BatchNorm running statistics to the average over ``batches`` of clean images.
+    """Sets the BatchNorm running statistics to their average over ``batches`` of clean images.
 
-    Needed where training forwards saw other images than evaluation does, and where the momentum of a
-    release makes the running statistics those of about one batch.
+    Needed where the forward passes of training use other images than evaluation, and where the momentum of a published
+    implementation is so large that the running statistics are those of about one batch.
 
     Args:
-        network: holds the layers; its modes are put back.
-        forward: runs it on images.
+        network: contains the layers; its train/eval modes are restored.
+        forward: does a forward pass of ``network``.
         batches: images ``[N, C, H, W]`` each.
     """
     layers = _batch_norms(network)
@@ -120,7 +121,8 @@ def reestimate_batch_norm(
     network.eval()
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # a cumulative average over the batches
+        # None: a cumulative average over the batches.
+        layer.momentum = None
         layer.train()
     try:
         for images in batches:

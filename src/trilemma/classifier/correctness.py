@@ -1,4 +1,4 @@
-"""The verdict on an image: right or wrong, always in float32 and in eval mode."""
+"""Whether images are classified correctly, always computed in float32 and in eval mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trilemma.data.image_set import as_float
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Inside, no autocast and no TensorFloat-32: a search may be coarse, what is counted may not."""
+    """Disables autocast and TensorFloat-32. An attack may search in lower precision; reported results may not."""
     with autocast_off(device):
         if device.type == "cuda":
             before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -29,42 +29,51 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 @torch.no_grad()
-def answers(clf: Classifier, images: Tensor) -> Tensor:
-    """The logits that count: of the classifier itself, in eval mode and in float32. ``[N, K]``."""
+def evaluation_logits(clf: Classifier, images: Tensor) -> Tensor:
+    """Logits ``[N, K]`` that results are computed from: in eval mode and float32, without gradient."""
     with inner_loop(clf, "eval"), full_precision(images.device):
         logits: Tensor = clf(images)
     return logits
 
 
-def right(clf: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """Whether each image is classified as its label; logits that are not finite count as wrong.
+def is_correct(clf: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+    """Whether each image is classified as its label; an image with logits that are not finite counts as wrong.
 
     Args:
+        clf: left unchanged.
         images: float32 ``[N, C, H, W]`` in [0, 1], on the classifier's device.
         labels: int64 ``[N]``.
 
     Returns:
         bool ``[N]``.
     """
-    logits = answers(clf, images)
-    found: Tensor = (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)
-    return found
+    logits = evaluation_logits(clf, images)
+    correct: Tensor = (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)
+    return correct
 
 
-def right_in_batches(
+def correct_in_batches(
     clf: Classifier,
     images: Tensor,
     labels: Tensor,
     batch_size: int,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
-    """:func:`right` of any number of images, uint8 or float, wherever they are held. Bool ``[N]`` on the CPU.
+    """:func:`is_correct` of any number of images, in batches.
 
-    ``advance`` is told of finished images.
+    Args:
+        clf: left unchanged.
+        images: ``[N, C, H, W]``, uint8 or float in [0, 1], on any device.
+        labels: int64 ``[N]``, on any device.
+        batch_size: images per forward pass.
+        advance: called after each batch with its number of images.
+
+    Returns:
+        bool ``[N]`` on the CPU.
     """
     verdicts = torch.zeros(len(labels), dtype=torch.bool)
-    for places in torch.arange(len(labels)).split(batch_size):
-        batch = as_float(images[places.to(images.device)].to(clf.device)).float().contiguous()
-        verdicts[places] = right(clf, batch, labels[places.to(labels.device)].to(clf.device)).cpu()
-        advance(len(places))
+    for index in torch.arange(len(labels)).split(batch_size):
+        batch = as_float(images[index.to(images.device)].to(clf.device)).float().contiguous()
+        verdicts[index] = is_correct(clf, batch, labels[index.to(labels.device)].to(clf.device)).cpu()
+        advance(len(index))
     return verdicts

@@ -1,4 +1,4 @@
-"""The classifier file: one safetensors file that holds all that evaluation needs. No pickle, no code."""
+"""The classifier file: one safetensors file with everything that evaluation needs. No pickle, no code."""
 
 from __future__ import annotations
 
@@ -15,42 +15,43 @@ from trilemma.networks.create import create_network
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a classifier file.
+    """Returns the header and the tensors of a classifier file.
 
     Raises:
-        CheckpointError: missing, another format, a pickle, cut short, or of a newer version.
+        CheckpointError: the file is missing, a pickle, another format, truncated, or of a newer version.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give a run folder or a classifier file")
     if not is_safetensors(path) and _is_pickle(path):
         raise CheckpointError(
-            f"{path}: a pickled checkpoint, which can run code when loaded, so it is refused; `trilemma "
-            f"evaluate` takes "
-            "its weights with --model or --network, and in Python load it yourself with "
+            f"{path}: a pickled checkpoint, which can run code when loaded, so it is refused; `trilemma evaluate` "
+            "takes its weights with --model or --network, and in Python load it yourself with "
             "torch.load(..., weights_only=True) and wrap the network: trilemma.Classifier(network, ...)"
         )
     return CLASSIFIER.read(path)
 
 
 def _is_pickle(path: Path) -> bool:
+    """Whether the file begins like a pickle or is a zip archive, as ``torch.save`` writes."""
     with path.open("rb") as file:
         return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def rebuild_network(header: dict[str, Any], path: str | Path) -> nn.Module:
-    """The network that the header describes, with fresh weights.
+    """Creates the network that the header describes, with randomly initialised weights.
 
     Raises:
-        CheckpointError: a network that is not one of the registry.
+        CheckpointError: the file does not say which network of the registry it is.
     """
     config, shape = header["network"], header["image_shape"]
     if config is None or shape is None:
         raise CheckpointError(
-            f"{path}: holds the weights of a network that is not trilemma's; pass it: "
+            f"{path}: holds the weights of a network that is not in trilemma's registry; pass it: "
             "Classifier.load(path, network=...)"
         )
-    if config.get("pretrained"):  # the file brings the weights: nothing to download
+    # The file has the weights, so nothing needs to be downloaded.
+    if config.get("pretrained"):
         config = {**config, "pretrained": False}
     options = NETWORKS.options(config["name"]).model_validate(config)
     return create_network(options, header["num_classes"], tuple(shape))

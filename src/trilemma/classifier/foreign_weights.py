@@ -1,4 +1,4 @@
-"""Weights from elsewhere: a state dict as others save it, read without running code, and fitted to a network."""
+"""Weights saved by other programs: reads a state dict without running code and loads it into a network."""
 
 from __future__ import annotations
 
@@ -14,57 +14,60 @@ from torch import Tensor, nn
 
 from trilemma.errors import CheckpointError
 
-# Where training scripts put the weights, and what wrappers put before their names.
+# Keys under which training scripts store the state dict in a checkpoint.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "network", "net")
+# Prefixes that wrappers such as DataParallel and torch.compile add to parameter names.
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
-# What scripts call the two tensors of their normalisation.
+# Usual names of the mean and the standard deviation of a normalisation.
 NORMALISATIONS = (("mean", "std"), ("mu", "sigma"))
-# Constants that a network makes itself: its normalisation, and the counter that BatchNorm does not use.
+# Buffers that a file may lack, since a network creates them itself: its normalisation, and BatchNorm's batch counter.
 CONSTANTS = (*NORMALISATIONS[0], *NORMALISATIONS[1], "num_batches_tracked")
 
 
 def load_weights(network: nn.Module, path: str | Path) -> tuple[list[float], list[float]] | None:
-    """Puts the weights of ``path`` into ``network``.
+    """Loads the weights of the file ``path`` into ``network``.
 
-    Prefixes such as ``module.`` are dropped where the network does not have them. A constant that the network makes
-    itself (``mean``, ``std``, ``mu``, ``sigma``) may be missing in the file; nothing else may.
+    Prefixes such as ``module.`` are removed if the network's names do not have them. Constants that the network creates
+    itself (:data:`CONSTANTS`) may be missing in the file; no other tensor may.
 
     Returns:
-        Mean and standard deviation of a normalisation that the file holds and the network has no place for, as
-        ``trilemma export --state-dict`` writes it; else ``None``.
+        Mean and standard deviation of a normalisation that is in the file but not in the network, as
+        ``trilemma export --state-dict`` writes it; ``None`` if the file has none.
 
     Raises:
-        CheckpointError: no weights, or those of another architecture; the first names are given.
+        CheckpointError: the file has no weights, or those of another architecture.
     """
-    found, own = read_weights(path), network.state_dict()
-    weights = max(_spellings(found), key=lambda names: len(names.keys() & own.keys()))
-    apart = _normalisation(weights.keys() - own.keys())
+    file_weights, network_weights = read_weights(path), network.state_dict()
+    weights = max(
+        _without_prefixes(file_weights), key=lambda named: len(named.keys() & network_weights.keys())
+    )
+    normalisation = _normalisation(weights.keys() - network_weights.keys())
     fit_weights(
         network,
-        {name: value for name, value in weights.items() if name not in apart},
+        {name: value for name, value in weights.items() if name not in normalisation},
         path,
         constants=CONSTANTS,
     )
-    if not apart:
+    if not normalisation:
         return None
-    mean, std = (weights[name].double().flatten().tolist() for name in apart)
+    mean, std = (weights[name].double().flatten().tolist() for name in normalisation)
     return mean, std
 
 
 def _normalisation(names: Set[str]) -> tuple[str, ...]:
-    """The two of ``names`` that can only be a normalisation; none if they are not just two."""
+    """The names of mean and standard deviation among ``names``; empty unless there is exactly one of each."""
     for pair in NORMALISATIONS:
-        found = [[name for name in names if name.rpartition(".")[2] == last] for last in pair]
-        if all(len(one) == 1 for one in found):
-            return found[0][0], found[1][0]
+        matches = [[name for name in names if name.rpartition(".")[2] == last] for last in pair]
+        if all(len(match) == 1 for match in matches):
+            return matches[0][0], matches[1][0]
     return ()
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The state dict of a ``.pt``, ``.pth`` or ``.safetensors`` file, wherever in the file it lies.
+    """Returns the state dict of a ``.pt``, ``.pth`` or ``.safetensors`` file, at the top level or in a container key.
 
     Raises:
-        CheckpointError: missing, not readable without running code, or without weights.
+        CheckpointError: the file is missing, cannot be read without running code, or has no weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -74,25 +77,26 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); give yourself the right to"
-        ) from None
-    except Exception as error:  # bytes that are no pickle make its reader stumble in any way
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None
+    # Any exception: torch.load raises many kinds for bytes that are not a pickle.
+    except Exception as error:
         if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
             raise CheckpointError(
-                f"{path}: holds more than tensors, and reading it could run code, so it is refused; load it where you "
-                "trust it and save its weights alone: torch.save(network.state_dict(), FILE)"
+                f"{path}: holds more than tensors, and reading it could run code, so it is refused; load it yourself "
+                "if you trust it, and save its weights alone: torch.save(network.state_dict(), FILE)"
             ) from None
         raise CheckpointError(f"{path}: not a file of weights, or cut short; copy it again") from None
     return _state_dict(content, path)
 
 
 def _is_pickle(path: Path) -> bool:
+    """Whether the file begins like a pickle or is a zip archive, as ``torch.save`` writes."""
     with path.open("rb") as file:
         return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """The mapping of names to tensors in ``content``, found by following the keys of :data:`CONTAINERS`."""
     while isinstance(content, Mapping):
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         if tensors and len(tensors) == len(content):
@@ -101,41 +105,50 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         if inside is None:
             break
         content = content[inside]
-    seen = ", ".join(list(map(str, content))[:5]) if isinstance(content, Mapping) else type(content).__name__
+    keys = ", ".join(list(map(str, content))[:5]) if isinstance(content, Mapping) else type(content).__name__
     raise CheckpointError(
-        f"{path}: no state dict at the top or under {', '.join(CONTAINERS)} (found: {seen}); "
+        f"{path}: no state dict at the top level or under {', '.join(CONTAINERS)} (found: {keys}); "
         "save it alone: torch.save(network.state_dict(), FILE)"
     )
 
 
-def _spellings(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The weights by the names they have, and by those with one prefix after the other taken off."""
-    spellings = [weights]
+def _without_prefixes(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The weights under their own names, then with one known prefix removed, then with two, and so on."""
+    candidates = [weights]
     while True:
-        names = spellings[-1]
+        names = candidates[-1]
         prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in names)), None)
         if prefix is None:
-            return spellings
-        spellings.append({name.removeprefix(prefix): value for name, value in names.items()})
+            return candidates
+        candidates.append({name.removeprefix(prefix): value for name, value in names.items()})
 
 
 def fit_weights(
     network: nn.Module, weights: Mapping[str, Tensor], path: str | Path, constants: tuple[str, ...] = ()
 ) -> None:
-    """``network.load_state_dict``, refusing in one line what does not fit.
+    """``network.load_state_dict`` with an error of one line.
 
     Args:
-        constants: last parts of names that ``weights`` may lack.
+        network: its weights are overwritten.
+        weights: tensors by name.
+        path: the file of the weights, for the error message.
+        constants: last components of names that ``weights`` may lack.
 
     Raises:
-        CheckpointError: counting what is missing, unknown or of another shape, with the first names.
+        CheckpointError: tensors are missing, unknown or of another shape; the message has the first of their names.
     """
-    own = network.state_dict()
-    missing = sorted(name for name in own.keys() - weights.keys() if name.rpartition(".")[2] not in constants)
-    unknown = sorted(weights.keys() - own.keys())
-    wrong = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
+    expected = network.state_dict()
+    missing = sorted(
+        name for name in expected.keys() - weights.keys() if name.rpartition(".")[2] not in constants
+    )
+    unknown = sorted(weights.keys() - expected.keys())
+    wrong = sorted(
+        name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape
+    )
     if missing or unknown or wrong:
-        shapes = [f"{name} {list(weights[name].shape)} for {list(own[name].shape)}" for name in wrong[:1]]
+        shapes = [
+            f"{name} {list(weights[name].shape)} for {list(expected[name].shape)}" for name in wrong[:1]
+        ]
         lists = (("missing", missing[:2]), ("unknown", unknown[:2]), ("shape", shapes))
         first = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in lists if names)
         raise CheckpointError(

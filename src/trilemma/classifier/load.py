@@ -1,4 +1,4 @@
-"""``trilemma.load``: a classifier from a run folder, a file, or a name."""
+"""``trilemma.load``: loads a classifier from a run folder, a file, or the name of a published network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trilemma.errors import CheckpointError
 
 
 def load(source: str | Path) -> Classifier:
-    """The classifier of a run (the best one; the last if there is no best), of a file, or of a published network.
+    """Loads the classifier of a run folder, of a file or of a published network; of a run, the best, else the last one.
 
     Args:
         source: a run folder, a classifier file, ``timm:NAME`` or ``robustbench:NAME``.
@@ -18,7 +18,9 @@ def load(source: str | Path) -> Classifier:
         A classifier in eval mode on the CPU.
 
     Raises:
-        CheckpointError: nothing there, or not one of ours.
+        CheckpointError: no such run or file, no finished classifier, or not a classifier file.
+        MissingExtraError: the package of the published network is not installed.
+        UnknownNameError: no published network of this name.
     """
     publisher, _, name = str(source).partition(":")
     if publisher in PUBLISHERS:
@@ -32,7 +34,7 @@ def load(source: str | Path) -> Classifier:
             return Classifier.load(file)
     if (path / "config.yaml").is_file():
         raise CheckpointError(
-            f"{path}: this run has no finished classifier yet; go on with `trilemma train --resume`"
+            f"{path}: this run has no finished classifier yet; resume it with `trilemma train --resume`"
         )
     raise CheckpointError(
         f"{path}: not a run folder; give one that `trilemma train` wrote, or a classifier file"
@@ -43,7 +45,7 @@ def _from_timm(name: str) -> Classifier:
     from trilemma.networks.timm_network import timm_classifier_parts
 
     network, num_classes, mean, std, shape = timm_classifier_parts(name)
-    # a saved copy brings its weights: rebuilding must not download timm's again
+    # A saved classifier file contains the weights, so that loading it must not download timm's weights again.
     config = {"name": "timm", "model": name, "pretrained": False}
     return Classifier(network, num_classes, mean, std, image_shape=shape, network_config=config).eval()
 

@@ -1,4 +1,4 @@
-"""Which memory format a network should have on a device: channels-last where it pays and is safe."""
+"""The memory format of a network on a device: channels-last where it is faster and safe."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 from torch import nn
 
 # oneDNN on AVX2 writes beyond its buffers in the backward pass of channels-last convolutions with fewer input channels
-# than one vector holds (seen with 4 channels, a 1x1 kernel and stride 2, torch 2.13: the process aborts).
-LEAST_CHANNELS = 8
-# Channels of an image itself: the first convolution reads them from a contiguous image, whatever its weights' format.
-MOST_IMAGE_CHANNELS = 3
+# than a vector register holds (observed with 4 channels, a 1x1 kernel and stride 2, torch 2.13: the process aborts).
+MIN_CHANNELS = 8
+# Largest number of image channels. The first convolution reads a contiguous image, whatever the format of its weights.
+MAX_IMAGE_CHANNELS = 3
 
 
 def narrow_convolution(network: nn.Module) -> str | None:
-    """The name of a convolution, other than the first, whose input has fewer than 8 channels; ``None`` without one.
+    """The name of the first convolution with fewer than 8 input channels; ``None`` if there is none.
 
-    The image's own convolutions, of at most 3 input channels, do not count unless such a layer is not the first.
+    The network's first convolution is exempt if it has at most 3 input channels, since it reads the image.
     """
     first = True
     name: str
@@ -23,14 +23,14 @@ def narrow_convolution(network: nn.Module) -> str | None:
         if not isinstance(module, nn.Conv2d):
             continue
         channels = module.in_channels
-        if channels < LEAST_CHANNELS and not (first and channels <= MOST_IMAGE_CHANNELS):
+        if channels < MIN_CHANNELS and not (first and channels <= MAX_IMAGE_CHANNELS):
             return name
         first = False
     return None
 
 
 def preferred_memory_format(network: nn.Module, device: torch.device) -> torch.memory_format:
-    """Channels-last, except on a CPU for GroupNorm (a seventh slower) and for narrow convolutions (unsafe)."""
+    """Returns channels-last, except on a CPU with GroupNorm (1/7 slower) or narrow convolutions (unsafe)."""
     if device.type == "cpu":
         if any(isinstance(module, nn.GroupNorm) for module in network.modules()):
             return torch.contiguous_format
@@ -40,7 +40,7 @@ def preferred_memory_format(network: nn.Module, device: torch.device) -> torch.m
 
 
 def set_memory_format(network: nn.Module, memory_format: torch.memory_format) -> None:
-    """Puts every four-dimensional weight and buffer of ``network`` into ``memory_format``, in place."""
+    """Converts every four-dimensional parameter and buffer of ``network`` to ``memory_format``, in place."""
     for weight in (*network.parameters(), *network.buffers()):
         if weight.dim() == 4:
             weight.data = weight.data.contiguous(memory_format=memory_format)

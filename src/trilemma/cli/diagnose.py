@@ -29,7 +29,7 @@ from trilemma.cli.common import (
     watched,
 )
 from trilemma.cli.lint import print_findings
-from trilemma.config.presets import DIAGNOSE, DIAGNOSE_DEFAULT, diagnosed
+from trilemma.config.presets import DIAGNOSE, DIAGNOSE_DEFAULT, diagnose_presets
 
 
 def diagnose(
@@ -68,7 +68,7 @@ def diagnose(
       trilemma diagnose model.safetensors --data cifar10 --norm linf --radius 8/255 --out figures
       trilemma diagnose runs/digits-pgd-at --attack square --attack he-pgd --images 100
     """
-    names = list(diagnosed(attack))
+    names = list(diagnose_presets(attack))
     run = find_source(source)
     threat = asked_threat(norm, radius)
     folder = out_folder(out, run, "figures")

@@ -13,7 +13,7 @@ from torch import Tensor
 from trilemma import noise
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import running_statistics_kept
-from trilemma.classifier.memory_format import LEAST_CHANNELS, narrow_convolution
+from trilemma.classifier.memory_format import MIN_CHANNELS, narrow_convolution
 from trilemma.config.config import Config
 from trilemma.config.recipe import with_options
 from trilemma.data.batch import Batch
@@ -77,7 +77,7 @@ class Loop:
         elif training.channels_last:
             record.reporter.message(
                 f"memory format: contiguous, not channels-last, which is unsafe on a CPU for {unsafe} (fewer than "
-                f"{LEAST_CHANNELS} input channels)"
+                f"{MIN_CHANNELS} input channels)"
             )
         if training.compile:
             self.clf.network.compile()

@@ -18,7 +18,7 @@ from trilemma.attacks.autoattack import FEW_CLASSES, STANDARD, AutoAttackResult,
 from trilemma.attacks.ensemble.pool import Attack as PoolAttack
 from trilemma.attacks.ensemble.pool import Pool, PoolProgress
 from trilemma.attacks.ensemble.pool_file import PoolFile
-from trilemma.classifier.batch_size import auto_batch_size, free_memory, kept_bytes
+from trilemma.classifier.batch_size import auto_batch_size, free_memory, saved_bytes
 from trilemma.config.presets import AUTOATTACK
 from trilemma.errors import CheckpointError, ConfigError, ImageError, UnknownNameError
 from trilemma.threat import Threat
@@ -359,12 +359,12 @@ def test_what_a_pass_keeps_is_counted_and_the_batch_follows_from_it(toy, monkeyp
     pixels, hidden = 16, 1000
     network = nn.Sequential(nn.Flatten(), nn.Linear(pixels, hidden), nn.Tanh(), nn.Linear(hidden, 3))
     clf, image = Classifier(network, 3), toy.images(1)
-    kept = kept_bytes(clf, image)
+    kept = saved_bytes(clf, image)
     assert 4 * hidden <= kept <= 4 * (hidden + pixels + 3) + 100  # tanh keeps its output
     assert free_memory(torch.device("cpu")) > 2**20
     for free, least, most in ((10_000 * kept, 256, 256), (100 * kept, 5, 25), (0, 1, 1)):
         monkeypatch.setattr("trilemma.classifier.batch_size.free_memory", lambda device, free=free: free)
         assert least <= auto_batch_size(clf, image) <= most
     monkeypatch.setattr("trilemma.classifier.batch_size.free_memory", lambda device: 2**40)
-    monkeypatch.setattr("trilemma.classifier.batch_size.kept_bytes", lambda clf, image: 2**26)
+    monkeypatch.setattr("trilemma.classifier.batch_size.saved_bytes", lambda clf, image: 2**26)
     assert auto_batch_size(clf, image) == 32  # a large network

@@ -15,10 +15,10 @@ from trilemma.attacks.ensemble.fast_copy import fast_copy
 from trilemma.attacks.ensemble.oracle import Oracle, Passes
 from trilemma.attacks.ensemble.threads import Search, search_in_threads
 from trilemma.attacks.margins import is_wrong
-from trilemma.classifier.batch_size import keep_freed
+from trilemma.classifier.batch_size import retain_freed_memory
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
-from trilemma.classifier.correctness import right, right_in_batches
+from trilemma.classifier.correctness import correct_in_batches, is_correct
 from trilemma.data.image_set import as_float
 from trilemma.progress import ProgressBar
 from trilemma.threat import Threat
@@ -160,7 +160,7 @@ class Pool:
         Reports all images decided so far, including after a resume, when the forward passes are not repeated.
         """
         if self.broken_by is None:
-            correct = right_in_batches(self.clf, self.images, self.labels, self.batch_size)
+            correct = correct_in_batches(self.clf, self.images, self.labels, self.batch_size)
             self.broken_by = torch.where(correct, ROBUST, MISCLASSIFIED)
         robust = int(self.robust.sum())
         self.on_progress(PoolProgress("clean", robust, decided=len(self.labels) - robust))
@@ -210,7 +210,7 @@ class Pool:
         """
         started, images, labels = time.perf_counter(), *self._load(indices)
         if self._copy is None:
-            keep_freed(images.device)
+            retain_freed_memory(images.device)
             self._copy = fast_copy(self.clf, images[:2])
         passes = Passes()
         oracle = Oracle(self._copy, self.batch_size, self._reporter(attack, passes, started), passes)
@@ -260,7 +260,7 @@ class Pool:
         """Whether each image is in the ball and [0, 1], and the original misclassifies it in float32. Bool ``[n]``."""
         broken = self.threat.contains(candidates, clean)
         if bool(broken.any()):
-            broken[broken.clone()] = ~right(self.clf, candidates[broken], labels[broken])
+            broken[broken.clone()] = ~is_correct(self.clf, candidates[broken], labels[broken])
         return broken
 
     def _reporter(self, attack: Attack, passes: Passes, started: float) -> Callable[[], None]:

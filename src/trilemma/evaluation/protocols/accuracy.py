@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trilemma.attacks import pgd
 from trilemma.attacks.preset import run_preset
-from trilemma.classifier.correctness import right, right_in_batches
+from trilemma.classifier.correctness import correct_in_batches, is_correct
 from trilemma.config.presets import DIAGNOSE, find_preset
 from trilemma.config.registry import ATTACKS
 from trilemma.data.image_set import as_float
@@ -25,7 +25,7 @@ BALL_TOLERANCE = 1e-5
 def clean(request: Request) -> Verdicts:
     """Accuracy on the images as they are."""
     return Verdicts(
-        right_in_batches(request.clf, request.images, request.labels, request.batch_size, request.advance)
+        correct_in_batches(request.clf, request.images, request.labels, request.batch_size, request.advance)
     )
 
 
@@ -89,7 +89,7 @@ def _attacked(
         ConfigError: adversarial images outside the ball or [0, 1].
     """
     clf, images, labels, threat = request.clf, request.images, request.labels, request.ball
-    verdicts = right_in_batches(clf, images, labels, request.batch_size)
+    verdicts = correct_in_batches(clf, images, labels, request.batch_size)
     remaining = verdicts.nonzero().squeeze(1)
     facts: dict[str, Any] = {"attacked": len(remaining)}
     request.advance(len(labels) - len(remaining))
@@ -105,7 +105,7 @@ def _attacked(
                     f"{name}: {int(outside.sum())} of {len(outside)} adversarial images lie outside {threat} or "
                     "[0, 1]; an attack returns images that threat.project has brought into both"
                 )
-            verdicts[index] = right(clf, adversarial, true_labels).cpu()
+            verdicts[index] = is_correct(clf, adversarial, true_labels).cpu()
             request.advance(len(index) if restart == restarts - 1 else int((~verdicts[index]).sum()))
         remaining = verdicts.nonzero().squeeze(1)
         standing.append(len(remaining))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trilemma.attacks import pgd
-from trilemma.classifier.correctness import answers, right
+from trilemma.classifier.correctness import evaluation_logits, is_correct
 from trilemma.evaluation.protocol import Measurement, Quantity, Request, protocol
 from trilemma.metrics.calibration import Reliability, error_by_chance, probabilities, reliability
 
@@ -18,7 +18,7 @@ def ece(request: Request) -> Measurement:
     """Expected calibration error of the largest probability, 15 bins of equal width, on the images as they are."""
     parts = []
     for batch, _ in request.batches():
-        parts.append(answers(request.clf, batch).cpu())
+        parts.append(evaluation_logits(request.clf, batch).cpu())
         request.advance(len(batch))
     return _measured(torch.cat(parts), request.labels, request.seed)
 
@@ -31,13 +31,13 @@ def ece_pgd_20(request: Request) -> Measurement:
     parts = []
     for batch, truth in request.batches():
         batch = batch.clone()
-        standing = right(clf, batch, truth)
+        standing = is_correct(clf, batch, truth)
         if bool(standing.any()):
             batch[standing] = pgd(
                 clf, batch[standing], truth[standing], threat, steps=20, step_size=threat.epsilon / 4,
                 generator=generator,
             )  # fmt: skip
-        parts.append(answers(clf, batch).cpu())
+        parts.append(evaluation_logits(clf, batch).cpu())
         request.advance(len(batch))
     return _measured(torch.cat(parts), request.labels, request.seed)
 
