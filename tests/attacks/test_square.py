@@ -45,10 +45,10 @@ def change(kind, current, clean, draws, side: int, epsilon: float) -> torch.Tens
     """``current`` after one change; a second of the same batch is taken back, and leaves no trace."""
     images: torch.Tensor = current.clone()
     moves = kind(clean, images, torch.stack([draws.flip(0), draws]), side, epsilon)
-    moves.make(0)
-    moves.settle(0, torch.zeros(len(images), dtype=torch.bool))
+    moves.apply(0)
+    moves.accept(0, torch.zeros(len(images), dtype=torch.bool))
     assert torch.equal(images, current)
-    moves.make(1)
+    moves.apply(1)
     return images
 
 
@@ -258,7 +258,7 @@ def test_images_that_are_broken_leave_at_once(toy) -> None:
 def test_what_belongs_to_an_image_stays_together() -> None:
     rows = torch.arange(4)
     points = _Points(rows, rows * 2, rows * 3, rows * 4, rows * 5, rows * 6)
-    points.keep(torch.tensor([1, 3]))
+    points.select(torch.tensor([1, 3]))
     assert [getattr(points, part.name).tolist() for part in fields(points)] == [
         [k, 3 * k] for k in range(1, 7)
     ]

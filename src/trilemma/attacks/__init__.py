@@ -1,4 +1,4 @@
-"""Attacks: plain functions from clean images to adversarial ones, one per file."""
+"""Attacks: plain functions from clean images to adversarial images, one attack per file."""
 
 from trilemma.attacks.apgd import apgd
 from trilemma.attacks.autoattack import autoattack

@@ -1,4 +1,4 @@
-"""PGD (Madry et al. 2018) and its relatives: projected gradient steps that climb a loss inside the ball."""
+"""PGD (Madry et al. 2018) and its variants: projected gradient steps that maximise a loss inside the ball."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trilemma.walks.steps import ascend
 from trilemma.walks.walk import Callback, Objective
 
 LOSSES = ("ce", "kl", "joint", "high-energy")
-# The KL from the clean prediction is flat at the image itself, so its walk starts a little beside it (TRADES).
+# The KL from the clean prediction has zero gradient at the clean image, so the walk starts near it (TRADES).
 KL_START_NOISE = 0.001
 
 
@@ -36,36 +36,36 @@ def pgd(
     mode: Mode = "eval",
     callback: Callback | None = None,
 ) -> Tensor:
-    """The last iterate of each walk; with restarts, the worst of them per image.
+    """Adversarial images by projected gradient steps: the last iterate, with restarts the worst one per image.
 
-    Worst means misclassified before classified correctly, then the higher loss (with ``target_labels``: the target
-    reached, then the lower cross-entropy to it). Each image has its own random numbers, so the result does not
-    depend on the batch.
+    The worst is a misclassified one if there is any, and among equals the one of highest loss (with ``target_labels``:
+    one that is classified as its target, and the lowest cross-entropy to the target). Each image has its own random
+    numbers, so the result does not depend on the batch.
 
     Args:
-        clf: the classifier; left exactly as it was.
+        clf: the classifier; its state is restored.
         images: ``[N, C, H, W]`` in [0, 1].
         labels: int64 ``[N]``, the true classes.
         threat: norm and radius.
         steps: gradient steps per restart.
-        step_size: pixel units per step; radius / 4 by default.
-        restarts: independent random starts.
-        target_labels: int64 ``[N]``; when given, each image is driven to its target class.
+        step_size: in pixel units; radius / 4 by default.
+        restarts: number of independent random starts.
+        target_labels: int64 ``[N]``; if given, the attack minimises the cross-entropy to these classes instead.
         generator: source of the random starts.
-        loss: the objective. ``"ce"``: cross-entropy; ``"kl"``: KL from the clean prediction, started at
+        loss: the objective. ``"ce"``: cross-entropy; ``"kl"``: KL from the clean prediction, starting at
             ``x + 0.001 n`` (Zhang et al. 2019); ``"joint"``: E(x, y) (arXiv 2108.09093); ``"high-energy"``:
             ``CE(x, y) + gamma E(x)`` (Beadini and Masi 2023).
         gamma: weight of the marginal energy in ``"high-energy"``.
-        random_start: start uniformly in the ball; otherwise at the image.
-        mode: BatchNorm and dropout mode of the forwards.
+        random_start: start at a uniform point of the ball; otherwise at the clean image.
+        mode: BatchNorm and dropout mode of the forward passes.
         callback: called after each step (see :func:`trilemma.walks.walk.walk`).
 
     Returns:
         Adversarial images, ``[N, C, H, W]``, inside the ball and [0, 1].
 
     Raises:
-        ImageError: images outside [0, 1], of another shape, or labels that do not fit.
-        ConfigError: an unknown loss, a target with another loss than ``"ce"``, steps below 0 or restarts below 1.
+        ImageError: images outside [0, 1] or of the wrong shape, or labels that do not fit.
+        ConfigError: an unknown loss, targets with a loss other than ``"ce"``, steps below 0 or restarts below 1.
     """
     clf.check(images)
     check_labels(labels, images, clf.num_classes)
@@ -82,21 +82,21 @@ def pgd(
             raise ConfigError(f"pgd: loss={loss!r} has no targets; use loss='ce' with target_labels")
         check_labels(target_labels, images, clf.num_classes, "target_labels")
     size = threat.epsilon / 4 if step_size is None else step_size
-    # drawn only where they are used: without a generator they come from torch's global one
+    # Drawn only if used, as without a generator they come from torch's global one.
     seeds = noise.image_seeds(len(images), generator, images.device) if random_start or loss == "kl" else None
 
     with inner_loop(clf, mode):
         objective = _objective(clf, images, labels, target_labels, loss, gamma)
         worst, worst_score = images, torch.full((len(images),), -torch.inf, device=images.device)
         for restart in range(restarts):
-            own = None if seeds is None else noise.derive(seeds, restart)
-            start = _start(images, threat, own, loss) if own is not None else images
-            reached = ascend(clf, start, images, threat, objective, steps, size, callback=callback)
+            start_seeds = None if seeds is None else noise.derive(seeds, restart)
+            start = images if start_seeds is None else _start(images, threat, start_seeds, loss)
+            adversarial = ascend(clf, start, images, threat, objective, steps, size, callback=callback)
             if restarts == 1:
-                return reached
-            score = _score(objective, reached, labels, target_labels)
+                return adversarial
+            score = _score(objective, adversarial, labels, target_labels)
             better = score > worst_score
-            worst = torch.where(better.view(-1, *[1] * (images.dim() - 1)), reached, worst)
+            worst = torch.where(better.view(-1, *[1] * (images.dim() - 1)), adversarial, worst)
             worst_score = torch.where(better, score, worst_score)
     return worst
 
@@ -110,9 +110,9 @@ def fgsm(
     step_size: float | None = None,
     mode: Mode = "eval",
 ) -> Tensor:
-    """FGSM (Goodfellow et al. 2015): one step of the radius up the cross-entropy, from the image itself.
+    """Adversarial images by FGSM (Goodfellow et al. 2015): one gradient step on the cross-entropy from the clean image.
 
-    Args and errors: as of :func:`pgd`; ``step_size`` is the radius by default.
+    Arguments and errors as in :func:`pgd`; ``step_size`` is the radius by default.
     """
     size = threat.epsilon if step_size is None else step_size
     return pgd(clf, images, labels, threat, 1, size, random_start=False, mode=mode)
@@ -131,12 +131,13 @@ def he_pgd(
     mode: Mode = "eval",
     callback: Callback | None = None,
 ) -> Tensor:
-    """High-energy PGD (Beadini and Masi 2023, arXiv 2304.04033): steps up ``CE(x*, y) + gamma E(x*)``.
+    """Adversarial images by high-energy PGD, which maximises ``CE(x*, y) + gamma E(x*)``.
 
-    An attack on the cross-entropy alone lowers E(x*) far below that of clean images, so a detector of energies detects
-    it. With ``CE = E(x, y) - E(x)`` this one climbs ``E(x*, y) + (gamma - 1) E(x*)``; at ``gamma`` 0 it is :func:`pgd`.
+    Beadini and Masi 2023, arXiv 2304.04033. An attack on the cross-entropy alone lowers E(x*) far below the energy of
+    clean images, so that a detector of low energies detects it. As ``CE = E(x, y) - E(x)``, this attack maximises
+    ``E(x*, y) + (gamma - 1) E(x*)``; with ``gamma`` 0 it is :func:`pgd`.
 
-    Args and errors: as of :func:`pgd`; ``step_size`` is radius / 8 by default, which is 1/255 at 8/255.
+    Arguments and errors as in :func:`pgd`; ``step_size`` is radius / 8 by default, which is 1/255 at 8/255.
     """
     size = threat.epsilon / 8 if step_size is None else step_size
     return pgd(
@@ -154,7 +155,7 @@ def pgd_targeted(
     *,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """PGD down ``CE(x*, t)``, ``t`` drawn per image among the classes other than its own; as of :func:`pgd`."""
+    """Adversarial images by PGD that minimises ``CE(x*, t)`` for a random wrong class ``t``; see :func:`pgd`."""
     draws = noise.uniform(noise.image_seeds(len(images), generator, images.device), 0, (1,))[:, 0]
     targets = (labels + 1 + (draws * (clf.num_classes - 1)).long()) % clf.num_classes
     return pgd(clf, images, labels, threat, steps, target_labels=targets, generator=generator)
@@ -183,7 +184,7 @@ def _start(images: Tensor, threat: Threat, seeds: Tensor, loss: str) -> Tensor:
 
 @torch.no_grad()
 def _score(objective: Objective, images: Tensor, labels: Tensor, target_labels: Tensor | None) -> Tensor:
-    """Orders the ends of several walks; a bounded loss keeps every success above every failure."""
+    """A score to compare restarts, float64 ``[N]``: every success above every failure, then by loss."""
     loss, logits = objective(images, torch.arange(len(images), device=images.device))
     predicted = logits.argmax(1)
     success = predicted != labels if target_labels is None else predicted == target_labels

@@ -22,7 +22,7 @@ def run_preset(
     threat: Threat,
     generator: torch.Generator,
 ) -> Tensor:
-    """Adversarial images of a preset's attack, ``[N, C, H, W]``.
+    """Adversarial images ``[N, C, H, W]``, made by the attack of ``preset``.
 
     Args:
         preset: attack and settings.
@@ -30,7 +30,7 @@ def run_preset(
         images: ``[N, C, H, W]`` in [0, 1].
         labels: int64 ``[N]``.
         threat: norm and radius.
-        generator: passed to attacks that draw random numbers, which are those with a parameter of this name.
+        generator: source of random numbers; passed only if the attack has a parameter ``generator``.
     """
     attack: Callable[..., Tensor] = (
         import_object(preset.attack) if ":" in preset.attack else ATTACKS.get(preset.attack)
