@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from trilemma.cli.common import print_json, print_table, share
+from trilemma.cli.common import percent, print_json, print_table
 
 
 def test_json_has_no_number_that_is_not_finite(capsys):
@@ -27,5 +27,5 @@ def test_no_rows_print_nothing(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_share():
-    assert (share(0.975), share(None)) == ("97.5%", None)
+def test_percent():
+    assert (percent(0.975), percent(None)) == ("97.5%", None)

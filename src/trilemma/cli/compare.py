@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from trilemma.cli.common import Json, print_json, print_table, results, writable_folder
+from trilemma.cli.common import Json, argument, option, print_json, print_table, run_results, writable_folder
 from trilemma.errors import ConfigError, RunError
 from trilemma.files import write_text
 from trilemma.report.table import Table, as_csv, as_markdown, as_tree, cell, comparison_table
@@ -16,29 +14,19 @@ from trilemma.report.words import DASH
 from trilemma.runs.run_directory import RunDirectory
 
 Format = Literal["html", "markdown", "csv", "json"]
-ENDINGS: dict[str, Format] = {
+FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown", ".csv": "csv", ".json": "json",
 }  # fmt: skip
-PAGE = Path("compare.html")
+DEFAULT_PAGE = Path("compare.html")
+
+Runs = Annotated[list[Path], argument("RUN...", "run folders")]
+OutFile = Annotated[
+    Path | None, option("--out FILE", "what to write; its ending says how  [default: compare.html]")
+]
+OutFormat = Annotated[Format | None, option("--format", "of the file; without --out, of standard output")]
 
 
-def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders", show_default=False)],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="what to write; its ending says how  [default: compare.html]",
-            show_default=False,
-        ),
-    ] = None,
-    form: Annotated[
-        Format | None,
-        typer.Option("--format", help="of the file; without --out, of standard output", show_default=False),
-    ] = None,
-    as_json: Json = False,
-) -> None:
+def compare(runs: Runs, out: OutFile = None, form: OutFormat = None, as_json: Json = False) -> None:
     """Puts runs side by side: a table, and a page with plots.
 
     A column holds what was measured under one protocol, on the same images, against the same threat; rows that
@@ -52,12 +40,12 @@ def compare(
     """
     for path in runs:
         RunDirectory.open(path)
-    chosen = form or _form(out)
+    chosen = form or _format_from_suffix(out)
     if chosen == "html":
-        out = out or PAGE
+        out = out or DEFAULT_PAGE
     if out is not None:
         if out.is_dir():
-            raise RunError(f"{out}: is a folder; --out names the page, such as {out / PAGE}")
+            raise RunError(f"{out}: is a folder; --out names the page, such as {out / DEFAULT_PAGE}")
         writable_folder(out.parent)
     table = comparison_table(runs)
     if chosen == "html" and out is not None:
@@ -73,25 +61,25 @@ def compare(
             write_text(out, text)
     if as_json:
         print_json(
-            {"runs": results(runs), "table": as_tree(table), "page": None if out is None else str(out)}
+            {"runs": run_results(runs), "table": as_tree(table), "page": None if out is None else str(out)}
         )
     else:
-        print_table(cells(table))
+        print_table(table_by_value(table))
         for entry in table.entries:
             for note in entry.notes:
                 print(f"not comparable: {entry.path}, {entry.checkpoint}: {note}")
         print(out)
 
 
-def _form(out: Path | None) -> Format:
-    """The format that the ending of ``--out`` names."""
+def _format_from_suffix(out: Path | None) -> Format:
+    """Returns the format that the suffix of ``--out`` stands for; HTML without ``--out`` or for a folder."""
     if out is None or out.is_dir():
         return "html"
-    if out.suffix.lower() not in ENDINGS:
+    if out.suffix.lower() not in FORMAT_OF_SUFFIX:
         raise ConfigError(
-            f"--out {out}: the ending names no format; use {', '.join(ENDINGS)}, or add --format"
+            f"--out {out}: the ending names no format; use {', '.join(FORMAT_OF_SUFFIX)}, or add --format"
         )
-    return ENDINGS[out.suffix.lower()]
+    return FORMAT_OF_SUFFIX[out.suffix.lower()]
 
 
 def _text(table: Table, form: Format) -> str:
@@ -100,14 +88,14 @@ def _text(table: Table, form: Format) -> str:
     return as_csv(table) if form == "csv" else as_markdown(table)
 
 
-def cells(table: Table) -> list[dict[str, str]]:
-    """The table for a terminal, a line per value: its columns would soon be wider than any terminal."""
-    lines = []
+def table_by_value(table: Table) -> list[dict[str, str]]:
+    """Returns the table with one row per value, because one column per protocol would not fit a terminal."""
+    rows = []
     for column in table.columns:
         measured = [entry for entry in table.entries if entry.values.get(column) is not None]
         for number, entry in enumerate(measured):
             first = number == 0
-            lines.append(
+            rows.append(
                 {
                     "protocol": f"{column.protocol} v{column.version}" if first else "",
                     "value": f"{column.quantity}, {column.better} is better" if first else "",
@@ -117,4 +105,4 @@ def cells(table: Table) -> list[dict[str, str]]:
                     "": cell(column, entry.values[column]),
                 }
             )
-    return lines
+    return rows

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
 from trilemma.cli.common import (
     Data,
     Device,
@@ -16,38 +14,30 @@ from trilemma.cli.common import (
     Radius,
     Seed,
     Source,
-    asked_threat,
-    check_threat,
-    find_source,
-    images_for,
+    find_run,
+    lint_summary,
     load_classifier,
-    out_folder,
+    load_test_images,
+    option,
+    output_folder,
+    parse_threat,
+    percent,
     print_json,
+    print_progress,
     print_table,
-    share,
-    tell,
-    watched,
+    require_threat,
+    show_progress_bar,
 )
-from trilemma.cli.lint import print_findings
 from trilemma.config.presets import DIAGNOSE, DIAGNOSE_DEFAULT, diagnose_presets
+
+ATTACKS = f"may be repeated: {', '.join(DIAGNOSE)}, or a registered attack  [default: {', '.join(DIAGNOSE_DEFAULT)}]"
 
 
 def diagnose(
     source: Source,
     data: Data = None,
-    images: Annotated[
-        int, typer.Option("--images", metavar="N", min=1, help="test images, in a stratified order")
-    ] = 512,
-    attack: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--attack",
-            metavar="NAME",
-            help=f"may be repeated: {', '.join(DIAGNOSE)}, or a registered attack  "
-            f"[default: {', '.join(DIAGNOSE_DEFAULT)}]",
-            show_default=False,
-        ),
-    ] = None,
+    images: Annotated[int, option("--images N", "test images, in a stratified order", min=1)] = 512,
+    attack: Annotated[list[str] | None, option("--attack NAME", ATTACKS)] = None,
     norm: Norm = None,
     radius: Radius = None,
     out: Out = None,
@@ -69,17 +59,17 @@ def diagnose(
       trilemma diagnose runs/digits-pgd-at --attack square --attack he-pgd --images 100
     """
     names = list(diagnose_presets(attack))
-    run = find_source(source)
-    threat = asked_threat(norm, radius)
-    folder = out_folder(out, run, "figures")
+    run = find_run(source)
+    threat = parse_threat(norm, radius)
+    folder = output_folder(out, run, "figures")
     from trilemma.evaluation.diagnose import diagnose as diagnose_classifier
 
     clf = load_classifier(source, device)
-    check_threat(threat, clf.threat)
-    tell(f"generating up to {images} images, and attacking as many: {', '.join(names)}", quiet)
-    found = images_for(clf, run, data)
+    require_threat(threat, clf.threat)
+    print_progress(f"generating up to {images} images, and attacking as many: {', '.join(names)}", quiet)
+    found = load_test_images(clf, run, data)
     record = diagnose_classifier(
-        clf, found, threat, images, seed, attacks=names, out=folder, progress=watched(quiet)
+        clf, found, threat, images, seed, attacks=names, out=folder, progress=show_progress_bar(quiet)
     )
     if as_json:
         print_json({**record, "figures": str(folder)})
@@ -91,6 +81,17 @@ def diagnose(
     print_table(moves(record))
     print(note(record))
     print(f"figures: {folder}")
+
+
+def print_findings(record: dict[str, Any]) -> None:
+    """Prints what the lint found and what to do about it, or one line if it found nothing."""
+    from trilemma.evaluation.lint.rows import findings_of
+
+    findings, _, _ = findings_of([record])
+    if not findings:
+        print(lint_summary([record]))
+    for finding in findings:
+        print(f"lint: {finding}")
 
 
 def sets(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -120,8 +121,8 @@ def attacks(record: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "attack": name,
             "budget": move["about"],
-            "broken": share(move["broken"]["value"]),
-            "E(x) rose": share(move["risen"]["value"]),
+            "broken": percent(move["broken"]["value"]),
+            "E(x) rose": percent(move["risen"]["value"]),
         }
         for name, move in record["moves"]["attacks"].items()
     ]

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
 from trilemma.cli.common import (
     Data,
     Device,
@@ -16,21 +14,22 @@ from trilemma.cli.common import (
     Quiet,
     Radius,
     Seed,
-    asked_threat,
-    check_threat,
+    argument,
     choose_device,
-    find_source,
-    images_for,
+    find_run,
+    lint_summary,
     load_classifier,
-    measures,
+    load_test_images,
+    option,
+    parse_threat,
+    percent,
     print_json,
+    print_progress,
     print_table,
-    share,
-    tell,
-    watched,
+    require_threat,
+    show_progress_bar,
 )
 from trilemma.cli.exits import resumable
-from trilemma.cli.lint import NoLint, tell_summary
 from trilemma.cli.model import own_classifier
 from trilemma.cli.samples import ExtractorName, Origin, SamplesPath, judge_samples
 from trilemma.config.registry import NETWORKS, PROTOCOLS
@@ -42,69 +41,31 @@ if TYPE_CHECKING:
 
 MaybeSource = Annotated[
     str | None,
-    typer.Argument(
-        metavar="RUN_OR_FILE",
-        help="a run folder, a classifier file, weights, timm:NAME or robustbench:NAME",
-        show_default=False,
-    ),
+    argument("RUN_OR_FILE", "a run folder, a classifier file, weights, timm:NAME or robustbench:NAME"),
 ]
 Protocols = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--protocol", metavar="NAME", help="may be repeated  [default: clean, pgd-20]", show_default=False
-    ),
+    list[str] | None, option("--protocol NAME", "may be repeated  [default: clean, pgd-20]")
 ]
-Images = Annotated[
-    int | None,
-    typer.Option(
-        "--images", metavar="N", min=1, help="only so many, in a fixed stratified order", show_default=False
-    ),
-]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="go on with an AutoAttack evaluation that was interrupted")
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="MOD:FN",
-        help="FN() gives the network: images in [0, 1] to logits",
-        show_default=False,
-    ),
-]
+Images = Annotated[int | None, option("--images N", "only so many, in a fixed stratified order", min=1)]
+Model = Annotated[str | None, option("--model MOD:FN", "FN() gives the network: images in [0, 1] to logits")]
 Network = Annotated[
     str | None,
-    typer.Option(
-        "--network",
-        metavar="NAME",
-        help="the network that a file of weights belongs to; options after commas",
-        show_default=False,
-    ),
+    option("--network NAME", "the network that a file of weights belongs to; options after commas"),
 ]
-Mean = Annotated[
-    str | None,
-    typer.Option(
-        "--mean",
-        metavar="M,...",
-        help="per channel, if the network wants normalised images",
-        show_default=False,
-    ),
-]
-Std = Annotated[str | None, typer.Option("--std", metavar="S,...", help="with --mean", show_default=False)]
+Mean = Annotated[str | None, option("--mean M,...", "per channel, if the network wants normalised images")]
+Std = Annotated[str | None, option("--std S,...", "with --mean")]
 Checkpoint = Annotated[
     Literal["best", "last", "both"],
-    typer.Option("--checkpoint", help="of a run: the best on held-out images, or the last"),
+    option("--checkpoint", "of a run: the best on held-out images, or the last"),
 ]
-Kept = Annotated[
+OutDir = Annotated[
     Path | None,
-    typer.Option(
-        "--out",
-        metavar="DIR",
-        help="where rows and unfinished work go; a run has its own folder for them",
-        show_default=False,
-    ),
+    option("--out DIR", "where rows and unfinished work go; a run has its own folder for them"),
 ]
-
+Resume = Annotated[bool, option("--resume", "go on with an AutoAttack evaluation that was interrupted")]
+NoLint = Annotated[
+    bool, option("--no-lint", "do not look for mistakes of the classifier and its images first")
+]
 
 Rows = dict[str, dict[str, Any]]
 
@@ -124,7 +85,7 @@ def evaluate(
     samples: SamplesPath = None,
     extractor: ExtractorName = None,
     origin: Origin = None,
-    out: Kept = None,
+    out: OutDir = None,
     resume: Resume = False,
     no_lint: NoLint = False,
     seed: Seed = 0,
@@ -154,34 +115,36 @@ def evaluate(
         return judge_samples(source, samples, extractor, origin, data, seed, device, quiet, as_json)
     protocols = protocol or ["clean", "pgd-20"]
     _check_question(protocols, source, model, network)
-    run = None if source is None else find_source(source)
+    run = None if source is None else find_run(source)
     own_folder = run is not None and model is None and network is None
     _check_folder(source, own_folder, out, resume)
-    threat = asked_threat(norm, radius)
-    tell(f"evaluating {source or model}: {', '.join(protocols)}", quiet)
+    threat = parse_threat(norm, radius)
+    print_progress(f"evaluating {source or model}: {', '.join(protocols)}", quiet)
     attacks = any(PROTOCOLS.get(name).needs_threat for name in protocols)
-    options: dict[str, Any] = {"progress": watched(quiet), "resume": resume, "lint": not no_lint}
+    options: dict[str, Any] = {"progress": show_progress_bar(quiet), "resume": resume, "lint": not no_lint}
     if run is not None and own_folder:
         from trilemma.evaluation.evaluate import evaluate_run
 
         if attacks:
-            check_threat(threat, run.config().threat)
+            require_threat(threat, run.config().threat)
         if checkpoint == "both" and len(run.classifiers()) == 2:
-            tell("best and last, one after the other; --checkpoint best leaves the last one out", quiet)
+            print_progress(
+                "best and last, one after the other; --checkpoint best leaves the last one out", quiet
+            )
         options |= {"device": choose_device(device), "checkpoint": checkpoint}
-        other = None if data is None else images_for(load_classifier(str(run.path), "cpu"), run, data)
+        other = None if data is None else load_test_images(load_classifier(str(run.path), "cpu"), run, data)
         with resumable(run.path):
             rows = evaluate_run(run.path, protocols, other, threat, images, seed, **options)
     else:
         from trilemma.evaluation.evaluate import evaluate_into
 
         clf = _classifier(source, model, network, data, mean, std, device)
-        image_set = images_for(clf, None, data)
+        image_set = load_test_images(clf, None, data)
         if attacks:
-            check_threat(threat, clf.threat)
+            require_threat(threat, clf.threat)
         with resumable(out):
             rows = evaluate_into(out, clf, image_set, protocols, threat, images, seed, **options)
-    tell_summary(rows.values(), quiet)
+    print_progress(lint_summary(rows.values()), quiet)
     if as_json:
         print_json(rows)
     else:
@@ -215,11 +178,11 @@ def _check_folder(source: str | None, own_folder: bool, out: Path | None, resume
 def _print(rows: Rows) -> None:
     """Accuracies in one table, whatever else was measured in another."""
     accuracies = {name: row for name, row in rows.items() if row["quantity"] == "accuracy"}
-    print_table(table(accuracies))
+    print_table(_accuracy_table(accuracies))
     for name, row in accuracies.items():
         if "note" in row["facts"]:
             print(f"{name}: {row['facts']['note']}")
-    print_table(measures([row for name, row in rows.items() if name not in accuracies]))
+    print_table(_measure_table([row for name, row in rows.items() if name not in accuracies]))
 
 
 def _classifier(
@@ -230,7 +193,7 @@ def _classifier(
         if mean is not None or std is not None:
             raise ConfigError(f"--mean, --std: {source} states its own normalisation; leave them out")
         return load_classifier(str(source), device)
-    run = None if source is None else find_source(source)
+    run = None if source is None else find_run(source)
     if run is not None and network is not None:
         raise ConfigError(f"--network {network}: {source} is a run, which knows its network; leave it out")
     weights = Path(source) if source is not None else None
@@ -240,18 +203,40 @@ def _classifier(
     return own_classifier(model, network, weights, data, mean, std).to(choose_device(device))
 
 
-def table(rows: Rows) -> Sequence[dict[str, Any]]:
-    """Rows for a reader: accuracy with its 95 % interval, on what, against what."""
+def _accuracy_table(rows: Rows) -> list[dict[str, Any]]:
+    """Returns table rows of accuracies with their 95 % intervals and conditions."""
     return [
         {
             "protocol": name.removesuffix("@last"),
-            "accuracy": share(row["value"]),
-            "95 % interval": f"{share(row['lower'])} to {share(row['upper'])}",
-            "images": row["count"],
-            "checkpoint": checkpoint_name(row["checkpoint"]),
-            "data": f"{row['data']['name']} {row['data']['split']}",
-            "threat": "-" if row["threat"] is None else f"{row['threat']['norm']} {row['threat']['radius']}",
-            "seconds": row["seconds"],
+            "accuracy": percent(row["value"]),
+            "95 % interval": f"{percent(row['lower'])} to {percent(row['upper'])}",
+            **_conditions(row),
         }
         for name, row in rows.items()
     ]
+
+
+def _measure_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns table rows of other quantities: value, which direction is better, and secondary values."""
+    return [
+        {
+            "protocol": row["protocol"],
+            "quantity": f"{row['quantity']}, {row['better']} is better",
+            "value": row["value"],
+            "95 % interval": None if row["lower"] is None else f"{row['lower']:.3f} to {row['upper']:.3f}",
+            "also": ", ".join(f"{name} {value:.4g}" for name, value in row["also"].items()),
+            **_conditions(row),
+        }
+        for row in rows
+    ]
+
+
+def _conditions(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns the table cells that state what a row was measured on."""
+    return {
+        "images": row["count"],
+        "checkpoint": checkpoint_name(row["checkpoint"]),
+        "data": f"{row['data']['name']} {row['data']['split']}",
+        "threat": "-" if row["threat"] is None else f"{row['threat']['norm']} {row['threat']['radius']}",
+        "seconds": row["seconds"],
+    }

@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from trilemma.cli.common import complain
+from trilemma.cli.common import print_error
 from trilemma.errors import TrainingFailedError, UserError
 
 USER_ERROR = 2
@@ -45,7 +45,7 @@ class OneLineErrors(TyperGroup):
             sys.stdout.flush()  # a reader that has gone is noticed here, not at interpreter exit
         except COMMAND_LINE_ERROR as error:
             code = USER_ERROR
-            complain(_usage(error))
+            print_error(_usage(error))
         except SystemExit as end:  # typer's own answer to a closed pipe while it prints help
             if not isinstance(end.__context__, BrokenPipeError):
                 raise
@@ -62,13 +62,13 @@ class OneLineErrors(TyperGroup):
             sys.stdout.flush()
             return value
         except UserError as error:
-            complain(str(error))
+            print_error(str(error))
             raise typer.Exit(USER_ERROR) from None
         except TrainingFailedError as error:
-            complain(str(error))
+            print_error(str(error))
             raise typer.Exit(TRAINING_FAILED) from None
         except KeyboardInterrupt:
-            complain("interrupted", kind="")
+            print_error("interrupted", prefix="")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # the reader has seen enough: quiet, and not a failure
             _let_go_of_closed_streams()
@@ -77,7 +77,9 @@ class OneLineErrors(TyperGroup):
             if error.errno not in _FULL_OR_READ_ONLY:
                 raise
             where = error.filename or "standard output"
-            complain(f"{where}: cannot be written ({error.strerror}); choose another place or free this one")
+            print_error(
+                f"{where}: cannot be written ({error.strerror}); choose another place or free this one"
+            )
             _let_go_of_closed_streams()
             raise typer.Exit(USER_ERROR) from None
 
@@ -112,7 +114,7 @@ def resumable(folder: Path | None) -> Iterator[None]:
             "what was found is saved; the same command with --resume goes on" if saved else "nothing is saved"
         )
         hint = "" if saved or folder is not None else "; AutoAttack could go on if --out named a folder"
-        complain(f"interrupted; {go_on}{hint}", kind="")
+        print_error(f"interrupted; {go_on}{hint}", prefix="")
         raise typer.Exit(INTERRUPTED) from None
     finally:
         if former is not None:

@@ -5,36 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
-
 from trilemma.cli.common import (
     Data,
     Json,
     Quiet,
     Source,
-    find_source,
-    images_for,
+    find_run,
+    load_test_images,
+    option,
     print_json,
-    tell,
+    print_progress,
     writable_folder,
 )
 from trilemma.errors import ConfigError, RunError
 from trilemma.runs.run_directory import RunDirectory
 
+Onnx = Annotated[bool, option("--onnx", "one .onnx file; needs the extra 'onnx'")]
+StateDict = Annotated[bool, option("--state-dict", "a .pt file of PyTorch weights")]
+OutFile = Annotated[Path | None, option("--out FILE", "[default: RUN/export/classifier.onnx or .pt]")]
+Checkpoint = Literal["best", "last"]
+
 
 def export(
     source: Source,
-    onnx: Annotated[bool, typer.Option("--onnx", help="one .onnx file; needs the extra 'onnx'")] = False,
-    state_dict: Annotated[bool, typer.Option("--state-dict", help="a .pt file of PyTorch weights")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="FILE", help="[default: RUN/export/classifier.onnx or .pt]", show_default=False
-        ),
-    ] = None,
+    onnx: Onnx = False,
+    state_dict: StateDict = False,
+    out: OutFile = None,
     checkpoint: Annotated[
-        Literal["best", "last"],
-        typer.Option("--checkpoint", help="of a run: the best on held-out images, or the last"),
+        Checkpoint, option("--checkpoint", "of a run: the best on held-out images, or the last")
     ] = "best",
     data: Data = None,
     quiet: Quiet = False,
@@ -53,7 +51,7 @@ def export(
     """
     if onnx == state_dict:
         raise ConfigError("export: give one of --onnx and --state-dict")
-    run = find_source(source)
+    run = find_run(source)
     path = out or _default_path(run, ".onnx" if onnx else ".pt")
     if path.exists():
         raise RunError(
@@ -63,8 +61,8 @@ def export(
     from trilemma.evaluation.export import export_onnx, export_state_dict
 
     clf = _classifier(source, run, checkpoint)
-    images = images_for(clf, run, data)
-    tell(f"exporting, and checking on {len(images)} images of {images.name}", quiet)
+    images = load_test_images(clf, run, data)
+    print_progress(f"exporting, and checking on {len(images)} images of {images.name}", quiet)
     metadata = (export_onnx if onnx else export_state_dict)(clf, path, images)
     if as_json:
         print_json({"file": str(path), **metadata})
@@ -76,7 +74,7 @@ def _default_path(run: RunDirectory | None, suffix: str) -> Path:
     return (Path() if run is None else run.path / "export") / f"classifier{suffix}"
 
 
-def _classifier(source: str, run: RunDirectory | None, checkpoint: Literal["best", "last"]) -> Any:
+def _classifier(source: str, run: RunDirectory | None, checkpoint: Checkpoint) -> Any:
     from trilemma.classifier.load import load
     from trilemma.evaluation.evaluate import chosen_checkpoints
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
 from trilemma.cli.common import (
     Device,
     Json,
@@ -13,71 +11,36 @@ from trilemma.cli.common import (
     Quiet,
     Seed,
     Source,
-    find_source,
+    find_run,
     load_classifier,
-    out_folder,
+    option,
+    output_folder,
+    percent,
     print_json,
+    print_progress,
     print_table,
-    share,
-    tell,
-    watched,
+    show_progress_bar,
 )
 from trilemma.cli.samples import ExtractorName, independent_extractor, print_row, sample_row
 from trilemma.config.registry import SAMPLERS
 from trilemma.errors import ConfigError
 
-StartName = Annotated[
-    str,
-    typer.Option(
-        "--start",
-        metavar="S",
-        help="uniform, gaussian, class-mean-noise, class-gaussian, class-pca, data or phase-scrambled",
-    ),
-]
-SamplerName = Annotated[
-    str | None,
-    typer.Option(
-        "--sampler",
-        metavar="S",
-        help="`trilemma list samplers`  [default: the chain it was trained with, else momentum]",
-        show_default=False,
-    ),
-]
-EnergyName = Annotated[
-    str | None,
-    typer.Option(
-        "--energy",
-        metavar="E",
-        help="joint, marginal, ce or reference  [default: that of its chain, else joint]",
-        show_default=False,
-    ),
-]
+STARTS = "uniform, gaussian, class-mean-noise, class-gaussian, class-pca, data or phase-scrambled"
+DEFAULT_SAMPLER = "`trilemma list samplers`  [default: the chain it was trained with, else momentum]"
+DEFAULT_ENERGY = "joint, marginal, ce or reference  [default: that of its chain, else joint]"
+DEFAULT_STEP = "factor of the gradient, or length of a normalised step  [default: that of its chain]"
 
 
 def generate(
     source: Source,
-    per_class: Annotated[
-        int, typer.Option("--per-class", metavar="N", min=1, help="images of each class")
-    ] = 10,
-    start: StartName = "class-pca",
-    sampler: SamplerName = None,
-    energy: EnergyName = None,
-    steps: Annotated[int, typer.Option("--steps", metavar="N", min=0, help="steps of the sampler")] = 100,
-    step_size: Annotated[
-        float | None,
-        typer.Option(
-            "--step-size",
-            metavar="S",
-            min=0,
-            help="factor of the gradient, or length of a normalised step  [default: that of its chain]",
-            show_default=False,
-        ),
-    ] = None,
+    per_class: Annotated[int, option("--per-class N", "images of each class", min=1)] = 10,
+    start: Annotated[str, option("--start S", STARTS)] = "class-pca",
+    sampler: Annotated[str | None, option("--sampler S", DEFAULT_SAMPLER)] = None,
+    energy: Annotated[str | None, option("--energy E", DEFAULT_ENERGY)] = None,
+    steps: Annotated[int, option("--steps N", "steps of the sampler", min=0)] = 100,
+    step_size: Annotated[float | None, option("--step-size S", DEFAULT_STEP, min=0)] = None,
     namer: Annotated[
-        str | None,
-        typer.Option(
-            "--namer", metavar="RUN_OR_FILE", help="an independent classifier that judges", show_default=False
-        ),
+        str | None, option("--namer RUN_OR_FILE", "an independent classifier that judges")
     ] = None,
     extractor: ExtractorName = None,
     out: Out = None,
@@ -100,27 +63,27 @@ def generate(
     """
     if sampler is not None:
         SAMPLERS.row(sampler)
-    run = find_source(source)
+    run = find_run(source)
     if namer is not None:
-        find_source(namer)
+        find_run(namer)
     if extractor is not None and run is None:
         raise ConfigError(
             f"--extractor {extractor}: {source} is no run, whose training images are compared with; draw first, then "
             "trilemma evaluate --samples"
         )
-    folder = out_folder(out, run, "samples")
+    folder = output_folder(out, run, "samples")
     from trilemma.evaluation.evaluate import run_splits
     from trilemma.evaluation.samples import generate_samples, own_chain
 
     clf = load_classifier(source, device)
     judge = None if namer is None else load_classifier(namer, device)
     reader = None if extractor is None else independent_extractor(extractor, run, device)
-    tell(f"generating {per_class} images per class from {source}", quiet)
+    print_progress(f"generating {per_class} images per class from {source}", quiet)
     chain = own_chain(clf, sampler, energy)
     options = chain.options if step_size is None else {**chain.options, "step_size": step_size}
     record = generate_samples(
         clf, per_class, start, chain.sampler, chain.energy, steps, seed, folder, judge,
-        None if run is None else run_splits(run.path), progress=watched(quiet), **options,
+        None if run is None else run_splits(run.path), progress=show_progress_bar(quiet), **options,
     )  # fmt: skip
     grid = folder / f"{record['name']}.png"
     row = None
@@ -141,7 +104,7 @@ def figures(record: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "images": name,
             "count": row["count"],
-            "named as their class": share(row["named"]),
+            "named as their class": percent(row["named"]),
             "distance to nearest": row["distance"],
         }
         for name, row in record["figures"].items()

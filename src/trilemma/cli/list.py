@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
-from trilemma.cli.common import Json, print_json, print_table
+from trilemma.cli.common import Json, argument, print_json, print_table
 from trilemma.config import registry
 from trilemma.errors import UnknownNameError, nearest
 
@@ -23,10 +21,7 @@ KINDS = ("recipes", *REGISTRIES)
 
 
 def list_(
-    kind: Annotated[
-        str | None,
-        typer.Argument(metavar="KIND", help=f"one of {', '.join(KINDS)}; all by default", show_default=False),
-    ] = None,
+    kind: Annotated[str | None, argument("KIND", f"one of {', '.join(KINDS)}; all by default")] = None,
     as_json: Json = False,
 ) -> None:
     """Lists recipes, methods, protocols and the rest.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import trilemma
+from trilemma.cli.common import option
 from trilemma.cli.compare import compare
 from trilemma.cli.diagnose import diagnose
 from trilemma.cli.evaluate import evaluate
@@ -52,7 +53,7 @@ def _version(wanted: bool) -> None:
 def trilemma_command(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and leave")
+        bool, option("--version", "print the version and leave", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Train, evaluate, see and sample image classifiers that are accurate, robust and generative at once.

@@ -9,7 +9,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING
 
-from trilemma.cli.common import tell
+from trilemma.cli.common import print_progress
 from trilemma.config.recipe import parse_overrides
 from trilemma.config.registry import NETWORKS
 from trilemma.errors import ConfigError, nearest
@@ -157,7 +157,7 @@ def own_classifier(
                 "does the classifier of --model" if isinstance(made, Classifier) else "do --mean and --std"
             )
             raise ConfigError(f"{weights}: holds a normalisation, and so {other}; only one may be given")
-        tell(f"{weights}: its normalisation is used, mean {inside[0]}, std {inside[1]}")
+        print_progress(f"{weights}: its normalisation is used, mean {inside[0]}, std {inside[1]}")
     constants = inside or (_numbers("mean", mean), _numbers("std", std))
     return as_classifier(made, images.class_names, *constants).eval()
 

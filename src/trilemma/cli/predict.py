@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from trilemma.cli.common import Device, Json, Source, find_source, load_classifier, print_json, print_table
+from trilemma.cli.common import (
+    Device,
+    Json,
+    Source,
+    argument,
+    find_run,
+    load_classifier,
+    print_json,
+    print_table,
+)
 from trilemma.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -20,9 +27,7 @@ BATCH_SIZE = 256
 
 def predict(
     source: Source,
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES...", help="image files", show_default=False)
-    ],
+    images: Annotated[list[Path], argument("IMAGES...", "image files")],
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -43,7 +48,7 @@ def predict(
             raise DataError(
                 f"{path}: {'is a folder; give image files' if path.is_dir() else 'no such image file'}"
             )
-    find_source(source)
+    find_run(source)
     clf = load_classifier(source, device)
     rows = predictions(clf, images)
     if as_json:

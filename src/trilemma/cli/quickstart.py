@@ -14,12 +14,14 @@ from trilemma.cli.common import (
     Json,
     Quiet,
     choose_device,
-    complain,
+    option,
+    percent,
+    print_error,
     print_json,
-    print_results,
-    results,
-    tell,
-    watched,
+    print_progress,
+    print_table,
+    run_results,
+    show_progress_bar,
     writable_folder,
 )
 from trilemma.cli.exits import INTERRUPTED
@@ -47,7 +49,7 @@ DONE = ("finished", "stopped")
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="where to work")] = Path("quickstart"),
+    out: Annotated[Path, option("--out DIR", "where to work")] = Path("quickstart"),
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -71,14 +73,44 @@ def quickstart(
             work(out, page, device, quiet)
         except KeyboardInterrupt:
             go_on = f"trilemma quickstart --out {shlex.quote(str(out))}"
-            complain(f"interrupted; what is done is kept, go on with: {go_on}", kind="")
+            print_error(f"interrupted; what is done is kept, go on with: {go_on}", prefix="")
             raise typer.Exit(INTERRUPTED) from None
-    rows = results([out / name for name in NAMES])
+    rows = run_results([out / name for name in NAMES])
     if as_json:
         print_json({"runs": rows, "report": str(page)})
     else:
-        print_results(rows)
+        _print_results(rows)
         print(page)
+
+
+def _print_results(runs: list[dict[str, Any]]) -> None:
+    """Prints two tables: accuracies of every run, and metrics of its samples next to those of their starts."""
+    print_table(
+        [
+            {
+                "run": run["run"],
+                "method": run["method"],
+                "minutes": run["minutes"],
+                **{protocol: percent(value) for protocol, value in run["accuracy"].items()},
+            }
+            for run in runs
+        ]
+    )
+    print_table(
+        [
+            {
+                "run": run["run"],
+                "samples": record["name"],
+                "named: start": percent(record["start"]["named"]),
+                "sample": percent(record["sample"]["named"]),
+                "distance: start": record["start"]["distance"],
+                "sample ": record["sample"]["distance"],
+                "real": record.get("real", {}).get("distance"),
+            }
+            for run in runs
+            for record in run["samples"]
+        ]
+    )
 
 
 def work(out: Path, page: Path, device: str | None, quiet: bool) -> None:
@@ -87,7 +119,7 @@ def work(out: Path, page: Path, device: str | None, quiet: bool) -> None:
     began = time.monotonic()
 
     def stage(text: str) -> None:
-        tell(f"[{time.monotonic() - began:4.0f} s] {text}", quiet)
+        print_progress(f"[{time.monotonic() - began:4.0f} s] {text}", quiet)
 
     for name in NAMES:
         if RunDirectory(out / name).status().get("status") not in DONE:
@@ -122,7 +154,7 @@ def look(run: Path, namer: Path, device: str, quiet: bool) -> None:
     from trilemma.runs.read import read_contents
     from trilemma.threat import Threat
 
-    shown = watched(quiet)
+    shown = show_progress_bar(quiet)
     found = read_contents(run)
     missing = [name for name in PROTOCOLS if name not in found.rows]
     if missing:

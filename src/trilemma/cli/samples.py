@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from trilemma.cli.common import choose_device, find_source, print_json, print_table, tell
+from trilemma.cli.common import choose_device, find_run, option, print_json, print_progress, print_table
 from trilemma.errors import ConfigError
 
 # Shown beside the distances and the score, which carry the extractor's name.
@@ -17,31 +15,15 @@ if TYPE_CHECKING:
     from trilemma.runs.run_directory import RunDirectory
 
 SamplesPath = Annotated[
-    str | None,
-    typer.Option(
-        "--samples",
-        metavar="PATH",
-        help="generated images to judge: a folder or .npz file; with --extractor",
-        show_default=False,
-    ),
+    str | None, option("--samples PATH", "generated images to judge: a folder or .npz file; with --extractor")
 ]
 ExtractorName = Annotated[
     str | None,
-    typer.Option(
-        "--extractor",
-        metavar="E",
-        help="whose features: an independent RUN_OR_FILE, inception or inception:WEIGHTS",
-        show_default=False,
-    ),
+    option("--extractor E", "whose features: an independent RUN_OR_FILE, inception or inception:WEIGHTS"),
 ]
 Origin = Annotated[
     str | None,
-    typer.Option(
-        "--origin",
-        metavar="TEXT",
-        help="what the samples are, such as replay-buffer, and how they were picked",
-        show_default=False,
-    ),
+    option("--origin TEXT", "what the samples are, such as replay-buffer, and how they were picked"),
 ]
 
 
@@ -62,7 +44,7 @@ def judge_samples(
         raise ConfigError(
             f"--samples {samples}: say with RUN or --data which training images to compare them with"
         )
-    run = None if source is None else find_source(source)
+    run = None if source is None else find_run(source)
     if source is not None and run is None:
         raise ConfigError(f"--samples {samples}: {source} is no run folder; leave it out and give --data")
     row = sample_row(run, samples, independent_extractor(extractor, run, device), origin, data, seed, quiet)
@@ -100,7 +82,7 @@ def sample_row(
         splits = run_splits(run.path)
     else:
         splits = load_splits(str(data)) if data in DATASETS else load_splits("folder", data)
-    tell(f"judging {len(found.images)} images of {samples}", quiet)
+    print_progress(f"judging {len(found.images)} images of {samples}", quiet)
     row = measure_samples(found, splits, extractor, seed=seed)
     if run is not None:
         write_row(run.path, row)

@@ -10,33 +10,32 @@ from typing import Annotated, Any
 
 import typer
 
-from trilemma.cli.common import Device, Json, Overrides, Quiet, choose_device, complain, print_json, share
+from trilemma.cli.common import (
+    Device,
+    Json,
+    Overrides,
+    Quiet,
+    argument,
+    choose_device,
+    option,
+    percent,
+    print_error,
+    print_json,
+)
 from trilemma.cli.exits import INTERRUPTED
 from trilemma.config.recipe import load_config, parse_overrides
 from trilemma.errors import RunError
 from trilemma.runs.run_directory import RunDirectory
 
+RECIPE = "a packaged name (`trilemma list recipes`), a YAML file, or with --resume a run folder"
+
 
 def train(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="RECIPE",
-            help="a packaged name (`trilemma list recipes`), a YAML file, or with --resume a run folder",
-        ),
-    ],
+    recipe: Annotated[str, argument("RECIPE", RECIPE)],
     overrides: Overrides = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="the run folder  [default: runs/RECIPE]", show_default=False
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in that folder")] = False,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", metavar="N", min=0, help="short for training.seed=N", show_default=False),
-    ] = None,
+    out: Annotated[Path | None, option("--out DIR", "the run folder  [default: runs/RECIPE]")] = None,
+    resume: Annotated[bool, option("--resume", "go on with the run in that folder")] = False,
+    seed: Annotated[int | None, option("--seed N", "short for training.seed=N", min=0)] = None,
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -60,7 +59,7 @@ def train(
     if resume:
         RunDirectory.open(out)
     elif RunDirectory(out).config_file.exists():
-        raise RunError(f"{out}: holds a run already; add --resume to go on with it, or choose another --out")
+        raise RunError(f"{out}: holds a run already; add --resume to continue it, or choose another --out")
     run_training(recipe, settings, out, resume=resume, device=device, quiet=quiet)
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return  # one of several processes: the first one speaks
@@ -94,7 +93,7 @@ def run_training(
             if saved
             else "before the first step"
         )
-        complain(f"interrupted; {go_on}", kind="")
+        print_error(f"interrupted; {go_on}", prefix="")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -120,7 +119,7 @@ def _print_summary(result: dict[str, Any]) -> None:
     path = shlex.quote(result["run"])
     print(f"{result['status']}: {result['run']}")
     if result["held_out_clean"] is not None:
-        clean, robust = share(result["held_out_clean"]), share(result["held_out_pgd10"])
+        clean, robust = percent(result["held_out_clean"]), percent(result["held_out_pgd10"])
         under_attack = "" if robust is None else f", PGD-10 {robust}"
         print(f"held-out accuracy (epoch {result['best_epoch']:g}): clean {clean}{under_attack}")
     for place, command in enumerate(("evaluate", "generate", "diagnose", "report")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trilemma.cli.common import Device, Json, Overrides, Recipe, complain, print_json, print_table
+from trilemma.cli.common import Device, Json, Overrides, Recipe, print_error, print_json, print_table
 from trilemma.config.recipe import load_config
 from trilemma.errors import ConfigError
 
@@ -35,7 +35,7 @@ def validate(
     """
     config = load_config(recipe, overrides or ())
     for warning in config.warnings:
-        complain(warning, kind="warning: ")
+        print_error(warning, prefix="warning: ")
     from trilemma.training.estimate import estimate
 
     result = estimate(config, device or "auto")
