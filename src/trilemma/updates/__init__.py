@@ -1,1 +1,1 @@
-"""How a gradient becomes a weight step, and the average of the weights."""
+"""Weight updates (plain, SAM, AWP) and the exponential moving average of the weights."""

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 class EMA:
     """``avg <- d avg + (1 - d) w`` with ``d = min(decay, (1 + n) / (10 + n))`` at step n.
 
-    The warm-up keeps the first steps from dominating. Buffers that are not floating point are copied.
+    The smaller d of the first steps keeps the initial weights from dominating. Buffers that are not floating point
+    are copied.
 
     Args:
-        network: whose state is averaged.
+        network: its parameters and buffers are averaged.
         decay: the final d, such as 0.9995.
     """
 
@@ -25,22 +26,24 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Takes in the weights after one step."""
+        """Updates the average with the weights of ``network`` after one step."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
-        own, new = [], []
+        averages, values = [], []
         for name, value in network.state_dict().items():
             if value.is_floating_point():
-                own.append(self.average[name])
-                new.append(value.detach())
+                averages.append(self.average[name])
+                values.append(value.detach())
             else:
                 self.average[name].copy_(value)
-        torch._foreach_lerp_(own, new, 1 - decay)
+        torch._foreach_lerp_(averages, values, 1 - decay)
 
     def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
+        """Returns the number of steps and the average, whose tensors are not copied."""
         return {"steps": self.steps, "average": dict(self.average)}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Copies the state that :meth:`state_dict` returned into this average."""
         average, steps = state["average"], state["steps"]
         assert isinstance(average, Mapping) and isinstance(steps, int)
         self.steps = steps
