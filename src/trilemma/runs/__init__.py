@@ -1,0 +1,1 @@
+"""Run folders: this package alone defines their layout."""
