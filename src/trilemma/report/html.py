@@ -143,7 +143,7 @@ def _kept(run: Contents, name: str, images: tuple[bytes, bytes], caption: str) -
 
 def energy_pictures(run: Contents, wanted: Sequence[tuple[str, str]]) -> list[Picture]:
     """Figures that ``trilemma diagnose`` wrote, by name and caption; those that are there."""
-    found = [(run.picture(f"figures/{name}.png"), name, caption) for name, caption in wanted]
+    found = [(run.read_figure(f"figures/{name}.png"), name, caption) for name, caption in wanted]
     return [
         picture(images, name.replace("-", " "), caption)
         for images, name, caption in found
@@ -153,7 +153,7 @@ def energy_pictures(run: Contents, wanted: Sequence[tuple[str, str]]) -> list[Pi
 
 def sample_picture(run: Contents, record: dict[str, Any]) -> Picture | None:
     """The grid that belongs to a record of samples."""
-    images = run.picture(f"samples/{record['name']}.png")
+    images = run.read_figure(f"samples/{record['name']}.png")
     return (
         None if images is None else picture(images, f"samples of {run.name} beside their starts", GRID, 640)
     )

@@ -1,4 +1,4 @@
-"""What a run folder holds so far; whatever has not been run yet is empty or ``None``. Needs neither torch nor numpy."""
+"""Reads the contents of a run folder; parts that do not exist yet are empty or ``None``. Imports no torch, no numpy."""
 
 from __future__ import annotations
 
@@ -24,16 +24,22 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Contents:
-    """One run, as read from its folder.
+    """The contents of one run folder.
 
     Attributes:
-        method: name of the training method, also where its plug-in is not installed.
-        about: what the finished classifier says of itself; empty without one.
-        rows: protocol name to result row, those whose value is an accuracy.
-        measures: the other rows: calibration, out-of-distribution detection, generation.
-        last: rows of the last classifier, of either kind, where it was evaluated beside the best.
-        diagnosis: the numbers of ``trilemma diagnose``, or ``None``; the energies behind them are in ``energies_file``.
-        samples: the records of ``trilemma generate``.
+        path: the folder.
+        method: name of the training method; set even if its plug-in is not installed.
+        config_text: text of ``config.yaml``.
+        metrics: lines of ``metrics.jsonl``.
+        events: lines of ``events.jsonl``.
+        status: contents of ``status.json``; empty before training has begun.
+        environment: contents of ``environment.json``.
+        about: metadata of the best classifier, or of the last one; empty if there is no classifier file.
+        rows: result rows by protocol name, those whose value is an accuracy.
+        measures: the other result rows by protocol name: calibration, out-of-distribution detection, generation.
+        last: result rows of the last classifier, of either kind, if it was evaluated too.
+        diagnosis: results of ``trilemma diagnose``, or ``None``; ``energies_file`` holds the energies per image.
+        samples: records of ``trilemma generate``.
     """
 
     path: Path
@@ -57,33 +63,33 @@ class Contents:
 
     @property
     def minutes(self) -> float | None:
-        """Training time in minutes."""
+        """Training time in minutes, or ``None`` before training has begun."""
         minutes = self.status.get("minutes")
         return None if minutes is None else float(minutes)
 
     @cached_property
     def config(self) -> Config:
-        """The validated configuration, read on first use: it may import the method."""
+        """The validated configuration, read on first use, because validation may import the method."""
         return RunDirectory(self.path).config()
 
     @property
     def energies_file(self) -> Path | None:
-        """``energies.npz`` of ``trilemma diagnose``, or ``None``."""
+        """Path of ``energies.npz`` of ``trilemma diagnose``, or ``None`` if it does not exist."""
         path = self.path / "figures" / "energies.npz"
         return path if path.is_file() else None
 
-    def picture(self, relative: str) -> tuple[bytes, bytes] | None:
-        """A figure of the folder in light and dark, or ``None``."""
+    def read_figure(self, relative: str) -> tuple[bytes, bytes] | None:
+        """Returns the light and the dark version of a figure in the folder, or ``None`` if either is missing."""
         light = self.path / relative
         dark = dark_path(light)
         return (light.read_bytes(), dark.read_bytes()) if light.is_file() and dark.is_file() else None
 
 
 def read_contents(path: str | Path) -> Contents:
-    """Everything that a run folder holds.
+    """Reads the contents of a run folder.
 
     Raises:
-        RunError: not a run folder.
+        RunError: ``path`` is not a run folder.
     """
     run = RunDirectory.open(path)
     rows = _rows(run.path / "evaluation")
@@ -100,13 +106,18 @@ def read_contents(path: str | Path) -> Contents:
         rows={row["protocol"]: row for row in rows if _is_accuracy(row)},
         measures={row["protocol"]: row for row in rows if not _is_accuracy(row)},
         last={row["protocol"]: row for row in _rows(run.path / "evaluation" / LAST)},
-        diagnosis=_json(run.path / "figures" / "energies.json"),
-        samples=sorted((_read(file) for file in sorted((run.path / "samples").glob("*.json"))), key=start_order),
+        diagnosis=_read_if_present(run.path / "figures" / "energies.json"),
+        samples=sorted(
+            (_read(file) for file in sorted((run.path / "samples").glob("*.json"))), key=start_order
+        ),
     )
 
 
 def start_order(record: Record) -> int:
-    """Samples from the starts that know least come first: they say most about the classifier."""
+    """Returns the sort key of a sample record: the position of its start in the registry, least informed start first.
+
+    The less a start contains of the training images, the more the samples show of the classifier.
+    """
     names = list(STARTS.rows())
     return names.index(record["start"]) if record["start"] in names else len(names)
 
@@ -116,7 +127,8 @@ def _rows(folder: Path) -> list[Record]:
 
 
 def _is_accuracy(row: Record) -> bool:
-    return bool(row.get("quantity", "accuracy") == "accuracy")  # the first rows did not say so
+    # Rows of early versions have no quantity; all of them are accuracies.
+    return bool(row.get("quantity", "accuracy") == "accuracy")
 
 
 def _read(file: Path) -> Record:
@@ -124,16 +136,17 @@ def _read(file: Path) -> Record:
     return content
 
 
-def _json(path: Path) -> Record | None:
+def _read_if_present(path: Path) -> Record | None:
     return _read(path) if path.is_file() else None
 
 
 def _about(run: RunDirectory) -> Record:
-    """From the header of the best classifier, else of the last."""
+    """Returns the metadata in the header of the best classifier, or of the last one; empty if neither is readable."""
     for file in (run.best_classifier, run.last_classifier):
         if file.is_file():
             try:
                 return dict(CLASSIFIER.read_header(file)["about"])
-            except CheckpointError:  # evaluation says so in full; a report shows what can be read
+            except CheckpointError:
+                # Evaluation raises this error; a report shows the parts that can be read.
                 continue
     return {}

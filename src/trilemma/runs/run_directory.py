@@ -1,4 +1,4 @@
-"""The run folder: what lies where, and how it is written without ever losing what was there."""
+"""The run folder: paths of its files, and functions that create, read and extend them without overwriting a run."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
 from trilemma.config.config import Config
+from trilemma.config.recipe import dump_config, load_config
 from trilemma.errors import RunError
 from trilemma.files import write_text
-from trilemma.config.recipe import dump_config
-from trilemma.config.recipe import load_config
+
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """JSON lines; a line cut by a kill is left out."""
+    """Returns the records of a JSON lines file; an incomplete line, left by a killed process, is skipped."""
     if not path.is_file():
         return []
-    rows = []
+    records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            rows.append(json.loads(line))
+            records.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return rows
+    return records
 
 
 class RunDirectory:
-    """Paths and records of one run.
+    """The paths and files of one run folder.
 
     Args:
-        path: the folder; nothing is written by constructing this.
+        path: the folder; it need not exist, and the constructor writes nothing.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -47,14 +48,14 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
-        """An existing run.
+        """Returns an existing run.
 
         Raises:
-            RunError: there is no such folder, or it is not a run.
+            RunError: the folder does not exist, or is not a run folder.
         """
         run = cls(path)
         if not run.path.is_dir():
-            raise RunError(f"{path}: no such run folder; `trilemma train RECIPE --out {path}` makes one")
+            raise RunError(f"{path}: no such run folder; `trilemma train RECIPE --out {path}` creates one")
         if not run.config_file.is_file():
             raise RunError(
                 f"{path}: not a run folder (no config.yaml); give the folder that `trilemma train` wrote"
@@ -63,16 +64,22 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: str | Path, config: Config, recipe: str = "") -> RunDirectory:
-        """A new run with its configuration and environment written; ``recipe`` is its name in reports.
+        """Creates a run folder with its configuration and environment.
+
+        Args:
+            path: the folder.
+            config: the resolved configuration.
+            recipe: name of the recipe, for reports.
 
         Raises:
             RunError: the folder already holds a run or other files, or cannot be written.
         """
-        cls.check_free(path)
+        cls.check_unused(path)
         run = cls(path)
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            write_text(run.config_file, dump_config(config))  # first: from here on it can be resumed
+            # Written first: a folder with this file can be resumed.
+            write_text(run.config_file, dump_config(config))
             write_text(
                 run.path / "environment.json", json.dumps({"recipe": recipe, **_environment()}, indent=2)
             )
@@ -83,16 +90,16 @@ class RunDirectory:
         return run
 
     @classmethod
-    def check_free(cls, path: str | Path) -> None:
-        """Refuses a folder that a new run cannot have.
+    def check_unused(cls, path: str | Path) -> None:
+        """Checks that a new run can be created at ``path``.
 
         Raises:
-            RunError: it holds a run or other files, or is no folder.
+            RunError: ``path`` holds a run or other files, or is a file.
         """
         run = cls(path)
         if run.config_file.exists():
             raise RunError(
-                f"{path}: holds a run already; add --resume to go on with it, or choose another --out"
+                f"{path}: holds a run already; add --resume to continue it, or choose another --out"
             )
         if run.path.exists() and not run.path.is_dir():
             raise RunError(f"{path}: is a file, not a folder; choose another --out")
@@ -100,69 +107,84 @@ class RunDirectory:
             raise RunError(f"{path}: is not empty and holds no run; choose another --out")
 
     def classifiers(self) -> dict[str, Path]:
-        """The finished classifiers that are there, ``best`` before ``last``: what evaluation may read."""
-        both = {"best": self.best_classifier, "last": self.last_classifier}
-        return {name: path for name, path in both.items() if path.is_file()}
+        """Returns the paths of the existing finished classifiers by name, ``best`` before ``last``."""
+        candidates = {"best": self.best_classifier, "last": self.last_classifier}
+        return {name: path for name, path in candidates.items() if path.is_file()}
 
     @property
     def first_stage(self) -> RunDirectory:
-        """The run, in a folder inside this one, whose classifier this one begins with, where a recipe says so."""
+        """The run of the first stage, in a subfolder, whose classifier provides the initial weights of this run.
+
+        It exists only if ``training.start`` is a recipe.
+        """
         return RunDirectory(self.path / "stage-1")
 
     def earlier_states(self) -> dict[int, Path]:
-        """Raw states to go back to, the last one among them, by their step."""
+        """Returns the paths of the stored training states by step, including the last one, for rollbacks."""
         files = self.state_file.parent.glob("state-*.safetensors")
         return {int(file.stem.removeprefix("state-")): file for file in sorted(files)}
 
     def earlier_state(self, step: int) -> Path:
-        """Where the raw state of a step is kept."""
+        """Returns the path of the stored training state of a step."""
         return self.state_file.with_name(f"state-{step:09d}.safetensors")
 
     def config(self) -> Config:
+        """Returns the validated configuration."""
         return load_config(str(self.config_file))
 
     def metrics(self) -> list[dict[str, Any]]:
+        """Returns the lines of ``metrics.jsonl``."""
         return _read_lines(self.metrics_file)
 
     def events(self) -> list[dict[str, Any]]:
+        """Returns the lines of ``events.jsonl``."""
         return _read_lines(self.events_file)
 
     def status(self) -> dict[str, Any]:
-        """``status`` is running, interrupted, stopped, failed or finished; empty before the start."""
+        """Returns the contents of ``status.json``; empty before training has begun.
+
+        The value of ``status`` is running, interrupted, stopped, failed or finished.
+        """
         status: dict[str, Any] = (
             json.loads(self.status_file.read_text()) if self.status_file.is_file() else {}
         )
         return status
 
     def environment(self) -> dict[str, Any]:
+        """Returns the contents of ``environment.json``; empty if the file does not exist."""
         file = self.path / "environment.json"
         environment: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
         return environment
 
     def write_status(self, **status: Any) -> None:
+        """Replaces ``status.json``."""
         write_text(self.status_file, json.dumps(status, indent=2))
 
-    def add_metrics(self, row: dict[str, Any]) -> None:
-        _append(self.metrics_file, row)
+    def add_metrics(self, record: dict[str, Any]) -> None:
+        """Appends a line to ``metrics.jsonl``."""
+        _append(self.metrics_file, record)
 
-    def add_event(self, row: dict[str, Any]) -> None:
-        _append(self.events_file, row)
+    def add_event(self, record: dict[str, Any]) -> None:
+        """Appends a line to ``events.jsonl``."""
+        _append(self.events_file, record)
 
-    def cut_metrics(self, step: int) -> None:
-        """Drops metric lines of steps after ``step``, which are about to be run again."""
-        kept = [row for row in self.metrics() if row["step"] <= step]
-        write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
+    def drop_metrics_after(self, step: int) -> None:
+        """Removes the metric lines of steps after ``step``, which will be run again."""
+        remaining = [record for record in self.metrics() if record["step"] <= step]
+        write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in remaining))
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
+def _append(path: Path, record: dict[str, Any]) -> None:
+    """Appends a JSON line, on a new line even if a killed process left an incomplete one."""
     with path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
-        cut = end > 0 and file.read(1) != b"\n"  # a kill left half a line: the new one must not join it
-        file.write((b"\n" if cut else b"") + json.dumps(row).encode() + b"\n")
+        incomplete = end > 0 and file.read(1) != b"\n"
+        file.write((b"\n" if incomplete else b"") + json.dumps(record).encode() + b"\n")
 
 
 def _environment() -> dict[str, Any]:
+    """Returns versions, device, number of threads, time and command of this process."""
     import torch
 
     from trilemma import __version__

@@ -80,7 +80,7 @@ class Record:
     def cut_metrics(self, state: TrainingState) -> None:
         """Drops the metric lines of steps that are about to be run again."""
         if self.writes:
-            self.run.cut_metrics(state.step)
+            self.run.drop_metrics_after(state.step)
 
     def event(
         self, state: TrainingState, kind: str, name: str, message: str, step: int | None = None

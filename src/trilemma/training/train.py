@@ -85,7 +85,7 @@ def train(
         if run.status().get("status") == "finished":
             return Run(path, load(path), run.metrics())
     else:
-        RunDirectory.check_free(path)
+        RunDirectory.check_unused(path)
     data = build_data(config)
     if run is None or not run.state_file.is_file():
         check_start(config, data.train)
