@@ -14,7 +14,7 @@ from torch import nn
 
 from trilemma import Classifier, attacks, noise
 from trilemma.attacks import margins
-from trilemma.attacks.apgd import _VALUES, _start, checkpoints, search
+from trilemma.attacks.apgd import _LOSSES, _start, checkpoints, search
 from trilemma.attacks.ensemble.oracle import Oracle
 from trilemma.classifier.contexts import inner_loop
 from trilemma.errors import ConfigError
@@ -199,7 +199,7 @@ def test_what_comes_back_has_the_highest_loss_of_all_that_was_seen(toy, norm, lo
     with inner_loop(clf):
         oracle = Recorder(clf)
         found = search(oracle, images, labels, Threat(norm, 0.01), seeds, loss=loss, steps=30)
-        kept, _, _ = Oracle(clf).gradient(found, lambda z: _VALUES[loss](z, labels, labels))
+        kept, _, _ = Oracle(clf).gradient(found, lambda z: _LOSSES[loss](z, labels, labels))
     seen = torch.stack(oracle.values)
     assert (clf(found).argmax(1) == labels).all()
     assert (kept >= seen.amax(0) - 1e-6).all()
@@ -213,7 +213,7 @@ def test_without_early_stop_a_walk_goes_on_behind_the_boundary_to_the_highest_lo
         oracle = Recorder(clf)
         found = search(oracle, images, labels, threat, seeds, loss="ce", steps=20, early_stop=False)
         stopped = search(Oracle(clf), images, labels, threat, seeds, loss="ce", steps=20)
-        first, last = (_VALUES["ce"](clf(points), labels, labels) for points in (stopped, found))
+        first, last = (_LOSSES["ce"](clf(points), labels, labels) for points in (stopped, found))
     assert (oracle.forwards, oracle.backwards) == (21 * 8, 20 * 8)  # nobody leaves
     assert (clf(stopped).argmax(1) != labels).all() and (last > first + 0.1).all()
     assert (last >= torch.stack(oracle.values).amax(0) - 1e-6).all()
@@ -313,7 +313,7 @@ def test_walks_start_on_the_sphere(toy):
         (2, {"loss": "dlr"}, "'dlr' needs at least 3 classes, the classifier has 2"),
         (3, {"loss": "dlr-targeted"}, "needs at least 4 classes"),
         (5, {"steps": -1}, "steps=-1; must be at least 0"),
-        (5, {"targets": 3}, "targets=3 given, but loss='ce' has none"),
+        (5, {"targets": 3}, "targets=3, but loss='ce' has no targets; leave targets out"),
         (5, {"loss": "dlr-targeted", "targets": 0}, "targets=0; must be at least 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Auto-PGD: ascent with momentum that sets its own step size (Croce and Hein 2020, arXiv 2003.01690, algorithm 1)."""
+"""Auto-PGD: gradient ascent with adaptive step size and momentum (Croce and Hein 2020, arXiv 2003.01690, alg. 1)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from trilemma.threat import Threat, image_norm
 MOMENTUM = 0.75
 RHO = 0.75
 TARGETS = 9
-# Most images fall to their first target; the others share a batch only for those that did not.
-_ALONE = 1
+# Most images are broken with their first target, so it gets a batch of its own; the other targets share one.
+_FIRST_TARGETS = 1
 
-# (logits [m, K], labels [m], targets [m]) to values [m]
-_Value = Callable[[Tensor, Tensor, Tensor], Tensor]
-_VALUES: dict[str, _Value] = {
+# (logits [m, K], labels [m], targets [m]) -> loss [m]
+_Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+_LOSSES: dict[str, _Loss] = {
     "ce": lambda logits, labels, _: energies.cross_entropy(logits, labels),
     "dlr": lambda logits, labels, _: margins.dlr(logits, labels),
     "dlr-targeted": margins.targeted_dlr,
@@ -46,30 +46,30 @@ def apgd(
     *,
     early_stop: bool = True,
 ) -> Tensor:
-    """Per image the first misclassified point of the walk, or the one of highest loss if there is none.
+    """Adversarial images by Auto-PGD: the first misclassified iterate, or that of highest loss if there is none.
 
-    Images that are misclassified as they are come back unchanged. Each image has its own random numbers, so the result
-    does not depend on the batch.
+    Images that are misclassified without attack are returned unchanged. Each image has its own random numbers, so the
+    result does not depend on the batch.
 
     Args:
-        clf: the classifier; left exactly as it was, attacked in eval mode.
+        clf: the classifier; its state is restored. It is attacked in eval mode.
         images: ``[N, C, H, W]`` in [0, 1].
         labels: int64 ``[N]``, the true classes.
         threat: norm and radius.
-        loss: what is climbed. ``"ce"``: cross-entropy; ``"dlr"``: difference of logits ratio; ``"dlr-targeted"`` and
-            ``"margin-targeted"`` (``z_t - z_y``): one walk for each of the likeliest other classes.
+        loss: the loss to maximise. ``"ce"``: cross-entropy; ``"dlr"``: difference of logits ratio; ``"dlr-targeted"``
+            and ``"margin-targeted"`` (``z_t - z_y``): one walk for each of the likeliest other classes.
         steps: gradient steps of each walk.
         targets: number of target classes of a targeted loss, at most K - 1; 9 by default.
         generator: source of the random starts.
-        early_stop: an image stops at its first misclassified point, just behind the boundary; without it every walk is
-            made to its end, and the image of highest loss comes back, misclassified or not.
+        early_stop: stop an image at its first misclassified iterate, just behind the decision boundary; otherwise
+            all steps are done, and the iterate of highest loss is returned, misclassified or not.
 
     Returns:
         Images ``[N, C, H, W]``, inside the ball and [0, 1].
 
     Raises:
-        ImageError: images outside [0, 1], of another shape, or labels that do not fit.
-        ConfigError: an unknown loss, one that needs more classes, or counts out of range.
+        ImageError: images outside [0, 1] or of the wrong shape, or labels that do not fit.
+        ConfigError: an unknown loss, a loss that needs more classes, or counts out of range.
     """
     clf.check(images)
     check_labels(labels, images, clf.num_classes)
@@ -77,20 +77,20 @@ def apgd(
     seeds = noise.image_seeds(len(images), generator, images.device)
     with inner_loop(clf, "eval"):
         oracle = Oracle(clf, batch_size=max(1, len(images)))
-        living = (~margins.is_wrong(oracle.logits(images), labels)).nonzero().squeeze(1)
-        found = images.clone()
-        found[living] = search(
+        correct = (~margins.is_wrong(oracle.logits(images), labels)).nonzero().squeeze(1)
+        adversarial = images.clone()
+        adversarial[correct] = search(
             oracle,
-            images[living],
-            labels[living],
+            images[correct],
+            labels[correct],
             threat,
-            seeds[living],
+            seeds[correct],
             loss=loss,
             steps=steps,
             targets=count,
             early_stop=early_stop,
         )
-    return found
+    return adversarial
 
 
 def apgd_targeted(
@@ -104,19 +104,19 @@ def apgd_targeted(
     generator: torch.Generator | None = None,
     early_stop: bool = True,
 ) -> Tensor:
-    """:func:`apgd` on the targeted DLR, or on its numerator ``z_t - z_y`` with fewer than 4 classes."""
+    """:func:`apgd` with the targeted DLR loss, or with its numerator ``z_t - z_y`` for fewer than 4 classes."""
     loss = "dlr-targeted" if clf.num_classes >= _CLASSES_NEEDED["dlr-targeted"] else "margin-targeted"
     return apgd(clf, images, labels, threat, loss, steps, targets, generator, early_stop=early_stop)
 
 
 def _check(loss: str, steps: int, targets: int | None, num_classes: int) -> int:
-    """The number of targets, 1 for a loss that has none.
+    """Checks the arguments; returns the number of targets, 1 for an untargeted loss.
 
     Raises:
-        ConfigError: naming the argument and what it may be.
+        ConfigError: an unknown loss, too few classes, or counts out of range.
     """
-    if loss not in _VALUES:
-        raise ConfigError(f"apgd: loss={loss!r} is unknown; choose one of {', '.join(_VALUES)}")
+    if loss not in _LOSSES:
+        raise ConfigError(f"apgd: loss={loss!r} is unknown; choose one of {', '.join(_LOSSES)}")
     if num_classes < (needed := _CLASSES_NEEDED[loss]):
         raise ConfigError(
             f"apgd: loss={loss!r} needs at least {needed} classes, the classifier has {num_classes}; "
@@ -126,7 +126,7 @@ def _check(loss: str, steps: int, targets: int | None, num_classes: int) -> int:
         raise ConfigError(f"apgd: steps={steps}; must be at least 0")
     if not loss.endswith("-targeted"):
         if targets is not None:
-            raise ConfigError(f"apgd: targets={targets} given, but loss={loss!r} has none")
+            raise ConfigError(f"apgd: targets={targets}, but loss={loss!r} has no targets; leave targets out")
         return 1
     if targets is not None and targets < 1:
         raise ConfigError(f"apgd: targets={targets}; must be at least 1")
@@ -134,13 +134,14 @@ def _check(loss: str, steps: int, targets: int | None, num_classes: int) -> int:
 
 
 def checkpoints(steps: int) -> list[int]:
-    """The iterations at which the step size is judged: 0, 22, 41, 57, 70, 80, 87, 93, 99 of 100."""
-    before, here, found = 0.0, 0.22, [0]
-    while (iteration := math.ceil(round(here * steps, 6))) < steps:
-        if iteration > found[-1]:  # few steps may round two of them to one
-            found.append(iteration)
-        before, here = here, here + max(here - before - 0.03, 0.06)
-    return found
+    """The iterations at which the step size may be halved: 0, 22, 41, 57, 70, 80, 87, 93, 99 for 100 steps."""
+    previous, share, iterations = 0.0, 0.22, [0]
+    while (iteration := math.ceil(round(share * steps, 6))) < steps:
+        # With few steps, two checkpoints may round to the same iteration.
+        if iteration > iterations[-1]:
+            iterations.append(iteration)
+        previous, share = share, share + max(share - previous - 0.03, 0.06)
+    return iterations
 
 
 def search(
@@ -155,56 +156,61 @@ def search(
     targets: int = 1,
     early_stop: bool = True,
 ) -> Tensor:
-    """Walks from correctly classified ``images``; with ``early_stop`` a point's walks end once one of them breaks it.
+    """:func:`apgd` on correctly classified images; call it inside ``inner_loop``.
+
+    With ``early_stop``, all walks of an image end as soon as one of them breaks it.
 
     Returns:
-        The first misclassified point, or the point of highest loss over all walks. ``[n, C, H, W]``.
+        The first misclassified iterate, or the iterate of highest loss over all walks, ``[n, C, H, W]``.
     """
-    found, score = images.clone(), images.new_full((len(images),), -torch.inf)
+    adversarial, score = images.clone(), images.new_full((len(images),), -torch.inf)
     classes = labels[:, None]
     if loss.endswith("-targeted"):
         logits = oracle.logits(images)
         classes = margins.likeliest_others(logits, labels, min(targets, logits.shape[1] - 1))
-    standing = torch.arange(len(images), device=images.device)
-    for orders in torch.arange(classes.shape[1]).split([_ALONE, classes.shape[1] - _ALONE]):
-        if len(orders) == 0 or len(standing) == 0:
+    remaining = torch.arange(len(images), device=images.device)
+    for orders in torch.arange(classes.shape[1]).split([_FIRST_TARGETS, classes.shape[1] - _FIRST_TARGETS]):
+        if len(orders) == 0 or len(remaining) == 0:
             continue
-        starts = [_start(threat, images[standing], noise.derive(seeds[standing], k)) for k in orders.tolist()]
-        point = standing.repeat_interleave(len(orders))
+        starts = [
+            _start(threat, images[remaining], noise.derive(seeds[remaining], k)) for k in orders.tolist()
+        ]
+        index = remaining.repeat_interleave(len(orders))
         walks = _Walks.begin(
-            point, images[point], labels[point], classes[standing][:, orders].flatten(),
+            index, images[index], labels[index], classes[remaining][:, orders].flatten(),
             torch.stack(starts, 1).flatten(0, 1), 2 * threat.epsilon,
         )  # fmt: skip
-        _climb(oracle, threat, walks, _VALUES[loss], steps, found if early_stop else None)
-        standing = walks.point[:: len(orders)]
+        _climb(oracle, threat, walks, _LOSSES[loss], steps, adversarial if early_stop else None)
+        remaining = walks.index[:: len(orders)]
         value, walk = walks.best_value.view(-1, len(orders)).max(1)
-        better = value > score[standing]
-        best = walks.best.unflatten(0, (-1, len(orders)))[torch.arange(len(standing)), walk]
-        found[standing[better]], score[standing] = best[better], torch.where(better, value, score[standing])
-    return found
+        better = value > score[remaining]
+        best = walks.best.unflatten(0, (-1, len(orders)))[torch.arange(len(remaining)), walk]
+        adversarial[remaining[better]] = best[better]
+        score[remaining] = torch.where(better, value, score[remaining])
+    return adversarial
 
 
 @dataclass
 class _Walks:
-    """Walks that go on, one row each; those of one point lie next to each other, in the order of its targets.
+    """The unfinished walks; those of one image are adjacent, in the order of its targets.
 
     Attributes:
-        point: int64 ``[m]``, the point's row in what was handed in.
-        clean, label, target: of the point.
-        here, before: the iterate and the one before it.
-        value, gradient: of the loss at ``here``.
-        best, best_value, best_gradient: the iterate of highest loss.
-        step_size: pixel units, ``[m]``.
-        increases: steps since the last checkpoint that raised the loss, ``[m]``.
-        best_at_checkpoint, halved: at the last checkpoint, the highest loss and whether the step size was halved.
+        index: int64 ``[m]``, the index of each walk's image in the input batch.
+        clean, label, target: clean image ``[m, C, H, W]``, label and target class ``[m]``.
+        iterate, previous: the iterate and the one before it, ``[m, C, H, W]``.
+        value, gradient: loss ``[m]`` at ``iterate``, and its gradient ``[m, C, H, W]``.
+        best, best_value, best_gradient: the iterate of highest loss, its loss and gradient.
+        step_size: in pixel units, ``[m]``.
+        increases: number of steps since the last checkpoint that raised the loss, ``[m]``.
+        best_at_checkpoint, halved: the highest loss at the last checkpoint, and whether the step size was halved there.
     """
 
-    point: Tensor
+    index: Tensor
     clean: Tensor
     label: Tensor
     target: Tensor
-    here: Tensor
-    before: Tensor
+    iterate: Tensor
+    previous: Tensor
     value: Tensor
     gradient: Tensor
     best: Tensor
@@ -217,37 +223,37 @@ class _Walks:
 
     @classmethod
     def begin(
-        cls, point: Tensor, clean: Tensor, label: Tensor, target: Tensor, start: Tensor, step_size: float
+        cls, index: Tensor, clean: Tensor, label: Tensor, target: Tensor, start: Tensor, step_size: float
     ) -> _Walks:
-        """Walks that have not asked the classifier yet."""
-        low, none = start.new_full((len(start),), -torch.inf), torch.zeros_like(point)
+        """Walks at their starts, before the first forward pass."""
+        lowest, none = start.new_full((len(start),), -torch.inf), torch.zeros_like(index)
         return cls(
-            point, clean, label, target, here=start, before=start, value=-low, gradient=start, best=start,
-            best_value=low, best_gradient=start, step_size=torch.full_like(low, step_size), increases=none,
-            best_at_checkpoint=low, halved=none.bool(),
+            index, clean, label, target, iterate=start, previous=start, value=-lowest, gradient=start, best=start,
+            best_value=lowest, best_gradient=start, step_size=torch.full_like(lowest, step_size), increases=none,
+            best_at_checkpoint=lowest, halved=none.bool(),
         )  # fmt: skip
 
-    def keep(self, rows: Tensor) -> None:
-        """Leaves only the walks of ``rows``."""
+    def select(self, subset: Tensor) -> None:
+        """Drops all walks except those at the indices ``subset``, int64."""
         for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name)[rows])
+            setattr(self, field.name, getattr(self, field.name)[subset])
 
-    def see(self, value: Tensor, gradient: Tensor) -> None:
-        """Takes in the loss and its gradient at ``here``."""
+    def update(self, value: Tensor, gradient: Tensor) -> None:
+        """Records the loss and its gradient at ``iterate``."""
         self.increases = self.increases + (value > self.value)
         self.value, self.gradient = value, gradient
         better = value > self.best_value
         self.best_value = torch.where(better, value, self.best_value)
-        self.best = _where(better, self.here, self.best)
+        self.best = _where(better, self.iterate, self.best)
         self.best_gradient = _where(better, gradient, self.best_gradient)
 
-    def judge(self, gap: int) -> None:
-        """At a checkpoint, ``gap`` steps after the last: a walk that stalls goes back to its best, at half the step."""
+    def adapt_step_size(self, gap: int) -> None:
+        """At a checkpoint, ``gap`` steps after the last: halves the step size of stalled walks, back at their best."""
         too_few = self.increases < RHO * gap
         stuck = ~self.halved & (self.best_value == self.best_at_checkpoint)
         self.halved = too_few | stuck
         self.step_size = torch.where(self.halved, self.step_size / 2, self.step_size)
-        self.here = _where(self.halved, self.best, self.here)
+        self.iterate = _where(self.halved, self.best, self.iterate)
         self.gradient = _where(self.halved, self.best_gradient, self.gradient)
         self.value = torch.where(self.halved, self.best_value, self.value)
         self.best_at_checkpoint, self.increases = self.best_value, torch.zeros_like(self.increases)
@@ -255,50 +261,57 @@ class _Walks:
     def move(self, threat: Threat, momentum: float) -> None:
         """``x_{k+1} = P(x_k + a (z - x_k) + (1 - a) (x_k - x_{k-1}))`` with ``z = P(x_k + step ascent(gradient))``."""
         size = self.step_size.view(-1, 1, 1, 1)
-        z = threat.project(torch.addcmul(self.here, size, threat.ascent(self.gradient)), self.clean)
+        z = threat.project(torch.addcmul(self.iterate, size, threat.ascent(self.gradient)), self.clean)
         if momentum < 1:
-            z = torch.lerp(self.here, z, momentum).add_(self.here - self.before, alpha=1 - momentum)
+            z = torch.lerp(self.iterate, z, momentum).add_(self.iterate - self.previous, alpha=1 - momentum)
             z = threat.project(z, self.clean)
-        self.before, self.here = self.here, z
+        self.previous, self.iterate = self.iterate, z
 
 
 def _climb(
-    oracle: Oracle, threat: Threat, walks: _Walks, value_of: _Value, steps: int, found: Tensor | None
+    oracle: Oracle, threat: Threat, walks: _Walks, loss: _Loss, steps: int, adversarial: Tensor | None
 ) -> None:
-    """Moves ``walks`` to their ends; a point that breaks is written to ``found``, if any, and leaves with its walks."""
-    marks = checkpoints(steps)
+    """Does all steps of ``walks``, in place.
+
+    Args:
+        adversarial: ``[n, C, H, W]``; if given, the first misclassified iterate of an image is written to it, and all
+            walks of that image are dropped.
+    """
+    checkpoint_steps = checkpoints(steps)
     for step in range(steps + 1):
 
         def values_of(logits: Tensor) -> Tensor:
-            return value_of(logits, walks.label, walks.target)
+            return loss(logits, walks.label, walks.target)
 
         if step < steps:
-            value, logits, gradient = oracle.gradient(walks.here, values_of)
-        else:  # nobody moves on from here
-            logits = oracle.logits(walks.here)
+            value, logits, gradient = oracle.gradient(walks.iterate, values_of)
+        # The last iterate needs no gradient.
+        else:
+            logits = oracle.logits(walks.iterate)
             value, gradient = values_of(logits), walks.gradient
-        if found is not None and bool((wrong := margins.is_wrong(logits, walks.label)).any()):
-            broken = walks.point[wrong]
+        if adversarial is not None and bool((wrong := margins.is_wrong(logits, walks.label)).any()):
+            broken = walks.index[wrong]
             first = torch.cat([broken.new_ones(1).bool(), broken[1:] != broken[:-1]])
-            found[broken[first]] = walks.here[wrong][first]
-            rows = (~torch.isin(walks.point, broken)).nonzero().squeeze(1)
-            value, gradient = value[rows], gradient[rows]
-            walks.keep(rows)
-            if len(rows) == 0:
+            adversarial[broken[first]] = walks.iterate[wrong][first]
+            subset = (~torch.isin(walks.index, broken)).nonzero().squeeze(1)
+            value, gradient = value[subset], gradient[subset]
+            walks.select(subset)
+            if len(subset) == 0:
                 return
-        walks.see(value, gradient)
+        walks.update(value, gradient)
         if step < steps:
-            if step in marks[1:]:
-                walks.judge(step - marks[marks.index(step) - 1])
+            if step in checkpoint_steps[1:]:
+                walks.adapt_step_size(step - checkpoint_steps[checkpoint_steps.index(step) - 1])
             walks.move(threat, 1.0 if step == 0 else MOMENTUM)
 
 
-def _where(rows: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    return torch.where(rows.view(-1, 1, 1, 1), one, other)
+def _where(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """``one`` for the images where ``mask``, bool ``[n]``, is true, else ``other``; ``[n, C, H, W]``."""
+    return torch.where(mask.view(-1, 1, 1, 1), one, other)
 
 
 def _start(threat: Threat, images: Tensor, seeds: Tensor) -> Tensor:
-    """A random direction of the length of the radius from each image, cut to the box."""
+    """Starts at the distance of the radius from each image, in a random direction, projected to [0, 1]."""
     shape = images.shape[1:]
     if threat.norm == "linf":
         direction = 2 * noise.uniform(seeds, 0, shape) - 1

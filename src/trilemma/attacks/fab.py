@@ -1,10 +1,10 @@
-"""FAB: steps to the linearised decision boundary, drawn to the clean image (Croce and Hein 2020, arXiv 1907.02044).
+"""FAB: steps to the linearised decision boundary, biased to the clean image (Croce and Hein 2020, arXiv 1907.02044).
 
-One step, with ``m`` the margin ``z_s - z_y`` of another class s over the label, and ``H`` the hyperplane where its
-linearisation at ``x`` is zero:
+One step from ``x``, where ``x_0`` is the clean image and ``H`` the hyperplane on which the linearisation at ``x`` of
+the margin ``z_s - z_y`` of another class s over the label is zero:
 
     ``d = proj_H(x) - x``, ``d_0 = proj_H(x_0) - x_0``, ``a = min(|d| / (|d| + |d_0|), alpha_max)``
-    ``x <- clip((1 - a) (x + eta d) + a (x_0 + eta d_0))``, and where that is misclassified
+    ``x <- clip((1 - a) (x + eta d) + a (x_0 + eta d_0))``, and if that is misclassified
     ``x <- (1 - beta) x_0 + beta x``
 """
 
@@ -29,10 +29,11 @@ ALPHA_MAX = 0.1
 ETA = 1.05
 BETA = 0.9
 FINAL_STEPS = 3
-# The final search stays this share of its bracket outside the estimated boundary, where rounding does not matter.
+# The final search evaluates points beyond the estimated boundary, by this share of its bracket: safe from rounding.
 _OUTSIDE = 0.01
+# Lower bound of denominators.
 _TINY = 1e-30
-# Values that a step works on at once on a CPU, so that its temporaries stay in the cache.
+# Largest number of values that a step processes at once on a CPU, so that its temporaries stay in the cache.
 _BLOCK = 2**18
 
 
@@ -45,25 +46,24 @@ def fab(
     targets: int | None = 9,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Looks for the nearest misclassified image, and stops at the first one inside the ball.
+    """Adversarial images by FAB, which minimises the distance; an image stops at the first success inside the ball.
 
     Args:
-        clf: the classifier; left exactly as it was.
+        clf: the classifier; its state is restored.
         images: ``[N, C, H, W]`` in [0, 1].
         labels: int64 ``[N]``, the true classes.
         threat: norm and radius.
-        steps: of each walk, of which there is one per target.
-        targets: how many other classes are tried, each by its own walk, those of the highest clean logits (at most
-            K - 1); ``None`` for the untargeted form, one walk to the nearest of all K - 1 hyperplanes, at K - 1
-            backward passes a step.
-        generator: taken for the sake of a common signature; the one start is the image itself.
+        steps: steps of each walk; there is one walk per target.
+        targets: number of target classes, those of the highest clean logits (at most K - 1); ``None`` for the
+            untargeted form, one walk to the nearest of all K - 1 hyperplanes with K - 1 backward passes per step.
+        generator: not used, as every walk starts at the clean image; an argument of all attacks.
 
     Returns:
-        ``[N, C, H, W]`` inside the ball and [0, 1]: misclassified where that succeeded, else the nearest misclassified
-        image that was met, cut to the ball (the image itself where none was met).
+        Images ``[N, C, H, W]`` inside the ball and [0, 1]: misclassified if the attack succeeded, otherwise the nearest
+        misclassified image found, projected to the ball (the clean image if none was found).
 
     Raises:
-        ImageError: images outside [0, 1], of another shape, or labels that do not fit.
+        ImageError: images outside [0, 1] or of the wrong shape, or labels that do not fit.
         ConfigError: steps below 0 or targets below 1.
     """
     clf.check(images)
@@ -76,9 +76,9 @@ def fab(
     final = images.clone()
     with inner_loop(clf, "eval"):
         oracle = Oracle(clf, batch_size=max(1, len(images)))
-        living = (~is_wrong(oracle.logits(images), labels)).nonzero().squeeze(1)
-        final[living] = search(
-            oracle, images[living], labels[living], threat, seeds[living], steps=steps, targets=targets
+        correct = (~is_wrong(oracle.logits(images), labels)).nonzero().squeeze(1)
+        final[correct] = search(
+            oracle, images[correct], labels[correct], threat, seeds[correct], steps=steps, targets=targets
         )
     return final
 
@@ -93,49 +93,51 @@ def search(
     steps: int,
     targets: int | None,
 ) -> Tensor:
-    """:func:`fab` of correctly classified images, inside ``inner_loop``; ``seeds`` are not used.
+    """:func:`fab` on correctly classified images; call it inside ``inner_loop``. ``seeds`` are not used.
 
-    The network sees ``n * targets`` images at a time.
+    Each oracle call gets ``n * targets`` images.
     """
     if not len(images):
         return images
-    found, distance = nearest_adversarial(
+    nearest, distance = nearest_adversarial(
         oracle, images, labels, threat.norm, steps=steps, targets=targets, radius=threat.epsilon
     )
     inside = (distance <= threat.epsilon).view(-1, *[1] * (images.dim() - 1))
-    return torch.where(inside, found, threat.project(found, images))
+    return torch.where(inside, nearest, threat.project(nearest, images))
 
 
 @dataclass
 class _Walks:
-    """``T`` walks for each of ``m`` points, and the nearest misclassified image each has met; images are flat.
+    """``T`` walks for each of ``m`` images, flattened to ``D`` values.
 
     Attributes:
-        point: int64 ``[m]``, the row of each point in the batch handed in.
+        index: int64 ``[m]``, the index of each image in the input batch.
         labels: int64 ``[m]``.
-        clean: ``[m, 1, D]``, and ``clean_margin [m, 1]``, below 0.
-        candidates: int64 ``[m, T, M]``, the classes whose boundaries a walk looks at.
-        here: ``[m, T, D]``, the iterates.
-        best: ``[m, T, D]``, and ``best_margin [m, T]``; the clean ones where there is none yet.
-        distance: ``[m, T]`` from the clean image to ``best``; infinite where there is none yet.
+        clean, clean_margin: clean image ``[m, 1, D]``, and its margin ``[m, 1]``, which is negative.
+        candidates: int64 ``[m, T, M]``, the classes whose decision boundaries a walk considers.
+        iterate: ``[m, T, D]``.
+        best, best_margin: nearest misclassified image so far ``[m, T, D]``, and its margin ``[m, T]``; the clean image
+            and its margin if there is none.
+        distance: distance of ``best`` from the clean image, ``[m, T]``; infinite if there is none.
     """
 
-    point: Tensor
+    index: Tensor
     labels: Tensor
     clean: Tensor
     clean_margin: Tensor
     candidates: Tensor
-    here: Tensor
+    iterate: Tensor
     best: Tensor
     best_margin: Tensor
     distance: Tensor
 
-    def keep(self, points: Tensor) -> None:
+    def select(self, mask: Tensor) -> None:
+        """Drops all images except those where ``mask``, bool ``[m]``, is true."""
         for name, value in vars(self).items():
-            setattr(self, name, value[points])
+            setattr(self, name, value[mask])
 
     def nearest(self) -> tuple[Tensor, Tensor]:
-        """The best of all walks of each point: ``[m, D]`` and ``[m]``."""
+        """``best`` of the nearest walk of each image, ``[m, D]``, and its distance, ``[m]``."""
         distance, walk = self.distance.min(1)
         return self.best[torch.arange(len(walk), device=walk.device), walk], distance
 
@@ -150,124 +152,129 @@ def nearest_adversarial(
     targets: int | None,
     radius: float,
 ) -> tuple[Tensor, Tensor]:
-    """The nearest misclassified images met, ``[n, C, H, W]``, and their distances ``[n]`` in ``norm``.
+    """The nearest misclassified images found, ``[n, C, H, W]``, and their distances ``[n]`` in ``norm``.
 
-    A point stops at the first one within ``radius``; with radius 0 it never stops. Where none was met: the clean
-    image, at an infinite distance.
+    An image stops at the first one within ``radius``; with radius 0 it never stops. If none is found, the clean image
+    is returned, with an infinite distance.
     """
     shape = images.shape[1:]
-    found, distance = images.flatten(1).clone(), images.new_full((len(images),), torch.inf)
+    nearest, distance = images.flatten(1).clone(), images.new_full((len(images),), torch.inf)
     walks = _start(oracle, images, labels, targets)
     for _ in range(steps):
-        if not len(walks.point):
+        if not len(walks.index):
             break
-        there, away = _advance(oracle, walks, shape, norm)
-        wrong, _ = _look(oracle, walks, there, away, shape)
-        kept = torch.where(wrong, BETA, 1.0)
-        walks.here = torch.lerp(walks.clean, there, kept[..., None])
+        points, distances = _advance(oracle, walks, shape, norm)
+        wrong, _ = _evaluate(oracle, walks, points, distances, shape)
+        weight = torch.where(wrong, BETA, 1.0)
+        walks.iterate = torch.lerp(walks.clean, points, weight[..., None])
         done = (walks.distance <= radius).any(1)
         if bool(done.any()):
-            best, away = walks.nearest()
-            found[walks.point[done]], distance[walks.point[done]] = best[done], away[done]
-            walks.keep(~done)
-    if len(walks.point):
-        _sharpen(oracle, walks, shape, norm)
-        found[walks.point], distance[walks.point] = walks.nearest()
-    return found.view_as(images), distance
+            best, best_distance = walks.nearest()
+            nearest[walks.index[done]], distance[walks.index[done]] = best[done], best_distance[done]
+            walks.select(~done)
+    if len(walks.index):
+        _final_search(oracle, walks, shape, norm)
+        nearest[walks.index], distance[walks.index] = walks.nearest()
+    return nearest.view_as(images), distance
 
 
 def _start(oracle: Oracle, images: Tensor, labels: Tensor, targets: int | None) -> _Walks:
+    """Walks at the clean images, with their candidate classes chosen by the clean logits."""
     logits = oracle.logits(images)
     others = logits.shape[1] - 1
     candidates = likeliest_others(logits, labels, others if targets is None else min(targets, others))
     candidates = candidates[:, None, :] if targets is None else candidates[:, :, None]
     clean, clean_margin = images.flatten(1)[:, None], margin(logits, labels)[:, None]
-    walks = candidates.shape[:2]
-    here = clean.expand(-1, walks[1], -1)
-    point = torch.arange(len(images), device=images.device)
-    distance = images.new_full(walks, torch.inf)
+    shape = candidates.shape[:2]
+    iterate = clean.expand(-1, shape[1], -1)
+    index = torch.arange(len(images), device=images.device)
+    distance = images.new_full(shape, torch.inf)
     return _Walks(
-        point,
+        index,
         labels,
         clean,
         clean_margin,
         candidates,
-        here,
-        here.clone(),
-        clean_margin.expand(walks),
+        iterate,
+        iterate.clone(),
+        clean_margin.expand(shape),
         distance,
     )
 
 
 def _advance(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: str) -> tuple[Tensor, Tensor]:
-    """Where one step takes every walk, ``[m, T, D]``, and how far from the clean image that is, ``[m, T]``."""
+    """The points after one step of every walk, ``[m, T, D]``, and their distances from the clean image, ``[m, T]``."""
     value, normal = _nearest_hyperplane(oracle, walks, shape, norm)
     count = max(1, _BLOCK // normal[0].numel()) if normal.device.type == "cpu" else len(normal)
-    blocks = zip(*(part.split(count) for part in (walks.here, walks.clean, value, normal)), strict=True)
-    steps = [_step(here, clean, at, weights, norm) for here, clean, at, weights in blocks]
-    return torch.cat([there for there, _ in steps]), torch.cat([away for _, away in steps])
+    blocks = zip(*(part.split(count) for part in (walks.iterate, walks.clean, value, normal)), strict=True)
+    steps = [_step(*block, norm) for block in blocks]
+    return torch.cat([points for points, _ in steps]), torch.cat([distances for _, distances in steps])
 
 
-def _step(here: Tensor, clean: Tensor, value: Tensor, normal: Tensor, norm: str) -> tuple[Tensor, Tensor]:
-    """:func:`_advance` of some points, given the nearest hyperplane of each of their walks."""
-    move = displacement(here, normal, value, norm)
-    clean_move = displacement(clean, normal, value + vecdot(normal, clean - here), norm)
-    own, clean_own = _length(move, norm), _length(clean_move, norm)
-    pull = (own / (own + clean_own).clamp_min(_TINY)).clamp_max(ALPHA_MAX)[..., None]
-    ahead, near = torch.add(here, move, alpha=ETA), torch.add(clean, clean_move, alpha=ETA)
-    there = torch.lerp(ahead, near, pull).clamp_(0.0, 1.0)
-    return there, _length(there - clean, norm)
+def _step(iterate: Tensor, clean: Tensor, value: Tensor, normal: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """:func:`_advance` of some images, given value and gradient of the margin of each walk's nearest hyperplane."""
+    move = displacement(iterate, normal, value, norm)
+    clean_move = displacement(clean, normal, value + vecdot(normal, clean - iterate), norm)
+    length, clean_length = _length(move, norm), _length(clean_move, norm)
+    alpha = (length / (length + clean_length).clamp_min(_TINY)).clamp_max(ALPHA_MAX)[..., None]
+    from_iterate, from_clean = torch.add(iterate, move, alpha=ETA), torch.add(clean, clean_move, alpha=ETA)
+    points = torch.lerp(from_iterate, from_clean, alpha).clamp_(0.0, 1.0)
+    return points, _length(points - clean, norm)
 
 
 def _nearest_hyperplane(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: str) -> tuple[Tensor, Tensor]:
-    """Value ``[m, T]`` and gradient ``[m, T, D]`` of the margin whose linearised zero is nearest to each iterate.
+    """The margin whose linearised zero is nearest to each iterate: value ``[m, T]`` and gradient ``[m, T, D]``.
 
     The distance to a hyperplane is ``|value| / |gradient|`` in the dual norm.
     """
-    here, classes = walks.here.reshape(-1, *shape), walks.candidates.flatten(0, 1)
-    labels = walks.labels.repeat_interleave(walks.here.shape[1])[:, None]
+    points, classes = walks.iterate.reshape(-1, *shape), walks.candidates.flatten(0, 1)
+    labels = walks.labels.repeat_interleave(walks.iterate.shape[1])[:, None]
     values, _, gradients = oracle.gradient(
-        here, lambda logits: logits.gather(1, classes) - logits.gather(1, labels)
+        points, lambda logits: logits.gather(1, classes) - logits.gather(1, labels)
     )
     if classes.shape[1] == 1:
-        return values.view(walks.here.shape[:2]), gradients.reshape(walks.here.shape)
+        return values.view(walks.iterate.shape[:2]), gradients.reshape(walks.iterate.shape)
     normals = gradients.flatten(2)
-    nearest = (values.abs() / _dual(normals, norm).clamp_min(_TINY)).argmin(1)
-    row = torch.arange(len(here), device=here.device)
-    return values[row, nearest].view(walks.here.shape[:2]), normals[row, nearest].view(walks.here.shape)
+    nearest = (values.abs() / _dual_norm(normals, norm).clamp_min(_TINY)).argmin(1)
+    index = torch.arange(len(points), device=points.device)
+    value, normal = values[index, nearest], normals[index, nearest]
+    return value.view(walks.iterate.shape[:2]), normal.view(walks.iterate.shape)
 
 
-def _look(
-    oracle: Oracle, walks: _Walks, there: Tensor, away: Tensor, shape: torch.Size
+def _evaluate(
+    oracle: Oracle, walks: _Walks, points: Tensor, distances: Tensor, shape: torch.Size
 ) -> tuple[Tensor, Tensor]:
-    """Which of the images ``[m, T, D]`` are misclassified, and their margins; the nearest of each walk is kept."""
-    labels = walks.labels.repeat_interleave(there.shape[1])
-    logits = oracle.logits(there.view(-1, *shape))
-    wrong, height = is_wrong(logits, labels).view_as(away), margin(logits, labels).view_as(away)
-    nearer = wrong & (away < walks.distance)
-    walks.best[nearer] = there[nearer]
-    walks.best_margin = torch.where(nearer, height, walks.best_margin)
-    walks.distance = torch.where(nearer, away, walks.distance)
-    return wrong, height
+    """Whether each of the points ``[m, T, D]`` is misclassified, and its margin, both ``[m, T]``; updates ``best``."""
+    labels = walks.labels.repeat_interleave(points.shape[1])
+    logits = oracle.logits(points.view(-1, *shape))
+    wrong, margins = is_wrong(logits, labels).view_as(distances), margin(logits, labels).view_as(distances)
+    nearer = wrong & (distances < walks.distance)
+    walks.best[nearer] = points[nearer]
+    walks.best_margin = torch.where(nearer, margins, walks.best_margin)
+    walks.distance = torch.where(nearer, distances, walks.distance)
+    return wrong, margins
 
 
-def _sharpen(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: str) -> None:
-    """The final search (eq. 11): where on the segment to the clean image does the margin vanish? Regula falsi."""
+def _final_search(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: str) -> None:
+    """The final search (eq. 11): regula falsi for the zero of the margin between the clean image and ``best``."""
     ray = walks.best - walks.clean
     inner, outer = torch.zeros_like(walks.distance), torch.ones_like(walks.distance)
-    low, high = walks.clean_margin.expand_as(inner), walks.best_margin
+    inner_margin, outer_margin = walks.clean_margin.expand_as(inner), walks.best_margin
     for _ in range(FINAL_STEPS):
-        boundary = outer - high * (outer - inner) / (high - low).clamp_min(_TINY)
+        slope = (outer_margin - inner_margin).clamp_min(_TINY)
+        boundary = outer - outer_margin * (outer - inner) / slope
         middle = torch.lerp(boundary.minimum(outer), outer, _OUTSIDE)
-        there = walks.clean + middle[..., None] * ray
-        wrong, height = _look(oracle, walks, there, _length(there - walks.clean, norm), shape)
-        inner, low = torch.where(wrong, inner, middle), torch.where(wrong, low, height)
-        outer, high = torch.where(wrong, middle, outer), torch.where(wrong, height, high)
+        points = walks.clean + middle[..., None] * ray
+        wrong, margins = _evaluate(oracle, walks, points, _length(points - walks.clean, norm), shape)
+        inner, inner_margin = torch.where(wrong, inner, middle), torch.where(wrong, inner_margin, margins)
+        outer, outer_margin = torch.where(wrong, middle, outer), torch.where(wrong, margins, outer_margin)
 
 
 def _length(moves: Tensor, norm: str) -> Tensor:
+    """The norm of each vector, ``[..., D]`` to ``[...]``."""
     return moves.abs().amax(-1) if norm == "linf" else moves.norm(dim=-1)
 
 
-def _dual(weights: Tensor, norm: str) -> Tensor:
+def _dual_norm(weights: Tensor, norm: str) -> Tensor:
+    """The dual norm of each vector, ``[..., D]`` to ``[...]``."""
     return weights.abs().sum(-1) if norm == "linf" else weights.norm(dim=-1)
