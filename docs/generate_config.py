@@ -18,7 +18,8 @@ from pydantic_core import PydanticUndefined
 
 from trilemma.config.config import Config
 from trilemma.config.registry import METHODS, NETWORKS, Registry
-from trilemma.config.sections import AttackConfig, RegulariserConfig, Section, ThreatConfig
+from trilemma.config.section import Section
+from trilemma.config.sections import AttackConfig, RegulariserConfig, ThreatConfig
 from trilemma.units import PixelLength
 
 PAGE = Path(__file__).with_name("config.md")

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from trilemma.config.config import Config
 from trilemma.config.recipe import build_config
 from trilemma.config.registry import METHODS
-from trilemma.config.sections import Section, TrainingConfig
+from trilemma.config.section import Section
+from trilemma.config.sections import TrainingConfig
 from trilemma.errors import ConfigError, UnknownNameError
 from trilemma.units import parse_fraction
 

@@ -5,10 +5,14 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
+import torch
+from torch import nn
 
 from trilemma.config import registry
-from trilemma.config.registry import Registry, Row, import_object
-from trilemma.errors import UnknownNameError, UserError
+from trilemma.config.recipe import build_config
+from trilemma.config.registry import METHODS, NETWORKS, Registry, Row, import_object
+from trilemma.errors import ConfigError, UnknownNameError, UserError
+from trilemma.networks.create import create_network
 
 ALL = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
 ROWS = [(table, name) for table, rows in ALL.items() for name in rows.names()]
@@ -41,6 +45,40 @@ def test_a_row_can_be_added_at_run_time() -> None:
     table.add("own", "fractions:Fraction", summary="mine")
     assert table.names() == ["own"] and table.row("own").summary == "mine"
     assert table.get("own")(1, 2) == 0.5
+
+
+def one_layer(num_classes: int, in_channels: int, pixels: int, bias: bool = True) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * pixels, num_classes, bias))
+
+
+def untyped(num_classes, in_channels, pixels=64):
+    return one_layer(num_classes, in_channels, pixels)
+
+
+def test_a_network_without_an_options_class_has_those_of_its_parameters(monkeypatch) -> None:
+    monkeypatch.setattr(NETWORKS, "_rows", dict(NETWORKS._rows))
+    NETWORKS.add("one-layer", f"{__name__}:one_layer")
+    NETWORKS.add("untyped", f"{__name__}:untyped")
+    tree = {"data": {"name": "digits"}, "method": "standard"}
+    config = build_config({**tree, "network": {"name": "one-layer", "pixels": 64}})
+    assert config.network.model_dump() == {"name": "one-layer", "pixels": 64, "bias": True}
+    assert create_network(config.network, 10, (1, 8, 8))(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    for options, message in (
+        ({}, "network.pixels"),
+        ({"pixels": "many"}, "network.pixels"),
+        ({"pixels": 64, "bias_": True}, "did you mean 'bias'"),
+    ):
+        with pytest.raises(ConfigError, match=f"(?i){message}"):
+            build_config({**tree, "network": {"name": "one-layer", **options}})
+    with pytest.raises(ConfigError, match="'untyped': its parameter 'pixels' needs a type"):
+        build_config({**tree, "network": "untyped"})
+
+
+def test_a_method_without_options_is_named(monkeypatch) -> None:
+    monkeypatch.setattr(METHODS, "_rows", dict(METHODS._rows))
+    METHODS.add("bare", "fractions:Fraction")
+    with pytest.raises(ConfigError, match="method 'bare': fractions:Fraction has no Options"):
+        METHODS.options("bare")
 
 
 def test_other_packages_add_rows_by_entry_points_and_cannot_take_our_names(monkeypatch) -> None:

@@ -78,7 +78,9 @@ IN_PROSE = [
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=page_id)
 def test_python_examples_run(page, monkeypatch):
     """The blocks of a page are one program, as a reader would type it."""
-    monkeypatch.setattr(registry.NETWORKS, "_rows", dict(registry.NETWORKS._rows))
+    for table in vars(registry).values():
+        if isinstance(table, registry.Registry):
+            monkeypatch.setattr(table, "_rows", dict(table._rows))
     module = ModuleType(f"example_{page.stem.replace('-', '_')}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for number, (body, reason) in enumerate(blocks(page, "python"), 1):

@@ -12,10 +12,11 @@ import torch
 import trilemma
 from trilemma import energies
 from trilemma.attacks.pgd import pgd, pgd_targeted
+from trilemma.attacks.preset import run_preset
 from trilemma.config.presets import CLASS, DIAGNOSE, DIAGNOSE_DEFAULT, diagnose_presets
 from trilemma.data.sources import load_splits
 from trilemma.errors import UnknownNameError
-from trilemma.evaluation.diagnose import _attack, diagnose, landscape
+from trilemma.evaluation.diagnose import diagnose, landscape
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_every_attack_keeps_to_the_threat_and_leaves_the_classifier_alone(toy, n
     threat = trilemma.Threat(norm, 0.2)
     before = {key: value.clone() for key, value in clf.state_dict().items()}
     made = [
-        _attack(DIAGNOSE[name], clf, images, labels, threat, torch.Generator().manual_seed(1))
+        run_preset(DIAGNOSE[name], clf, images, labels, threat, torch.Generator().manual_seed(1))
         for _ in range(2)
     ]
     assert torch.equal(*made)
@@ -147,7 +148,7 @@ def test_trades_ascent_raises_the_divergence_from_the_clean_prediction(toy):
 
 
 def test_names_are_kept_in_order_once_and_checked():
-    assert list(diagnose_presets(None)) == list(diagnosed([])) == list(DIAGNOSE_DEFAULT)
+    assert list(diagnose_presets(None)) == list(diagnose_presets([])) == list(DIAGNOSE_DEFAULT)
     assert list(diagnose_presets(["square", "pgd", "square"])) == ["square", "pgd"]
     with pytest.raises(UnknownNameError, match=r"unknown attack 'pdg'\. Did you mean 'pgd'\?"):
         diagnose_presets(["pdg"])

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trilemma.config.config import Config
 from trilemma.config.recipe import build_config
+from trilemma.config.section import Section
 from trilemma.training.checkpoint import load_state
 
 STEPS_PER_EPOCH = 9  # 1,200 training images in batches of 128
@@ -26,6 +26,17 @@ TREE: dict[str, Any] = {
     "training": {"epochs": 2, "lr": 0.05, "log_every": 5, "held_out_images": 50},
 }
 SMALL_CHAIN = {"steps": 2, "buffer_size": 200}
+
+
+class LinearOptions(Section):
+    name: Literal["linear"] = "linear"
+
+
+class Linear(nn.Sequential):
+    """A linear classifier of the digits, for tests of the loop: it costs a tenth of the smallest residual network."""
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(in_channels * 8 * 8, num_classes))
 
 
 def tiny(method: str, training: dict[str, Any] | None = None, **sections: Any) -> Config:
@@ -59,23 +70,70 @@ def without_clock(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in ("minutes", "images_per_second")}
 
 
-def python(script: Path, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """A real process that runs ``script`` with this process's number of threads."""
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "OMP_WAIT_POLICY": "passive"}
-    return subprocess.Popen(
-        [sys.executable, str(script), *map(str, arguments)],
-        env={**os.environ, **threads, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+# A server that has imported what a training run needs, and forks: a fresh interpreter would spend seconds on it.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["lightning_fabric", "trilemma.training.train", "trilemma.training.loop", "trilemma.cli.train"]
+)
+_BEGINNING = """
+import os, sys
+os.dup2(alive.fileno(), 0)
+alive.close()
+for number, file in ((1, {out!r}), (2, {err!r})):
+    os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+os.environ.update({environment!r})
+sys.argv[:] = {argv!r}
+import torch
+torch.set_num_threads({threads})
+"""
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
-    """Waits for ``condition``; fails with the process's own words if it ends before."""
+class ScriptProcess:
+    """A real process that runs ``script`` with this process's number of threads; its output goes to files beside it."""
+
+    def __init__(self, script: Path, *arguments: object) -> None:
+        self._out, self._err = script.with_suffix(".out"), script.with_suffix(".err")
+        threads = torch.get_num_threads()
+        beginning = _BEGINNING.format(
+            out=str(self._out),
+            err=str(self._err),
+            environment={**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"},
+            argv=[str(script), *map(str, arguments)],
+            threads=threads,
+        )
+        program = beginning + script.read_text(encoding="utf-8")
+        # The write end becomes standard input, which further processes inherit: the read end sees the last one's end.
+        self._ended, alive = _FORKS.Pipe(duplex=False)
+        self._process = _FORKS.Process(target=exec, args=(program, {"__name__": "__main__", "alive": alive}))
+        self._process.start()
+        alive.close()
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, ``-n`` where signal n ended the process, or ``None`` while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def finish(self, seconds: float = 60) -> tuple[int | None, str, str]:
+        """Waits for it and the processes it started; exit code, standard output and error. Kills what does not end."""
+        if not self._ended.poll(seconds):
+            self._process.kill()
+            raise AssertionError(f"still running after {seconds} s: {self.error()[-2000:]}")
+        self._process.join()
+        return self.returncode, self._out.read_text(encoding="utf-8"), self.error()
+
+    def error(self) -> str:
+        return self._err.read_text(encoding="utf-8")
+
+
+def wait_until(condition: Callable[[], bool], process: ScriptProcess, seconds: float = 60) -> None:
+    """Waits for ``condition``; fails with the process's standard error if it ends before."""
     end = time.monotonic() + seconds
     while not condition():
-        if process.poll() is not None:
-            raise AssertionError(f"ended with {process.returncode}: {process.communicate()[1][-2000:]}")
+        if process.returncode is not None:
+            raise AssertionError(f"ended with {process.returncode}: {process.error()[-2000:]}")
         assert time.monotonic() < end, "nothing happened in time"
         time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 from trilemma.config.config import Config, MethodOptions
 from trilemma.config.recipe import load_config
-from trilemma.config.sections import AttackConfig, SamplerConfig, Section
+from trilemma.config.section import Section
+from trilemma.config.sections import AttackConfig, SamplerConfig
 
 __all__ = ["AttackConfig", "Config", "MethodOptions", "SamplerConfig", "Section", "load_config"]

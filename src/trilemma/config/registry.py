@@ -15,7 +15,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from trilemma.errors import UnknownNameError, nearest
+from trilemma.config.section import section_of
+from trilemma.errors import ConfigError, UnknownNameError, nearest
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,21 @@ class Registry:
     def options(self, name: str) -> Any:
         """The options class of a method or network.
 
+        It is the row's ``options``, else the target's ``Options``, else made from the parameters of the target.
+
         Raises:
             UnknownNameError: no such row.
+            ConfigError: no options class, or a network as of :func:`trilemma.config.section.section_of`.
         """
         row = self.row(name)
-        return import_object(row.options) if row.options else self.get(name).Options
+        if row.options:
+            return import_object(row.options)
+        target = self.get(name)
+        if not hasattr(target, "Options") and self.kind != "network":
+            raise ConfigError(
+                f"{self.kind} {name!r}: {row.target} has no Options; name its options class there"
+            )
+        return target.Options if hasattr(target, "Options") else section_of(target, name)
 
 
 def _method(module: str, class_name: str, summary: str, paper: str, cost: str) -> Row:

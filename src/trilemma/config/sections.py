@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -21,14 +19,9 @@ from pydantic import (
 
 from trilemma.config.registry import SAMPLERS, STARTS, Registry
 from trilemma.config.remedies import Ladders
+from trilemma.config.section import Section
 from trilemma.errors import UnknownNameError
 from trilemma.units import Norm, PixelLength
-
-
-class Section(BaseModel):
-    """Base class of every section of a configuration: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def _row_of(registry: Registry) -> AfterValidator:

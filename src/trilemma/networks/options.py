@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt
 
-from trilemma.config.sections import Section
+from trilemma.config.section import Section
 from trilemma.networks.depth import blocks_per_stage
 
 NormName = Literal["batch", "group", "none"]
