@@ -138,7 +138,7 @@ MISTAKES = {
     "numbers": (["w.pt", "--model", "theirnets:network", "--mean", "a", "--std", "1"], "--mean a: numbers separated"),
     "whole": (["w.pt", "--model", "theirnets:whole", "--mean", "0", "--std", "1"], "which has them; leave them out"),
     "shape": (["--model", "theirnets:colour"], "digits: the network cannot take images of 1x8x8 (C, H, W): "),
-    "classes": (["--model", "theirnets:two"], "digits: the network gives [1, 2] for one image, where 10 classes need"),
+    "classes": (["--model", "theirnets:two"], "digits: the network returns [1, 2] for one image, but 10 classes need"),
     "arguments": (["--model", "theirnets:sized"], "asks for arguments (width); name a function without any"),
     "raises": (["--model", "theirnets:broken"], "theirnets:broken: raised ValueError: no weights here ("),
     "no function": (["--model", "theirnets:ready"], "theirnets has no function 'ready'."),

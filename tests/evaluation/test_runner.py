@@ -101,12 +101,12 @@ def test_the_stored_threat_serves_where_none_is_given(clf, grey):
     assert trilemma.evaluate(clf, grey)["pgd-20"]["threat"] == {"norm": "linf", "radius": "0.2"}
 
 
-def test_an_attack_that_leaves_the_ball_is_a_bug_not_a_result(clf, grey, monkeypatch):
+def test_an_attack_that_leaves_the_ball_is_an_error_not_a_result(clf, grey, monkeypatch):
     def far(clf, images, *rest, **options):
         return 1 - images
 
     monkeypatch.setattr("trilemma.evaluation.protocols.accuracy.pgd", far)
-    with pytest.raises(RuntimeError, match=r"outside linf 0\.2"):
+    with pytest.raises(ConfigError, match=r"outside linf 0\.2"):
         trilemma.evaluate(clf, grey, ["pgd-20"], trilemma.Threat("linf", 0.2))
 
 
@@ -165,10 +165,10 @@ def test_a_start_is_spent_on_images_that_still_stand_alone(clf, grey, monkeypatc
     monkeypatch.setattr("trilemma.evaluation.protocols.accuracy.pgd", unlucky)
     told: list[int] = []
     threat = trilemma.Threat("linf", 0.5)
-    found = PROTOCOLS.get("pgd-50-10").judge(
+    found = PROTOCOLS.get("pgd-50-10").measure(
         Request(clf, grey[0], grey[1], threat, 0, 10, advance=told.append)
     )
     assert attacked == [8, 7, 6, 5, 4, 3, 2, 1]  # two of ten are wrong unattacked; then none is left
     assert found.facts["standing"] == [7, 6, 5, 4, 3, 2, 1, 0, 0, 0]
-    assert not found.right.any()
+    assert not found.correct.any()
     assert sum(told) == 10

@@ -1,1 +1,1 @@
-"""Evaluation: protocols with a name and a version, the rows they give, the energy landscape, and samples."""
+"""Evaluation: named and versioned protocols, their result rows, the lint, the energy landscape, samples and export."""

@@ -16,7 +16,7 @@ from trilemma.classifier.load import load
 from trilemma.config.presets import Preset, diagnose_presets
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import ConfigError
-from trilemma.evaluation.evaluate import Data, check_fit, made_with, open_data
+from trilemma.evaluation.evaluate import Data, check_fit, environment, open_data
 from trilemma.evaluation.lint.rows import lint_data
 from trilemma.figures.energy_landscape import draw_deltas, draw_histograms, draw_moves, draw_quiver
 from trilemma.figures.style import save_figure
@@ -116,8 +116,8 @@ def landscape(
 
     Args:
         clf: left exactly as it was.
-        attacks: presets by name (:func:`trilemma.config.presets.diagnose_presets`), at least one. Each has its own random
-            numbers, so that it finds the same images whatever the others are.
+        attacks: presets by name (:func:`trilemma.config.presets.diagnose_presets`), at least one. Each has its own
+            random numbers, so that it finds the same images whatever the others are.
         start: of the samples, a name of :data:`trilemma.samplers.starts.STARTS`.
         seed: of each attack and of the sampler.
         progress: show a bar on standard error.
@@ -219,7 +219,7 @@ def diagnose(
         "checkpoint": dict(clf.about),
         **landscape_summary(found.sets),
         "moves": found.moves(),
-        **made_with(clf.device),
+        **environment(clf.device),
     }
     if out is not None:
         _write(Path(out), record, found)

@@ -1,4 +1,4 @@
-"""``trilemma.evaluate``: protocols over a data set become rows that say all that is needed to repeat them."""
+"""``trilemma.evaluate``: runs protocols on a data set; each result row holds all that is needed to repeat it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from trilemma.config.registry import PROTOCOLS
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.data.sources import load_images
 from trilemma.errors import CheckpointError, ConfigError, DataError, ImageError
-from trilemma.evaluation.lint.rows import add_lint, lint_data, tell
-from trilemma.evaluation.protocol import Protocol, Request, Saved, Verdicts
+from trilemma.evaluation.lint.rows import add_lint, lint_data, print_findings
+from trilemma.evaluation.protocol import Protocol, Request, ResumeState, Verdicts
 from trilemma.progress import bar
 from trilemma.runs.records import LAST, write_row
 from trilemma.runs.run_directory import RunDirectory
@@ -47,38 +47,38 @@ def evaluate(
     state: str | Path | None = None,
     resume: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """One row per protocol.
+    """Runs protocols on a classifier and returns one result row per protocol.
 
     Args:
-        clf: the classifier; left exactly as it was. It works on its own device.
-        data: a data set's name, a path (of both, the test part), ``(images, labels)``, or an image set.
+        clf: the classifier; its state is restored. Images are moved to its device.
+        data: name of a data set or a path (of both, the test split is used), ``(images, labels)``, or an image set.
         protocols: names (``trilemma list protocols``).
-        threat: what attacks may do; by default the one stored with the classifier.
-        images: how many, from a fixed stratified order; ``None`` for all.
-        seed: of every random number of the attacks.
-        batch_size: images at a time, by default as many as the free memory suggests; does not change the result beyond
-            rounding.
-        lint: look for mistakes first (:mod:`trilemma.evaluation.lint`); what is found is told on standard error.
-        progress: show a bar on standard error.
-        state: a folder in which protocols that take long (AutoAttack) keep what they have found, now and then and
-            when interrupted, as ``PROTOCOL.state.safetensors``. The files stay; whoever gave the folder removes them.
-        resume: go on from the states in that folder, to the same verdicts as without an interruption.
+        threat: norm and radius of attacks; by default the threat stored with the classifier.
+        images: number of images, the first ones of a fixed stratified order; ``None`` for all.
+        seed: seed of all random numbers.
+        batch_size: images per forward pass; ``"auto"`` fits it to the free memory. Changes results by rounding only.
+        lint: check for common evaluation mistakes first (:mod:`trilemma.evaluation.lint`) and print the findings on
+            standard error.
+        progress: show a progress bar on standard error.
+        state: folder in which long protocols (AutoAttack) save unfinished work, every half minute and when interrupted,
+            as ``PROTOCOL.state.safetensors``. The files are not deleted here; the caller deletes them.
+        resume: resume from the files in that folder; the verdicts equal those of an uninterrupted evaluation.
 
     Returns:
-        Protocol name to row: ``protocol``, ``version``, ``quantity`` (``accuracy`` in [0, 1], or what else the protocol
-        measures), ``better`` (``higher`` or ``lower``), ``value``, ``lower`` and ``upper`` (95 %; of an accuracy
-        Wilson's; ``None`` where no interval is known), ``also`` (further figures), ``count``, ``data`` (name, split,
-        which images), ``threat`` (norm and exact radius, or ``None``), ``seed``, ``checkpoint``, ``seconds``,
-        ``device``, ``trilemma``, ``torch``, the protocol's own ``facts``, and ``lint`` (what was found on how many
-        images, the same in every row; ``None`` without).
+        Protocol name to row: ``protocol``, ``version``, ``quantity`` (``accuracy`` in [0, 1], or another quantity of
+        the protocol), ``better`` (``higher`` or ``lower``), ``value``, ``lower`` and ``upper`` (95 % interval, Wilson's
+        for an accuracy; ``None`` if unknown), ``also`` (further metrics), ``count``, ``data`` (name, split, which
+        images), ``threat`` (norm and exact radius, or ``None``), ``seed``, ``checkpoint``, ``seconds``, ``device``,
+        ``trilemma``, ``torch``, the protocol's own ``facts``, and ``lint`` (findings and number of images checked, the
+        same in every row; ``None`` without lint).
 
     Raises:
-        UnknownNameError: no such protocol.
+        UnknownNameError: unknown protocol.
         ConfigError: an attack without a threat, a network that is not wrapped, a count below 1, or a protocol that is
-            not defined for this number of classes.
-        CheckpointError: a state to resume from that is of another evaluation, or cannot be read.
+            undefined for this number of classes.
+        CheckpointError: a state file belongs to another evaluation or cannot be read.
         DataError: data that cannot be read or have other classes.
-        ImageError: images of another shape than the classifier takes.
+        ImageError: images of a shape that the classifier does not take.
     """
     if not isinstance(clf, Classifier):
         kind = type(clf).__name__
@@ -86,55 +86,63 @@ def evaluate(
             f"evaluate: got a {kind}; wrap the network first: trilemma.Classifier(network, num_classes=K)"
         )
     names = [protocols] if isinstance(protocols, str) else list(protocols)
-    chosen: dict[str, Protocol] = {name: PROTOCOLS.get(name) for name in names}
-    for found in chosen.values():
-        found.suits(clf)
+    definitions: dict[str, Protocol] = {name: PROTOCOLS.get(name) for name in names}
+    for definition in definitions.values():
+        definition.check_classifier(clf)
     threat = threat or clf.threat
-    attacking = [name for name, found in chosen.items() if found.needs_threat]
+    attacking = [name for name, definition in definitions.items() if definition.needs_threat]
     if attacking and threat is None:
         raise ConfigError(
             f"{attacking[0]}: the classifier has no threat stored; pass threat=trilemma.Threat(norm, radius)"
         )
     if images is not None and images < 1:
-        raise ConfigError(f"images: {images} asked for; give a count of at least 1, or None for all")
+        raise ConfigError(f"images: {images}; must be at least 1, or None for all")
     everything = open_data(clf, data)
     part = everything if images is None or images >= len(everything) else everything.first(images)
     check_fit(clf, part)
-    check_answer(clf, part)
+    check_output(clf, part)
     about = {"name": part.name, "split": part.split, "images": _which(len(part), len(everything))}
     size = resolve_batch_size(clf, part.images, batch_size)
-    linted = lint_data(clf, part, threat if attacking else None, seed, size) if lint else None
-    tell(linted.findings if linted else ())  # now: whoever interrupts a long protocol has read them
+    lint_result = lint_data(clf, part, threat if attacking else None, seed, size) if lint else None
+    # Printed before the protocols, which may take hours.
+    print_findings(lint_result.findings if lint_result else ())
     rows = {}
-    for name, found in chosen.items():
-        saved = None if state is None else Saved(state_file(state, name), resume)
-        needed = threat if found.needs_threat else None
-        rows[name] = _row(name, found, clf, part, about, needed, seed, size, progress, saved)
-    add_lint(rows, linted)
+    for name, definition in definitions.items():
+        resume_state = None if state is None else ResumeState(state_file(state, name), resume)
+        used_threat = threat if definition.needs_threat else None
+        rows[name] = _row(name, definition, clf, part, about, used_threat, seed, size, progress, resume_state)
+    add_lint(rows, lint_result)
     return rows
 
 
 def state_file(folder: str | Path, protocol: str) -> Path:
-    """Where a protocol that takes long keeps what it has found so far."""
+    """The path of the file in which a long protocol saves unfinished work."""
     return Path(folder) / f"{protocol}.state.safetensors"
 
 
 def open_data(
     clf: Classifier, data: Data, root: str | Path | None = None, size: int | None = None
 ) -> ImageSet:
-    """The images to evaluate on, their labels in the classifier's order where it knows its classes by name."""
+    """The images to evaluate on; labels follow the classifier's class order if it has class names.
+
+    Args:
+        clf: its class names are used.
+        data: as in :func:`evaluate`.
+        root: folder of a named data set.
+        size: side in pixels to resize images to.
+    """
     if isinstance(data, ImageSet):
         return data
     numbered = clf.class_names == tuple(str(k) for k in range(clf.num_classes))
-    named = None if numbered and not isinstance(data, tuple) else clf.class_names
-    return load_images(data, root=root, size=size, class_names=named)
+    class_names = None if numbered and not isinstance(data, tuple) else clf.class_names
+    return load_images(data, root=root, size=size, class_names=class_names)
 
 
 def check_fit(clf: Classifier, data: ImageSet) -> None:
-    """Refuses data of other classes or another image shape than the classifier's.
+    """Checks that data and classifier have the same number of classes and the same image shape.
 
     Raises:
-        DataError: naming both numbers.
+        DataError: they differ.
     """
     if data.num_classes != clf.num_classes:
         raise DataError(
@@ -142,18 +150,18 @@ def check_fit(clf: Classifier, data: ImageSet) -> None:
             "evaluate it on data with the classes it was trained for"
         )
     if clf.image_shape is not None and data.image_shape != tuple(clf.image_shape):
-        have, want = ("x".join(map(str, shape)) for shape in (data.image_shape, clf.image_shape))
+        actual, expected = ("x".join(map(str, shape)) for shape in (data.image_shape, clf.image_shape))
         raise DataError(
-            f"{data.name}: images are {have} (C, H, W), but the classifier takes {want}; resize the data"
+            f"{data.name}: images are {actual} (C, H, W), but the classifier takes {expected}; resize the data"
         )
 
 
-def check_answer(clf: Classifier, data: ImageSet) -> None:
-    """Refuses a network that cannot take the images, or whose logits are not one per class: asks it about one image.
+def check_output(clf: Classifier, data: ImageSet) -> None:
+    """Checks with one image that the network takes this image shape and returns one logit per class.
 
     Raises:
         ImageError: the network cannot take images of this shape.
-        ConfigError: it gives something else than ``[1, K]``.
+        ConfigError: its output is not ``[1, K]``.
     """
     image = data.float_images([0], device=clf.device)
     try:
@@ -167,18 +175,19 @@ def check_answer(clf: Classifier, data: ImageSet) -> None:
         ) from error
     if logits.shape != (1, clf.num_classes):
         raise ConfigError(
-            f"{data.name}: the network gives {list(logits.shape)} for one image, where {clf.num_classes} classes "
-            f"need [1, {clf.num_classes}]; give as many classes as the network tells apart"
+            f"{data.name}: the network returns {list(logits.shape)} for one image, but {clf.num_classes} classes "
+            f"need [1, {clf.num_classes}]; set num_classes to the network's number of classes"
         )
 
 
 def _which(count: int, total: int) -> str:
+    """Which images were evaluated, in words for the result row."""
     return f"all {total}" if count == total else f"first {count} of {total}, stratified order"
 
 
 def _row(
     name: str,
-    found: Protocol,
+    definition: Protocol,
     clf: Classifier,
     data: ImageSet,
     about: dict[str, Any],
@@ -186,22 +195,25 @@ def _row(
     seed: int,
     batch_size: int,
     progress: bool,
-    saved: Saved | None,
+    resume_state: ResumeState | None,
 ) -> dict[str, Any]:
+    """Runs one protocol and returns its result row, without ``lint``; ``about`` describes the data."""
     started = time.perf_counter()
-    request = Request(clf, data.images, data.labels, threat, seed, batch_size, progress=progress, saved=saved)
-    if found.long:
-        judged = found.judge(request)
+    request = Request(
+        clf, data.images, data.labels, threat, seed, batch_size, progress=progress, resume_state=resume_state
+    )
+    if definition.long:
+        result = definition.measure(request)
     else:
         with bar(name, len(data), progress) as advance:
-            judged = found.judge(replace(request, advance=advance))
-    measured = judged.measured() if isinstance(judged, Verdicts) else judged
+            result = definition.measure(replace(request, advance=advance))
+    measured = result.measured() if isinstance(result, Verdicts) else result
     lower, upper = measured.interval or (None, None)
     return {
         "protocol": measured.name or name,
-        "version": found.version,
-        "quantity": found.quantity.name,
-        "better": found.quantity.better,
+        "version": definition.version,
+        "quantity": definition.quantity.name,
+        "better": definition.quantity.better,
         "value": measured.value,
         "lower": lower,
         "upper": upper,
@@ -213,12 +225,12 @@ def _row(
         "checkpoint": dict(clf.about),
         "seconds": round(time.perf_counter() - started, 2),
         "facts": dict(measured.facts),
-        **made_with(clf.device),
+        **environment(clf.device),
     }
 
 
-def made_with(device: torch.device) -> dict[str, str]:
-    """Device and versions, as every result states them."""
+def environment(device: torch.device) -> dict[str, str]:
+    """Device name and versions, which every result records."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {"device": name, "trilemma": __version__, "torch": torch.__version__}
 
@@ -228,7 +240,7 @@ Which = Literal["best", "last", "both"]
 
 
 def run_splits(path: str | Path) -> Splits:
-    """The train, held-out and test images that the run at ``path`` was configured with."""
+    """The training, held-out and test images of the run at ``path``, as configured."""
     return build_data(RunDirectory.open(path).config())
 
 
@@ -246,76 +258,79 @@ def evaluate_run(
     progress: bool = False,
     resume: bool = False,
 ) -> dict[str, Row]:
-    """Rows as of :func:`trilemma.evaluate`, written to ``evaluation/PROTOCOL.json`` of the run.
+    """Evaluates the classifiers of a run and writes the rows to ``evaluation/PROTOCOL.json`` of the run.
 
-    Test images choose nothing here: ``best`` was chosen while training, on held-out images, and every row says in
-    ``checkpoint`` which one it is of. Beside a best one, rows of the last are written to ``evaluation/last``.
+    Test images are never used for selection: ``best`` was selected during training, on held-out images. Every row
+    records its checkpoint in ``checkpoint``. If the run has a best checkpoint, the rows of the last one are written to
+    ``evaluation/last``.
 
     Args:
         path: a run folder.
-        data: other images than the run's own test part.
-        checkpoint: ``best`` (the last where a run has no best), ``last``, or ``both``.
-        device: where to work.
-        lint: look for mistakes first.
-        resume: go on from what an interrupted evaluation left in the evaluation folder; without it, start anew.
+        protocols, threat, images, seed, lint, progress: as in :func:`evaluate`.
+        data: images to use instead of the run's own test split.
+        checkpoint: ``best`` (the last one if the run has no best), ``last``, or ``both``.
+        device: device to run on.
+        resume: resume an interrupted evaluation from the files in the evaluation folder; otherwise start again.
 
     Returns:
-        Protocol name to row; of ``both``, the rows of the last are called ``PROTOCOL@last``.
+        Protocol name to row as in :func:`evaluate`; with ``both``, rows of the last checkpoint are named
+        ``PROTOCOL@last``.
 
     Raises:
         RunError: not a run folder.
-        CheckpointError: the run has no finished classifier yet, or not the one asked for.
+        CheckpointError: the run has no finished classifier yet, or not the requested one.
     """
     run = RunDirectory.open(path)
     config = run.config()
-    found: dict[str, Row] = {}
-    before: Classifier | None = None
+    all_rows: dict[str, Row] = {}
+    previous: Classifier | None = None
     folders: list[Path] = []
     for name in chosen_checkpoints(run, checkpoint):
         clf = load(run.classifiers()[name]).to(device)
-        beside = name == "last" and "best" in run.classifiers()
-        folder = run.path / "evaluation" / (LAST if beside else "")
+        beside_best = name == "last" and "best" in run.classifiers()
+        folder = run.path / "evaluation" / (LAST if beside_best else "")
         if data is None:
             data = open_data(clf, config.data.name, config.data.root, config.data.size)
-        if before is not None and same_weights(before, clf):  # the last one was the best: measured once
-            rows = {key: {**row, "checkpoint": dict(clf.about)} for key, row in found.items()}
+        # If the last checkpoint is the best one, its rows are copied.
+        if previous is not None and same_weights(previous, clf):
+            rows = {key: {**row, "checkpoint": dict(clf.about)} for key, row in all_rows.items()}
         else:
             rows = evaluate(
                 clf, data, protocols, threat, images, seed,
                 lint=lint, progress=progress, state=folder, resume=resume,
             )  # fmt: skip
         for row in rows.values():
-            write_row(run.path, row, LAST if beside else "")
-        found |= rows if before is None else {f"{key}@{name}": row for key, row in rows.items()}
-        before = clf
+            write_row(run.path, row, LAST if beside_best else "")
+        all_rows |= rows if previous is None else {f"{key}@{name}": row for key, row in rows.items()}
+        previous = clf
         folders.append(folder)
-    for (
-        folder
-    ) in folders:  # only now: an evaluation of both that is interrupted in the second keeps the first
+    # Deleted at the end only, so that interrupting the second evaluation does not lose the first.
+    for folder in folders:
         for protocol in [protocols] if isinstance(protocols, str) else protocols:
             state_file(folder, protocol).unlink(missing_ok=True)
-    return found
+    return all_rows
 
 
-def chosen_checkpoints(run: RunDirectory, asked: Which) -> list[str]:
-    """Which classifiers of a run are meant, in the order to evaluate them.
+def chosen_checkpoints(run: RunDirectory, which: Which) -> list[str]:
+    """The names of the classifiers of a run that ``which`` selects, in the order to evaluate them.
 
     Raises:
-        CheckpointError: there is none, or not the one asked for.
+        CheckpointError: the run has none, or not the requested one.
     """
-    there = list(run.classifiers())
-    if not there:
-        load(run.path)  # says why
-    if asked == "last" and "last" not in there:
-        raise CheckpointError(f"{run.path}: has no last classifier, only {there[0]}; leave --checkpoint out")
-    return there if asked == "both" else ["last"] if asked == "last" else there[:1]
+    names = list(run.classifiers())
+    if not names:
+        # Raises the error that explains why.
+        load(run.path)
+    if which == "last" and "last" not in names:
+        raise CheckpointError(f"{run.path}: has no last classifier, only {names[0]}; leave --checkpoint out")
+    return names if which == "both" else ["last"] if which == "last" else names[:1]
 
 
 def same_weights(first: Classifier, second: Classifier) -> bool:
-    """Whether two classifiers of one run are the same one."""
-    ours, theirs = first.state_dict(), second.state_dict()
-    return ours.keys() == theirs.keys() and all(
-        torch.equal(value, theirs[key]) for key, value in ours.items()
+    """Whether two classifiers have the same weights and buffers."""
+    first_state, second_state = first.state_dict(), second.state_dict()
+    return first_state.keys() == second_state.keys() and all(
+        torch.equal(value, second_state[key]) for key, value in first_state.items()
     )
 
 
@@ -332,20 +347,29 @@ def evaluate_into(
     progress: bool = False,
     resume: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Rows as of :func:`trilemma.evaluate`, written to ``evaluation/PROTOCOL.json`` of ``folder``, as of a run.
+    """Rows of :func:`evaluate`, also written to ``evaluation/PROTOCOL.json`` of ``folder`` as for a run.
 
     Args:
-        folder: made if it is not there; ``None`` keeps nothing.
-        lint: look for mistakes first.
-        resume: go on from what an interrupted evaluation left there.
+        folder: created if missing; ``None`` to write nothing.
+        clf, data, protocols, threat, images, seed, lint, progress: as in :func:`evaluate`.
+        resume: resume an interrupted evaluation from the files in that folder.
     """
-    kept = None if folder is None else folder / "evaluation"
+    state_folder = None if folder is None else folder / "evaluation"
     rows = evaluate(
-        clf, data, protocols, threat, images, seed, lint=lint, progress=progress, state=kept, resume=resume
+        clf,
+        data,
+        protocols,
+        threat,
+        images,
+        seed,
+        lint=lint,
+        progress=progress,
+        state=state_folder,
+        resume=resume,
     )
-    if folder is not None and kept is not None:
+    if folder is not None and state_folder is not None:
         for row in rows.values():
             write_row(folder, row)
         for name in protocols:
-            state_file(kept, name).unlink(missing_ok=True)
+            state_file(state_folder, name).unlink(missing_ok=True)
     return rows

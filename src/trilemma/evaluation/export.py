@@ -18,7 +18,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import CheckpointError, ConfigError, MissingExtraError, RunError
-from trilemma.evaluation.evaluate import check_answer, check_fit
+from trilemma.evaluation.evaluate import check_fit, check_output
 from trilemma.files import replacing
 
 BATCH_SIZE = 250
@@ -152,7 +152,7 @@ def _onnx_model(module: nn.Module, example: Tensor, path: str | Path) -> Any:
 
 def _metadata(clf: Classifier, images: ImageSet) -> dict[str, Any]:
     check_fit(clf, images)
-    check_answer(clf, images)
+    check_output(clf, images)
     metadata = {
         "format": "trilemma-export",
         "version": 1,

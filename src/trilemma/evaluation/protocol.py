@@ -1,4 +1,7 @@
-"""What a protocol is: a name, a version, and a judge of images. Another setting is another name."""
+"""Types of a protocol: its definition, the request that it gets, and the results that it returns.
+
+A protocol has a registered name and a version and no options: other settings are another protocol.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from trilemma.threat import Threat
 
 @dataclass(frozen=True)
 class Quantity:
-    """What the value of a row is, and which way is better."""
+    """The quantity that a protocol measures, and whether a higher or a lower value is better."""
 
     name: str
     better: Literal["higher", "lower"]
@@ -30,15 +33,15 @@ ACCURACY = Quantity("accuracy", "higher")
 
 @dataclass(frozen=True)
 class Measurement:
-    """A value that is not a share of right images.
+    """The result of a protocol whose value is not an accuracy.
 
     Attributes:
         value: in the unit of the protocol's quantity.
-        count: images that it was measured on.
-        interval: its 95 % interval, or ``None`` where no honest one is known.
-        also: further figures under the same protocol, shown beside the value.
-        facts: further numbers for the row, JSON-like.
-        name: what the row is called, where the name asked for does not say all, as a path does not.
+        count: number of images that it was measured on.
+        interval: 95 % interval (lower, upper), or ``None`` if no valid one is known.
+        also: further metrics of the same protocol, displayed beside the value.
+        facts: further JSON-like values for the result row.
+        name: name of the result row, if it differs from the protocol name, for example where that contains a path.
     """
 
     value: float
@@ -51,29 +54,29 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a protocol found.
+    """The result of a protocol whose value is an accuracy.
 
     Attributes:
-        right: bool ``[N]`` on the CPU: images that are classified correctly, and stay so under the protocol's attack.
-        facts: further numbers for the row, JSON-like.
+        correct: bool ``[N]`` on the CPU: images that are classified correctly, also under the protocol's attack.
+        facts: further JSON-like values for the result row.
     """
 
-    right: Tensor
+    correct: Tensor
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def measured(self) -> Measurement:
-        """The share of right images with its Wilson interval."""
-        found = share(self.right)
-        return Measurement(found.value, found.count, (found.lower, found.upper), facts=self.facts)
+        """The accuracy with its Wilson interval."""
+        accuracy = share(self.correct)
+        return Measurement(accuracy.value, accuracy.count, (accuracy.lower, accuracy.upper), facts=self.facts)
 
 
 @dataclass(frozen=True)
-class Saved:
-    """Where a protocol keeps what it has found so far.
+class ResumeState:
+    """The file in which a long protocol saves unfinished work.
 
     Attributes:
-        path: a file of its own.
-        resume: go on from it where there is one; else it is written anew.
+        path: the protocol's own file.
+        resume: resume from the file if it exists; otherwise it is overwritten.
     """
 
     path: Path
@@ -82,19 +85,19 @@ class Saved:
 
 @dataclass(frozen=True)
 class Request:
-    """What a judge is asked.
+    """The input of a protocol.
 
     Attributes:
-        clf: the classifier; to be left exactly as it was. It works on its own device.
-        images: ``[N, C, H, W]`` as the data set holds them, uint8 or float32 on the CPU
+        clf: the classifier; its state must be restored. Images are moved to its device.
+        images: ``[N, C, H, W]`` as stored in the data set, uint8 or float32 on the CPU
             (:func:`trilemma.data.image_set.as_float` reads both).
         labels: int64 ``[N]``.
-        threat: what attacks may do; ``None`` only for protocols that need none.
-        seed: of every random number.
-        batch_size: images at a time; must not change the result beyond rounding.
-        advance: called with the number of further images that are done.
-        progress: for a ``long`` protocol, whether to show progress on standard error.
-        saved: for a ``long`` protocol, where to keep unfinished work; ``None`` for nowhere.
+        threat: norm and radius of attacks; ``None`` only for protocols that do not attack.
+        seed: seed of all random numbers.
+        batch_size: images per forward pass; may change the result by rounding only.
+        advance: progress callback; called with the number of images that were finished since the last call.
+        progress: for a ``long`` protocol: show progress on standard error.
+        resume_state: for a ``long`` protocol: the file for unfinished work; ``None`` for no file.
     """
 
     clf: Classifier
@@ -105,46 +108,46 @@ class Request:
     batch_size: int
     advance: Advance = silent
     progress: bool = False
-    saved: Saved | None = None
+    resume_state: ResumeState | None = None
 
     @property
-    def ball(self) -> Threat:
-        """The threat, for protocols that need one: ``evaluate`` has checked that it is there."""
+    def required_threat(self) -> Threat:
+        """The threat, for protocols that need one; ``evaluate`` has checked that it is not ``None``."""
         assert self.threat is not None
         return self.threat
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Float images and labels on the classifier's device, ``batch_size`` at a time."""
-        for places in torch.arange(len(self.labels)).split(self.batch_size):
-            yield as_float(self.images[places].to(self.clf.device)), self.labels[places].to(self.clf.device)
+        """Batches of float images and labels on the classifier's device, ``batch_size`` images each."""
+        for index in torch.arange(len(self.labels)).split(self.batch_size):
+            yield as_float(self.images[index].to(self.clf.device)), self.labels[index].to(self.clf.device)
 
 
-Judge = Callable[[Request], Verdicts | Measurement]
+MeasureFunction = Callable[[Request], Verdicts | Measurement]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to measure that can be repeated.
+    """The definition of a protocol.
 
     Attributes:
-        version: raised by every change that can change a result.
-        needs_threat: whether it attacks.
-        judge: does the work.
-        quantity: what its value is.
-        suits: raises a :class:`trilemma.errors.ConfigError` for a classifier that it is not defined for.
-        long: its judge shows its own progress, and resumes from ``request.saved``.
+        version: incremented by every change that can change a result.
+        needs_threat: whether the protocol attacks the classifier.
+        measure: function that runs the protocol.
+        quantity: the quantity that it measures.
+        check_classifier: raises a :class:`trilemma.errors.ConfigError` for classifiers without a defined result.
+        long: whether ``measure`` shows its own progress and resumes from ``request.resume_state``.
     """
 
     version: int
     needs_threat: bool
-    judge: Judge
+    measure: MeasureFunction
     quantity: Quantity = ACCURACY
-    suits: Callable[[Classifier], None] = lambda clf: None
+    check_classifier: Callable[[Classifier], None] = lambda clf: None
     long: bool = False
 
 
 def protocol(
     version: int, *, needs_threat: bool, quantity: Quantity = ACCURACY
-) -> Callable[[Judge], Protocol]:
-    """Makes a function a :class:`Protocol`; its registry row names it."""
-    return lambda judge: Protocol(version, needs_threat, judge, quantity)
+) -> Callable[[MeasureFunction], Protocol]:
+    """Decorator that turns a function into a :class:`Protocol`; the registry gives it its name."""
+    return lambda measure: Protocol(version, needs_threat, measure, quantity)

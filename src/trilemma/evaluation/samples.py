@@ -16,7 +16,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.load import load
 from trilemma.data.image_set import Splits
 from trilemma.errors import ConfigError
-from trilemma.evaluation.evaluate import check_fit, made_with, run_splits
+from trilemma.evaluation.evaluate import check_fit, environment, run_splits
 from trilemma.figures.sample_grid import draw_grid
 from trilemma.figures.style import save_figure
 from trilemma.metrics.generation import compare_samples
@@ -151,7 +151,7 @@ def generate_samples(
             real=None if data is None else (data.test.float_images(), data.test.labels),
         ),
         "seconds": seconds,
-        **made_with(clf.device),
+        **environment(clf.device),
     }  # fmt: skip
     if out is not None:
         _write(Path(out), record, samples, clf.class_names)

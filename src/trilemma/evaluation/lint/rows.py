@@ -28,8 +28,8 @@ def lint_data(
     return inspect(clf, part.float_images(), part.labels, threat, seed=seed, batch_size=batch_size)
 
 
-def tell(findings: Iterable[Finding]) -> None:
-    """A line each on standard error."""
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Prints one line per finding on standard error."""
     for finding in findings:
         print(f"lint: {finding}", file=sys.stderr, flush=True)
 
@@ -37,7 +37,7 @@ def tell(findings: Iterable[Finding]) -> None:
 def add_lint(rows: Mapping[str, Row], found: Lint | None) -> None:
     """Writes into every row, as ``lint``, what was found; ``None`` means that nobody looked."""
     between = [] if found is None else row_findings(rows)
-    tell(between)
+    print_findings(between)
     for row in rows.values():
         row["lint"] = None if found is None else found.record()
         for finding in between:

@@ -1,1 +1,1 @@
-"""The protocols: one judge each, with a name and a version."""
+"""The protocols of the registry; each measures one quantity of a classifier."""

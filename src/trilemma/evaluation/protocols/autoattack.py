@@ -13,22 +13,23 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.config.presets import CLASSES_OF_TARGETED_DLR
 from trilemma.config.registry import METHODS
 from trilemma.errors import ConfigError
-from trilemma.evaluation.protocol import Judge, Protocol, Request, Verdicts
+from trilemma.evaluation.protocol import MeasureFunction, Protocol, Request, Verdicts
 
 
-def _ensemble(attacks: Sequence[str]) -> Judge:
+def _ensemble(attacks: Sequence[str]) -> MeasureFunction:
     """A protocol function that counts an image as robust if none of ``attacks`` breaks it."""
 
-    def judge(request: Request) -> Verdicts:
-        state, resume = (None, False) if request.saved is None else (request.saved.path, request.saved.resume)
+    def measure(request: Request) -> Verdicts:
+        saved = request.resume_state
+        state, resume = (None, False) if saved is None else (saved.path, saved.resume)
         with show_progress(len(request.labels), request.progress) as on_progress:
             pool = attack_pool(
-                request.clf, request.images, request.labels, request.ball, attacks, request.batch_size, request.seed,
-                on_progress, state=state, resume=resume,
+                request.clf, request.images, request.labels, request.required_threat, attacks,
+                request.batch_size, request.seed, on_progress, state=state, resume=resume,
             )  # fmt: skip
         return Verdicts(pool.robust, pool_facts(pool))
 
-    return judge
+    return measure
 
 
 def pool_facts(pool: Pool) -> dict[str, Any]:
@@ -56,9 +57,9 @@ def _enough_classes(clf: Classifier) -> None:
 
 
 autoattack_standard = Protocol(
-    version=1, needs_threat=True, judge=_ensemble(STANDARD), suits=_enough_classes, long=True
+    version=1, needs_threat=True, measure=_ensemble(STANDARD), check_classifier=_enough_classes, long=True
 )
-autoattack_few_classes = Protocol(version=1, needs_threat=True, judge=_ensemble(FEW_CLASSES), long=True)
+autoattack_few_classes = Protocol(version=1, needs_threat=True, measure=_ensemble(FEW_CLASSES), long=True)
 
 
 # Measured on the reference networks: docs, Protocols.
@@ -68,9 +69,9 @@ NOTE = (
 )
 
 
-def _judge_screen(request: Request) -> Verdicts:
+def _measure_screen(request: Request) -> Verdicts:
     pool = screen_pool(
-        request.clf, request.images, request.labels, request.ball, request.batch_size, request.seed,
+        request.clf, request.images, request.labels, request.required_threat, request.batch_size, request.seed,
         lambda progress: request.advance(progress.decided),
     )  # fmt: skip
     request.advance(int(pool.robust.sum()))
@@ -92,4 +93,4 @@ def refuse_single_step(clf: Classifier) -> None:
         )
 
 
-screen = Protocol(version=1, needs_threat=True, judge=_judge_screen, suits=refuse_single_step)
+screen = Protocol(version=1, needs_threat=True, measure=_measure_screen, check_classifier=refuse_single_step)

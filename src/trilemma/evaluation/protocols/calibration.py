@@ -1,4 +1,4 @@
-"""The protocols ``ece`` and ``ece-pgd-20``: is the confidence earned, on clean and on attacked images."""
+"""The protocols ``ece`` and ``ece-pgd-20``: calibration error on clean and on attacked images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ECE = Quantity("ECE", "lower")
 
 @protocol(version=1, needs_threat=False, quantity=ECE)
 def ece(request: Request) -> Measurement:
-    """Expected calibration error of the largest probability, 15 bins of equal width, on the images as they are."""
+    """Expected calibration error of the largest probability, 15 bins of equal width, on clean images."""
     parts = []
     for batch, _ in request.batches():
         parts.append(evaluation_logits(request.clf, batch).cpu())
@@ -25,16 +25,19 @@ def ece(request: Request) -> Measurement:
 
 @protocol(version=1, needs_threat=True, quantity=ECE)
 def ece_pgd_20(request: Request) -> Measurement:
-    """The same on the images that ``pgd-20`` judges with this seed: a misclassified image is left as it is."""
-    clf, threat = request.clf, request.ball
+    """Expected calibration error on the adversarial images of ``pgd-20`` with the same seed.
+
+    Images that are misclassified without any attack are not attacked.
+    """
+    clf, threat = request.clf, request.required_threat
     generator = torch.Generator().manual_seed(request.seed)
     parts = []
-    for batch, truth in request.batches():
+    for batch, labels in request.batches():
         batch = batch.clone()
-        standing = is_correct(clf, batch, truth)
-        if bool(standing.any()):
-            batch[standing] = pgd(
-                clf, batch[standing], truth[standing], threat, steps=20, step_size=threat.epsilon / 4,
+        correct = is_correct(clf, batch, labels)
+        if bool(correct.any()):
+            batch[correct] = pgd(
+                clf, batch[correct], labels[correct], threat, steps=20, step_size=threat.epsilon / 4,
                 generator=generator,
             )  # fmt: skip
         parts.append(evaluation_logits(clf, batch).cpu())
@@ -43,26 +46,33 @@ def ece_pgd_20(request: Request) -> Measurement:
 
 
 def _measured(logits: Tensor, labels: Tensor, seed: int) -> Measurement:
-    """The error without an interval: resampling would add the very noise that the estimate already counts as error."""
-    shares = probabilities(logits)
-    found = reliability(shares, labels)
-    chance = error_by_chance(shares, torch.Generator().manual_seed(seed))
-    right_share = float((shares.argmax(1) == labels).double().mean())
+    """Calibration error of ``logits``, without an interval.
+
+    A bootstrap would add the sampling noise a second time: the estimate already counts it as error.
+    """
+    class_probabilities = probabilities(logits)
+    bins = reliability(class_probabilities, labels)
+    chance = error_by_chance(class_probabilities, torch.Generator().manual_seed(seed))
+    accuracy = float((class_probabilities.argmax(1) == labels).double().mean())
     return Measurement(
-        found.error,
+        bins.error,
         len(labels),
-        also={"by chance": chance, "accuracy": right_share, "mean confidence": float(shares.amax(1).mean())},
-        facts={"bins": bin_rows(found)},
+        also={
+            "by chance": chance,
+            "accuracy": accuracy,
+            "mean confidence": float(class_probabilities.amax(1).mean()),
+        },
+        facts={"bins": bin_records(bins)},
     )
 
 
-def bin_rows(found: Reliability) -> list[dict[str, float | int | None]]:
-    """One JSON-like row per bin: ``count``, and mean ``confidence`` and ``accuracy``, ``None`` where it is empty."""
+def bin_records(bins: Reliability) -> list[dict[str, float | int | None]]:
+    """One JSON-like record per bin: ``count``, mean ``confidence`` and ``accuracy``, the means ``None`` if empty."""
     return [
         {
             "count": int(count),
             "confidence": float(confidence) if count else None,
             "accuracy": float(accuracy) if count else None,
         }
-        for count, confidence, accuracy in zip(found.count, found.confidence, found.accuracy, strict=True)
+        for count, confidence, accuracy in zip(bins.count, bins.confidence, bins.accuracy, strict=True)
     ]

@@ -17,7 +17,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.data.image_set import Splits
 from trilemma.data.pictures import EXTENSIONS, decode, read_header
 from trilemma.errors import ConfigError, DataError
-from trilemma.evaluation.evaluate import made_with
+from trilemma.evaluation.evaluate import environment
 from trilemma.evaluation.protocol import Measurement, Protocol, Quantity, Request
 from trilemma.metrics.features import MANIFOLD, extract, feature_figures, figure_names
 from trilemma.metrics.frechet import Extractor, penultimate, to_levels
@@ -200,7 +200,7 @@ def measure_samples(
             "names": names, "sets": figures, "extractor": extractor.about,
             "samples": {"name": samples.name, "origin": samples.origin, "seed": samples.seed, "filtered": "none"},
         },
-        **made_with(torch.device(extractor.device)),
+        **environment(torch.device(extractor.device)),
     }  # fmt: skip
 
 
