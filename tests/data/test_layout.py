@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trilemma.data.layout import places, split_spans
+from trilemma.data.layout import list_images, split_spans
 from trilemma.errors import DataError
 
 names = st.text("abcxyz019_-", min_size=1, max_size=5)
 
 
 def found(*files: str, folders: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    return [(place.split, place.class_name) for place in places(files, folders, "src")]
+    return [(place.split, place.class_name) for place in list_images(files, folders, "src")]
 
 
 def test_splits_above_classes() -> None:
@@ -59,7 +59,7 @@ def test_other_files_and_hidden_ones_do_not_count() -> None:
 )
 def test_every_well_formed_path_is_read_back(images: set[tuple[str, str, str]], prefix: list[str]) -> None:
     files = ["/".join([*prefix, *parts]) + ".png" for parts in images]
-    result = places(files, (), "src")
+    result = list_images(files, (), "src")
     assert {(place.split, place.class_name, PurePosixPath(place.path).stem) for place in result} == images
 
 
@@ -72,7 +72,7 @@ def test_every_well_formed_path_is_read_back(images: set[tuple[str, str, str]], 
         (
             ("train/cat/1.png", "extra/cat/1.png"),
             (),
-            r"folders \['extra'\] stand beside the splits \['train'\]",
+            r"folders \['extra'\] are beside the splits \['train'\]",
         ),
         (("cat/1.png",), ("cat", "dog"), "class folder dog has no image"),
         (
@@ -84,9 +84,9 @@ def test_every_well_formed_path_is_read_back(images: set[tuple[str, str, str]], 
 )
 def test_faults_are_named(files: tuple[str, ...], folders: tuple[str, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        places(files, folders, "src")
+        list_images(files, folders, "src")
 
 
 def test_splits_with_different_classes_are_refused() -> None:
     with pytest.raises(DataError, match="class 'dog' is in train alone"):
-        split_spans(places(["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"], (), "src"), "src")
+        split_spans(list_images(["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"], (), "src"), "src")

@@ -1,7 +1,7 @@
-"""Data: named sources, image folders and archives, the loader, augmentation and class statistics.
+"""Data: named data sets, image folders and archives, the loader, augmentation and class statistics.
 
-The names below are imported on first use, so that the table of data sets (`trilemma.data.catalogue`) can be
-read without importing torch.
+The names below are imported on first use, so that the table of data sets (:mod:`trilemma.data.catalogue`) can be read
+without importing torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Data sets that come as arrays: what the official readers return, ``.npz`` files, and a caller's tensors."""
+"""Data sets given as arrays: results of the readers of official archives, ``.npz`` files, and a caller's tensors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ _NPZ_PAIRS = (
 
 @dataclass(frozen=True)
 class Arrays:
-    """Split name to (images uint8 ``[N, C, H, W]``, labels int64 ``[N]``); class names if it has them."""
+    """A data set as arrays.
+
+    Attributes:
+        parts: split name to (images uint8 ``[N, C, H, W]``, labels int64 ``[N]``).
+        class_names: in label order; ``None`` if the source has none.
+    """
 
     parts: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]
     class_names: tuple[str, ...] | None
@@ -39,10 +44,16 @@ class Arrays:
 def arrays_contents(
     arrays: Arrays, class_names: tuple[str, ...] | None, size: int | None, where: str
 ) -> Contents:
-    """Arrays as the decode cache wants them, resized to ``size`` by the rules of :mod:`trilemma.data.pictures`.
+    """Converts arrays to :class:`Contents` for the decode cache.
+
+    Args:
+        arrays: the data set.
+        class_names: in label order; ``None`` for those of ``arrays``, or the class numbers if it has none.
+        size: side to resize to, by the rules of :mod:`trilemma.data.pictures`; ``None`` to keep the size.
+        where: the source, for messages.
 
     Raises:
-        DataError: labels out of range, or a class without an image in one of the parts.
+        DataError: labels out of range, or a class without an image in one of the splits.
     """
     labels = np.concatenate([part_labels for _, part_labels in arrays.parts.values()])
     names = class_names or arrays.class_names or tuple(str(k) for k in range(int(labels.max(initial=-1)) + 1))
@@ -67,60 +78,59 @@ def arrays_contents(
             if images.shape[1:] == shape:
                 out[first:last] = images
                 continue
-            for place, pixels in enumerate(images, start=first):
+            for index, pixels in enumerate(images, start=first):
                 picture = Image.fromarray(pixels[0] if channels == 1 else pixels.transpose(1, 2, 0))
-                out[place] = fit(picture, shape)
+                out[index] = fit(picture, shape)
 
     return Contents(shape, labels, spans, names, digest.hexdigest(), (height, width), fill)
 
 
-def as_arrays(found: Arrays | Mapping[str, Any], where: str) -> Arrays:
-    """What the function of a data set returned, checked as an ``.npz`` file is.
+def as_arrays(content: Arrays | Mapping[str, Any], where: str) -> Arrays:
+    """Converts the return value of a data set's function to :class:`Arrays`, with the checks of :func:`read_npz`.
 
     Args:
-        found: :class:`Arrays`, or split names (``train``, ``val``, ``test``, or ``all`` alone) with
-            ``(images, labels)`` each and perhaps ``class_names``.
+        content: :class:`Arrays`, or a mapping from split name (``train``, ``val``, ``test``, or ``all`` alone) to
+            ``(images, labels)``, optionally with ``class_names``.
         where: the data set, for messages.
 
     Raises:
-        DataError: another type, no such split, or images and labels of a wrong type or shape.
+        DataError: another type, an unknown split, or images or labels of a wrong type or shape.
     """
-    if isinstance(found, Arrays):
-        return found
+    if isinstance(content, Arrays):
+        return content
     splits = ("train", "val", "test", "all")
     if (
-        not isinstance(found, Mapping)
-        or not set(found) - {"class_names"} <= set(splits)
-        or not set(found) & set(splits)
+        not isinstance(content, Mapping)
+        or not set(content) - {"class_names"} <= set(splits)
+        or not set(content) & set(splits)
     ):
-        kind = sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+        kind = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
         raise DataError(
             f"{where}: its function returned {kind}; return {{split: (images, labels)}} of {', '.join(splits)}"
         )
     parts = {}
-    for split in (split for split in splits if split in found):
-        images, labels = (np.asarray(value) for value in found[split])
+    for split in (split for split in splits if split in content):
+        images, labels = (np.asarray(value) for value in content[split])
         images = _as_images(images, f"{where}: {split} images")
         parts[split] = (images, _as_labels(labels, len(images), f"{where}: {split} labels"))
     if len({images.shape[1:] for images, _ in parts.values()}) > 1:
         raise DataError(f"{where}: the splits have images of different shapes; make them equal")
-    names = found.get("class_names")
+    names = content.get("class_names")
     return Arrays(parts, None if names is None else tuple(map(str, names)))
 
 
 def read_npz(path: Path) -> Arrays:
-    """The arrays of an ``.npz`` file.
+    """Reads a data set from an ``.npz`` file.
 
-    It holds ``images`` and ``labels``; or ``x_train, y_train, x_test, y_test`` (also ``x_val, y_val``); or
-    ``train_images, train_labels, test_images, test_labels`` (also ``val_``); and, if present,
-    ``class_names``.
+    The file has ``images`` and ``labels``; or ``x_train, y_train, x_test, y_test`` (also ``x_val, y_val``); or
+    ``train_images, train_labels, test_images, test_labels`` (also ``val_``); and optionally ``class_names``.
 
     Images are uint8 0..255 or floating point in [0, 1] (rounded to 8 bits), shaped ``[N, H, W]``, ``[N, H, W,
     C]`` or ``[N, C, H, W]`` with 1 or 3 channels; labels are integers ``[N]`` or ``[N, 1]`` from 0. Pickled
     objects are refused.
 
     Raises:
-        DataError: damaged file, no such arrays, wrong type or shape.
+        DataError: a damaged file, missing arrays, or a wrong type or shape.
     """
     try:
         with path.open("rb") as stream:
@@ -150,6 +160,7 @@ def read_npz(path: Path) -> Arrays:
 
 
 def _as_images(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
+    """Images as uint8 ``[N, C, H, W]``; raises :class:`DataError` for another type or shape."""
     if array.ndim == 3:
         array = array[:, None]
     elif array.ndim == 4 and array.shape[3] in (1, 3):
@@ -168,20 +179,27 @@ def _as_images(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
 
 
 def _as_labels(array: NDArray[Any], count: int, where: str) -> NDArray[np.int64]:
+    """Labels as int64 ``[count]``; raises :class:`DataError` for another type or shape."""
     labels = array.reshape(-1) if array.ndim == 2 and array.shape[1] == 1 else array
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise DataError(f"{where}: {array.dtype} {array.shape}; needs {count} integers, one per image")
     return labels.astype(np.int64)
 
 
+# How far float images may lie outside [0, 1]; they are clipped to it.
 RANGE_TOLERANCE = 1e-4
 
 
 def tensor_set(images: Tensor, labels: Tensor, split: str, class_names: Sequence[str] | None) -> ImageSet:
-    """Wrap ``[N, C, H, W]`` images (uint8, or float in [0, 1]) and integer labels ``[N]``.
+    """Returns an :class:`ImageSet` of tensors.
 
-    Without ``class_names`` there are as many classes as the largest label asks for, named by their numbers.
-    The set is called ``tensors:`` and the first 12 digits of the SHA-256 of its content.
+    Its name is ``tensors:`` and the first 12 digits of the SHA-256 of the content.
+
+    Args:
+        images: ``[N, C, H, W]``, uint8, or float in [0, 1]; N at least 1.
+        labels: integers ``[N]``.
+        split: the split that the images belong to.
+        class_names: in label order; without them, the numbers 0 to the largest label.
 
     Raises:
         DataError: wrong type, shape or range, NaN, or labels out of range.
@@ -199,7 +217,8 @@ def tensor_set(images: Tensor, labels: Tensor, split: str, class_names: Sequence
     images, labels = images.detach().cpu().contiguous(), labels.detach().cpu().long()
     if images.dtype != torch.uint8:
         low, high = images.min().item(), images.max().item()
-        if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # false for NaN as well
+        # The comparisons are false for NaN as well.
+        if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
             raise DataError(
                 f"images range from {low:g} to {high:g}; float images must be in [0, 1], without NaN"
             )

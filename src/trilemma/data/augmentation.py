@@ -1,4 +1,4 @@
-"""Augmentation: random crop, flip, policy and cutout of a batch at once; the random numbers belong to the image."""
+"""Augmentation of whole batches: random crop, flip, policy and cutout, with random numbers that depend on the image."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from trilemma.errors import DataError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop, horizontal flip, a policy of colours and shapes, and cutout, in this order.
+    """Random crop, horizontal flip, a policy of colour and geometry operations, and cutout, in this order.
 
     Attributes:
-        crop: zero padding in pixels on every side before a crop of the original size; 0 for none.
-        flip: mirror left and right with probability 1/2.
-        cutout: side in pixels of a square set to 0 around a uniform centre, cut at the border; 0 for none
+        crop: zero padding in pixels on every side before a random crop of the original size; 0 for none.
+        flip: horizontal flip with probability 1/2.
+        cutout: side in pixels of a square that is set to 0, with uniform centre and clipped at the border; 0 for none
             (DeVries and Taylor, 2017).
         policy: ``"autoaugment"`` for :func:`trilemma.data.auto_augment.auto_augment`, or ``"none"``.
 
@@ -40,24 +40,24 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.crop < 0 or self.cutout < 0:
             raise DataError(
-                f"augmentation: crop {self.crop}, cutout {self.cutout}; sizes are in pixels, 0 or more"
+                f"augmentation: crop {self.crop}, cutout {self.cutout}; use sizes in pixels of 0 or more"
             )
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Augment ``[N, C, H, W]`` in [0, 1] with fresh random numbers of ``generator``."""
+        """Augments ``[N, C, H, W]`` images in [0, 1] with seeds from ``generator`` (torch's default if ``None``)."""
         return self.apply(images, noise.image_seeds(len(images), generator, images.device))
 
     def apply(self, images: Tensor, seeds: Tensor) -> Tensor:
-        """Augment with one seed per image (int64 ``[N]``); an image's result does not depend on the batch."""
+        """Augments images with one seed each (int64 ``[N]``); the result of an image does not depend on its batch."""
         return self.rest(self.basic(images, seeds), seeds)
 
     def basic(self, images: Tensor, seeds: Tensor) -> Tensor:
-        """Crop and flip alone, the first part of :meth:`apply`."""
+        """Crop and flip only, the first part of :meth:`apply`."""
         if not (self.crop or self.flip):
             return images
         top, left, mirror = noise.uniform(seeds, 0, (5,))[:, :3].unbind(1)
-        places = 2 * self.crop + 1
-        return self._shift(images, (top * places).long(), (left * places).long(), mirror < 0.5)
+        offsets = 2 * self.crop + 1
+        return self._shift(images, (top * offsets).long(), (left * offsets).long(), mirror < 0.5)
 
     def rest(self, images: Tensor, seeds: Tensor) -> Tensor:
         """Policy and cutout, the second part of :meth:`apply`."""
@@ -69,7 +69,7 @@ class Augmentation:
         return images
 
     def _shift(self, images: Tensor, top: Tensor, left: Tensor, mirror: Tensor) -> Tensor:
-        """Crop at (top, left) of the padded image and mirror, as a single gather over flattened pixels."""
+        """Crops the padded image at (top, left) and flips it, as a single gather over flattened pixels."""
         count, channels, height, width = images.shape
         padded = F.pad(images, (self.crop,) * 4) if self.crop else images
         rows = top[:, None] + torch.arange(height, device=images.device)
@@ -81,6 +81,7 @@ class Augmentation:
         return padded.flatten(2).gather(2, index).view(images.shape)
 
     def _cut(self, images: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """Sets a square around (row, column), fractions of the size, to 0."""
         height, width = images.shape[2:]
         first_row = (row * height).long() - self.cutout // 2
         first_column = (column * width).long() - self.cutout // 2
@@ -91,16 +92,16 @@ class Augmentation:
 
 
 def default_augmentation(name: str, image_shape: tuple[int, int, int]) -> Augmentation:
-    """The augmentation of the protocols: crop with padding of an eighth of the side; flip where harmless.
+    """The default augmentation of a data set: crop with padding of 1/8 of the side, and flip if the data set allows it.
 
     Args:
-        name: a data set's or an image set's name (``"svhn"``, ``"cifar10-jpeg@16"``); digits, mnist and svhn
-            do not flip.
+        name: name of a data set or an image set (``"svhn"``, ``"cifar10-jpeg@16"``); digits, mnist and svhn are not
+            flipped.
         image_shape: (C, H, W).
     """
     return Augmentation(crop=min(image_shape[1:]) // 8, flip=_may_flip(source_name(name)))
 
 
 def _may_flip(name: str) -> bool:
-    """Whether a mirrored image of the data set means the same; images without a name of their own may be mirrored."""
+    """Whether a flipped image keeps its class, by the data set's table entry; true for data without an entry."""
     return name not in DATASETS or find_dataset(name).flip

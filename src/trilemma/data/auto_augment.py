@@ -1,7 +1,8 @@
 """AutoAugment's CIFAR-10 policy (Cubuk et al. 2019, arXiv 1805.09501) on batches of float images.
 
-Every image draws one of 25 pairs of operations; each of the two acts with its own probability and magnitude. The
-operations are those of Pillow, on [0, 1] instead of 256 levels; what has to count levels rounds to them first.
+For every image one of 25 pairs of operations is drawn; each operation of the pair is applied with its own probability
+and magnitude. The operations are those of Pillow, on [0, 1] instead of 256 levels; operations that need discrete levels
+round to 8 bits first.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from torch import Tensor
 
 from trilemma import noise
 
-# Images [n, C, H, W] in [0, 1] and magnitudes [n] to images of the same shape; an image's result is its own.
+# Images [n, C, H, W] in [0, 1] and magnitudes [n] to images of the same shape, independently for each image.
 Operation = Callable[[Tensor, Tensor], Tensor]
 
-# Brightness of red, green and blue (ITU-R 601), as Pillow turns colour into grey.
+# Weights of red, green and blue in the luma (ITU-R 601), as Pillow converts colour to grey.
 LUMA = (0.299, 0.587, 0.114)
 
-# The name, probability and magnitude (0 to 9) of both operations.
+# Pairs of operations: name, probability and magnitude (0 to 9) of each.
 POLICY = (
     (("invert", 0.1, 0), ("contrast", 0.2, 6)),
     (("rotate", 0.7, 2), ("translate-x", 0.3, 9)),
@@ -51,40 +52,41 @@ POLICY = (
 
 
 def auto_augment(images: Tensor, seeds: Tensor) -> Tensor:
-    """The policy, one draw per image.
+    """Applies the policy to images, with one draw per image.
 
     Args:
-        images: float32 ``[N, C, H, W]`` in [0, 1], grey or RGB; left as they are.
-        seeds: int64 ``[N]``, one per image; an image's result does not depend on the batch.
+        images: float32 ``[N, C, H, W]`` in [0, 1], grey or RGB; not modified.
+        seeds: int64 ``[N]``, one per image; the result of an image does not depend on its batch.
 
     Returns:
         float32 ``[N, C, H, W]`` in [0, 1].
     """
-    # decided on the CPU, where the same seeds draw the same numbers: one wait for the device, not one per operation
-    choice, *acts = noise.uniform(seeds.cpu(), 0, (5,)).unbind(1)
+    # The random numbers are drawn on the CPU (they are the same on every device), so that the device is synchronised
+    # once and not for each operation.
+    choice, *draws = noise.uniform(seeds.cpu(), 0, (5,)).unbind(1)
     pairs = (choice * len(POLICY)).long()
     images = images.clone()
-    for slot, (act, sign) in enumerate(((acts[0], acts[1]), (acts[2], acts[3]))):
-        chosen = _PROBABILITIES[pairs, slot] > act
+    for slot, (draw, sign) in enumerate(((draws[0], draws[1]), (draws[2], draws[3]))):
+        chosen = _PROBABILITIES[pairs, slot] > draw
         for number, name in enumerate(OPERATIONS):
-            rows = (chosen & (_NUMBERS[pairs, slot] == number)).nonzero().squeeze(1)
-            if not len(rows):
+            index = (chosen & (_NUMBERS[pairs, slot] == number)).nonzero().squeeze(1)
+            if not len(index):
                 continue
-            magnitudes = _MAGNITUDES[pairs[rows], slot]
+            magnitudes = _MAGNITUDES[pairs[index], slot]
             if name in _SIGNED:
-                magnitudes = torch.where(sign[rows] < 0.5, -magnitudes, magnitudes)
-            rows = rows.to(images.device)
-            images[rows] = OPERATIONS[name](images[rows], magnitudes.to(images.device))
+                magnitudes = torch.where(sign[index] < 0.5, -magnitudes, magnitudes)
+            index = index.to(images.device)
+            images[index] = OPERATIONS[name](images[index], magnitudes.to(images.device))
     return images
 
 
 def _levels(images: Tensor) -> Tensor:
-    """The 8-bit levels, int64 0 to 255."""
+    """Images rounded to 8-bit levels, int64 0 to 255."""
     return (images * 255).round().long()
 
 
 def _grey(images: Tensor) -> Tensor:
-    """``[n, 1, H, W]``, on the levels of 8 bits."""
+    """Images converted to grey, ``[n, 1, H, W]`` in [0, 1]; converted colour is rounded to 8-bit levels."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
     grey = (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
@@ -95,29 +97,29 @@ def _per_image(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def _blend(from_images: Tensor, images: Tensor, magnitudes: Tensor) -> Tensor:
-    """From ``from_images`` (-1) over ``images`` (0) to beyond them."""
-    return (from_images + _per_image(1 + magnitudes) * (images - from_images)).clamp(0.0, 1.0)
+def _blend(degenerate: Tensor, images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Interpolates from ``degenerate`` (magnitude -1) to ``images`` (0), and extrapolates beyond; clipped to [0, 1]."""
+    return (degenerate + _per_image(1 + magnitudes) * (images - degenerate)).clamp(0.0, 1.0)
 
 
 def brightness(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Away from black."""
+    """Changes the brightness: blends with black."""
     return _blend(torch.zeros_like(images), images, magnitudes)
 
 
 def colour(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Away from the grey image."""
+    """Changes the colour saturation: blends with the grey image."""
     return _blend(_grey(images).expand_as(images), images, magnitudes)
 
 
 def contrast(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Away from the image's mean grey level."""
+    """Changes the contrast: blends with the image's mean grey level."""
     mean = (_grey(images).mean((1, 2, 3), keepdim=True) * 255 + 0.5).floor() / 255
     return _blend(mean.expand_as(images), images, magnitudes)
 
 
 def sharpness(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Away from the image smoothed over 3x3 pixels, whose border is left as it is."""
+    """Changes the sharpness: blends with the image smoothed over 3x3 pixels (border pixels are not smoothed)."""
     channels = images.shape[1]
     kernel = images.new_ones(channels, 1, 3, 3)
     kernel[:, :, 1, 1] = 5.0
@@ -127,29 +129,30 @@ def sharpness(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def posterise(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Only the highest ``magnitudes`` bits of each level."""
+    """Keeps the highest ``magnitudes`` bits of each 8-bit level."""
     step = _per_image((2 ** (8 - magnitudes)).long())
     return (_levels(images) // step * step).to(images) / 255
 
 
 def solarise(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Inverted from the level ``magnitudes`` on."""
+    """Inverts pixels whose 8-bit level is at least ``magnitudes``."""
     return torch.where(_levels(images) >= _per_image(magnitudes), 1 - images, images)
 
 
 def invert(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Inverts all pixels; ``magnitudes`` is not used."""
     return 1 - images
 
 
 def autocontrast(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Each channel stretched to [0, 1]; a channel of one value stays."""
+    """Stretches each channel to [0, 1]; a constant channel is unchanged. ``magnitudes`` is not used."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     span = high - low
     return torch.where(span > 0, (images - low) / span.clamp_min(1e-6), images).clamp(0.0, 1.0)
 
 
 def equalise(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Each channel's levels made equally frequent, as far as a table of levels can."""
+    """Equalises the histogram of each channel's 8-bit levels; ``magnitudes`` is not used."""
     levels = _levels(images).flatten(2)
     counts = levels.new_zeros(*levels.shape[:2], 256).scatter_add_(2, levels, torch.ones_like(levels))
     brightest = counts.gather(2, levels.amax(2, keepdim=True))
@@ -160,8 +163,11 @@ def equalise(images: Tensor, magnitudes: Tensor) -> Tensor:
     return torch.where(step[..., None] > 0, equal, images)
 
 
-def _moved(images: Tensor, rows: list[list[Tensor]]) -> Tensor:
-    """Every pixel taken from where the 2x3 matrix ``rows`` (entries ``[n]``) sends its centre; black outside."""
+def _transform(images: Tensor, matrix: list[list[Tensor]]) -> Tensor:
+    """Applies an affine transform with nearest-neighbour sampling; pixels from outside the image are black.
+
+    ``matrix`` is 2x3 with entries ``[n]`` and maps the centre of an output pixel to its input position.
+    """
     count, channels, height, width = images.shape
     y, x = torch.meshgrid(
         torch.arange(height, device=images.device) + 0.5,
@@ -169,44 +175,44 @@ def _moved(images: Tensor, rows: list[list[Tensor]]) -> Tensor:
         indexing="ij",
     )
     column, row = (
-        (a[:, None, None] * x + b[:, None, None] * y + c[:, None, None]).floor().long() for a, b, c in rows
+        (a[:, None, None] * x + b[:, None, None] * y + c[:, None, None]).floor().long() for a, b, c in matrix
     )
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
     flat = index.view(count, 1, -1).expand(count, channels, -1)
-    taken = images.flatten(2).gather(2, flat).view(images.shape)
-    return taken.masked_fill(~inside[:, None], 0.0)
+    sampled = images.flatten(2).gather(2, flat).view(images.shape)
+    return sampled.masked_fill(~inside[:, None], 0.0)
 
 
 def _affine(images: Tensor, magnitudes: Tensor, **entries: Tensor) -> Tensor:
-    """:func:`_moved` by the identity with some entries of ``a b c / d e f`` replaced."""
+    """:func:`_transform` by the identity matrix with some of its ``entries``, named ``a b c / d e f``, replaced."""
     one, zero = torch.ones_like(magnitudes), torch.zeros_like(magnitudes)
     a, b, c, d, e, f = (entries.get(name, one if name in "ae" else zero) for name in "abcdef")
-    return _moved(images, [[a, b, c], [d, e, f]])
+    return _transform(images, [[a, b, c], [d, e, f]])
 
 
 def shear_x(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """About the upper left corner."""
+    """Shears horizontally about the upper left corner."""
     return _affine(images, magnitudes, b=magnitudes)
 
 
 def shear_y(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """About the upper left corner."""
+    """Shears vertically about the upper left corner."""
     return _affine(images, magnitudes, d=magnitudes)
 
 
 def translate_x(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """By whole pixels, magnitudes as shares of the width."""
+    """Translates horizontally by whole pixels; ``magnitudes`` are fractions of the width."""
     return _affine(images, magnitudes, c=(magnitudes * images.shape[3]).trunc())
 
 
 def translate_y(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """By whole pixels, magnitudes as shares of the height."""
+    """Translates vertically by whole pixels; ``magnitudes`` are fractions of the height."""
     return _affine(images, magnitudes, f=(magnitudes * images.shape[2]).trunc())
 
 
 def rotate(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Counter-clockwise about the centre, degrees."""
+    """Rotates counter-clockwise about the centre; ``magnitudes`` are degrees."""
     height, width = images.shape[2:]
     cosine, sine = magnitudes.deg2rad().cos(), -magnitudes.deg2rad().sin()
     c = width / 2 - cosine * (width / 2) - sine * (height / 2)
@@ -230,9 +236,9 @@ OPERATIONS: dict[str, Operation] = {
     "equalise": equalise,
     "invert": invert,
 }
-# Operations whose magnitude is taken with a random sign.
+# Operations whose magnitude gets a random sign.
 _SIGNED = frozenset(list(OPERATIONS)[:9])
-# What a magnitude of 9 means; smaller ones in proportion.
+# The strength at magnitude 9, in the unit of the operation; smaller magnitudes scale linearly.
 _STRONGEST = {
     "shear-x": 0.3, "shear-y": 0.3, "translate-x": 150 / 331, "translate-y": 150 / 331, "rotate": 30.0,
     "brightness": 0.9, "colour": 0.9, "contrast": 0.9, "sharpness": 0.9,
@@ -240,11 +246,13 @@ _STRONGEST = {
 
 
 def _strength(name: str, magnitude: int) -> float:
-    """The magnitude 0 to 9 of an operation in its own units."""
+    """Converts a magnitude from 0 to 9 to the unit of the operation."""
+    # The number of bits to keep.
     if name == "posterise":
-        return 8 - round(magnitude * 4 / 9)  # bits that stay
+        return 8 - round(magnitude * 4 / 9)
+    # The lowest level that is inverted.
     if name == "solarise":
-        return 255 - magnitude * 255 / 9  # level from which on pixels are inverted
+        return 255 - magnitude * 255 / 9
     return _STRONGEST.get(name, 0.0) * magnitude / 9
 
 

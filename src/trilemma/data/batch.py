@@ -1,4 +1,4 @@
-"""A batch: what a training method is handed in one step."""
+"""A batch: the images and labels that a training method gets in one step."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Batch:
     """Images and labels of one step, on one device.
 
     Attributes:
-        images: float32 ``[N, C, H, W]`` in [0, 1], augmented where the recipe says so.
+        images: float32 ``[N, C, H, W]`` in [0, 1], augmented as the recipe specifies.
         labels: int64 ``[N]``.
-        views: other versions of the same images, same shape and order. ``"unaugmented"`` is the image before
-            augmentation; where nothing was augmented it *is* ``images`` (the same object). ``"basic"`` is the
-            image after crop and flip alone; where nothing more was done it *is* ``images``.
-        indices: int64 ``[N]``, places in the image set, or ``None`` for images from elsewhere.
+        views: other versions of the same images, same shape and order. ``"unaugmented"``: before augmentation; the same
+            object as ``images`` if there is no augmentation. ``"basic"``: after crop and flip only; the same object as
+            ``images`` if there is no further augmentation.
+        indices: int64 ``[N]``, positions in the image set; ``None`` for images that are not from an image set.
     """
 
     images: Tensor

@@ -1,8 +1,7 @@
-"""The decode cache: every source becomes one memory-mapped uint8 array, once.
+"""The decode cache: every source is decoded once, into a memory-mapped uint8 array.
 
-An entry is three files under the cache folder: ``KEY.npy`` (images), ``KEY.labels.npy`` and ``KEY.json``,
-which is written last and states the sizes of the other two. An entry that does not agree with its ``.json``
-is built again.
+An entry consists of three files in the cache folder: ``KEY.npy`` (images), ``KEY.labels.npy`` and ``KEY.json``, which
+is written last and records the sizes of the other two. An entry that does not match its ``.json`` is built again.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Contents:
-    """What a source holds, known before its pixels are.
+    """The content of a source before its images are decoded.
 
     Attributes:
         shape: (C, H, W) of every image.
         labels: int64 ``[N]``.
-        parts: split name to (first, past the last) place; ``"all"`` for a source without splits.
+        parts: split name to (start, end) of its range of images, end excluded; ``"all"`` for a source without splits.
         class_names: in label order.
-        identity: SHA-256 of the content, whatever it is packed in.
-        native: the most common (H, W) before any resizing.
-        fill: writes the images into a uint8 ``[N, C, H, W]`` array.
+        identity: SHA-256 of the content, independent of the container that it is stored in.
+        native: the most common (H, W) before resizing.
+        fill: writes the decoded images into a uint8 ``[N, C, H, W]`` array.
     """
 
     shape: tuple[int, int, int]
@@ -49,7 +48,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Entry:
-    """A decoded source; ``images`` is mapped copy-on-write. Other fields as in :class:`Contents`."""
+    """A decoded source. ``images`` is memory-mapped copy-on-write; the other attributes are as in :class:`Contents`."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -60,17 +59,17 @@ class Entry:
 
 
 def cache_folder() -> Path:
-    """``TRILEMMA_CACHE`` if set, else ``trilemma`` in ``XDG_CACHE_HOME`` or ``~/.cache``; not created here."""
-    if own := os.environ.get("TRILEMMA_CACHE"):
-        return Path(own).expanduser()
+    """``TRILEMMA_CACHE`` if set, else ``trilemma`` in ``XDG_CACHE_HOME`` or ``~/.cache``. Does not create it."""
+    if folder := os.environ.get("TRILEMMA_CACHE"):
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trilemma"
 
 
 def cached(key: str, read: Callable[[], Contents]) -> Entry:
-    """The entry of ``key``, built from ``read()`` if it is missing or damaged.
+    """The entry of ``key``; built from ``read()`` if it is missing or damaged.
 
     Raises:
-        DataError: the source is at fault, or the cache folder cannot be written.
+        DataError: the source cannot be read, or the cache folder cannot be written.
     """
     entry = _open(key)
     if entry is None:
@@ -78,47 +77,44 @@ def cached(key: str, read: Callable[[], Contents]) -> Entry:
         entry = _open(key)
     if entry is None:
         raise DataError(
-            f"{cache_folder()}: the decode cache cannot be read back; set TRILEMMA_CACHE to a sound disk"
+            f"{cache_folder()}: the decode cache cannot be read back after writing; set TRILEMMA_CACHE to another disk"
         )
     return entry
 
 
 def _files(key: str) -> tuple[Path, Path, Path]:
+    """The paths of the images, the labels and the metadata of an entry."""
     folder = cache_folder() / "decoded"
     return folder / f"{key}.npy", folder / f"{key}.labels.npy", folder / f"{key}.json"
 
 
 def _open(key: str) -> Entry | None:
-    images_file, labels_file, note_file = _files(key)
+    """The entry of ``key``, or ``None`` if it is missing, truncated, damaged or of another format."""
+    images_file, labels_file, metadata_file = _files(key)
     try:
-        note: dict[str, Any] = json.loads(note_file.read_text("utf-8"))
-        # "c" (copy-on-write): torch wants writable memory, and a write must never reach the file.
+        metadata: dict[str, Any] = json.loads(metadata_file.read_text("utf-8"))
+        # "c" (copy-on-write): torch needs writable memory, and a write must never change the file.
         images = np.load(images_file, mmap_mode="c")
         labels = np.load(labels_file)
-        sound = (
-            note["format"] == FORMAT
-            and images_file.stat().st_size == note["images_bytes"]
-            and list(images.shape) == note["shape"]
+        valid = (
+            metadata["format"] == FORMAT
+            and images_file.stat().st_size == metadata["images_bytes"]
+            and list(images.shape) == metadata["shape"]
             and images.dtype == np.uint8
-            and zlib.crc32(labels.tobytes()) == note["labels_crc32"]
+            and zlib.crc32(labels.tobytes()) == metadata["labels_crc32"]
         )
-        if not sound:
+        if not valid:
             return None
-        parts = {split: (int(span[0]), int(span[1])) for split, span in note["parts"].items()}
-        native = (int(note["native"][0]), int(note["native"][1]))
-        return Entry(images, labels, parts, tuple(note["class_names"]), note["identity"], native)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-    ):  # missing, cut short or not ours: build it again
+        parts = {split: (int(span[0]), int(span[1])) for split, span in metadata["parts"].items()}
+        native = (int(metadata["native"][0]), int(metadata["native"][1]))
+        return Entry(images, labels, parts, tuple(metadata["class_names"]), metadata["identity"], native)
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
 
 def _build(key: str, contents: Contents) -> None:
-    images_file, labels_file, note_file = _files(key)
+    """Decodes the images and writes the three files of an entry; raises :class:`DataError` if it cannot."""
+    images_file, labels_file, metadata_file = _files(key)
     shape = (len(contents.labels), *contents.shape)
     try:
         with replacing(images_file) as temporary:
@@ -126,10 +122,10 @@ def _build(key: str, contents: Contents) -> None:
             contents.fill(images)
             images.flush()
             images_bytes = temporary.stat().st_size
-        # a stream, not a path: np.save would append .npy to it
+        # np.save gets a stream, since it would append .npy to a path.
         with replacing(labels_file) as temporary, temporary.open("wb") as stream:
             np.save(stream, contents.labels)
-        note = {
+        metadata = {
             "format": FORMAT,
             "shape": shape,
             "images_bytes": images_bytes,
@@ -139,7 +135,7 @@ def _build(key: str, contents: Contents) -> None:
             "identity": contents.identity,
             "native": contents.native,
         }
-        write_text(note_file, json.dumps(note))
+        write_text(metadata_file, json.dumps(metadata))
     except OSError as error:
         raise DataError(
             f"{cache_folder()}: the decode cache cannot be written ({error.strerror or error}); "

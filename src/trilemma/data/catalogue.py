@@ -1,4 +1,4 @@
-"""Data sets: what is known of each by name, and image packs by hash. It imports without torch."""
+"""Tables of known data sets, by name, and of known image archives, by SHA-256. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from trilemma.config.registry import DATASETS
 
 @dataclass(frozen=True)
 class Archive:
-    """One file of an official release; ``checksum`` is an MD5 (32 hex digits) or a SHA-256 (64)."""
+    """One file of an official release.
+
+    Attributes:
+        file: file name.
+        url: http or https address.
+        checksum: MD5 (32 hex digits) or SHA-256 (64).
+    """
 
     file: str
     url: str
@@ -20,20 +26,21 @@ class Archive:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that is known by name; a registry row (``DATASETS``) points to one.
+    """A data set that is known by name; the target of a row of the registry ``DATASETS``.
+
+    ``num_classes``, ``image_shape`` and ``train_images`` serve to estimate the cost of a recipe before its data are
+    downloaded; where they are ``None`` the data have to be read first.
 
     Attributes:
-        read: ``"module:function"``, or the function, from the data's files to
-            :class:`trilemma.data.arrays.Arrays`, or to split names with ``(images, labels)`` each. With ``archives``
-            its argument is the list of their paths; without, ``data.root`` or ``None``. ``""``: image files at
-            ``data.root``.
-        archives: of the official release, downloaded into the cache folder or found in ``data.root``.
-        class_names: in label order; ``None``: the archive names its classes, or they are numbered.
+        read: function, or ``"module:function"``, that reads the data and returns :class:`trilemma.data.arrays.Arrays`
+            or a mapping from split name to ``(images, labels)``. With ``archives`` its argument is the list of their
+            paths; without, ``data.root`` or ``None``. ``""``: the data are image files at ``data.root``.
+        archives: files of the official release, downloaded into the cache folder or found in ``data.root``.
+        class_names: in label order; ``None``: read from the data, or numbers.
         num_classes: number of classes.
         image_shape: (C, H, W).
-        train_images: training images beside the default held-out part. These three are what a recipe is estimated with
-            before its data are there; ``None``: the data have to be read.
-        flip: whether a mirrored image means the same.
+        train_images: number of training images without the default held-out part.
+        flip: whether a horizontally flipped image keeps its class.
     """
 
     read: str | Callable[[Any], Any]
@@ -49,7 +56,9 @@ class Dataset:
 class Pack:
     """An image archive that is known by its SHA-256.
 
-    ``numbered``: file names are places in the official order, which is then restored.
+    Attributes:
+        name: name of its data set in result rows.
+        numbered: whether file names are positions in the official order, by which the images are then sorted.
     """
 
     name: str
@@ -141,7 +150,7 @@ FOLDER = Dataset("")
 
 
 def find_dataset(name: str) -> Dataset:
-    """The data set of a registry row; a bare function there is a :class:`Dataset` that reads by it.
+    """The data set of a registry row; a row whose target is a function gives a :class:`Dataset` with that reader.
 
     Raises:
         UnknownNameError: no such data set.
@@ -156,13 +165,13 @@ _MNIST = Pack("mnist", numbered=True)
 _TINY = Pack("tiny-imagenet", numbered=False)
 
 PACKS: dict[str, Pack] = {
-    # CIFAR-10 re-encoded as JPEG of quality 75: its pixels are not the official ones.
+    # CIFAR-10 re-encoded as JPEG of quality 75: the pixels differ from the official release.
     "3c711becd9d4e1929e667e85dc46bd671b938c16e46410296e2b27240a7b3399": _JPEG,
     "33e6efe7655f1be7fb7373783dc369e9a809ff296896e9ff06f093b657170cc7": _JPEG,
     # CIFAR-10's first 4,000 training and 1,000 test images, original pixels.
     "cdbf78ec253e2657acaf5fe685a87d153ebc0bea105aaba1eaf821ba0acf3b9f": _SUBSET,
     "532e93822f385ce774fea66723351bf6feeb77fc5bd89aeb56ddddbe97fada96": _SUBSET,
-    # MNIST as PNG, every pixel that of the official release.
+    # MNIST as PNG, with the pixels of the official release.
     "06f5f08f05e20434eb8e93884b6f22c1ac6ecf354ce05bbf8a50ae1d9470a00d": _MNIST,
     "139f7f7ac63e2cc6ad5c6d4efd125f5f6d3c444043a5ba14597fa013ae25b42f": _MNIST,
     # Tiny-ImageNet, 64x64: all validation images, and 100 training images of each of its 200 classes.

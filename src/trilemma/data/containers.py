@@ -1,4 +1,4 @@
-"""Containers of image files: a folder, a tar (plain or gzip) or a zip, listed and read but never unpacked."""
+"""Containers of image files: a folder, a tar (plain or gzip) or a zip, read without unpacking."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 
 @dataclass(frozen=True)
 class Container:
-    """Paths inside are relative and ``/``-separated; ``read`` gives the bytes of one file."""
+    """The files of a folder or archive.
+
+    Attributes:
+        where: path of the container, for messages.
+        files: paths of the files, relative and ``/``-separated.
+        folders: paths of the folders; an archive may list only some.
+        read: returns the bytes of one of ``files``; raises :class:`DataError` if it cannot be read.
+    """
 
     where: str
     files: tuple[str, ...]
@@ -29,7 +36,7 @@ class Container:
 
 
 def open_container(path: Path) -> Container:
-    """List a folder or archive. A ``.tar.gz`` is held in memory uncompressed as long as the container lives.
+    """Opens a folder or archive. A ``.tar.gz`` is kept in memory uncompressed while the container exists.
 
     Raises:
         DataError: a truncated or damaged archive, or an unknown kind of file.
@@ -40,14 +47,15 @@ def open_container(path: Path) -> Container:
         if path.name.lower().endswith(".zip"):
             return _open_zip(path)
         if path.name.lower().endswith((".tar.gz", ".tgz")):
+            # Read to the end, where gzip checks length and CRC.
             with gzip.open(path) as stream:
-                return _open_tar(path, stream.read())  # to the end: gzip checks its length and CRC there
+                return _open_tar(path, stream.read())
         if path.name.lower().endswith(".tar"):
             with path.open("rb") as stream:
                 return _open_tar(path, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: truncated or damaged archive ({error}); get it again") from error
-    raise DataError(f"{path}: unknown kind of file; expected a folder, {', '.join(SUFFIXES)} or .npz")
+    raise DataError(f"{path}: unknown kind of file; give a folder, {', '.join(SUFFIXES)} or .npz")
 
 
 def _open_folder(root: Path) -> Container:
@@ -76,7 +84,7 @@ def _open_tar(path: Path, data: bytes | mmap.mmap) -> Container:
                 spans[_plain(member.name)] = (member.offset_data, member.offset_data + member.size)
             elif member.isdir():
                 folders.append(_plain(member.name))
-    # tarfile takes a file cut between two members for a shorter archive; a whole one ends in zeros.
+    # tarfile accepts an archive that was truncated between two members; a complete one ends in zeros.
     if data[end : end + tarfile.BLOCKSIZE] != tarfile.NUL * tarfile.BLOCKSIZE:
         raise tarfile.ReadError("unexpected end of data")
 
@@ -111,5 +119,5 @@ def _open_zip(path: Path) -> Container:
 
 
 def _plain(member: str) -> str:
-    """``cat/1.png`` of ``./cat/1.png``, as archives of a folder's content are often written."""
+    """The path without ``.`` and ``/`` components: ``cat/1.png`` for ``./cat/1.png``, as many archives have it."""
     return "/".join(part for part in PurePosixPath(member).parts if part not in (".", "/"))

@@ -1,4 +1,4 @@
-"""Downloads and checksums of archives: resumable, verified, never half a file under the final name."""
+"""Downloads of archives: resumable, verified by checksum, and stored under the final name only when complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, 64 hex digits.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     return _digest(path, "sha256")
 
@@ -32,17 +32,17 @@ def _digest(path: Path, kind: str) -> str:
 
 
 def verify_checksum(path: Path, expected: str) -> None:
-    """Compare a file with an MD5 (32 hex digits) or SHA-256 (64).
+    """Checks that a file has the checksum ``expected``, an MD5 (32 hex digits) or a SHA-256 (64).
 
     Raises:
-        DataError: they differ.
+        DataError: the checksums differ, or the file cannot be read.
     """
     kind = "md5" if len(expected) == 32 else "sha256"
-    found = _digest(path, kind)
-    if found != expected:
+    actual = _digest(path, kind)
+    if actual != expected:
         raise DataError(
-            f"{path}: wrong checksum ({kind} {found}, expected {expected}); "
-            "the file is cut short, damaged or another release: get it again"
+            f"{path}: wrong checksum ({kind} {actual}, expected {expected}); "
+            "the file is truncated, damaged or another release: get it again"
         )
 
 
@@ -52,18 +52,19 @@ _CHUNK = 1 << 18
 
 
 def fetch(url: str, target: Path, checksum: str) -> None:
-    """Get ``url`` into ``target``, verified; nothing is done if ``target`` is there already.
+    """Downloads ``url`` to ``target`` and verifies it; does nothing if ``target`` exists.
 
-    Bytes arrive in ``target.part``, which a cut connection leaves behind: the next attempt, or the next call,
-    asks for the rest. A complete file with the wrong checksum is removed.
+    The content is written to ``target.part``. After a lost connection the next attempt, or the next call, resumes from
+    that file. A complete file with the wrong checksum is removed.
 
     Args:
         url: http or https address.
-        target: final place; its folder is created.
+        target: final path; its folder is created.
         checksum: MD5 or SHA-256 in hex.
 
     Raises:
-        DataError: no connection, no such file, a cut that did not heal, a wrong checksum, or no room.
+        DataError: no connection, no such file on the server, a connection that is lost in every attempt, a wrong
+            checksum, or a file that cannot be written.
     """
     if target.exists():
         return
@@ -92,36 +93,38 @@ def fetch(url: str, target: Path, checksum: str) -> None:
         _accept(part, target, checksum)
     except OSError as error:
         raise DataError(
-            f"{target}: cannot be written ({error.strerror or error}); set TRILEMMA_CACHE"
+            f"{target}: cannot be written ({error.strerror or error}); set TRILEMMA_CACHE to another folder"
         ) from error
 
 
 def _by_hand(target: Path) -> str:
+    """The remedy of a failed download, for error messages."""
     return f"get {target.name} by other means and set data.root to its folder"
 
 
 def _receive(url: str, part: Path) -> bool:
-    """Append to ``part`` what is missing; True once the file is complete."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    """Downloads the missing bytes of ``part``; returns whether the file is now complete."""
+    size = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={size}-"} if size else {})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing beyond what we have: complete, or longer than the real file
+        # Range not satisfiable: the part has at least as many bytes as the file; the checksum decides.
+        if error.code == 416:
             return True
         raise
     with response:
         resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(
-            f"bytes {have}-"
+            f"bytes {size}-"
         )
-        have = have if resumed else 0
+        size = size if resumed else 0
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length is not None else None
+        total = size + int(length) if length is not None else None
         with (
             part.open("ab" if resumed else "wb") as stream,
             bar(part.stem, total, standard_error_is_a_terminal(), unit="bytes") as advance,
         ):
-            advance(have)
+            advance(size)
             while chunk := response.read(_CHUNK):
                 stream.write(chunk)
                 advance(len(chunk))
@@ -129,9 +132,11 @@ def _receive(url: str, part: Path) -> bool:
 
 
 def _accept(part: Path, target: Path, checksum: str) -> None:
+    """Renames ``part`` to ``target`` if its checksum is right; removes it and raises :class:`DataError` if not."""
     try:
         verify_checksum(part, checksum)
     except DataError:
-        part.unlink()  # a resume would only add to damaged bytes
+        # Removed, since a resumed download would append to damaged content.
+        part.unlink()
         raise
     os.replace(part, target)

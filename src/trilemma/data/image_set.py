@@ -1,4 +1,4 @@
-"""An image set: images, labels and the name its result rows print."""
+"""An image set: images, labels, class names, and the name that identifies the data in result rows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from trilemma.errors import DataError
 
 
 def as_float(images: Tensor) -> Tensor:
-    """uint8 0..255 to contiguous float32 in [0, 1] (value / 255); float images unchanged."""
+    """Converts uint8 images (0..255) to contiguous float32 in [0, 1] by value / 255; returns float images unchanged."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
 def source_name(name: str) -> str:
-    """The data set that an image set's name begins with: ``digits`` of ``digits@16[:300]``."""
+    """The name of the data set in the name of an image set: ``digits`` for ``digits@16[:300]``."""
     return name.partition("[")[0].partition("@")[0]
 
 
@@ -28,13 +28,13 @@ class ImageSet:
     """Labelled images on the CPU.
 
     Attributes:
-        images: uint8 ``[N, C, H, W]``, usually memory-mapped; float32 in [0, 1] only where the caller gave
-            float tensors (they are never rounded). :meth:`float_images` reads both.
+        images: uint8 ``[N, C, H, W]``, usually memory-mapped; float32 in [0, 1] only if the caller passed float tensors
+            (they are not rounded). :meth:`float_images` converts both.
         labels: int64 ``[N]``, 0 to ``num_classes - 1``.
         class_names: one name per class, in label order.
-        name: the data's own name in result rows: ``"digits"``, ``"cifar10-jpeg"``,
-            ``"imagefolder:1a2b3c4d5e6f"``; followed by ``@SIZE`` where the images were resized from what that
-            name stands for, and by ``[:N]`` where only the first N training images were kept.
+        name: identifies the data in result rows: ``"digits"``, ``"cifar10-jpeg"``, ``"imagefolder:1a2b3c4d5e6f"``;
+            followed by ``@SIZE`` if the images were resized, and by ``[:N]`` if only the first N training images are
+            used.
         split: ``"train"``, ``"held-out"``, ``"test"`` or ``"all"``.
 
     Raises:
@@ -74,33 +74,34 @@ class ImageSet:
         return channels, height, width
 
     def subset(self, index: Tensor | Sequence[int]) -> ImageSet:
-        """The images at ``index`` (places, or a boolean mask), in that order; a copy in memory."""
-        places = _places(index)
-        return dataclasses.replace(self, images=self.images[places], labels=self.labels[places])
+        """The images at ``index`` (integers, or a boolean mask), in that order; a copy in memory."""
+        positions = _integers(index)
+        return dataclasses.replace(self, images=self.images[positions], labels=self.labels[positions])
 
     def first(self, count: int) -> ImageSet:
-        """The first ``count`` images of a fixed stratified order; every image if there are fewer.
+        """The first ``count`` images of a fixed stratified order; all images if there are fewer.
 
-        ``first(10)`` of ten classes holds one image of each, and is a prefix of ``first(100)``.
+        With ten classes ``first(10)`` has one image of each; ``first(10)`` is a prefix of ``first(100)``.
         """
         return self.subset(stratified_order(self.labels)[:count])
 
     def float_images(
         self, index: Tensor | Sequence[int] | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
-        """Contiguous float32 ``[N, C, H, W]`` in [0, 1] on ``device``, all of them or those at ``index``."""
-        images = self.images if index is None else self.images[_places(index)]
+        """All images, or those at ``index``, as contiguous float32 ``[N, C, H, W]`` in [0, 1] on ``device``."""
+        images = self.images if index is None else self.images[_integers(index)]
         return as_float(images.to(device))
 
 
-def _places(index: Tensor | Sequence[int]) -> Tensor:
-    found = torch.as_tensor(index)
-    return found.nonzero().flatten() if found.dtype == torch.bool else found.long()
+def _integers(index: Tensor | Sequence[int]) -> Tensor:
+    """An index as an int64 tensor; a boolean mask is converted to the positions of its true entries."""
+    tensor = torch.as_tensor(index)
+    return tensor.nonzero().flatten() if tensor.dtype == torch.bool else tensor.long()
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a data set; models are chosen on ``held_out``, never on ``test``."""
+    """The three parts of a data set; checkpoints are selected on ``held_out``, never on ``test``."""
 
     train: ImageSet
     held_out: ImageSet
@@ -108,11 +109,11 @@ class Splits:
 
 
 def check_labels(labels: Tensor, num_classes: int, where: str) -> None:
-    """Raise :class:`DataError` unless every label is in 0 to ``num_classes - 1``."""
+    """Raises :class:`DataError` unless every label is in 0 to ``num_classes - 1``."""
     wrong = (labels < 0) | (labels >= num_classes)
     if wrong.any():
-        place = int(wrong.nonzero()[0])
+        index = int(wrong.nonzero()[0])
         raise DataError(
-            f"{where}: label {int(labels[place])} of image {place} is out of range; "
+            f"{where}: label {int(labels[index])} of image {index} is out of range; "
             f"{num_classes} classes need labels 0 to {num_classes - 1}"
         )

@@ -1,4 +1,4 @@
-"""The loader: a device-resident image set, handed out in batches that can be resumed at any step."""
+"""The loader: batches of an image set that is stored on the device; an epoch can be resumed at any step."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from trilemma.errors import DataError
 class Loader:
     """Batches of an image set, float32 in [0, 1] on the device.
 
-    The order of an epoch is a function of (seed, epoch), and the augmentation of an image of (seed, epoch,
-    its place in the set): starting at a later step, or sharing the batches among more ranks, changes neither.
+    The order of an epoch depends only on (seed, epoch), and the augmentation of an image only on (seed, epoch, its
+    index in the set). Neither changes with the first step or with the number of ranks.
 
     Args:
-        image_set: copied to the device as it is (uint8).
-        batch_size: images of a step over all ranks together.
-        device: where images live and batches are made.
+        image_set: copied to the device without conversion (usually uint8).
+        batch_size: images per step, over all ranks together.
+        device: device of the stored images and of the batches.
         augmentation: ``None`` for none.
-        seed: of order and augmentation.
-        shuffle: a new order each epoch, or the set's own.
-        drop_last: leave out the last, smaller batch.
-        rank: which equal slice of every batch is ours, 0 to ``world_size - 1``. The slices of a smaller last
-            batch are uneven and may be empty.
+        seed: seed of order and augmentation.
+        shuffle: use a new random order in each epoch; otherwise the order of the set.
+        drop_last: skip the last batch of an epoch if it is smaller.
+        rank: rank of this process, 0 to ``world_size - 1``; it gets this slice of every batch. The slices of a smaller
+            last batch may differ in size and may be empty.
         world_size: number of ranks.
-        repeats: how many steps in a row hand out the same batch, augmentation and all.
+        repeats: number of consecutive steps with the same batch and the same augmentation.
 
     Attributes:
-        steps_per_epoch: number of steps of an epoch: its batches times ``repeats``.
+        steps_per_epoch: number of batches of an epoch times ``repeats``.
 
     Raises:
-        DataError: the batch is larger than the set (with ``drop_last``), or cannot be shared equally.
+        DataError: the batch size is larger than the set (with ``drop_last``), or no multiple of ``world_size``.
     """
 
     def __init__(
@@ -53,7 +53,8 @@ class Loader:
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise DataError(
-                f"batch size {batch_size} cannot be shared equally by {world_size} processes; use a multiple"
+                f"batch size {batch_size} cannot be shared equally by {world_size} processes; "
+                f"use a multiple of {world_size}"
             )
         if drop_last and batch_size > len(image_set):
             raise DataError(
@@ -74,24 +75,24 @@ class Loader:
         self._labels = image_set.labels.to(device)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (counted from 0), one for each step from ``first_step`` on."""
+        """Yields one batch per step of an epoch (counted from 0), beginning with ``first_step``."""
         key = (self.seed * 1_000_003 + epoch) % 2**31
         count = len(self._labels)
         generator = torch.Generator().manual_seed(key)
-        # On the CPU always, so that the order does not depend on the device.
+        # Always drawn on the CPU, so that the order does not depend on the device.
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         order = order.to(self._labels.device)
         first, done = divmod(first_step, self.repeats)
         for number in range(first, self.steps_per_epoch // self.repeats):
             whole = order[number * self.batch_size : (number + 1) * self.batch_size]
-            places = whole.tensor_split(self.world_size)[self.rank]
-            plain = as_float(self._images[places])
-            images = basic = plain
+            index = whole.tensor_split(self.world_size)[self.rank]
+            unaugmented = as_float(self._images[index])
+            images = basic = unaugmented
             if self.augmentation is not None:
-                seeds = (key << 32) + places
-                basic = self.augmentation.basic(plain, seeds)
+                seeds = (key << 32) + index
+                basic = self.augmentation.basic(unaugmented, seeds)
                 images = self.augmentation.rest(basic, seeds)
-            views = {"unaugmented": plain, "basic": basic}
-            batch = Batch(images, self._labels[places], views, places)
+            views = {"unaugmented": unaugmented, "basic": basic}
+            batch = Batch(images, self._labels[index], views, index)
             for _ in range(self.repeats - (done if number == first else 0)):
                 yield batch

@@ -1,4 +1,4 @@
-"""Which files a ``root`` means: official archives, archives per split, one archive, or an image folder."""
+"""Finds the files of a data set in ``root``: official archives, archives per split, one archive, or an image folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ _SPLIT_PREFIX = re.compile(r"(train|val|test)(?![a-z])", re.IGNORECASE)
 
 
 def locate_official(name: str, official: Dataset, root: Path | None) -> list[Path] | None:
-    """The official archives, in the table's order; ``None`` if ``root`` has none of them.
+    """The paths of the official archives of a data set, in the order of its table entry.
 
-    Without ``root`` they are downloaded into the cache folder.
+    Args:
+        name: the data set.
+        official: its table entry.
+        root: where the archives are; ``None`` to download them into the cache folder.
+
+    Returns:
+        The paths, or ``None`` if ``root`` has none of the archives.
 
     Raises:
-        DataError: ``root`` is missing or has only some of them, or the download failed.
+        DataError: ``root`` does not exist or has only some of the archives, or a download failed.
     """
     if root is None:
         folder = cache_folder() / "downloads" / name
@@ -44,14 +50,14 @@ def locate_official(name: str, official: Dataset, root: Path | None) -> list[Pat
 
 
 def locate_images(root: Path) -> list[tuple[str, Path]]:
-    """(split, path) of each image source in ``root``; ``"all"`` where the path's name says nothing.
+    """The image sources in ``root`` as pairs (split, path), with split ``"all"`` where the name indicates none.
 
-    A file is itself; a folder with subfolders is an image folder; one with archives is those named for a
-    split (others beside them do not count), or the only one. A folder or archive named ``train*``, ``val*``
-    or ``test*`` is that split unless it has split folders inside.
+    A file is the only source, and so is a folder that has subfolders. Of a folder with archives, the sources are the
+    archives named for a split (other files are ignored), or the only archive. A folder or archive named ``train*``,
+    ``val*`` or ``test*`` is that split, unless it has split folders inside.
 
     Raises:
-        DataError: ``root`` is missing, or has no images or archives, or too many.
+        DataError: ``root`` does not exist or cannot be read, has no images or archives, or several for one split.
     """
     _require(root)
     if root.is_file():
@@ -71,23 +77,25 @@ def locate_images(root: Path) -> list[tuple[str, Path]]:
     if any(path.suffix == ".npz" for _, path in named):
         raise DataError(f"{root}: put the splits into one .npz file (x_train, y_train, x_test, y_test)")
     if not named:
-        what = (
+        content = (
             "several archives, none named train*, val* or test*"
             if archives
             else "no image folder and no archive"
         )
         raise DataError(
-            f"{root}: holds {what}; expected split/class/file, class/file, or train and test archives"
+            f"{root}: holds {content}; give split/class/file, class/file, or train and test archives"
         )
     return named
 
 
 def _split_of(path: Path) -> str:
+    """The split with which the name of ``path`` begins, else ``"all"``."""
     match = _SPLIT_PREFIX.match(path.name)
     return match.group(1).lower() if match else "all"
 
 
 def _require(root: Path) -> None:
+    """Raises :class:`DataError` unless ``root`` exists and can be read."""
     if not root.exists():
         raise DataError(f"{root}: data.root does not exist; check the path")
     if not os.access(root, os.R_OK):
@@ -95,13 +103,12 @@ def _require(root: Path) -> None:
 
 
 def folder_state(root: Path) -> str:
-    """A hash of the place of a folder and the paths, sizes and times of its files."""
+    """A hash of the path of a folder and of the paths, sizes and modification times of its files."""
     lines = []
     for folder, _, names in os.walk(root, followlinks=True):
         for name in names:
             path = os.path.join(folder, name)
-            status = (
-                os.stat(path) if os.path.exists(path) else None
-            )  # a dangling link is reported when it is read
+            # A dangling link has no status; it is reported as an error when it is read.
+            status = os.stat(path) if os.path.exists(path) else None
             lines.append(f"{path} {status and status.st_size} {status and status.st_mtime_ns}")
     return hashlib.sha256("\n".join([str(root.resolve()), *sorted(lines)]).encode()).hexdigest()

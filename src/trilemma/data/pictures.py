@@ -1,12 +1,12 @@
-"""One encoded picture to uint8 pixels, by stated rules.
+"""Decodes an image file to uint8 pixels, by these rules:
 
-- Grey is what is stored as grey (1, 8, 16 bits, with or without alpha); palettes and everything else are
+- An image is grey if it is stored as grey (1, 8 or 16 bits, with or without alpha); palettes and everything else are
   colour.
-- 16-bit grey becomes round(v * 255 / 65535); 16-bit colour its high byte (as Pillow reads it).
+- 16-bit grey is converted by round(v * 255 / 65535); of 16-bit colour the high byte is used (as Pillow reads it).
 - Alpha, or a transparent palette entry, is composited over black.
-- Another size than asked for: the centre is cropped to the target's aspect ratio (a square for a square
-  target), then resized, with a box filter when it shrinks and bilinearly when it grows.
-- The first frame of an animation; EXIF rotation is not applied, so pixels stay where the file has them.
+- To change the size, the centre is cropped to the target's aspect ratio (a square for a square target), then resized,
+  with a box filter when it is shrunk and bilinearly when it is enlarged.
+- Of an animation the first frame is used; EXIF rotation is not applied.
 """
 
 from __future__ import annotations
@@ -26,41 +26,51 @@ _GREY = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def read_header(data: bytes, where: str) -> tuple[int, int, bool]:
-    """(height, width, is it colour) of an encoded picture, without decoding it.
+    """(height, width, whether it is colour) of an encoded image, without decoding it.
+
+    Args:
+        data: content of the file.
+        where: the file, for messages.
 
     Raises:
-        DataError: not a picture; the message names ``where``.
+        DataError: not an image that Pillow can read.
     """
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return picture.height, picture.width, picture.mode not in _GREY
-    except Exception as error:  # Pillow's readers raise many kinds; all of them mean an unreadable file
+    # Pillow's readers raise many kinds of exceptions; all of them mean an unreadable file.
+    except Exception as error:
         raise _undecodable(where, error) from error
 
 
 def decode(data: bytes, shape: tuple[int, int, int], where: str) -> NDArray[np.uint8]:
-    """Pixels uint8 ``[C, H, W]`` of an encoded picture, fitted to ``shape``.
+    """Decodes an image to uint8 pixels ``[C, H, W]`` of ``shape``.
+
+    Args:
+        data: content of the file.
+        shape: (C, H, W) of the result.
+        where: the file, for messages.
 
     Raises:
-        DataError: it cannot be decoded; the message names ``where``.
+        DataError: the image cannot be decoded.
     """
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return fit(_plain(picture), shape)
-    except Exception as error:  # as above
+    # Pillow's readers raise many kinds of exceptions; all of them mean an unreadable file.
+    except Exception as error:
         raise _undecodable(where, error) from error
 
 
 def _undecodable(where: str, error: Exception) -> DataError:
-    # Pillow's own words for an unknown format name our buffer instead of the file
-    reason = (
-        "its format is none that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
-    )
+    """The error for a file that cannot be decoded."""
+    # Pillow's message for an unknown format has the name of the in-memory buffer instead of the file.
+    reason = "Pillow does not know its format" if isinstance(error, UnidentifiedImageError) else str(error)
     return DataError(f"{where}: cannot be decoded as an image ({reason}); replace or remove it")
 
 
 def _plain(picture: Image.Image) -> Image.Image:
-    """The picture as mode L or RGB, 8 bits, opaque."""
+    """The image converted to mode L or RGB, 8 bits, opaque."""
     if picture.mode.startswith("I"):
         values = np.asarray(picture).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
@@ -77,7 +87,7 @@ def _plain(picture: Image.Image) -> Image.Image:
 
 
 def fit(picture: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """An L or RGB picture as uint8 ``[C, H, W]`` of exactly ``shape`` (C is 1 for L only, or 3)."""
+    """Crops and resizes an image of mode L or RGB; returns uint8 pixels of ``shape`` (C is 1, for L only, or 3)."""
     channels, height, width = shape
     if picture.size != (width, height):
         scale = min(picture.width / width, picture.height / height)

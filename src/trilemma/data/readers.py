@@ -1,4 +1,4 @@
-"""Readers of the official releases: digits, IDX (MNIST), CIFAR pickles and SVHN's MATLAB files."""
+"""Readers of the official releases: scikit-learn's digits, MNIST's IDX files, CIFAR pickles, SVHN's MATLAB files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEST, HELD_OUT = 397, 200
 
 
 def read_digits(root: Path | None = None) -> Arrays:
-    """Pixels 0..16 become round(v * 255 / 16); the splits are stratified and never change."""
+    """Returns scikit-learn's digits with fixed stratified splits; pixels 0..16 are converted by round(v * 255 / 16)."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -32,15 +32,15 @@ def read_digits(root: Path | None = None) -> Arrays:
     labels = data.target.astype(np.int64)
     rest, test = stratified_split(torch.from_numpy(labels), TEST)
     train, held_out = stratified_split(torch.from_numpy(labels)[rest], HELD_OUT)
-    places = {"train": rest[train].numpy(), "val": rest[held_out].numpy(), "test": test.numpy()}
-    return Arrays({split: (images[place], labels[place]) for split, place in places.items()}, None)
+    indices = {"train": rest[train].numpy(), "val": rest[held_out].numpy(), "test": test.numpy()}
+    return Arrays({split: (images[index], labels[index]) for split, index in indices.items()}, None)
 
 
 def parse_idx(data: bytes, where: str) -> NDArray[np.uint8]:
-    """An unsigned-byte IDX file as an array of its own shape.
+    """Parses an IDX file of unsigned bytes and returns an array of the shape in its header.
 
     Raises:
-        DataError: another magic number, or more or fewer bytes than the sizes promise.
+        DataError: another magic number, or another number of bytes than the header requires.
     """
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
         raise DataError(f"{where}: not an IDX file of unsigned bytes; get the official archive again")
@@ -56,6 +56,7 @@ def parse_idx(data: bytes, where: str) -> NDArray[np.uint8]:
 
 
 def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """The array of a gzipped IDX file; raises :class:`DataError` if it is damaged or has other dimensions."""
     try:
         data = gzip.decompress(path.read_bytes())
     except (EOFError, OSError, zlib.error) as error:
@@ -69,7 +70,7 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 
 def read_idx_set(files: Sequence[Path]) -> Arrays:
-    """Train images, train labels, test images, test labels; one grey channel."""
+    """Reads MNIST-like data: ``files`` are train images, train labels, test images, test labels; one grey channel."""
     parts = {}
     for split, images_file, labels_file in (("train", files[0], files[1]), ("test", files[2], files[3])):
         images = _read_idx(images_file, 3)
@@ -82,7 +83,7 @@ def read_idx_set(files: Sequence[Path]) -> Arrays:
     return Arrays(parts, None)
 
 
-# What an array pickle needs, by the name it has in old and new releases of numpy.
+# The objects that a pickle of arrays refers to, by name; the modules are those of old and new releases of numpy.
 _ALLOWED: dict[str, Any] = {
     "ndarray": np.ndarray,
     "dtype": np.dtype,
@@ -92,7 +93,7 @@ _MODULES = {"numpy", "numpy.core.multiarray", "numpy._core.multiarray"}
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds numbers, strings, lists, dictionaries and numpy arrays; any other name is an error."""
+    """An unpickler for numbers, strings, lists, dictionaries and numpy arrays; any other object is an error."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in _MODULES and name in _ALLOWED:
@@ -101,7 +102,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_cifar10(files: Sequence[Path]) -> Arrays:
-    """``cifar-10-python.tar.gz``: five training batches and a test batch, in the official order."""
+    """Reads ``cifar-10-python.tar.gz``: five training batches and a test batch, in the official order."""
     batches = _read_members(files[0], [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"])
     pairs = [_images_and_labels(batch, b"labels", files[0]) for batch in batches]
     train = (np.concatenate([pair[0] for pair in pairs[:5]]), np.concatenate([pair[1] for pair in pairs[:5]]))
@@ -109,7 +110,7 @@ def read_cifar10(files: Sequence[Path]) -> Arrays:
 
 
 def read_cifar100(files: Sequence[Path]) -> Arrays:
-    """``cifar-100-python.tar.gz``, fine labels; class names come from its ``meta``."""
+    """Reads ``cifar-100-python.tar.gz``, with fine labels and the class names of its ``meta`` file."""
     train, test, meta = _read_members(files[0], ["train", "test", "meta"])
     names = meta.get(b"fine_label_names") if isinstance(meta, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
@@ -120,36 +121,39 @@ def read_cifar100(files: Sequence[Path]) -> Arrays:
 
 
 def _read_members(path: Path, names: list[str]) -> list[Any]:
-    found: dict[str, Any] = {}
+    """The unpickled contents of the files ``names`` in a tar.gz; raises :class:`DataError` if one is missing."""
+    contents: dict[str, Any] = {}
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
                 name = member.name.rsplit("/", 1)[-1]
                 stream = archive.extractfile(member) if name in names else None
                 if stream is not None:
-                    found[name] = load_arrays(stream.read(), f"{path}:{member.name}")
+                    contents[name] = load_arrays(stream.read(), f"{path}:{member.name}")
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: truncated or damaged archive ({error}); get it again") from error
-    if missing := [name for name in names if name not in found]:
+    if missing := [name for name in names if name not in contents]:
         raise DataError(f"{path}: {missing[0]} is missing; get the official archive again")
-    return [found[name] for name in names]
+    return [contents[name] for name in names]
 
 
 def load_arrays(data: bytes, where: str) -> Any:
-    """Unpickle plain values and numpy arrays; strings of Python 2 come out as bytes.
+    """Unpickles plain values and numpy arrays; strings of Python 2 are returned as bytes.
 
     Raises:
-        DataError: the pickle is damaged or asks for anything else, such as a function to call.
+        DataError: the pickle is damaged or refers to any other object, such as a function.
     """
     try:
         return _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle can raise anything; all of it means the same
+    # A damaged pickle can raise any kind of exception.
+    except Exception as error:
         raise DataError(
-            f"{where}: not a pickle of plain arrays ({error}); get the official archive"
+            f"{where}: not a pickle of plain arrays ({error}); get the official archive again"
         ) from error
 
 
 def _images_and_labels(batch: Any, key: bytes, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images ``[N, 3, 32, 32]`` and labels ``[N]`` of a CIFAR batch; ``key`` is the key of the labels."""
     images = batch.get(b"data") if isinstance(batch, dict) else None
     labels = batch.get(key) if isinstance(batch, dict) else None
     if (
@@ -166,20 +170,22 @@ def _images_and_labels(batch: Any, key: bytes, path: Path) -> tuple[NDArray[np.u
 
 
 def read_svhn(files: Sequence[Path]) -> Arrays:
-    """``train_32x32.mat`` and ``test_32x32.mat``, digit 0 as class 0."""
+    """Reads SVHN's ``train_32x32.mat`` and ``test_32x32.mat``; the label 10 of digit 0 becomes class 0."""
     return Arrays({"train": _read_mat(files[0]), "test": _read_mat(files[1])}, None)
 
 
 def _read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images ``[N, 3, 32, 32]`` and labels ``[N]`` of one of SVHN's MATLAB files."""
     from scipy.io import loadmat  # type: ignore[import-untyped]
 
     try:
         content = loadmat(path, variable_names=("X", "y"))
         images, labels = np.asarray(content["X"]), np.asarray(content["y"]).reshape(-1)
-    except Exception as error:  # scipy raises many kinds for a damaged file; all of them mean the same
+    # scipy raises many kinds of exceptions for a damaged file.
+    except Exception as error:
         raise DataError(f"{path}: truncated or damaged MATLAB file ({error}); get it again") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2:] != (3, len(labels)):
         raise DataError(
-            f"{path}: X is {images.dtype} {images.shape}, expected uint8 [32, 32, 3, {len(labels)}]"
+            f"{path}: X is {images.dtype} {images.shape}, expected uint8 [32, 32, 3, {len(labels)}]; get it again"
         )
     return np.ascontiguousarray(images.transpose(3, 2, 0, 1)), labels.astype(np.int64) % 10

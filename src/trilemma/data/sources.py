@@ -1,4 +1,4 @@
-"""From a name or a path to image sets: the doors of this room."""
+"""Loading image sets by data set name or path: :func:`load_splits` for training, :func:`load_images` for evaluation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trilemma.data.locate import folder_state, locate_images, locate_official
 from trilemma.data.splitting import stratified_split
 from trilemma.errors import DataError, nearest
 
-# The test part of a source without splits; not an option, so that it is the same in training and evaluation.
+# The test part of a source without splits. Not configurable, so that it is the same in training and evaluation.
 TEST_FRACTION = 0.2
 
 
@@ -36,9 +36,9 @@ def load_splits(
     seed: int = 0,
     train_images: int | None = None,
 ) -> Splits:
-    """The train, held-out and test parts of a data set.
+    """Loads the train, held-out and test parts of a data set.
 
-    - ``digits``: fixed parts of 1,200 / 200 / 397 images; ``held_out`` and ``seed`` do not matter.
+    - ``digits``: fixed parts of 1,200 / 200 / 397 images; ``held_out`` and ``seed`` have no effect.
     - ``cifar10``, ``cifar100``, ``mnist``, ``fashion-mnist``, ``svhn``: the official archives, downloaded
       into the cache folder, or found in ``root``. ``root`` may hold images instead, as for ``folder``.
     - ``folder``: ``root`` is an image folder, ``.tar``, ``.tar.gz``, ``.tgz``, ``.zip`` or ``.npz``, or a
@@ -46,27 +46,27 @@ def load_splits(
       Layouts: :mod:`trilemma.data.layout`; sizes and channels: :mod:`trilemma.data.image_files`; single images:
       :mod:`trilemma.data.pictures`; arrays: :func:`trilemma.data.arrays.read_npz`.
 
-    The held-out part is a stratified fraction of the train part, a function of its labels and ``seed`` alone.
-    Data with train, val and test bring their own (val); with train and val only, val is the test part; with
-    no splits, a fixed stratified fifth is.
+    The held-out part is a stratified fraction of the train part that depends only on its labels and ``seed``. Of data
+    with train, val and test splits, it is the val split. Of data with train and val only, val is the test part; of data
+    without splits, a fixed stratified fifth is.
 
-    Image sets are named for what they are: an image folder is never given an official name unless its
-    archives are known to have the official pixels. Nothing is written to ``root``.
+    The name of an image set identifies its pixels: an image folder gets an official name only if its archives are known
+    to have the official pixels. Nothing is written to ``root``.
 
     Args:
         name: a name of the registry ``DATASETS``.
-        root: where the data are, or ``None`` for the cache folder.
-        size: side in pixels to resize every image to, or ``None``.
+        root: path of the data, or ``None`` for the cache folder.
+        size: side in pixels to which every image is resized, or ``None``.
         held_out: fraction of the train part, in (0, 1).
-        seed: of the held-out part.
-        train_images: leave only so many training images, the first of a fixed stratified order; the train part's
-            name then ends in ``[:train_images]``. Held-out and test part are those of the whole data set.
+        seed: seed of the choice of the held-out part.
+        train_images: use only this many training images, the first of a fixed stratified order; the name of the train
+            part then ends in ``[:train_images]``. The held-out and test parts do not change.
 
     Raises:
-        DataError: the source or an argument is at fault; one line says what, where and what to do.
+        DataError: the source cannot be read, or an argument is invalid.
     """
     if not 0 < held_out < 1:
-        raise DataError(f"held_out is {held_out}; it is a fraction of the train part, between 0 and 1")
+        raise DataError(f"held_out is {held_out}; give a fraction of the train part, between 0 and 1")
     source = _open_named(name, root, size)
     parts = source.divide(held_out, seed)
     missing = [split for split in ("train", "test") if split not in parts]
@@ -86,11 +86,15 @@ def load_splits(
 
 
 def _shortened(train: ImageSet, count: int) -> ImageSet:
-    """The first ``count`` images, under a name that says so."""
+    """The first ``count`` images of the train part, with ``[:count]`` appended to the name.
+
+    Raises:
+        DataError: ``count`` is below the number of classes or above the number of images.
+    """
     if not train.num_classes <= count <= len(train):
         raise DataError(
             f"train_images is {count}; {train.name} has {len(train):,} training images in {train.num_classes} "
-            "classes: give a number from the one to the other, or none for all"
+            f"classes: give a number from {train.num_classes} to {len(train)}, or none for all"
         )
     return dataclasses.replace(train.first(count), name=f"{train.name}[:{count}]")
 
@@ -102,29 +106,28 @@ def load_images(
     size: int | None = None,
     class_names: Sequence[str] | None = None,
 ) -> ImageSet:
-    """Images to evaluate on: one part of a data set, or tensors.
+    """Loads images to evaluate on: one part of a data set, or tensors.
 
-    A path has the same parts as in :func:`load_splits`, so images that training saw do not get into a test
-    set by
-    evaluating on the folder: of a source without splits, ``"test"`` is its fixed fifth and ``"all"`` is
-    everything.
+    A path has the same parts as in :func:`load_splits`, so that a folder's training images are not in its test part: of
+    a source without splits, ``"test"`` is the same fixed fifth, and ``"all"`` is everything.
 
     Args:
-        source: a name (it wins over a path of the same name), a path, or (images, labels): images uint8, or
-            float in [0, 1], ``[N, C, H, W]``; labels integers ``[N]``. Float images are kept as they are, not
-            rounded.
+        source: the name of a data set (it has precedence over a path of the same name), a path, or (images, labels):
+            images ``[N, C, H, W]``, uint8, or float in [0, 1]; labels integers ``[N]``. Float images are not rounded.
         split: ``"train"``, ``"held-out"``, ``"test"`` or ``"all"``.
-        root: where a named data set is.
-        size: side in pixels to resize every image to; not for tensors.
-        class_names: the classes in the classifier's label order. Labels of a name or a path are renumbered to
-            it by class name; for tensors it only states the classes.
+        root: path of a named data set.
+        size: side in pixels to which every image is resized; not for tensors.
+        class_names: the classes in the classifier's label order. Labels of a name or a path are renumbered by class
+            name; for tensors these are only the names.
 
     Raises:
-        DataError: the source or an argument is at fault.
+        DataError: the source cannot be read, or an argument is invalid.
     """
     if isinstance(source, tuple):
         if size is not None or root is not None:
-            raise DataError("size and root are for named data and paths; resize the tensors before")
+            raise DataError(
+                "size and root are for named data and paths only; resize the tensors and omit both"
+            )
         return tensor_set(*source, split=split, class_names=class_names)
     if isinstance(source, str) and source in DATASETS:
         opened = _open_named(source, root, size)
@@ -142,6 +145,7 @@ def load_images(
 
 
 def _unknown(name: str) -> DataError:
+    """The error for a source that is neither a data set nor a path."""
     known = ", ".join(DATASETS.rows())
     return DataError(
         f"{name!r} is neither a data set nor a path.{nearest(name, DATASETS.rows())} Known: {known}"
@@ -150,38 +154,45 @@ def _unknown(name: str) -> DataError:
 
 @dataclass(frozen=True)
 class _Source:
-    """A decoded source and the name of its rows."""
+    """A decoded source.
+
+    Attributes:
+        entry: its images, labels and splits.
+        name: name of its image sets.
+        where: path or name, for messages.
+    """
 
     entry: Entry
     name: str
     where: str
 
     def divide(self, held_out: float = 0.1, seed: int = 0) -> dict[str, slice | Tensor]:
-        """Split name to the places of its images, by the rules of :func:`load_splits`."""
+        """Split name to the indices of its images, by the rules of :func:`load_splits`."""
         labels = torch.from_numpy(self.entry.labels)
         spans: dict[str, slice | Tensor] = {name: slice(*span) for name, span in self.entry.parts.items()}
-        everything = slice(0, len(labels))
         train = spans.get("train", spans.get("all"))
-        held = spans.get("val") if "test" in spans else None
+        val = spans.get("val") if "test" in spans else None
         test = spans.get("test", spans.get("val"))
-        places = torch.arange(len(labels))
-        parts: dict[str, slice | Tensor] = {"all": everything}
+        indices = torch.arange(len(labels))
+        parts: dict[str, slice | Tensor] = {"all": slice(0, len(labels))}
         if train is not None:
             if test is None:
-                rest, cut = stratified_split(labels[train], round(TEST_FRACTION * len(labels[train])))
-                train, test = places[train][rest], places[train][cut]
-            if held is None:
-                rest, cut = stratified_split(labels[train], round(held_out * len(labels[train])), seed)
-                train, held = places[train][rest], places[train][cut]
-            parts |= {"train": train, "held-out": held}
+                rest, part = stratified_split(labels[train], round(TEST_FRACTION * len(labels[train])))
+                train, test = indices[train][rest], indices[train][part]
+            if val is None:
+                rest, part = stratified_split(labels[train], round(held_out * len(labels[train])), seed)
+                train, val = indices[train][rest], indices[train][part]
+            parts |= {"train": train, "held-out": val}
         return parts if test is None else parts | {"test": test}
 
-    def image_set(self, split: str, places: slice | Tensor) -> ImageSet:
+    def image_set(self, split: str, index: slice | Tensor) -> ImageSet:
+        """The images at ``index`` as an image set."""
         images, labels = torch.from_numpy(self.entry.images), torch.from_numpy(self.entry.labels)
-        return ImageSet(images[places], labels[places], self.entry.class_names, self.name, split)
+        return ImageSet(images[index], labels[index], self.entry.class_names, self.name, split)
 
 
 def _open_named(name: str, root: str | Path | None, size: int | None) -> _Source:
+    """Decodes a data set of the registry."""
     if name not in DATASETS:
         raise _unknown(name)
     dataset = catalogue.find_dataset(name)
@@ -199,10 +210,10 @@ def _open_named(name: str, root: str | Path | None, size: int | None) -> _Source
     if files is not None:
         return _open_official(name, dataset, files, size)
     source = _open_images(Path(str(root)), size)
-    expected, found = dataset.class_names, source.entry.class_names
-    if expected is not None and len(found) != len(expected):
+    expected, actual = dataset.class_names, source.entry.class_names
+    if expected is not None and len(actual) != len(expected):
         raise DataError(
-            f"{root}: {len(found)} classes, but {name} has {len(expected)}; use name 'folder' for other data"
+            f"{root}: {len(actual)} classes, but {name} has {len(expected)}; use name 'folder' for other data"
         )
     return source
 
@@ -210,7 +221,7 @@ def _open_named(name: str, root: str | Path | None, size: int | None) -> _Source
 def _open_function(
     name: str, dataset: catalogue.Dataset, root: str | Path | None, size: int | None
 ) -> _Source:
-    """A data set that a function makes or reads; only this package's are cached, for those never change."""
+    """Reads a data set by its function. Only this package's functions are cached, since their results never change."""
 
     def read() -> Contents:
         arrays = as_arrays(_reader(dataset)(None if root is None else Path(root)), name)
@@ -229,6 +240,7 @@ def _open_function(
 
 
 def _reader(dataset: catalogue.Dataset) -> Callable[[Any], Any]:
+    """The function that reads the data set."""
     if callable(dataset.read):
         return dataset.read
     read: Callable[[Any], Any] = import_object(dataset.read)
@@ -236,6 +248,8 @@ def _reader(dataset: catalogue.Dataset) -> Callable[[Any], Any]:
 
 
 def _open_official(name: str, official: catalogue.Dataset, files: list[Path], size: int | None) -> _Source:
+    """Decodes the official archives of a data set, after checking their checksums."""
+
     def read() -> Contents:
         for file, archive in zip(files, official.archives, strict=True):
             verify_checksum(file, archive.checksum)
@@ -246,6 +260,7 @@ def _open_official(name: str, official: catalogue.Dataset, files: list[Path], si
 
 
 def _open_images(root: Path, size: int | None) -> _Source:
+    """Decodes an image folder, archives of image files, or an npz file."""
     sources = locate_images(root)
     where = str(root)
     if sources[0][1].is_dir():
@@ -269,8 +284,20 @@ def _open_images(root: Path, size: int | None) -> _Source:
 def _cached(
     name: str | None, content: str, size: int | None, read: Callable[[], Contents], where: str
 ) -> _Source:
+    """The source with this ``content`` from the decode cache, into which ``read`` decodes it if needed.
+
+    Args:
+        name: name of its image sets; ``None`` for ``imagefolder:`` and a hash of the content.
+        content: identifies the source in the key of the cache entry.
+        size: side in pixels to which images are resized, or ``None``.
+        read: reads the source.
+        where: path or name, for messages.
+
+    Raises:
+        DataError: ``size`` is below 1, or the source cannot be read.
+    """
     if size is not None and size < 1:
-        raise DataError(f"size is {size}; it is the side of an image in pixels, 1 or more")
+        raise DataError(f"size is {size}; give the side of an image in pixels, 1 or more")
     key = hashlib.sha256(f"{FORMAT} {size} {content}".encode()).hexdigest()
     entry = cached(key, read)
     resized = size is not None and entry.native != (size, size)
@@ -279,10 +306,11 @@ def _cached(
 
 
 def _renumber(images: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
-    if odd := [name for name in images.class_names if name not in class_names]:
+    """The image set with labels renumbered to the order of ``class_names``, matched by name."""
+    if unknown := [name for name in images.class_names if name not in class_names]:
         raise DataError(
-            f"{images.name}: class {odd[0]!r} is none of the classifier's {len(class_names)} classes; "
-            f"rename its folder.{nearest(odd[0], class_names)}"
+            f"{images.name}: class {unknown[0]!r} is none of the classifier's {len(class_names)} classes; "
+            f"rename its folder.{nearest(unknown[0], class_names)}"
         )
     table = torch.tensor([class_names.index(name) for name in images.class_names])
     return dataclasses.replace(images, labels=table[images.labels], class_names=class_names)

@@ -1,7 +1,7 @@
-"""Fixed stratified splits: functions of the labels (and a seed) alone, the same on every machine.
+"""Fixed stratified splits, which depend only on the labels and a seed and are the same on every machine.
 
-The order of the images of a class is that of a hash of their places, not of a library's random generator,
-whose stream may change from one version to the next.
+Images are shuffled by a hash of their index, not by a library's random generator, whose stream may change between
+versions.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from trilemma.noise import uniform
 
 
 def class_ranks(labels: Tensor, seed: int = 0) -> Tensor:
-    """Place of each image in the shuffled order of its own class: int64 ``[N]``, 0 to n_class - 1."""
-    lottery = uniform(torch.arange(len(labels)), seed, (1,)).flatten()
-    order = torch.argsort(lottery, stable=True)
+    """The position of each image in the shuffled order of its class: int64 ``[N]``, 0 to n_class - 1."""
+    random_keys = uniform(torch.arange(len(labels)), seed, (1,)).flatten()
+    order = torch.argsort(random_keys, stable=True)
     order = order[torch.argsort(labels[order], stable=True)]
     counts = torch.bincount(labels)
     starts = torch.cumsum(counts, 0) - counts
@@ -25,41 +25,41 @@ def class_ranks(labels: Tensor, seed: int = 0) -> Tensor:
 
 
 def stratified_order(labels: Tensor, seed: int = 0) -> Tensor:
-    """A permutation ``[N]`` whose every prefix has the classes' own proportions, up to rounding.
+    """A permutation ``[N]`` of which every prefix has the class proportions of the whole, up to rounding.
 
-    With K classes the first K places hold one image of each.
+    With K classes the first K images are one of each class.
     """
     ranks = class_ranks(labels, seed)
     share = ranks.double() / torch.bincount(labels).clamp(min=1)[labels]
-    lottery = uniform(torch.arange(len(labels)), seed, (1,)).flatten()
-    order = torch.argsort(lottery, stable=True)
+    random_keys = uniform(torch.arange(len(labels)), seed, (1,)).flatten()
+    order = torch.argsort(random_keys, stable=True)
     return order[torch.argsort(share[order], stable=True)]
 
 
 def allocate(counts: list[int], total: int) -> list[int]:
-    """How many of ``total`` images each class gives: proportional to ``counts``, largest remainders first.
+    """The number of images that each class contributes to ``total``: proportional, by the largest-remainder method.
 
-    A class keeps at least one image for the other side, so the sum can stay below ``total`` when many classes
-    have a single image.
+    At least one image of every class is left out, so that the sum is below ``total`` if many classes have a single
+    image.
     """
     whole = sum(counts)
     shares = [min(max(count - 1, 0), total * count // whole) for count in counts]
-    for place in sorted(range(len(counts)), key=lambda place: -(total * counts[place] % whole)):
-        if sum(shares) < total and shares[place] < counts[place] - 1:
-            shares[place] += 1
+    for label in sorted(range(len(counts)), key=lambda label: -(total * counts[label] % whole)):
+        if sum(shares) < total and shares[label] < counts[label] - 1:
+            shares[label] += 1
     return shares
 
 
 def stratified_split(labels: Tensor, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Cut a stratified part out of a data set.
+    """Splits a data set into a stratified part and the rest.
 
     Args:
         labels: int64 ``[N]``.
-        count: size of the part; a little less comes out where many classes have a single image.
-        seed: another seed is another part.
+        count: size of the part; it is a little smaller if many classes have a single image.
+        seed: seed of the choice.
 
     Returns:
-        (rest, part): ascending indices, int64; together every image once.
+        (rest, part): ascending indices, int64; every image is in exactly one of them.
     """
     shares = torch.tensor(allocate(torch.bincount(labels).tolist(), count))
     chosen = class_ranks(labels, seed) < shares[labels]
