@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +16,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "benchmarks" / "studies"
 NAMES = ("catastrophic_overfitting", "robust_overfitting", "trade_off")
+# At least one case of each group of runs.
+CASES = {
+    "catastrophic_overfitting": ("fgsm-rs", "0.5, 0.0"),
+    "robust_overfitting": ("pgd-at",),
+    "trade_off": ("dat", "20 steps"),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,14 +51,16 @@ def common() -> ModuleType:
 @pytest.mark.usefixtures("shared_cache")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_study_runs_from_end_to_end(name, tmp_path, capsys):
-    """Every case, in one process: a method that was renamed or an option that went stops here."""
-    argv = ["--toy", "--jobs", "0", "--work", str(tmp_path)]
+    """One case of each group, in one process; that every case is possible is checked below."""
+    argv = ["--toy", "--jobs", "0", "--work", str(tmp_path), "--cases", *CASES[name]]
     asked = study(name)
     assert common().main(asked, "About.", argv) == 0
     written = (tmp_path / "results" / f"{name}-digits.json").read_text()
     result = json.loads(written)
     assert str(tmp_path) not in written, "published rows name no folder of the machine"
-    jobs = asked.jobs(common().Scale("digits", tmp_path, toy=True))
+    everything = asked.jobs(common().Scale("digits", tmp_path, toy=True))
+    jobs = [job for job in everything if job.first or job.case in CASES[name]]
+    assert {job.group for job in jobs} == {job.group for job in everything}
     assert [row["key"] for row in result["rows"]] == [job.key for job in jobs]
     assert {row["outcome"] for row in result["rows"]} <= {"finished", "failed"}
     page = (tmp_path / "results" / f"{name}-digits.md").read_text()
@@ -74,24 +82,35 @@ def test_a_study_runs_from_end_to_end(name, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_cache")
-def test_runs_are_processes_of_their_own_and_a_failed_one_leaves_the_others_alone(tmp_path):
-    script = STUDIES / "robust_overfitting.py"
-    command = [sys.executable, str(script), "--toy", "--jobs", "2", "--work", str(tmp_path)]
-    command += ["--cases", "pgd-at", "trades"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(file.read_text()) for file in sorted((tmp_path / "rows").iterdir())]
-    assert [row["case"] for row in rows] == ["pgd-at", "trades"]
-    assert "5 of 7 runs are missing" in done.stdout
+def test_runs_are_processes_of_their_own_and_a_failed_one_leaves_the_others_alone(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", [str(STUDIES / "robust_overfitting.py")])
+    asked = study("robust_overfitting")
 
-    (tmp_path / "rows" / f"{rows[0]['key']}.json").unlink()
-    (tmp_path / "runs" / rows[0]["key"] / "checkpoints" / "last" / "classifier.safetensors").write_bytes(
-        b"cut"
-    )
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 1
-    assert "1 runs gave no row; their logs are in" in again.stderr
-    assert "6 of 7 runs are missing" in again.stdout
+    def run(jobs: int, *cases: str) -> tuple[int, str, str]:
+        argv = ["--toy", "--jobs", str(jobs), "--work", str(tmp_path), "--cases", *cases]
+        code = common().main(asked, "About.", argv)
+        return code, *capsys.readouterr()
+
+    def rows() -> list[dict[str, Any]]:
+        return [json.loads(file.read_text()) for file in sorted((tmp_path / "rows").iterdir())]
+
+    run(0, "pgd-at")
+    key = rows()[0]["key"]
+    (tmp_path / "rows" / f"{key}.json").unlink()
+    (tmp_path / "runs" / key / "checkpoints" / "last" / "classifier.safetensors").write_bytes(b"cut")
+    code, page, messages = run(2, "pgd-at", "trades")
+    assert code == 1
+    assert [row["case"] for row in rows()] == ["trades"]
+    assert "1 runs gave no row; their logs are in" in messages
+    assert "6 of 7 runs are missing" in page
+
+    shutil.rmtree(tmp_path / "runs" / key)
+    code, page, messages = run(0, "pgd-at", "trades")
+    assert code == 0, messages
+    assert [row["case"] for row in rows()] == ["pgd-at", "trades"]
+    assert "5 of 7 runs are missing" in page
 
 
 def test_a_run_whose_training_failed_is_a_row(tmp_path, monkeypatch):
