@@ -42,12 +42,12 @@ def test_a_classifier_file_becomes_onnx_in_the_current_folder(trilemma, run_fold
 
 @pytest.mark.parametrize("options", [[], ["--onnx", "--state-dict"]])
 def test_one_kind_is_asked_for(mistake, run_folder, options):
-    assert mistake("export", run_folder, *options) == "export: give one of --onnx and --state-dict"
+    assert mistake("export", run_folder, *options) == "export: add either --onnx or --state-dict"
 
 
 def test_a_second_export_does_not_write_over_the_first(trilemma, mistake, run_folder):
     trilemma("export", run_folder, "--state-dict")
-    assert "classifier.pt: is there already and is not written over" in mistake(
+    assert "classifier.pt: already exists; refusing to overwrite" in mistake(
         "export", run_folder, "--state-dict"
     )
 
@@ -56,5 +56,5 @@ def test_what_is_missing_or_does_not_fit_is_named(mistake, run_folder, tmp_path)
     assert "runs/x: no such run folder" in mistake("export", "runs/x", "--onnx")
     assert "has no last classifier" in mistake("export", run_folder, "--onnx", "--checkpoint", "last")
     (tmp_path / "file").touch()
-    assert "cannot be made a folder" in mistake("export", run_folder, "--state-dict", "--out", "file/a.pt")
+    assert "cannot create the folder" in mistake("export", run_folder, "--state-dict", "--out", "file/a.pt")
     assert "neither a data set nor a path" in mistake("export", run_folder, "--onnx", "--data", "digit")

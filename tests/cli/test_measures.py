@@ -83,9 +83,9 @@ def test_samples_made_before_are_judged_the_same(trilemma, run_folder, other_run
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--samples", "x"], "say with --extractor"),
-        (["--extractor", "x"], "give --samples too"),
-        (["--samples", "x", "--extractor", "y"], "say with RUN or --data"),
+        (["--samples", "x"], "requires --extractor"),
+        (["--extractor", "x"], "requires --samples"),
+        (["--samples", "x", "--extractor", "y"], "add a run folder or --data"),
         (["--samples", "x", "--extractor", "y", "--data", "digits"], "y: no such file"),
         (["--protocol", "ood"], "write ood:SET"),
         (["--protocol", "eec"], "Did you mean 'ece'?"),
@@ -98,4 +98,4 @@ def test_mistakes_are_one_line(mistake, run_folder, arguments, message):
 
 def test_a_classifier_does_not_judge_its_own_samples(trilemma, mistake, run_folder):
     line = mistake("generate", run_folder, "--per-class", 1, "--steps", 1, "--extractor", run_folder)
-    assert "extractor: a classifier cannot judge its own samples" in line
+    assert "extractor: a classifier cannot evaluate its own samples" in line

@@ -9,10 +9,10 @@ import pytest
 MISTAKES = {
     "misspelt command": (
         ["trian"],
-        "No such command 'trian'. Did you mean 'train'?; `trilemma --help` explains",
+        "No such command 'trian'. Did you mean 'train'?; see `trilemma --help`",
     ),
     "unknown option": (["train", "digits/standard", "--epoch", "3"], "No such option: --epoch"),
-    "missing argument": (["train"], "Missing argument 'RECIPE'; `trilemma train --help` explains"),
+    "missing argument": (["train"], "Missing argument 'RECIPE'; see `trilemma train --help`"),
     "misspelt recipe": (
         ["train", "digits/standart"],
         "unknown recipe 'digits/standart'. Did you mean 'digits/standard'?",
@@ -37,7 +37,7 @@ MISTAKES = {
     ),
     "missing run": (
         ["evaluate", "runs/x"],
-        "runs/x: no such run folder or classifier file. `trilemma train RECIPE` makes",
+        "runs/x: no such run folder or classifier file. `trilemma train RECIPE` creates",
     ),
     "missing run to report": (["report", "runs/x"], "runs/x: no such run folder"),
     "missing run to compare": (["compare", "runs/x"], "runs/x: no such run folder"),
@@ -51,7 +51,7 @@ MISTAKES = {
     ),
     "unknown sampler": (["generate", "runs/x", "--sampler", "moment"], "Did you mean 'momentum'?"),
     "unknown kind": (["list", "metods"], "unknown kind 'metods'. Did you mean 'methods'? Kinds: recipes, "),
-    "nothing to evaluate": (["evaluate"], "nothing to evaluate; give a run folder"),
+    "nothing to evaluate": (["evaluate"], "nothing to evaluate; add a run folder"),
     "missing image": (["predict", "runs/x", "a.png"], "a.png: no such image file"),
     "a count of nothing": (["evaluate", "runs/x", "--images", "0"], "Invalid value for '--images'"),
 }
@@ -101,4 +101,4 @@ def test_a_device_that_is_not_there(mistake, run_folder, device):
 @pytest.mark.parametrize("command", ["generate", "diagnose"])
 def test_an_output_folder_that_is_a_file(mistake, run_folder, tmp_path, command):
     (tmp_path / "taken").touch()
-    assert mistake(command, run_folder, "--out", "taken").startswith("taken: cannot be made a folder")
+    assert mistake(command, run_folder, "--out", "taken").startswith("taken: cannot create the folder")

@@ -100,7 +100,7 @@ def test_a_normalisation_in_the_file_is_used_and_said(trilemma, nets, prefix):
     torch.save(weights, nets / "w.pt")
     result = trilemma("evaluate", "w.pt", "--model", "theirnets:network", *QUICK)
     assert value(result) == expected(network, [0.5], [0.25])
-    assert "its normalisation is used, mean [0.5], std [0.25]" in result.stderr
+    assert "using its normalisation, mean [0.5], std [0.25]" in result.stderr
 
 
 def test_mean_and_std_normalise_before_the_network(nets, monkeypatch):
@@ -123,8 +123,8 @@ def test_the_run_folders_weights_in_a_network_of_ones_own(trilemma, nets, run_fo
 
 
 MISTAKES = {
-    "both": (["--model", "theirnets:network", "--network", "small-resnet"], "both name a network; give one"),
-    "no weights": (["--network", "small-resnet"], "has no weights; give their file too"),
+    "both": (["--model", "theirnets:network", "--network", "small-resnet"], "both set the network; use one"),
+    "no weights": (["--network", "small-resnet"], "has no weights; add a weights file"),
     "misspelt": (["w.pt", "--network", "small-resent"], "unknown network 'small-resent'. Did you mean 'small-resnet'"),
     "option": (["w.pt", "--network", "small-resnet,widht=4"], "widht: extra inputs are not permitted; options of "),
     "form": (["w.pt", "--network", "small-resnet,4"], "'4' is not of the form key=value"),
@@ -133,17 +133,17 @@ MISTAKES = {
     "alone": (["w.pt"], "pickled checkpoint, which can run code when loaded, so it is refused; `trilemma "
     "evaluate` takes "),
     "mean": (["w.pt", "--model", "theirnets:network", "--mean", "0.5"], "give both mean and std, or neither"),
-    "twice": (["n.pt", "--model", "theirnets:whole"], "n.pt: holds a normalisation, and so does the classifier"),
-    "three times": (["n.pt", "--model", "theirnets:network", "--mean", "0", "--std", "1"], "so do --mean and --std"),
-    "numbers": (["w.pt", "--model", "theirnets:network", "--mean", "a", "--std", "1"], "--mean a: numbers separated"),
-    "whole": (["w.pt", "--model", "theirnets:whole", "--mean", "0", "--std", "1"], "which has them; leave them out"),
+    "twice": (["n.pt", "--model", "theirnets:whole"], "n.pt: contains a normalisation, which conflicts with the classifier"),
+    "three times": (["n.pt", "--model", "theirnets:network", "--mean", "0", "--std", "1"], "which conflicts with --mean and --std"),
+    "numbers": (["w.pt", "--model", "theirnets:network", "--mean", "a", "--std", "1"], "--mean a: expects numbers separated"),
+    "whole": (["w.pt", "--model", "theirnets:whole", "--mean", "0", "--std", "1"], "which contains them; remove both"),
     "shape": (["--model", "theirnets:colour"], "digits: the network cannot take images of 1x8x8 (C, H, W): "),
     "classes": (["--model", "theirnets:two"], "digits: the network returns [1, 2] for one image, but 10 classes need"),
-    "arguments": (["--model", "theirnets:sized"], "asks for arguments (width); name a function without any"),
+    "arguments": (["--model", "theirnets:sized"], "requires arguments (width); name a function that needs none"),
     "raises": (["--model", "theirnets:broken"], "theirnets:broken: raised ValueError: no weights here ("),
     "no function": (["--model", "theirnets:ready"], "theirnets has no function 'ready'."),
     "syntax": (["--model", "badnets:network"], "raised SyntaxError: "),
-    "import": (["--model", "farnets:network"], "no module named 'nowhere' here"),
+    "import": (["--model", "farnets:network"], "no module named 'nowhere'"),
 }  # fmt: skip
 
 
@@ -157,13 +157,13 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(mistake, nets, arguments, 
 
 
 def test_a_run_knows_its_network_and_normalisation(mistake, run_folder):
-    assert "is a run, which knows its network" in mistake("evaluate", run_folder, "--network", "small-resnet")
+    assert "is a run, which stores its network" in mistake("evaluate", run_folder, "--network", "small-resnet")
     file = run_folder / "checkpoints" / "best" / "classifier.safetensors"
-    assert "states its own normalisation" in mistake("evaluate", file, "--mean", "0", "--std", "1")
-    assert "which states it; leave it out" in mistake("evaluate", file, "--network", "small-resnet", *QUICK)
+    assert "stores its own normalisation" in mistake("evaluate", file, "--mean", "0", "--std", "1")
+    assert "already stored in the classifier file" in mistake("evaluate", file, "--network", "small-resnet", *QUICK)
 
 
 def test_data_are_asked_for_where_nothing_names_them(mistake, nets):
     torch.save(linear().state_dict(), nets / "w.pt")
     line = mistake("evaluate", "w.pt", "--model", "theirnets:network")
-    assert line.startswith("--model theirnets:network: say on which images with --data")
+    assert line.startswith("--model theirnets:network: needs images to evaluate on; add --data")

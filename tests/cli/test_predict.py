@@ -66,7 +66,7 @@ def test_the_centre_is_cropped_and_shrunk_by_averaging(picture):
 def test_a_file_that_is_no_image_is_named(mistake, run_folder, tmp_path, picture):
     (tmp_path / "notes.png").write_text("no pixels here")
     line = mistake("predict", run_folder, picture(np.zeros((8, 8))), tmp_path / "notes.png")
-    reason = "its format is none that Pillow knows"
+    reason = "Pillow does not know its format"
     assert line == f"{tmp_path / 'notes.png'}: cannot be decoded as an image ({reason}); replace or remove it"
 
 
@@ -77,4 +77,4 @@ def test_a_truncated_image_is_named(mistake, run_folder, picture):
 
 
 def test_a_folder_is_no_image(mistake, run_folder, tmp_path):
-    assert mistake("predict", run_folder, tmp_path) == f"{tmp_path}: is a folder; give image files"
+    assert mistake("predict", run_folder, tmp_path) == f"{tmp_path}: is a folder; expected image files"

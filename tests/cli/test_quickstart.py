@@ -133,7 +133,7 @@ def test_an_interruption_at_any_stage_says_how_to_go_on(trilemma, done, monkeypa
     assert result.exit_code == 130
     assert (
         result.stderr
-        == "trilemma: interrupted; what is done is kept, go on with: trilemma quickstart --out 'my look'\n"
+        == "trilemma: interrupted; finished steps are kept, resume with: trilemma quickstart --out 'my look'\n"
     )
     assert not Path("my look/report.html").exists()
 

@@ -73,14 +73,14 @@ def test_evaluate_a_network_of_ones_own(trilemma, tmp_path):
             ["--model", "ownnets:netwrk", "--data", "digits"],
             "has no function 'netwrk'. Did you mean 'network'?",
         ),
-        (["--model", "nowhere:network", "--data", "digits"], "no module named 'nowhere' here"),
-        (["--model", "ownnets:number", "--data", "digits"], "gave int; return a torch.nn.Module"),
-        (["--model", "ownnets:network"], "say on which images with --data"),
+        (["--model", "nowhere:network", "--data", "digits"], "no module named 'nowhere'"),
+        (["--model", "ownnets:number", "--data", "digits"], "returned int; return a torch.nn.Module"),
+        (["--model", "ownnets:network"], "needs images to evaluate on; add --data"),
         (
             ["--model", "ownnets:network", "--data", "digits"],
             "no threat model is stored with this classifier",
         ),
-        (["--model", "ownnets:network", "--data", "digits", "--norm", "l2"], "--norm l2: needs --radius too"),
+        (["--model", "ownnets:network", "--data", "digits", "--norm", "l2"], "--norm l2: requires --radius"),
         (["--model", "ownnets:network", "--data", "digit"], "'digit' is neither a data set nor a path"),
     ],
 )
@@ -121,7 +121,7 @@ def test_generate_takes_a_step_size(trilemma, run_folder):
 
 def test_generate_refuses_a_classifier_as_its_own_judge(mistake, run_folder):
     line = mistake("generate", run_folder, "--per-class", 1, "--steps", 1, "--namer", run_folder)
-    assert "cannot judge its own samples" in line
+    assert "cannot evaluate its own samples" in line
 
 
 def test_diagnose_writes_figures_and_prints_three_sets(trilemma, run_folder):
@@ -184,4 +184,4 @@ def test_compare_json_has_the_table_too(trilemma, run_folder):
 
 
 def test_compare_refuses_an_ending_that_names_no_format(mistake, run_folder):
-    assert "the ending names no format; use .html, " in mistake("compare", run_folder, "--out", "table.txt")
+    assert "unknown suffix; use .html, " in mistake("compare", run_folder, "--out", "table.txt")

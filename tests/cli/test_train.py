@@ -83,7 +83,7 @@ def test_json_says_the_same(trilemma, trainer):
 def test_an_existing_run_is_never_touched_without_resume(mistake, trainer, run_folder):
     before = sorted(run_folder.rglob("*"))
     line = mistake("train", "digits/standard", "--out", run_folder)
-    assert "holds a run already; add --resume" in line
+    assert "already contains a run; add --resume" in line
     assert (trainer.calls, sorted(run_folder.rglob("*"))) == ([], before)
 
 
@@ -106,7 +106,7 @@ def test_an_interruption_says_how_to_go_on(trilemma, trainer):
     assert result.exit_code == 130
     assert (
         result.stderr
-        == "trilemma: interrupted; state saved; go on with: trilemma train 'my runs/a' --resume\n"
+        == "trilemma: interrupted; state saved; resume with: trilemma train 'my runs/a' --resume\n"
     )
 
 

@@ -109,7 +109,7 @@ def test_the_command_line_is_interrupted_with_130_and_goes_on_with_resume(
     change_attack("fab-t", stopped)
     left = command(*asked)
     assert left.exit_code == 130 and left.stdout == ""
-    assert "the same command with --resume goes on" in left.stderr and state.is_file()
+    assert "repeat the command with --resume" in left.stderr and state.is_file()
     change_attack("fab-t", lambda search: searches["fab-t"])
     for attack in ("apgd-ce", "apgd-t"):  # what was done is not done again
         change_attack(attack, lambda search: stop)
@@ -128,14 +128,14 @@ def test_a_classifier_file_keeps_its_rows_and_its_state_where_it_is_told(
     row = json.loads((out / "evaluation" / f"{name}.json").read_text())
     assert row["count"] == 20 and [path.name for path in (out / "evaluation").iterdir()] == [f"{name}.json"]
     refused = command(*asked, "--resume")
-    assert refused.exit_code == 2 and "say with --out which folder" in refused.stderr
+    assert refused.exit_code == 2 and "add --out DIR" in refused.stderr
     refused = command(run_copy, "--out", out)
-    assert refused.exit_code == 2 and "leave it out" in refused.stderr
+    assert refused.exit_code == 2 and "remove --out" in refused.stderr
     interrupt("apgd-ce")
     left = command(*asked)
-    assert left.exit_code == 130 and "nothing is saved; AutoAttack could go on if --out" in left.stderr
+    assert left.exit_code == 130 and "nothing is saved; with --out DIR, AutoAttack can be resumed" in left.stderr
     left = command(*kept)
-    assert left.exit_code == 130 and "--resume goes on" in left.stderr
+    assert left.exit_code == 130 and "with --resume" in left.stderr
 
 
 def test_both_are_listed():

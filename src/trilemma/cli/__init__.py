@@ -1,1 +1,1 @@
-"""The command line, one subcommand per file. Importing it needs no torch; each imports what it runs."""
+"""The command line, one subcommand per file. Commands import torch only when they run."""

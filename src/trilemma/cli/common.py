@@ -43,23 +43,29 @@ def argument(metavar: str, help_text: str) -> Any:
     return typer.Argument(metavar=metavar, help=help_text, show_default=False)
 
 
-Recipe = Annotated[str, argument("RECIPE", "a packaged name (`trilemma list recipes`) or a YAML file")]
+Recipe = Annotated[
+    str, argument("RECIPE", "name of a packaged recipe (`trilemma list recipes`), or a YAML file")
+]
 Overrides = Annotated[
-    list[str] | None, argument("key=value", "config keys with dots, such as training.epochs=5")
+    list[str] | None, argument("key=value", "config overrides with dotted keys, such as training.epochs=5")
 ]
-Source = Annotated[str, argument("RUN_OR_FILE", "a run folder, a classifier file, or timm:NAME")]
-Run = Annotated[Path, argument("RUN", "a run folder")]
-Seed = Annotated[int, option("--seed N", "seed of every random number", min=0)]
+Source = Annotated[str, argument("RUN_OR_FILE", "run folder, classifier file, or timm:NAME")]
+Run = Annotated[Path, argument("RUN", "run folder")]
+Seed = Annotated[int, option("--seed N", "random seed", min=0)]
 Device = Annotated[
-    str | None, option("--device DEVICE", "cpu, cuda or cuda:N; the accelerator if there is one")
+    str | None, option("--device DEVICE", "cpu, cuda or cuda:N  [default: the GPU if there is one]")
 ]
-Data = Annotated[str | None, option("--data NAME", "a data set or a path; by default the run's own data")]
-Out = Annotated[Path | None, option("--out DIR", "where to write  [default: a folder in the run, or here]")]
-Quiet = Annotated[bool, option("--quiet -q", "no progress on standard error")]
-Json = Annotated[bool, option("--json", "the result as JSON on standard output")]
-Norm = Annotated[str | None, option("--norm N", "linf or l2; with --radius")]
+Data = Annotated[str | None, option("--data NAME", "data set name or path  [default: the run's own data]")]
+Out = Annotated[
+    Path | None,
+    option("--out DIR", "output folder  [default: in the run folder, else in the working directory]"),
+]
+Quiet = Annotated[bool, option("--quiet -q", "print no progress on standard error")]
+Json = Annotated[bool, option("--json", "print the result as JSON")]
+Norm = Annotated[str | None, option("--norm N", "linf or l2; requires --radius")]
 Radius = Annotated[
-    str | None, option("--radius R", "such as 8/255, pixel units; by default the stored threat")
+    str | None,
+    option("--radius R", "radius in pixel units, such as 8/255  [default: the stored threat model]"),
 ]
 
 
@@ -140,7 +146,7 @@ def lint_summary(rows: Iterable[Mapping[str, Any]]) -> str:
         return "lint: not run"
     if not findings:
         return f"lint: nothing found on {images} images"
-    return f"lint: on {images} images, {', '.join(finding.name for finding in findings)} (told above)"
+    return f"lint: on {images} images, {', '.join(finding.name for finding in findings)} (details above)"
 
 
 def run_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -175,9 +181,9 @@ def writable_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{path}: cannot be made a folder ({error.strerror}); choose another --out") from None
+        raise RunError(f"{path}: cannot create the folder ({error.strerror}); choose another --out") from None
     if not os.access(path, os.W_OK):
-        raise RunError(f"{path}: is not writable; choose another --out")
+        raise RunError(f"{path}: not writable; choose another --out")
     return path
 
 
@@ -189,7 +195,7 @@ def parse_threat(norm: str | None, radius: str | None) -> Threat | None:
     """
     if radius is None:
         if norm is not None:
-            raise ConfigError(f"--norm {norm}: needs --radius too, such as --radius 8/255")
+            raise ConfigError(f"--norm {norm}: requires --radius, such as --radius 8/255")
         return None
     from trilemma.threat import Threat
 
@@ -204,7 +210,7 @@ def require_threat(given: Threat | None, stored: object | None) -> None:
     """
     if given is None and stored is None:
         raise ConfigError(
-            "no threat model is stored with this classifier; give one, such as --norm linf --radius 8/255"
+            "no threat model is stored with this classifier; add one, such as --norm linf --radius 8/255"
         )
 
 
@@ -226,7 +232,7 @@ def find_run(source: str) -> RunDirectory | None:
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = nearest(path.name, siblings)
     raise RunError(
-        f"{source}: no such run folder or classifier file.{hint} `trilemma train RECIPE` makes a run"
+        f"{source}: no such run folder or classifier file.{hint} `trilemma train RECIPE` creates a run"
     )
 
 
@@ -255,7 +261,7 @@ def choose_device(name: str | None) -> torch.device:
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         available = f"cuda:0 to cuda:{count - 1}" if count else "only the CPU"
-        raise ConfigError(f"--device {name}: this machine has {available}; use --device cpu")
+        raise ConfigError(f"--device {name}: not available, this machine has {available}; use --device cpu")
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device {name}: not supported; use cpu, cuda or cuda:N")
     return device
@@ -282,10 +288,10 @@ def load_test_images(clf: Classifier, run: RunDirectory | None, name: str | None
     if run_data is not None and name in (None, run_data.name):
         return open_data(clf, run_data.name, run_data.root, run_data.size)
     if name is None:
-        name = source_name(str(clf.about.get("data", "no data it names")))
+        name = source_name(str(clf.about.get("data", "not stored")))
         if name not in DATASETS:
             raise DataError(
-                f"this classifier was trained on {name}; say with --data where they are (a name or a path)"
+                f"the training data of this classifier are not a known data set ({name}); add --data NAME or a path"
             )
     images = open_data(clf, name)
     if clf.image_shape is None or images.image_shape == clf.image_shape:

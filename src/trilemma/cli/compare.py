@@ -21,16 +21,18 @@ DEFAULT_PAGE = Path("compare.html")
 
 Runs = Annotated[list[Path], argument("RUN...", "run folders")]
 OutFile = Annotated[
-    Path | None, option("--out FILE", "what to write; its ending says how  [default: compare.html]")
+    Path | None, option("--out FILE", "output file; its suffix sets the format  [default: compare.html]")
 ]
-OutFormat = Annotated[Format | None, option("--format", "of the file; without --out, of standard output")]
+OutFormat = Annotated[
+    Format | None, option("--format", "format of the file, or of standard output without --out")
+]
 
 
 def compare(runs: Runs, out: OutFile = None, form: OutFormat = None, as_json: Json = False) -> None:
-    """Puts runs side by side: a table, and a page with plots.
+    """Compares runs: a table, and an HTML page with plots.
 
-    A column holds what was measured under one protocol, on the same images, against the same threat; rows that
-    differ in one of these say so. The page needs no network, and sorts its table. Evaluate each run first.
+    A column holds values of one protocol, measured on the same images with the same threat model; rows that differ in
+    one of these carry a note. The page is self-contained, and its table can be sorted. Evaluate each run first.
 
     \b
     Examples:
@@ -45,7 +47,7 @@ def compare(runs: Runs, out: OutFile = None, form: OutFormat = None, as_json: Js
         out = out or DEFAULT_PAGE
     if out is not None:
         if out.is_dir():
-            raise RunError(f"{out}: is a folder; --out names the page, such as {out / DEFAULT_PAGE}")
+            raise RunError(f"{out}: is a folder; --out expects a file, such as {out / DEFAULT_PAGE}")
         writable_folder(out.parent)
     table = comparison_table(runs)
     if chosen == "html" and out is not None:
@@ -76,9 +78,7 @@ def _format_from_suffix(out: Path | None) -> Format:
     if out is None or out.is_dir():
         return "html"
     if out.suffix.lower() not in FORMAT_OF_SUFFIX:
-        raise ConfigError(
-            f"--out {out}: the ending names no format; use {', '.join(FORMAT_OF_SUFFIX)}, or add --format"
-        )
+        raise ConfigError(f"--out {out}: unknown suffix; use {', '.join(FORMAT_OF_SUFFIX)}, or add --format")
     return FORMAT_OF_SUFFIX[out.suffix.lower()]
 
 

@@ -1,4 +1,4 @@
-"""``trilemma diagnose``: the energy landscape of a classifier, in figures and numbers."""
+"""``trilemma diagnose``: the energy landscape of a classifier, as figures and metrics."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ from trilemma.cli.common import (
 )
 from trilemma.config.presets import DIAGNOSE, DIAGNOSE_DEFAULT, diagnose_presets
 
-ATTACKS = f"may be repeated: {', '.join(DIAGNOSE)}, or a registered attack  [default: {', '.join(DIAGNOSE_DEFAULT)}]"
+ATTACK_HELP = (
+    f"repeatable: {', '.join(DIAGNOSE)}, or a registered attack  [default: {', '.join(DIAGNOSE_DEFAULT)}]"
+)
 
 
 def diagnose(
     source: Source,
     data: Data = None,
-    images: Annotated[int, option("--images N", "test images, in a stratified order", min=1)] = 512,
-    attack: Annotated[list[str] | None, option("--attack NAME", ATTACKS)] = None,
+    images: Annotated[int, option("--images N", "number of test images, class-balanced", min=1)] = 512,
+    attack: Annotated[list[str] | None, option("--attack NAME", ATTACK_HELP)] = None,
     norm: Norm = None,
     radius: Radius = None,
     out: Out = None,
@@ -46,11 +48,11 @@ def diagnose(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Lints, and shows the energy landscape.
+    """Runs the lint and analyses the energy landscape.
 
-    Prints the means of the three sets, the distances between them, and how each attack moves the energies of
-    the images that are classified right. Writes histograms of E(x) and E(x,y), the map of where the first
-    attack moves each image, and two figures of all attacks.
+    Prints the mean energies of clean, adversarial and generated images, the distances between the three sets, and
+    how each attack changes the energies of correctly classified images. Writes histograms of E(x) and E(x,y), a map
+    of how the first attack moves each image, and two figures of all attacks.
 
     \b
     Examples:
@@ -66,10 +68,10 @@ def diagnose(
 
     clf = load_classifier(source, device)
     require_threat(threat, clf.threat)
-    print_progress(f"generating up to {images} images, and attacking as many: {', '.join(names)}", quiet)
-    found = load_test_images(clf, run, data)
+    print_progress(f"generating and attacking up to {images} images: {', '.join(names)}", quiet)
+    test_images = load_test_images(clf, run, data)
     record = diagnose_classifier(
-        clf, found, threat, images, seed, attacks=names, out=folder, progress=show_progress_bar(quiet)
+        clf, test_images, threat, images, seed, attacks=names, out=folder, progress=show_progress_bar(quiet)
     )
     if as_json:
         print_json({**record, "figures": str(folder)})
@@ -84,7 +86,7 @@ def diagnose(
 
 
 def print_findings(record: dict[str, Any]) -> None:
-    """Prints what the lint found and what to do about it, or one line if it found nothing."""
+    """Prints each finding of the lint with its advice, or one line if there is none."""
     from trilemma.evaluation.lint.rows import findings_of
 
     findings, _, _ = findings_of([record])
@@ -95,28 +97,28 @@ def print_findings(record: dict[str, Any]) -> None:
 
 
 def sets(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Mean energies of each set of images, logit units."""
+    """Returns the mean energies of each set of images, logit units."""
     return [
         {
             "images": name,
-            "count": found["count"],
-            "mean E(x)": found["marginal"]["mean"],
-            "mean E(x,y)": found["joint"]["mean"],
+            "count": energies["count"],
+            "mean E(x)": energies["marginal"]["mean"],
+            "mean E(x,y)": energies["joint"]["mean"],
         }
-        for name, found in record["sets"].items()
+        for name, energies in record["sets"].items()
     ]
 
 
 def distances(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """1-Wasserstein distances between the sets, logit units."""
+    """Returns the 1-Wasserstein distances between the sets, logit units."""
     return [
-        {"distance": pair.replace("-", " to "), "in E(x)": found["marginal"], "in E(x,y)": found["joint"]}
-        for pair, found in record["distances"].items()
+        {"distance": pair.replace("-", " to "), "in E(x)": values["marginal"], "in E(x,y)": values["joint"]}
+        for pair, values in record["distances"].items()
     ]
 
 
 def attacks(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each attack was allowed, and of how many images it changed the class or raised E(x)."""
+    """Returns the budget of each attack, and the shares of images it misclassifies and whose E(x) it raises."""
     return [
         {
             "attack": name,
@@ -129,8 +131,8 @@ def attacks(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def moves(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Mean energies under each attack, mean delta energies, and 1-Wasserstein distances to the clean ones."""
-    found = record["moves"]
+    """Returns mean energies under each attack, mean delta energies, and 1-Wasserstein distances to clean energies."""
+    results = record["moves"]
     rows = [
         {
             "attack": name,
@@ -141,17 +143,17 @@ def moves(record: dict[str, Any]) -> list[dict[str, Any]]:
             "W1 E(x)": move["distance"]["marginal"],
             "W1 E(x,y)": move["distance"]["joint"],
         }
-        for name, move in found["attacks"].items()
+        for name, move in results["attacks"].items()
     ]
     if not rows:
         return []
-    clean = {"attack": "none", "E(x)": found["clean"]["marginal"]["mean"]}
-    return [dict.fromkeys(rows[0]) | clean | {"E(x,y)": found["clean"]["joint"]["mean"]}, *rows]
+    clean = {"attack": "none", "E(x)": results["clean"]["marginal"]["mean"]}
+    return [dict.fromkeys(rows[0]) | clean | {"E(x,y)": results["clean"]["joint"]["mean"]}, *rows]
 
 
 def note(record: dict[str, Any]) -> str:
-    """How to read the two tables of attacks."""
+    """Returns the line that explains the two tables of attacks."""
     count = record["moves"]["count"]
     if not count:
-        return "attacks: no image is classified right, so there is nothing to break"
-    return f"attacks: means over the {count} images classified right; dE is clean minus attacked, W1 to clean"
+        return "attacks: no image is classified correctly, so none was attacked"
+    return f"attacks: means over the {count} correctly classified images; dE is clean minus attacked, W1 to clean"

@@ -1,4 +1,4 @@
-"""``trilemma evaluate``: result rows of a run, of a classifier file, or of the user's own network."""
+"""``trilemma evaluate``: result rows of a run, a classifier file, or the user's own network."""
 
 from __future__ import annotations
 
@@ -35,37 +35,43 @@ from trilemma.cli.samples import ExtractorName, Origin, SamplesPath, judge_sampl
 from trilemma.config.registry import NETWORKS, PROTOCOLS
 from trilemma.errors import ConfigError
 from trilemma.runs.records import checkpoint_name
+from trilemma.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from trilemma.classifier.classifier import Classifier
 
 MaybeSource = Annotated[
     str | None,
-    argument("RUN_OR_FILE", "a run folder, a classifier file, weights, timm:NAME or robustbench:NAME"),
+    argument("RUN_OR_FILE", "run folder, classifier file, weights, timm:NAME or robustbench:NAME"),
 ]
 Protocols = Annotated[
-    list[str] | None, option("--protocol NAME", "may be repeated  [default: clean, pgd-20]")
+    list[str] | None,
+    option("--protocol NAME", "repeatable; see `trilemma list protocols`  [default: clean, pgd-20]"),
 ]
-Images = Annotated[int | None, option("--images N", "only so many, in a fixed stratified order", min=1)]
-Model = Annotated[str | None, option("--model MOD:FN", "FN() gives the network: images in [0, 1] to logits")]
+Images = Annotated[
+    int | None, option("--images N", "number of test images, class-balanced  [default: all]", min=1)
+]
+Model = Annotated[
+    str | None, option("--model MOD:FN", "FN() returns the network, which maps images in [0, 1] to logits")
+]
 Network = Annotated[
     str | None,
-    option("--network NAME", "the network that a file of weights belongs to; options after commas"),
+    option("--network NAME", "architecture of a weights file, with options: NAME,key=value,..."),
 ]
-Mean = Annotated[str | None, option("--mean M,...", "per channel, if the network wants normalised images")]
-Std = Annotated[str | None, option("--std S,...", "with --mean")]
+Mean = Annotated[
+    str | None, option("--mean M,...", "mean per channel, if the network expects normalised images")
+]
+Std = Annotated[str | None, option("--std S,...", "standard deviation per channel; requires --mean")]
 Checkpoint = Annotated[
     Literal["best", "last", "both"],
-    option("--checkpoint", "of a run: the best on held-out images, or the last"),
+    option("--checkpoint", "checkpoint of a run: best on held-out images, last, or both"),
 ]
 OutDir = Annotated[
     Path | None,
-    option("--out DIR", "where rows and unfinished work go; a run has its own folder for them"),
+    option("--out DIR", "output folder for results and resume state (not used with a run folder)"),
 ]
-Resume = Annotated[bool, option("--resume", "go on with an AutoAttack evaluation that was interrupted")]
-NoLint = Annotated[
-    bool, option("--no-lint", "do not look for mistakes of the classifier and its images first")
-]
+Resume = Annotated[bool, option("--resume", "resume an interrupted AutoAttack evaluation")]
+NoLint = Annotated[bool, option("--no-lint", "skip the checks of the classifier and its images")]
 
 Rows = dict[str, dict[str, Any]]
 
@@ -93,13 +99,13 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measures accuracy and more under protocols that have a name.
+    """Evaluates accuracy and other metrics by named protocols.
 
-    The rows of a run are written into its evaluation folder too. A run's best checkpoint was chosen on
-    held-out images while it trained; both its best and its last are evaluated, and no test image chooses.
-    With --model or --network, the file may be weights from elsewhere: a .pt, .pth or .safetensors file with
-    a state dict. With --samples, generated images are judged instead. AutoAttack saves what it has found when
-    it is interrupted, in the run's evaluation folder or in --out; the same command with --resume goes on.
+    Result rows of a run are also written to its evaluation folder. For a run, evaluates the best checkpoint (selected
+    on held-out images during training) and the last; test images are never used for selection. With --model or
+    --network, RUN_OR_FILE may hold weights from elsewhere: a .pt, .pth or .safetensors file with a state dict.
+    With --samples, generated images are evaluated instead. An interrupted AutoAttack evaluation saves its state in
+    the run's evaluation folder or in --out; repeat the command with --resume to continue.
 
     \b
     Examples:
@@ -114,33 +120,36 @@ def evaluate(
     if samples is not None or extractor is not None:
         return judge_samples(source, samples, extractor, origin, data, seed, device, quiet, as_json)
     protocols = protocol or ["clean", "pgd-20"]
-    _check_question(protocols, source, model, network)
-    run = None if source is None else find_run(source)
-    own_folder = run is not None and model is None and network is None
-    _check_folder(source, own_folder, out, resume)
+    _check_names(protocols, source, model, network)
+    source_run = None if source is None else find_run(source)
+    # With --model or --network, a run only provides weights.
+    run = source_run if model is None and network is None else None
+    _check_out(run, out, resume)
     threat = parse_threat(norm, radius)
     print_progress(f"evaluating {source or model}: {', '.join(protocols)}", quiet)
-    attacks = any(PROTOCOLS.get(name).needs_threat for name in protocols)
+    needs_threat = any(PROTOCOLS.get(name).needs_threat for name in protocols)
     options: dict[str, Any] = {"progress": show_progress_bar(quiet), "resume": resume, "lint": not no_lint}
-    if run is not None and own_folder:
+    if run is not None:
         from trilemma.evaluation.evaluate import evaluate_run
 
-        if attacks:
+        if needs_threat:
             require_threat(threat, run.config().threat)
         if checkpoint == "both" and len(run.classifiers()) == 2:
             print_progress(
-                "best and last, one after the other; --checkpoint best leaves the last one out", quiet
+                "evaluating the best and the last checkpoint; --checkpoint best skips the last", quiet
             )
         options |= {"device": choose_device(device), "checkpoint": checkpoint}
-        other = None if data is None else load_test_images(load_classifier(str(run.path), "cpu"), run, data)
+        other_data = (
+            None if data is None else load_test_images(load_classifier(str(run.path), "cpu"), run, data)
+        )
         with resumable(run.path):
-            rows = evaluate_run(run.path, protocols, other, threat, images, seed, **options)
+            rows = evaluate_run(run.path, protocols, other_data, threat, images, seed, **options)
     else:
         from trilemma.evaluation.evaluate import evaluate_into
 
         clf = _classifier(source, model, network, data, mean, std, device)
         image_set = load_test_images(clf, None, data)
-        if attacks:
+        if needs_threat:
             require_threat(threat, clf.threat)
         with resumable(out):
             rows = evaluate_into(out, clf, image_set, protocols, threat, images, seed, **options)
@@ -151,32 +160,42 @@ def evaluate(
         _print(rows)
 
 
-def _check_question(
+def _check_names(
     protocols: Sequence[str], source: str | None, model: str | None, network: str | None
 ) -> None:
-    """Refuses unknown names, no classifier at all, or two networks; needs no torch."""
+    """Checks the names on the command line; does not import torch.
+
+    Raises:
+        UserError: an unknown protocol or network, no classifier at all, or two networks.
+    """
     for name in protocols:
         PROTOCOLS.row(name)
     if model is not None and network is not None:
-        raise ConfigError("--model and --network both name a network; give one of them")
+        raise ConfigError("--model and --network: both set the network; use one of them")
     if network is not None:
         NETWORKS.row(network.partition(",")[0])
     if source is None and model is None and network is None:
         raise ConfigError(
-            "nothing to evaluate; give a run folder, a classifier file, or --model MODULE:FUNCTION"
+            "nothing to evaluate; add a run folder, a classifier file, or --model MODULE:FUNCTION"
         )
 
 
-def _check_folder(source: str | None, own_folder: bool, out: Path | None, resume: bool) -> None:
-    """Refuses a place for rows beside a run's own, and going on with work that is kept nowhere."""
-    if own_folder and out is not None:
-        raise ConfigError(f"--out {out}: {source} is a run, which keeps its rows itself; leave it out")
-    if resume and not own_folder and out is None:
-        raise ConfigError("--resume: say with --out which folder keeps the unfinished work")
+def _check_out(run: RunDirectory | None, out: Path | None, resume: bool) -> None:
+    """Checks ``--out``.
+
+    Raises:
+        ConfigError: ``--out`` with a run, which has its own folder, or ``--resume`` without a folder to resume from.
+    """
+    if run is not None and out is not None:
+        raise ConfigError(
+            f"--out {out}: not used with a run, results go to {run.path / 'evaluation'}; remove --out"
+        )
+    if resume and run is None and out is None:
+        raise ConfigError("--resume: needs the folder with the saved state; add --out DIR")
 
 
 def _print(rows: Rows) -> None:
-    """Accuracies in one table, whatever else was measured in another."""
+    """Prints accuracies in one table and all other quantities in a second one."""
     accuracies = {name: row for name, row in rows.items() if row["quantity"] == "accuracy"}
     print_table(_accuracy_table(accuracies))
     for name, row in accuracies.items():
@@ -189,17 +208,20 @@ def _classifier(
     source: str | None, model: str | None, network: str | None, data: str | None,
     mean: str | None, std: str | None, device: str | None,
 ) -> Classifier:  # fmt: skip
+    """Returns the classifier to evaluate: that of a file, or one around the network of --model or --network."""
     if model is None and network is None:
         if mean is not None or std is not None:
-            raise ConfigError(f"--mean, --std: {source} states its own normalisation; leave them out")
+            raise ConfigError(f"--mean, --std: {source} stores its own normalisation; remove both options")
         return load_classifier(str(source), device)
     run = None if source is None else find_run(source)
     if run is not None and network is not None:
-        raise ConfigError(f"--network {network}: {source} is a run, which knows its network; leave it out")
+        raise ConfigError(
+            f"--network {network}: {source} is a run, which stores its network; remove --network"
+        )
     weights = Path(source) if source is not None else None
     if run is not None:
-        there = run.classifiers()
-        weights = there.get("best") or there.get("last") or run.best_classifier
+        classifiers = run.classifiers()
+        weights = classifiers.get("best") or classifiers.get("last") or run.best_classifier
     return own_classifier(model, network, weights, data, mean, std).to(choose_device(device))
 
 

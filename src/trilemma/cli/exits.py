@@ -1,4 +1,4 @@
-"""From an exception or a signal to one line and an exit code: 2 a mistake, 3 training failed, 130 interrupted."""
+"""Turns exceptions and signals into one line and an exit code: 2 user error, 3 training failed, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from trilemma.errors import TrainingFailedError, UserError
 USER_ERROR = 2
 TRAINING_FAILED = 3
 INTERRUPTED = 130
-# ClickException, of typer's own copy of click in newer versions; reached by a name that all versions have.
+# ClickException; newer versions of typer have their own copy of click, so it is reached by a name that all have.
 COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 _FULL_OR_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 class OneLineErrors(TyperGroup):
-    """The command group: a user's mistake is one line on standard error, a bug keeps its traceback."""
+    """Command group that prints a user's mistake as one line on standard error; a bug keeps its traceback."""
 
     def main(
         self,
@@ -39,24 +39,26 @@ class OneLineErrors(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """Runs a command line and leaves with its exit code."""
+        """Runs a command line and exits with its exit code."""
         try:
             code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
-            sys.stdout.flush()  # a reader that has gone is noticed here, not at interpreter exit
+            # A closed pipe must raise here, not at interpreter exit.
+            sys.stdout.flush()
         except COMMAND_LINE_ERROR as error:
             code = USER_ERROR
             print_error(_usage(error))
-        except SystemExit as end:  # typer's own answer to a closed pipe while it prints help
+        except SystemExit as end:
+            # Typer exits with 1 if the pipe is closed while it prints help.
             if not isinstance(end.__context__, BrokenPipeError):
                 raise
             code = 0
         except BrokenPipeError:
             code = 0
-            _let_go_of_closed_streams()
+            _redirect_closed_streams()
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the subcommand; everything it may raise on purpose becomes an exit code."""
+        """Runs the subcommand; turns expected exceptions into exit codes."""
         try:
             value = super().invoke(ctx)
             sys.stdout.flush()
@@ -70,29 +72,30 @@ class OneLineErrors(TyperGroup):
         except KeyboardInterrupt:
             print_error("interrupted", prefix="")
             raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:  # the reader has seen enough: quiet, and not a failure
-            _let_go_of_closed_streams()
+        except BrokenPipeError:
+            # The reader closed the pipe, such as `head`; that is no failure.
+            _redirect_closed_streams()
             raise typer.Exit(0) from None
         except OSError as error:
             if error.errno not in _FULL_OR_READ_ONLY:
                 raise
-            where = error.filename or "standard output"
+            target = error.filename or "standard output"
             print_error(
-                f"{where}: cannot be written ({error.strerror}); choose another place or free this one"
+                f"{target}: cannot be written ({error.strerror}); choose another path or free disk space"
             )
-            _let_go_of_closed_streams()
+            _redirect_closed_streams()
             raise typer.Exit(USER_ERROR) from None
 
 
 def _usage(error: Any) -> str:
-    """A mistake in the command line itself, with the command that explains it."""
+    """Returns the message of a mistake in the command line, with the command that shows its help."""
     context = getattr(error, "ctx", None)
     command = "trilemma" if context is None else context.command_path
-    return f"{error.format_message().rstrip('.')}; `{command} --help` explains"
+    return f"{error.format_message().rstrip('.')}; see `{command} --help`"
 
 
-def _let_go_of_closed_streams() -> None:
-    """Points streams that take nothing more at the null device, so that nothing complains at exit."""
+def _redirect_closed_streams() -> None:
+    """Redirects closed output streams to the null device, so that the interpreter prints no error at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -102,23 +105,28 @@ def _let_go_of_closed_streams() -> None:
 
 @contextmanager
 def resumable(folder: Path | None) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM end the command; states in ``folder`` (and below) are what ``--resume`` reads."""
-    former = None
-    if threading.current_thread() is threading.main_thread():  # signals belong to it
-        former = signal.signal(signal.SIGTERM, _interrupt)
+    """Context in which Ctrl-C and SIGTERM end the command with exit code 130 and a hint about ``--resume``.
+
+    Args:
+        folder: folder whose state files, at any depth, ``--resume`` reads; ``None`` if no state is saved.
+    """
+    previous_handler = None
+    # Only the main thread may set signal handlers.
+    if threading.current_thread() is threading.main_thread():
+        previous_handler = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except KeyboardInterrupt:
         saved = folder is not None and any(folder.rglob("*.state.safetensors"))
-        go_on = (
-            "what was found is saved; the same command with --resume goes on" if saved else "nothing is saved"
+        outcome = (
+            "results so far are saved; repeat the command with --resume" if saved else "nothing is saved"
         )
-        hint = "" if saved or folder is not None else "; AutoAttack could go on if --out named a folder"
-        print_error(f"interrupted; {go_on}{hint}", prefix="")
+        hint = "" if saved or folder is not None else "; with --out DIR, AutoAttack can be resumed"
+        print_error(f"interrupted; {outcome}{hint}", prefix="")
         raise typer.Exit(INTERRUPTED) from None
     finally:
-        if former is not None:
-            signal.signal(signal.SIGTERM, former)
+        if previous_handler is not None:
+            signal.signal(signal.SIGTERM, previous_handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -20,9 +20,11 @@ from trilemma.cli.common import (
 from trilemma.errors import ConfigError, RunError
 from trilemma.runs.run_directory import RunDirectory
 
-Onnx = Annotated[bool, option("--onnx", "one .onnx file; needs the extra 'onnx'")]
-StateDict = Annotated[bool, option("--state-dict", "a .pt file of PyTorch weights")]
-OutFile = Annotated[Path | None, option("--out FILE", "[default: RUN/export/classifier.onnx or .pt]")]
+Onnx = Annotated[bool, option("--onnx", "write an .onnx file; requires the extra 'onnx'")]
+StateDict = Annotated[bool, option("--state-dict", "write a .pt file of PyTorch weights")]
+OutFile = Annotated[
+    Path | None, option("--out FILE", "output file  [default: RUN/export/classifier.onnx or .pt]")
+]
 Checkpoint = Literal["best", "last"]
 
 
@@ -32,17 +34,17 @@ def export(
     state_dict: StateDict = False,
     out: OutFile = None,
     checkpoint: Annotated[
-        Checkpoint, option("--checkpoint", "of a run: the best on held-out images, or the last")
+        Checkpoint, option("--checkpoint", "checkpoint of a run: best on held-out images, or last")
     ] = "best",
     data: Data = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Writes the classifier for use elsewhere.
+    """Exports a classifier to PyTorch weights or ONNX.
 
-    The file takes images in [0, 1] and gives logits; normalisation is inside. Before it gets its name it is read back
-    and compared with the classifier on the run's test images: bit for bit for weights, up to rounding for
-    ONNX. A file that is there is never written over.
+    The exported network maps images in [0, 1] to logits and includes the normalisation. The file is read back and
+    compared with the classifier on the run's test images before it is moved to its final name: bit for bit for
+    weights, up to rounding for ONNX. An existing file is never overwritten.
 
     \b
     Examples:
@@ -50,19 +52,17 @@ def export(
       trilemma export runs/digits-pgd-at --state-dict --out robust.pt
     """
     if onnx == state_dict:
-        raise ConfigError("export: give one of --onnx and --state-dict")
+        raise ConfigError("export: add either --onnx or --state-dict")
     run = find_run(source)
     path = out or _default_path(run, ".onnx" if onnx else ".pt")
     if path.exists():
-        raise RunError(
-            f"{path}: is there already and is not written over; choose another --out, or remove it"
-        )
+        raise RunError(f"{path}: already exists; refusing to overwrite, choose another --out or remove it")
     writable_folder(path.parent)
     from trilemma.evaluation.export import export_onnx, export_state_dict
 
     clf = _classifier(source, run, checkpoint)
     images = load_test_images(clf, run, data)
-    print_progress(f"exporting, and checking on {len(images)} images of {images.name}", quiet)
+    print_progress(f"exporting, then checking on {len(images)} images of {images.name}", quiet)
     metadata = (export_onnx if onnx else export_state_dict)(clf, path, images)
     if as_json:
         print_json({"file": str(path), **metadata})

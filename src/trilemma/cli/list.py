@@ -1,4 +1,4 @@
-"""``trilemma list``: the names there are. Reads registries and recipe heads only, so it needs no torch."""
+"""``trilemma list``: the registered names. Reads only registries and the first lines of recipes, without torch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ KINDS = ("recipes", *REGISTRIES)
 
 
 def list_(
-    kind: Annotated[str | None, argument("KIND", f"one of {', '.join(KINDS)}; all by default")] = None,
+    kind: Annotated[str | None, argument("KIND", f"one of {', '.join(KINDS)}  [default: all]")] = None,
     as_json: Json = False,
 ) -> None:
-    """Lists recipes, methods, protocols and the rest.
+    """Lists recipes, methods, protocols and other names.
 
     \b
     Examples:
@@ -34,17 +34,17 @@ def list_(
     if kind is not None and kind not in KINDS:
         raise UnknownNameError(f"unknown kind {kind!r}.{nearest(kind, KINDS)} Kinds: {', '.join(KINDS)}")
     chosen = KINDS if kind is None else (kind,)
-    listed = {name: entries(name) for name in chosen}
+    rows_by_kind = {name: entries(name) for name in chosen}
     if as_json:
-        print_json(listed if kind is None else listed[kind])
+        print_json(rows_by_kind if kind is None else rows_by_kind[kind])
         return
-    for name, rows in listed.items():
-        shown = [key for key in rows[0] if any(row[key] for row in rows)] if rows else []
-        print_table([{key: row[key] for key in shown} for row in rows], None if kind else name)
+    for name, rows in rows_by_kind.items():
+        used_columns = [key for key in rows[0] if any(row[key] for row in rows)] if rows else []
+        print_table([{key: row[key] for key in used_columns} for row in rows], None if kind else name)
 
 
 def entries(kind: str) -> list[dict[str, str]]:
-    """The rows of one kind: name, summary, and paper and cost (or data, method and network of a recipe)."""
+    """Returns the rows of one kind: name, summary, paper and cost; data, method and network for recipes."""
     if kind == "recipes":
         return _recipes()
     rows = REGISTRIES[kind].rows()
@@ -59,12 +59,12 @@ def _recipes() -> list[dict[str, str]]:
 
     from trilemma.config.recipe import recipe_names, recipe_text
 
-    found = []
+    rows = []
     for name in recipe_names():
-        # the file itself: validating it would import the method, and torch with it
+        # Parsed as plain YAML, because validation would import the method, and torch with it.
         text = recipe_text(name)
         tree, first = yaml.safe_load(text), text.splitlines()[0]
-        found.append(
+        rows.append(
             {
                 "name": name,
                 "summary": first.lstrip("# ") if first.startswith("#") else "",
@@ -73,9 +73,9 @@ def _recipes() -> list[dict[str, str]]:
                 "network": _name(tree["network"]),
             }
         )
-    return found
+    return rows
 
 
 def _name(section: Any) -> str:
-    """The name of a section, which may be written as the name alone."""
+    """Returns the name of a config section, which may be given as the name alone."""
     return str(section["name"] if isinstance(section, dict) else section)

@@ -1,4 +1,4 @@
-"""The ``trilemma`` command: its subcommands, in the order a newcomer meets them."""
+"""The ``trilemma`` command and its subcommands, in the order of a typical first session."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ app = typer.Typer(
     name="trilemma",
     cls=OneLineErrors,
     add_completion=False,
-    rich_markup_mode=None,  # plain help: brackets stay brackets, and it can be searched and piped
-    pretty_exceptions_enable=False,  # a bug shows Python's own traceback, exit code 1
+    # plain-text help: brackets are kept, and the text can be searched and piped
+    rich_markup_mode=None,
+    # a bug prints Python's own traceback, with exit code 1
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(quickstart)
@@ -43,8 +45,8 @@ app.command("list")(list_)
 app.command()(validate)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"trilemma {trilemma.__version__}")
         raise typer.Exit
 
@@ -53,19 +55,19 @@ def _version(wanted: bool) -> None:
 def trilemma_command(
     context: typer.Context,
     version: Annotated[
-        bool, option("--version", "print the version and leave", callback=_version, is_eager=True)
+        bool, option("--version", "print the version and exit", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Train, evaluate, see and sample image classifiers that are accurate, robust and generative at once.
+    """Train, evaluate, analyse and sample image classifiers that are accurate, robust and generative.
 
     \b
     Start here:
-      trilemma quickstart                     a few minutes on a laptop, no network
-      trilemma list recipes                   what can be trained
-      trilemma train digits/eb-jdat           a run folder under runs/
-      trilemma COMMAND --help                 every command has an example
+      trilemma quickstart                     train and compare three classifiers in a few minutes, offline
+      trilemma list recipes                   list the packaged training recipes
+      trilemma train digits/eb-jdat           train one recipe into a run folder under runs/
+      trilemma COMMAND --help                 options and examples of a command
 
-    Exit codes: 0 done, 1 a bug, 2 a mistake (one line says which), 3 training failed, 130 interrupted.
+    Exit codes: 0 success, 1 bug, 2 user error (with a one-line message), 3 training failed, 130 interrupted.
     """
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -73,6 +75,6 @@ def trilemma_command(
 
 def main() -> None:
     """Entry point of the installed command."""
-    # Before torch is loaded: threads that spin while they wait cost 2-5 times the throughput on shared cores.
+    # Must be set before torch is loaded: spinning threads reduce throughput by a factor of 2-5 on shared cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app(prog_name="trilemma")

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def own_network(name: str) -> nn.Module:
-    """What the function ``MOD:FN`` returns without arguments; ``MOD`` may lie in the current folder.
+    """Calls the function ``MOD:FN`` without arguments and returns its network; ``MOD`` may be in the working directory.
 
     Raises:
-        ConfigError: no such module or function, one that asks for arguments, or the result is no network.
+        ConfigError: the module or function does not exist, requires arguments, raises, or does not return a network.
     """
     from torch import nn
 
@@ -37,35 +37,34 @@ def own_network(name: str) -> nn.Module:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--model {name}: no module named {error.name!r} here; check the spelling or PYTHONPATH"
+            f"--model {name}: no module named {error.name!r}; check the spelling or PYTHONPATH"
         ) from None
     except Exception as error:
         raise _raised(name, error) from error
     finally:
         sys.path.pop(0)
-    make = getattr(module, function, None)
-    if not callable(make) or isinstance(make, nn.Module):
+    factory = getattr(module, function, None)
+    if not callable(factory) or isinstance(factory, nn.Module):
         raise ConfigError(
             f"--model {name}: {module_name} has no function {function!r}.{nearest(function, dir(module))}"
         )
-    if asked := _asked_for(make):
+    if required := _required_arguments(factory):
         raise ConfigError(
-            f"--model {name}: asks for arguments ({', '.join(asked)}); "
-            "name a function without any, which calls it with them"
+            f"--model {name}: requires arguments ({', '.join(required)}); name a function that needs none"
         )
     try:
-        network = make()
+        network = factory()
     except Exception as error:
         raise _raised(name, error) from error
     if not isinstance(network, nn.Module):
         raise ConfigError(
-            f"--model {name}: gave {type(network).__name__}; return a torch.nn.Module or an trilemma.Classifier"
+            f"--model {name}: returned {type(network).__name__}; return a torch.nn.Module or a trilemma.Classifier"
         )
     return network
 
 
 def _raised(name: str, error: Exception) -> ConfigError:
-    """The user's code failed: which error, and on which of its lines."""
+    """Returns the error for an exception in the user's code, with its file and line."""
     if isinstance(error, SyntaxError):
         message, file, line = error.msg, error.filename, error.lineno
     else:
@@ -74,24 +73,28 @@ def _raised(name: str, error: Exception) -> ConfigError:
     return ConfigError(f"--model {name}: raised {type(error).__name__}: {message} ({file}, line {line})")
 
 
-def _asked_for(make: object) -> list[str]:
-    """The arguments that ``make`` cannot be called without."""
+def _required_arguments(function: object) -> list[str]:
+    """Returns the names of the arguments without a default."""
     from inspect import Parameter, signature
 
     try:
-        parameters = signature(make).parameters.values()  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # some built-in callables do not tell
+        parameters = signature(function).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        # Some built-in callables have no signature.
         return []
-    free = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    return [p.name for p in parameters if p.default is Parameter.empty and p.kind not in free]
+    variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is Parameter.empty and p.kind not in variadic]
 
 
 def named_network(text: str, images: ImageSet) -> nn.Module:
-    """One of trilemma's networks for the classes and the shape of ``images``: ``NAME`` or ``NAME,key=value,...``.
+    """Returns a registered network, with random weights, for the classes and image shape of ``images``.
+
+    Args:
+        text: ``NAME`` or ``NAME,key=value,...``.
 
     Raises:
-        UnknownNameError: no such network.
-        ConfigError: an unknown or impossible option.
+        UnknownNameError: the network is not registered.
+        ConfigError: an option is unknown or has an invalid value.
     """
     from pydantic import ValidationError
 
@@ -103,10 +106,10 @@ def named_network(text: str, images: ImageSet) -> nn.Module:
         chosen = options.model_validate({"name": name, **parse_overrides(settings)})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        key = ".".join(map(str, first["loc"]))
         allowed = ", ".join(field for field in options.model_fields if field != "name")
         raise ConfigError(
-            f"--network {text}: {where}: {first['msg'].lower()}; options of {name}: {allowed}"
+            f"--network {text}: {key}: {first['msg'].lower()}; options of {name}: {allowed}"
         ) from None
     return create_network(chosen, images.num_classes, images.image_shape)
 
@@ -119,60 +122,69 @@ def own_classifier(
     mean: str | None,
     std: str | None,
 ) -> Classifier:
-    """A classifier around the user's network, on the CPU in eval mode.
+    """Returns a classifier around the user's network, on the CPU in eval mode.
 
     Args:
         model: ``MOD:FN``, or ``None``.
-        network: one of trilemma's networks with its options, or ``None``; it needs ``weights``.
-        weights: a classifier file of trilemma's, a state dict as others save it, or ``None``.
-        data: what ``--data`` says; its classes are the network's, but for a file of trilemma's.
+        network: a registered network with its options, or ``None``; requires ``weights``.
+        weights: a trilemma classifier file, a file with a PyTorch state dict, or ``None``.
+        data: value of ``--data``; sets the classes, unless ``weights`` is a trilemma classifier file.
         mean, std: normalisation before the network, numbers separated by commas.
 
     Raises:
-        UserError: one line about whichever of them is at fault.
+        UserError: an argument is invalid, or two of them contradict each other.
     """
     from trilemma.classifier.classifier import Classifier
     from trilemma.files import CLASSIFIER
 
-    asked = f"--model {model}" if model is not None else f"--network {network}"
+    network_option = f"--model {model}" if model is not None else f"--network {network}"
     if weights is not None and CLASSIFIER.matches(weights):
-        return Classifier.load(weights, _bare(own_network(_only_model(model, asked, weights, mean or std))))
-    made = (
-        None if model is None else own_network(model)
-    )  # before the data: a misspelt name is answered at once
+        return Classifier.load(
+            weights, _inner_network(own_network(_require_model(model, network_option, weights, mean or std)))
+        )
+    # Before the data are loaded, so that a misspelt name is reported at once.
+    module = None if model is None else own_network(model)
     if data is None:
-        raise ConfigError(f"{asked}: say on which images with --data (a data set or a path)")
+        raise ConfigError(
+            f"{network_option}: needs images to evaluate on; add --data with a data set name or a path"
+        )
     from trilemma.classifier.foreign_weights import load_weights
     from trilemma.data.sources import load_images
 
     images = load_images(data)
-    if made is None:
+    if module is None:
         if weights is None:
-            raise ConfigError(f"{asked}: has no weights; give their file too, such as weights.pt {asked}")
-        made = named_network(str(network), images)
-    inside = None if weights is None else load_weights(_bare(made), weights)
-    if inside is not None:
-        if isinstance(made, Classifier) or mean is not None or std is not None:
-            other = (
-                "does the classifier of --model" if isinstance(made, Classifier) else "do --mean and --std"
+            raise ConfigError(
+                f"{network_option}: has no weights; add a weights file, such as weights.pt {network_option}"
             )
-            raise ConfigError(f"{weights}: holds a normalisation, and so {other}; only one may be given")
-        print_progress(f"{weights}: its normalisation is used, mean {inside[0]}, std {inside[1]}")
-    constants = inside or (_numbers("mean", mean), _numbers("std", std))
-    return as_classifier(made, images.class_names, *constants).eval()
+        module = named_network(str(network), images)
+    stored_normalisation = None if weights is None else load_weights(_inner_network(module), weights)
+    if stored_normalisation is not None:
+        if isinstance(module, Classifier) or mean is not None or std is not None:
+            other = "the classifier of --model" if isinstance(module, Classifier) else "--mean and --std"
+            raise ConfigError(
+                f"{weights}: contains a normalisation, which conflicts with {other}; use only one of them"
+            )
+        stored_mean, stored_std = stored_normalisation
+        print_progress(f"{weights}: using its normalisation, mean {stored_mean}, std {stored_std}")
+    normalisation = stored_normalisation or (_parse_numbers("mean", mean), _parse_numbers("std", std))
+    return as_classifier(module, images.class_names, *normalisation).eval()
 
 
-def _only_model(model: str | None, asked: str, weights: Path, normalised: str | None) -> str:
-    if model is None or normalised is not None:
-        extra = asked if model is None else "--mean and --std"
-        raise ConfigError(
-            f"{extra}: {weights} is a classifier file of trilemma's, which states it; leave it out"
-        )
+def _require_model(model: str | None, network_option: str, weights: Path, normalisation: str | None) -> str:
+    """Returns ``model``.
+
+    Raises:
+        ConfigError: ``--network``, ``--mean`` or ``--std`` with a trilemma classifier file, which stores them.
+    """
+    if model is None or normalisation is not None:
+        redundant = network_option if model is None else "--mean and --std"
+        raise ConfigError(f"{redundant}: already stored in the classifier file {weights}; remove the option")
     return model
 
 
-def _bare(network: nn.Module) -> nn.Module:
-    """The network inside, where the user's function gives a whole classifier."""
+def _inner_network(network: nn.Module) -> nn.Module:
+    """Returns the network of a classifier; a plain network is returned as it is."""
     from trilemma.classifier.classifier import Classifier
 
     return network.network if isinstance(network, Classifier) else network
@@ -184,26 +196,26 @@ def as_classifier(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Classifier:
-    """``network`` itself if it is a :class:`trilemma.Classifier`, else one around it.
+    """Returns ``network`` itself if it is a :class:`trilemma.Classifier`, else a classifier around it.
 
     Raises:
-        ConfigError: a classifier that has its normalisation already, or constants that do not fit together.
+        ConfigError: constants for a classifier, which already has a normalisation, or constants that do not match.
     """
     from trilemma.classifier.classifier import Classifier
 
     if isinstance(network, Classifier):
         if mean is not None or std is not None:
             raise ConfigError(
-                "--mean, --std: the function gives an trilemma.Classifier, which has them; leave them out"
+                "--mean, --std: the function returns a trilemma.Classifier, which contains them; remove both options"
             )
         return network
     return Classifier(network, len(class_names), mean, std, class_names=class_names)
 
 
-def _numbers(option: str, text: str | None) -> list[float] | None:
+def _parse_numbers(option: str, text: str | None) -> list[float] | None:
     try:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(
-            f"--{option} {text}: numbers separated by commas are needed, such as 0.49,0.48,0.45"
+            f"--{option} {text}: expects numbers separated by commas, such as 0.49,0.48,0.45"
         ) from None

@@ -33,10 +33,10 @@ def predict(
 ) -> None:
     """Prints class, confidence and energy E(x) of image files.
 
-    Images are fitted to the classifier by these rules: alpha is laid over black; the centre is cropped to
-    the classifier's aspect ratio and resized (box filter to shrink, bilinear to grow); for a grey classifier
-    colour becomes its luminance (0.299 R + 0.587 G + 0.114 B), for a colour one grey fills three channels.
-    A lower E(x) means that the image is more like the training images, in the eyes of this classifier.
+    Images are converted to the classifier's format: alpha is composited over black; the centre is cropped to the
+    classifier's aspect ratio and resized (box filter to shrink, bilinear to enlarge); for a grey classifier,
+    colour is converted to luminance (0.299 R + 0.587 G + 0.114 B); for a colour classifier, grey is repeated in three
+    channels. A lower E(x) means that this classifier rates the image as more similar to the training images.
 
     \b
     Examples:
@@ -46,7 +46,7 @@ def predict(
     for path in images:
         if not path.is_file():
             raise DataError(
-                f"{path}: {'is a folder; give image files' if path.is_dir() else 'no such image file'}"
+                f"{path}: {'is a folder; expected image files' if path.is_dir() else 'no such image file'}"
             )
     find_run(source)
     clf = load_classifier(source, device)
@@ -58,18 +58,18 @@ def predict(
 
 
 def predictions(clf: Classifier, paths: list[Path]) -> list[dict[str, Any]]:
-    """One row per file: class, confidence in [0, 1], marginal energy."""
+    """Returns one table row per file: class, confidence in [0, 1], marginal energy."""
     import torch
 
     from trilemma.energies import marginal_energy
 
     rows: list[dict[str, Any]] = []
-    for first in range(0, len(paths), BATCH_SIZE):
-        part = paths[first : first + BATCH_SIZE]
+    for start in range(0, len(paths), BATCH_SIZE):
+        batch = paths[start : start + BATCH_SIZE]
         with torch.no_grad():
-            logits = clf(read_images(part, clf.image_shape).to(clf.device))
+            logits = clf(read_images(batch, clf.image_shape).to(clf.device))
         confidence, label = logits.softmax(1).max(1)
-        columns = (part, label.tolist(), confidence.tolist(), marginal_energy(logits).tolist())
+        columns = (batch, label.tolist(), confidence.tolist(), marginal_energy(logits).tolist())
         rows += [
             {"image": str(path), "class": clf.class_names[k], "confidence": p, "marginal energy": energy}
             for path, k, p, energy in zip(*columns, strict=True)
@@ -78,11 +78,11 @@ def predictions(clf: Classifier, paths: list[Path]) -> list[dict[str, Any]]:
 
 
 def read_images(paths: list[Path], shape: tuple[int, int, int] | None) -> Tensor:
-    """The files as float32 ``[N, C, H, W]`` in [0, 1], fitted to ``shape``.
+    """Returns the images as float32 ``[N, C, H, W]`` in [0, 1], cropped and resized to ``shape`` (C, H, W).
 
     Raises:
         DataError: a file is missing or cannot be decoded.
-        ConfigError: the classifier does not know its image shape.
+        ConfigError: ``shape`` is ``None``.
     """
     import numpy as np
     import torch
@@ -91,7 +91,7 @@ def read_images(paths: list[Path], shape: tuple[int, int, int] | None) -> Tensor
     from trilemma.data.pictures import decode
 
     if shape is None:
-        raise ConfigError("this classifier does not know its image size; build it with image_shape=(C, H, W)")
+        raise ConfigError("this classifier stores no image shape; create it with image_shape=(C, H, W)")
     channels, height, width = shape
     pixels = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""``trilemma quickstart``: three classifiers of the embedded digits, side by side in one report."""
+"""``trilemma quickstart``: trains three classifiers on the embedded digits and compares them in one report."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ from trilemma.cli.common import (
 from trilemma.cli.exits import INTERRUPTED
 from trilemma.runs.run_directory import RunDirectory
 
-NAMER = "standard"  # never saw an adversarial or a generated image, so it judges the samples of the other two
+# Labels the samples of the other two runs; it was trained on neither adversarial nor generated images.
+NAMER = "standard"
 NAMES = (NAMER, "pgd-at", "eb-jdat")
 PROTOCOLS = ("clean", "pgd-20")
-# AutoAttack on as many images as take half a minute: enough to see how far above it the quick protocol stands.
+# AutoAttack on as many images as take half a minute: enough to see by how much PGD-20 overestimates robustness.
 AUTOATTACK, AUTOATTACK_IMAGES = "autoattack-standard", 100
 THREAT = ("linf", "0.2")
-# One chain for all three, so that their samples compare: eb-jdat's own. Steps per start: the less a start
-# knows of its class, the longer the way.
+# All three runs use the sampler settings of eb-jdat, so that their samples are comparable. ``STARTS`` maps each start
+# to its number of steps; starts with less class information need more.
 CHAIN: dict[str, Any] = {
     "sampler": "langevin",
     "energy": "joint",
@@ -43,23 +44,22 @@ CHAIN: dict[str, Any] = {
     "clamp": 2.0,
 }
 STARTS = {"class-pca": 50, "class-mean-noise": 300, "uniform": 300}
-# Those of diagnose that take a second or two, of both kinds.
+# The attacks of ``diagnose`` that take at most two seconds, of both aims.
 ATTACKS = ("pgd", "trades-kl", "apgd-ce", "pgd-targeted", "fab-t")
 DONE = ("finished", "stopped")
 
 
 def quickstart(
-    out: Annotated[Path, option("--out DIR", "where to work")] = Path("quickstart"),
+    out: Annotated[Path, option("--out DIR", "output folder")] = Path("quickstart"),
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Trains, evaluates, samples and reports, in minutes.
 
-    Three runs on scikit-learn's 8x8 digits, no network needed: standard, pgd-at and eb-jdat. Each is put to
-    clean images, PGD-20 and (100 images) AutoAttack at linf 0.2, sampled from and diagnosed; DIR/report.html
-    shows them side by side.
-    Asked again, a finished quickstart prints its report; an unfinished one goes on where it was.
+    Three runs on scikit-learn's 8x8 digits, offline: standard, pgd-at and eb-jdat. Each is evaluated on
+    clean images, under PGD-20 and (100 images) under AutoAttack at linf 0.2, sampled and diagnosed; DIR/report.html
+    compares them. Repeating the command resumes an unfinished quickstart, and prints the report of a finished one.
 
     \b
     Examples:
@@ -70,10 +70,10 @@ def quickstart(
     page = out / "report.html"
     if not page.is_file():
         try:
-            work(out, page, device, quiet)
+            run_all_stages(out, page, device, quiet)
         except KeyboardInterrupt:
-            go_on = f"trilemma quickstart --out {shlex.quote(str(out))}"
-            print_error(f"interrupted; what is done is kept, go on with: {go_on}", prefix="")
+            command = f"trilemma quickstart --out {shlex.quote(str(out))}"
+            print_error(f"interrupted; finished steps are kept, resume with: {command}", prefix="")
             raise typer.Exit(INTERRUPTED) from None
     rows = run_results([out / name for name in NAMES])
     if as_json:
@@ -113,8 +113,8 @@ def _print_results(runs: list[dict[str, Any]]) -> None:
     )
 
 
-def work(out: Path, page: Path, device: str | None, quiet: bool) -> None:
-    """Whatever is not done yet, in order; the page comes last and so says that all is done."""
+def run_all_stages(out: Path, page: Path, device: str | None, quiet: bool) -> None:
+    """Runs all stages that are not finished yet; ``page`` is written last, so it exists only after all of them."""
     chosen = str(choose_device(device))
     began = time.monotonic()
 
@@ -124,10 +124,10 @@ def work(out: Path, page: Path, device: str | None, quiet: bool) -> None:
     for name in NAMES:
         if RunDirectory(out / name).status().get("status") not in DONE:
             stage(f"{name}: training")
-            train(name, out / name, chosen, quiet)
+            train_or_resume(name, out / name, chosen, quiet)
     for name in NAMES:
-        stage(f"{name}: evaluating, sampling, drawing its energies")
-        look(out / name, out / NAMER, chosen, quiet)
+        stage(f"{name}: evaluating, sampling, diagnosing")
+        analyse(out / name, out / NAMER, chosen, quiet)
     from trilemma.report.comparison import write_comparison
     from trilemma.report.html import write_report
 
@@ -138,33 +138,37 @@ def work(out: Path, page: Path, device: str | None, quiet: bool) -> None:
     stage("done")
 
 
-def train(name: str, folder: Path, device: str, quiet: bool) -> None:
-    """One run, from its beginning or from its last checkpoint."""
+def train_or_resume(name: str, folder: Path, device: str, quiet: bool) -> None:
+    """Trains one run, from its last checkpoint if there is one."""
     from trilemma.training import train as training
 
     resume = RunDirectory(folder).config_file.is_file()
     training.train(f"digits/{name}", out=folder, resume=resume, progress=not quiet, device=device)
 
 
-def look(run: Path, namer: Path, device: str, quiet: bool) -> None:
-    """Evaluates, samples and diagnoses a run; what an earlier quickstart left is not done again."""
+def analyse(run: Path, namer: Path, device: str, quiet: bool) -> None:
+    """Evaluates, samples and diagnoses a run; skips results that an earlier quickstart has written.
+
+    Args:
+        namer: run whose classifier labels the samples of the other runs.
+    """
     from trilemma.evaluation.diagnose import diagnose_run
     from trilemma.evaluation.evaluate import evaluate_run
     from trilemma.evaluation.samples import generate_samples
     from trilemma.runs.read import read_contents
     from trilemma.threat import Threat
 
-    shown = show_progress_bar(quiet)
-    found = read_contents(run)
-    missing = [name for name in PROTOCOLS if name not in found.rows]
+    progress = show_progress_bar(quiet)
+    contents = read_contents(run)
+    missing = [name for name in PROTOCOLS if name not in contents.rows]
     if missing:
-        evaluate_run(run, missing, threat=Threat(*THREAT), device=device, progress=shown)
-    if AUTOATTACK not in found.rows:
-        some: dict[str, Any] = {"images": AUTOATTACK_IMAGES, "resume": True}
-        evaluate_run(run, [AUTOATTACK], threat=Threat(*THREAT), device=device, progress=shown, **some)
+        evaluate_run(run, missing, threat=Threat(*THREAT), device=device, progress=progress)
+    if AUTOATTACK not in contents.rows:
+        options: dict[str, Any] = {"images": AUTOATTACK_IMAGES, "resume": True}
+        evaluate_run(run, [AUTOATTACK], threat=Threat(*THREAT), device=device, progress=progress, **options)
     for start, steps in STARTS.items():
-        if start not in [record["start"] for record in found.samples]:
-            judge = None if run == namer else namer
-            generate_samples(run, start=start, steps=steps, namer=judge, progress=shown, **CHAIN)
-    if found.diagnosis is None:
-        diagnose_run(run, attacks=ATTACKS, device=device, progress=shown)
+        if start not in [record["start"] for record in contents.samples]:
+            other_namer = None if run == namer else namer
+            generate_samples(run, start=start, steps=steps, namer=other_namer, progress=progress, **CHAIN)
+    if contents.diagnosis is None:
+        diagnose_run(run, attacks=ATTACKS, device=device, progress=progress)

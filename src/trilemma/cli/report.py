@@ -1,4 +1,4 @@
-"""``trilemma report``: one self-contained page about a run."""
+"""``trilemma report``: a self-contained HTML page about one run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from trilemma.runs.run_directory import RunDirectory
 def report(run: Run, as_json: Json = False) -> None:
     """Writes RUN/report.html and prints its path.
 
-    The page needs no network: results with intervals, training curves with alarms, energies, samples,
-    environment. It shows what is there; `trilemma evaluate`, `diagnose` and `generate` add to it.
+    The page is self-contained and shows all results in the run folder: metrics with intervals, training curves with
+    alarms, energies, samples, environment. `trilemma evaluate`, `diagnose` and `generate` add results.
 
     \b
     Example:

@@ -27,22 +27,24 @@ from trilemma.config.recipe import load_config, parse_overrides
 from trilemma.errors import RunError
 from trilemma.runs.run_directory import RunDirectory
 
-RECIPE = "a packaged name (`trilemma list recipes`), a YAML file, or with --resume a run folder"
+RECIPE_HELP = (
+    "name of a packaged recipe (`trilemma list recipes`), a YAML file, or with --resume a run folder"
+)
 
 
 def train(
-    recipe: Annotated[str, argument("RECIPE", RECIPE)],
+    recipe: Annotated[str, argument("RECIPE", RECIPE_HELP)],
     overrides: Overrides = None,
-    out: Annotated[Path | None, option("--out DIR", "the run folder  [default: runs/RECIPE]")] = None,
-    resume: Annotated[bool, option("--resume", "go on with the run in that folder")] = False,
+    out: Annotated[Path | None, option("--out DIR", "run folder  [default: runs/RECIPE]")] = None,
+    resume: Annotated[bool, option("--resume", "resume the run in that folder")] = False,
     seed: Annotated[int | None, option("--seed N", "short for training.seed=N", min=0)] = None,
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Trains a classifier and leaves a run folder.
+    """Trains a classifier and writes a run folder.
 
-    Ctrl-C saves the state and leaves; --resume goes on from there, bit for bit on a CPU.
+    Ctrl-C saves the state and exits; --resume continues the run. On a CPU, a resumed run gives bit-identical results.
 
     \b
     Examples:
@@ -55,14 +57,16 @@ def train(
         out, recipe = folder, str(RunDirectory.open(folder).config_file)
     out = out or default_out(recipe)
     settings = parse_overrides(overrides or ()) | ({} if seed is None else {"training.seed": seed})
-    load_config(recipe, settings)  # a mistake in it is answered before torch and the data are loaded
+    # Reports a mistake in the config before torch and the data are loaded.
+    load_config(recipe, settings)
     if resume:
         RunDirectory.open(out)
     elif RunDirectory(out).config_file.exists():
-        raise RunError(f"{out}: holds a run already; add --resume to continue it, or choose another --out")
+        raise RunError(f"{out}: already contains a run; add --resume to continue it, or choose another --out")
     run_training(recipe, settings, out, resume=resume, device=device, quiet=quiet)
+    # Of several processes, only the first prints.
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        return  # one of several processes: the first one speaks
+        return
     result = summary(RunDirectory(out))
     if as_json:
         print_json(result)
@@ -71,7 +75,7 @@ def train(
 
 
 def default_out(recipe: str) -> Path:
-    """``runs/digits-eb-jdat`` for ``digits/eb-jdat``; ``runs/mine`` for ``recipes/mine.yaml``."""
+    """Returns ``runs/digits-eb-jdat`` for ``digits/eb-jdat``, and ``runs/mine`` for ``recipes/mine.yaml``."""
     path = Path(recipe)
     return Path("runs") / (path.stem if path.suffix in (".yaml", ".yml") else recipe.replace("/", "-"))
 
@@ -79,7 +83,7 @@ def default_out(recipe: str) -> Path:
 def run_training(
     recipe: str, settings: Mapping[str, Any], out: Path, *, resume: bool, device: str | None, quiet: bool
 ) -> None:
-    """Trains; an interruption leaves with 130 and the command that resumes."""
+    """Trains; an interruption exits with code 130 and prints the command that resumes the run."""
     from trilemma.training import train as training
 
     chosen = str(choose_device(device))
@@ -88,17 +92,17 @@ def run_training(
     except KeyboardInterrupt:
         run = RunDirectory(out)
         saved = run.state_file.is_file() or run.first_stage.state_file.is_file()
-        go_on = (
-            f"state saved; go on with: trilemma train {shlex.quote(str(out))} --resume"
+        outcome = (
+            f"state saved; resume with: trilemma train {shlex.quote(str(out))} --resume"
             if saved
             else "before the first step"
         )
-        print_error(f"interrupted; {go_on}", prefix="")
+        print_error(f"interrupted; {outcome}", prefix="")
         raise typer.Exit(INTERRUPTED) from None
 
 
 def summary(run: RunDirectory) -> dict[str, Any]:
-    """How a run ended: its status and the held-out accuracies of the selected checkpoint."""
+    """Returns the status of a run and the held-out accuracies of its selected checkpoint."""
     epochs = [row for row in run.metrics() if row["kind"] == "epoch"]
     selected = [row for row in epochs if row.get("selected")] or epochs
     best = selected[-1] if selected else {}
@@ -122,5 +126,5 @@ def _print_summary(result: dict[str, Any]) -> None:
         clean, robust = percent(result["held_out_clean"]), percent(result["held_out_pgd10"])
         under_attack = "" if robust is None else f", PGD-10 {robust}"
         print(f"held-out accuracy (epoch {result['best_epoch']:g}): clean {clean}{under_attack}")
-    for place, command in enumerate(("evaluate", "generate", "diagnose", "report")):
-        print(f"{'     ' if place else 'next:'} trilemma {command} {path}")
+    for index, command in enumerate(("evaluate", "generate", "diagnose", "report")):
+        print(f"{'     ' if index else 'next:'} trilemma {command} {path}")

@@ -1,4 +1,4 @@
-"""``trilemma validate``: checks a recipe against this machine and estimates its cost, without taking a step."""
+"""``trilemma validate``: checks a recipe on this machine and estimates its cost, without training."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LABELS = {
 def validate(
     recipe: Recipe, overrides: Overrides = None, device: Device = None, as_json: Json = False
 ) -> None:
-    """Checks a recipe and estimates its cost; takes no step.
+    """Checks a recipe and estimates its cost.
 
-    Checks config, data, device and disk, and estimates time and memory of the whole training run.
-    Exits 2 if a check fails.
+    Checks config, data, device and disk, and estimates time and memory of the whole training run without training.
+    Exits with code 2 if a check fails.
 
     \b
     Examples:
@@ -54,7 +54,7 @@ def validate(
 
 
 def estimates(result: dict[str, Any]) -> list[dict[str, str]]:
-    """The numbers of an estimate as readable rows; what could not be estimated is left out."""
+    """Returns the values of an estimate as table rows; values that could not be estimated are left out."""
     return [
         {"estimate": label, "value": _readable(result[key])}
         for key, label in LABELS.items()
