@@ -207,7 +207,7 @@ def _advance(oracle: Oracle, walks: _Walks, shape: torch.Size, norm: str) -> tup
     value, normal = _nearest_hyperplane(oracle, walks, shape, norm)
     count = max(1, _BLOCK // normal[0].numel()) if normal.device.type == "cpu" else len(normal)
     blocks = zip(*(part.split(count) for part in (walks.iterate, walks.clean, value, normal)), strict=True)
-    steps = [_step(*block, norm) for block in blocks]
+    steps = [_step(iterate, clean, value, normal, norm) for iterate, clean, value, normal in blocks]
     return torch.cat([points for points, _ in steps]), torch.cat([distances for _, distances in steps])
 
 

@@ -1,4 +1,4 @@
-"""Diagnosis: where clean, adversarial and generated images lie on the energy landscape of a classifier."""
+"""Diagnosis: the energies of clean, adversarial and generated images of a classifier."""
 
 from __future__ import annotations
 
@@ -46,26 +46,26 @@ GENERATED_STEPS = 100
 
 @dataclass(frozen=True)
 class ForwardResult:
-    """Energies of N images, and which of them the classifier says right: bool ``[N]``."""
+    """Energies of N images, and which of them are classified correctly, bool ``[N]``."""
 
     points: EnergyPoints
-    right: Tensor
+    correct: Tensor
 
-    def of(self, rows: Tensor) -> EnergyPoints:
-        """The energies of some rows, bool ``[N]``."""
-        return EnergyPoints(self.points.marginal[rows], self.points.joint[rows])
+    def subset(self, mask: Tensor) -> EnergyPoints:
+        """The energies of the images where ``mask``, bool ``[N]``, is true."""
+        return EnergyPoints(self.points.marginal[mask], self.points.joint[mask])
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """Three kinds of images on one landscape, row by row the same.
+    """Energies of clean, adversarial and generated images; index i has the same label in all of them.
 
     Attributes:
-        clean: the images as they are.
-        attacked: attack name to the same images under it, the first asked for first.
-        generated: as many samples of the same classes.
-        num_classes: of the classifier.
-        presets: of the attacks.
+        clean: the clean images.
+        attacked: attack name to the adversarial images of the same clean images, in the order of the attacks.
+        generated: the same number of samples, of the same classes.
+        num_classes: number of classes of the classifier.
+        presets: attack name to preset.
     """
 
     clean: ForwardResult
@@ -81,26 +81,26 @@ class Landscape:
         return {CLEAN: self.clean.points, ADVERSARIAL: first.points, GENERATED: self.generated}
 
     def moves(self) -> dict[str, Any]:
-        """How each attack moves the images that are classified right as they are; no attack if there are none.
+        """How each attack changes the energies of the images that are classified correctly without attack.
 
-        An attack on a classifier's verdict does not touch the other images, PGD does; leaving them out, all of them
-        are judged on the same ones.
+        Attacks such as FAB do not change misclassified images, while PGD does; all attacks are compared on the same
+        images. ``attacks`` is empty if no image is classified correctly.
         """
-        right = self.clean.right
-        clean = self.clean.of(right)
-        found: dict[str, Any] = {"count": int(right.sum()), "clean": {}, "attacks": {}}
-        if not found["count"]:
-            return found
-        found["clean"] = {energy: spread(getattr(clean, energy)) for energy in ENERGIES}
-        found["attacks"] = {
+        correct = self.clean.correct
+        clean = self.clean.subset(correct)
+        summary: dict[str, Any] = {"count": int(correct.sum()), "clean": {}, "attacks": {}}
+        if not summary["count"]:
+            return summary
+        summary["clean"] = {energy: spread(getattr(clean, energy)) for energy in ENERGIES}
+        summary["attacks"] = {
             name: {
                 "about": self.presets[name].words(self.num_classes),
                 "aim": self.presets[name].aim,
-                **move_summary(clean, seen.of(right), ~seen.right[right]),
+                **move_summary(clean, result.subset(correct), ~result.correct[correct]),
             }
-            for name, seen in self.attacked.items()
+            for name, result in self.attacked.items()
         }
-        return found
+        return summary
 
 
 def landscape(
@@ -112,47 +112,51 @@ def landscape(
     seed: int,
     progress: bool = False,
 ) -> Landscape:
-    """Attacks and generates as many images as ``data`` holds; nothing but their energies is kept.
+    """Attacks all images of ``data``, generates as many samples, and returns the energies; images are not stored.
 
     Args:
-        clf: left exactly as it was.
+        clf: the classifier; its state is restored.
+        data: the clean images.
+        threat: norm and radius.
         attacks: presets by name (:func:`trilemma.config.presets.diagnose_presets`), at least one. Each has its own
-            random numbers, so that it finds the same images whatever the others are.
-        start: of the samples, a name of :data:`trilemma.samplers.starts.STARTS`.
-        seed: of each attack and of the sampler.
-        progress: show a bar on standard error.
+            random numbers, so that its result does not depend on the other attacks.
+        start: start of the samples, a name of :data:`trilemma.samplers.starts.STARTS`.
+        seed: seed of each attack and of the sampler.
+        progress: show a progress bar on standard error.
     """
     names = (CLEAN, *attacks)
     parts: dict[str, list[ForwardResult]] = {name: [] for name in names}
     generated: list[EnergyPoints] = []
     generators = {name: torch.Generator().manual_seed(seed) for name in (*attacks, GENERATED)}
     with bar("diagnose", len(data) * (len(attacks) + 1), progress) as advance:
-        for places in torch.arange(len(data)).split(BATCH_SIZE):
-            images, labels = data.float_images(places, device=clf.device), data.labels[places].to(clf.device)
-            parts[CLEAN].append(_see(clf, images, labels))
+        for index in torch.arange(len(data)).split(BATCH_SIZE):
+            images, labels = data.float_images(index, device=clf.device), data.labels[index].to(clf.device)
+            parts[CLEAN].append(_forward(clf, images, labels))
             for name, preset in attacks.items():
                 adversarial = run_preset(preset, clf, images, labels, threat, generators[name])
-                parts[name].append(_see(clf, adversarial, labels))
-                advance(len(places))
-            made = generate(
+                parts[name].append(_forward(clf, adversarial, labels))
+                advance(len(index))
+            samples = generate(
                 clf, labels, start, steps=GENERATED_STEPS, data=data, generator=generators[GENERATED]
             )
-            generated.append(energy_points(clf, made, labels))
-            advance(len(places))
-    seen = {
-        name: ForwardResult(_joined([p.points for p in found]), torch.cat([p.right for p in found]))
-        for name, found in parts.items()
+            generated.append(energy_points(clf, samples, labels))
+            advance(len(index))
+    results = {
+        name: ForwardResult(
+            _concatenate([b.points for b in batches]), torch.cat([b.correct for b in batches])
+        )
+        for name, batches in parts.items()
     }
-    return Landscape(seen.pop(CLEAN), seen, _joined(generated), clf.num_classes, attacks)
+    return Landscape(results.pop(CLEAN), results, _concatenate(generated), clf.num_classes, attacks)
 
 
-def _see(clf: Classifier, images: Tensor, labels: Tensor) -> ForwardResult:
+def _forward(clf: Classifier, images: Tensor, labels: Tensor) -> ForwardResult:
     logits = finite_logits(clf, images)
     return ForwardResult(points_of(logits, labels), (logits.argmax(1) == labels).cpu())
 
 
-def _joined(found: list[EnergyPoints]) -> EnergyPoints:
-    return EnergyPoints(torch.cat([p.marginal for p in found]), torch.cat([p.joint for p in found]))
+def _concatenate(parts: list[EnergyPoints]) -> EnergyPoints:
+    return EnergyPoints(torch.cat([p.marginal for p in parts]), torch.cat([p.joint for p in parts]))
 
 
 def diagnose(
@@ -166,32 +170,32 @@ def diagnose(
     out: str | Path | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Energies of clean images, of the same images under several attacks, and of as many generated ones.
+    """Energies of clean images, of the same images under several attacks, and of as many generated images.
 
-    Generated: 100 steps of the momentum sampler down the joint energy, from class-PCA starts where the classifier holds
-    class statistics, else from uniform noise, with the classes of the clean images.
+    The generated images have the classes of the clean images. They are made by 100 steps of the momentum sampler down
+    the joint energy, from class-PCA starts if the classifier stores class statistics, otherwise from uniform noise.
 
     Args:
-        clf: the classifier; left exactly as it was.
-        data: as of :func:`trilemma.evaluate`.
-        threat: by default the one stored with the classifier.
-        images: how many, from a fixed stratified order.
-        seed: of each attack and of the sampler.
-        attacks: names of the presets :data:`trilemma.config.presets.DIAGNOSE` or of registered attacks, by default
-            eight of them, PGD first. The first one makes the set ``adversarial``.
-        out: a folder for ``energies.json``, ``energies.npz``, ``energies-attacks.npz`` and the figures
+        clf: the classifier; its state is restored.
+        data: as in :func:`trilemma.evaluate`.
+        threat: by default the threat stored with the classifier.
+        images: number of images, the first ones of a fixed stratified order.
+        seed: seed of each attack and of the sampler.
+        attacks: names of presets of :data:`trilemma.config.presets.DIAGNOSE` or of registered attacks, by default
+            eight of them, PGD first. The first attack makes the set ``adversarial``.
+        out: folder for ``energies.json``, ``energies.npz``, ``energies-attacks.npz`` and the figures
             ``energy-histograms.png``, ``energy-quiver.png``, ``energy-attacks.png`` and ``energy-deltas.png``, each
-            with a ``-dark`` twin.
-        progress: show a bar on standard error.
+            also as a ``-dark`` version.
+        progress: show a progress bar on standard error.
 
     Returns:
-        The numbers of :func:`trilemma.metrics.energy_landscape.landscape_summary`, how they were made,
-        under ``lint`` what the lint found, and under ``moves`` what each attack does to the images that are classified
-        right as they are (:func:`trilemma.metrics.energy_landscape.move_summary`).
+        The values of :func:`trilemma.metrics.energy_landscape.landscape_summary`; the settings; the lint findings
+        under ``lint``; and under ``moves`` the effect of each attack on the images that are classified correctly
+        without attack (:func:`trilemma.metrics.energy_landscape.move_summary`).
 
     Raises:
         ConfigError: no threat given or stored, or a count below 1.
-        UnknownNameError: no such attack.
+        UnknownNameError: unknown attack.
     """
     presets = diagnose_presets(attacks)
     threat = threat or clf.threat
@@ -200,16 +204,16 @@ def diagnose(
             "diagnose: the classifier has no threat stored; pass threat=trilemma.Threat(norm, radius)"
         )
     if images < 1:
-        raise ConfigError(f"images: {images} asked for; give a count of at least 1")
+        raise ConfigError(f"images: {images}; must be at least 1")
     opened = open_data(clf, data)
     check_fit(clf, opened)
     part = opened.first(images)
-    linted = lint_data(clf, part, threat, seed)
+    lint_result = lint_data(clf, part, threat, seed)
     start = "uniform" if stored_pca(clf) is None else "class-pca"
     first = next(iter(presets))
-    found = landscape(clf, part, threat, presets, start, seed, progress)
+    energies = landscape(clf, part, threat, presets, start, seed, progress)
     record = {
-        "lint": linted.record(),
+        "lint": lint_result.record(),
         "count": len(part),
         "data": {"name": part.name, "split": part.split},
         "threat": {"norm": threat.norm, "radius": threat.radius},
@@ -217,12 +221,12 @@ def diagnose(
         "generated": f"momentum, joint energy, {GENERATED_STEPS} steps from {start}",
         "seed": seed,
         "checkpoint": dict(clf.about),
-        **landscape_summary(found.sets),
-        "moves": found.moves(),
+        **landscape_summary(energies.sets),
+        "moves": energies.moves(),
         **environment(clf.device),
     }
     if out is not None:
-        _write(Path(out), record, found)
+        _write(Path(out), record, energies)
     return record
 
 
@@ -235,7 +239,7 @@ def diagnose_run(
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> dict[str, Any]:
-    """:func:`diagnose` on the run's own test images, written to ``figures/`` of the run."""
+    """:func:`diagnose` on the run's own test images; its files are written to ``figures/`` of the run."""
     config = RunDirectory.open(path).config()
     clf = load(path).to(device)
     data = open_data(clf, config.data.name, config.data.root, config.data.size)
@@ -243,8 +247,9 @@ def diagnose_run(
     return diagnose(clf, data, None, images, seed, attacks=attacks, out=figures, progress=progress)
 
 
-def _write(out: Path, record: dict[str, Any], found: Landscape) -> None:
-    sets, attack = found.sets, next(iter(found.attacked))
+def _write(out: Path, record: dict[str, Any], energies: Landscape) -> None:
+    """Writes the record, the energies and the figures to the folder ``out``; warns if that fails."""
+    sets, attack = energies.sets, next(iter(energies.attacked))
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_points(out / "energies.npz", sets)
@@ -254,18 +259,18 @@ def _write(out: Path, record: dict[str, Any], found: Landscape) -> None:
             lambda theme: draw_quiver(sets[CLEAN], sets[ADVERSARIAL], theme, attack),
         )
         if record["moves"]["count"]:
-            _write_moves(out, record["moves"], found)
+            _write_moves(out, record["moves"], energies)
     except OSError as error:
         warn_unwritable(out, error)
         return
     write_json(out / "energies.json", record)
 
 
-def _write_moves(out: Path, moves: dict[str, Any], found: Landscape) -> None:
-    """The figures of the attacks, and the energies of the images that are right as they are."""
-    right = found.clean.right
-    clean = found.clean.of(right)
-    attacked = {name: seen.of(right) for name, seen in found.attacked.items()}
+def _write_moves(out: Path, moves: dict[str, Any], energies: Landscape) -> None:
+    """Writes figures and energies of all attacks, for the images that are classified correctly without attack."""
+    correct = energies.clean.correct
+    clean = energies.clean.subset(correct)
+    attacked = {name: result.subset(correct) for name, result in energies.attacked.items()}
     write_points(out / "energies-attacks.npz", {CLEAN: clean, **attacked})
     save_figure(out / "energy-attacks.png", lambda theme: draw_moves(moves, theme))
     save_figure(out / "energy-deltas.png", lambda theme: draw_deltas(clean, attacked, theme))

@@ -1,4 +1,4 @@
-"""Samples of a classifier, beside the starts they came from: images, a grid, and the figures of both."""
+"""Draws samples from a classifier and writes images, a grid, and the metrics of samples and starts."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ BATCH_SIZE = 250
 
 @dataclass(frozen=True)
 class Chain:
-    """How samples are drawn: a sampler's name, an energy's name, and the sampler's settings."""
+    """How samples are drawn: name of the sampler, name of the energy, and settings of the sampler."""
 
     sampler: str
     energy: str
     options: dict[str, Any]
 
 
-def own_chain(clf: Classifier, sampler: str | None = None, energy: str | None = None) -> Chain:
-    """The chain that a classifier was trained with, where it was, and momentum on E(x, y) otherwise.
+def training_chain(clf: Classifier, sampler: str | None = None, energy: str | None = None) -> Chain:
+    """The chain that a classifier was trained with; momentum on E(x, y) if it was trained without one.
 
     Args:
-        clf: its ``about`` remembers the chain.
-        sampler, energy: asked for by name; another sampler than the chain's brings its own settings.
+        clf: its ``about`` records the chain.
+        sampler, energy: names that replace those of the chain; another sampler gets its default settings.
     """
-    chain = dict(clf.about.get("chain", {}))
-    name, own_energy = chain.pop("name", "momentum"), chain.pop("energy", "joint")
+    options = dict(clf.about.get("chain", {}))
+    name, default_energy = options.pop("name", "momentum"), options.pop("energy", "joint")
     if sampler is not None and sampler != name:
-        name, chain = sampler, {}
-    return Chain(name, energy or own_energy, chain)
+        name, options = sampler, {}
+    return Chain(name, energy or default_energy, options)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Starts and what became of them, float32 ``[N, C, H, W]`` in [0, 1] on the CPU, and the classes int64 ``[N]``."""
+    """Starts and final images of chains, float32 ``[N, C, H, W]`` in [0, 1] on the CPU, and classes, int64 ``[N]``."""
 
     starts: Tensor
     images: Tensor
@@ -72,21 +72,22 @@ def draw_samples(
     progress: bool = False,
     **options: Any,
 ) -> Samples:
-    """``per_class`` samples of every class with their starts; arguments as of :func:`generate_samples`."""
+    """``per_class`` samples of every class, with their starts; arguments as in :func:`generate_samples`."""
     labels = torch.arange(clf.num_classes).repeat_interleave(per_class)
     train = None if data is None else data.train
-    both: list[list[Tensor]] = [[], []]
-    # The same seed twice gives the walk the very starts that are shown beside its end.
-    generators = [torch.Generator().manual_seed(seed) for _ in both]
+    starts: list[Tensor] = []
+    samples: list[Tensor] = []
+    # A call with 0 steps returns the starts. The same seed for both calls gives the samples these very starts.
+    generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
     with bar("generate", len(labels), progress) as advance:
         for part in labels.split(BATCH_SIZE):
-            for found, generator, count in zip(both, generators, (0, steps), strict=True):
+            for parts, generator, count in zip((starts, samples), generators, (0, steps), strict=True):
                 images = generate(
                     clf, part, start, sampler, energy, count, train, generator, **(options if count else {})
                 )
-                found.append(images.cpu())
+                parts.append(images.cpu())
             advance(len(part))
-    return Samples(torch.cat(both[0]), torch.cat(both[1]), labels)
+    return Samples(torch.cat(starts), torch.cat(samples), labels)
 
 
 def generate_samples(
@@ -104,50 +105,54 @@ def generate_samples(
     progress: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Samples with the figures that let one judge them, written to a folder.
+    """Draws samples, computes their metrics, writes both to a folder, and returns the record of ``NAME.json``.
+
+    Files: ``NAME.json``, ``NAME.png`` (grid, also as a ``-dark`` version), ``NAME.npz`` (``starts`` and ``samples``
+    uint8 ``[N, H, W, C]``, ``labels``) and a folder ``NAME`` with one PNG per image, ``CLASS-NUMBER.png``.
 
     Args:
-        source: a classifier, its file, or a run folder (whose own data then serve).
-        per_class: images of each class.
-        start, sampler, energy, steps: as of :func:`trilemma.samplers.generate`.
-        seed: of all randomness.
-        out: where to write; ``samples/`` of a run by default, nowhere for a classifier.
-        namer: a classifier (or run) trained independently, which names starts, samples and real images.
+        source: a classifier, its file, or a run folder (whose own data are used by default).
+        per_class: number of images per class.
+        start, sampler, energy, steps: as in :func:`trilemma.samplers.generate`.
+        seed: seed of all random numbers.
+        out: folder to write to; by default ``samples/`` of a run, and nothing is written for a classifier.
+        namer: an independently trained classifier (or run) that classifies starts, samples and real images.
         data: the splits that ``source`` was trained with: class statistics for starts, training images for the
-            nearest distance, test images to compare with.
+            nearest distance, test images for comparison.
+        progress: show a progress bar on standard error.
         options: settings of the sampler (``step_size``, ``noise_std``, ...) and ``stop``.
 
     Returns:
-        What ``NAME.json`` holds: the settings, ``figures`` (of ``start``, ``sample`` and ``real``, see
-        :func:`trilemma.metrics.generation.compare_samples`) and where the images lie. Beside it ``NAME.png`` (grid,
-        with a ``-dark`` twin), ``NAME.npz`` (``starts``, ``samples`` uint8 ``[N, H, W, C]``, ``labels``) and a folder
-        ``NAME`` with one PNG per image, ``CLASS-NUMBER.png``.
+        The settings, and ``figures``: the metrics of ``start``, ``sample`` and ``real``, see
+        :func:`trilemma.metrics.generation.compare_samples`.
 
     Raises:
         ConfigError: a count below 1, an unknown start, sampler or energy, or a namer that is the generator itself.
     """
     if per_class < 1 or steps < 0:
-        raise ConfigError(f"generate: per_class={per_class}, steps={steps}; at least 1 and 0 are needed")
+        raise ConfigError(
+            f"generate: per_class={per_class}, steps={steps}; per_class must be at least 1, steps at least 0"
+        )
     clf = source if isinstance(source, Classifier) else load(source)
     if not isinstance(source, Classifier) and Path(source).is_dir():
         data = data or run_splits(source)
         out = out or Path(source) / "samples"
-    judge = load(namer) if isinstance(namer, str | Path) else namer
-    _check(clf, judge, data)
-    began = time.perf_counter()
+    namer = load(namer) if isinstance(namer, str | Path) else namer
+    _check(clf, namer, data)
+    started = time.perf_counter()
     samples = draw_samples(
         clf, per_class, start, sampler, energy, steps, seed, data, progress=progress, **options
     )
-    seconds = round(time.perf_counter() - began, 2)
+    seconds = round(time.perf_counter() - started, 2)
     record: dict[str, Any] = {
         "name": f"{start}_{sampler}_{energy}_{steps}",
         "start": start, "sampler": sampler, "energy": energy, "steps": steps, "options": options,
         "per_class": per_class, "seed": seed, "class_names": list(clf.class_names),
-        "checkpoint": dict(clf.about), "namer": None if judge is None else dict(judge.about),
+        "checkpoint": dict(clf.about), "namer": None if namer is None else dict(namer.about),
         "reference": None if data is None else {"name": data.train.name, "images": len(data.train)},
         "figures": compare_samples(
             samples.starts, samples.images, samples.labels,
-            reference=None if data is None else data.train.images, namer=judge,
+            reference=None if data is None else data.train.images, namer=namer,
             real=None if data is None else (data.test.float_images(), data.test.labels),
         ),
         "seconds": seconds,
@@ -168,27 +173,30 @@ def _check(clf: Classifier, namer: Classifier | None, data: Splits | None) -> No
         raise ConfigError(f"namer: has {namer.num_classes} classes, but the samples have {clf.num_classes}")
 
 
-def check_independent(role: str, judge: Classifier, clf: Classifier) -> None:
-    """Refuses a judge that is the generator itself.
+def check_independent(role: str, evaluator: Classifier, generator: Classifier) -> None:
+    """Checks that the classifier that evaluates samples is not the one that generated them.
+
+    Args:
+        role: argument name of the evaluator, for the error message.
 
     Raises:
-        ConfigError: their weights are the same.
+        ConfigError: their weights are equal.
     """
-    if _same_weights(judge, clf):
+    if _same_weights(evaluator, generator):
         raise ConfigError(
-            f"{role}: a classifier cannot judge its own samples; give one that was trained independently"
+            f"{role}: a classifier cannot evaluate its own samples; pass one that was trained independently"
         )
 
 
 def _same_weights(first: Classifier, second: Classifier) -> bool:
-    ours, theirs = list(first.parameters()), list(second.parameters())
-    if [p.shape for p in ours] != [p.shape for p in theirs]:
+    first_weights, second_weights = list(first.parameters()), list(second.parameters())
+    if [p.shape for p in first_weights] != [p.shape for p in second_weights]:
         return False
-    return all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(ours, theirs, strict=True))
+    return all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(first_weights, second_weights, strict=True))
 
 
 def as_uint8(images: Tensor) -> Any:
-    """float ``[N, C, H, W]`` in [0, 1] to a uint8 array ``[N, H, W, C]``, rounded."""
+    """A uint8 array ``[N, H, W, C]`` of float images ``[N, C, H, W]`` in [0, 1], rounded."""
     return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
@@ -201,9 +209,9 @@ def _write(out: Path, record: dict[str, Any], samples: Samples, class_names: tup
         np.savez_compressed(
             out / f"{name}.npz", starts=as_uint8(samples.starts), samples=images, labels=samples.labels
         )
-        for place, image in enumerate(images):
-            label = int(samples.labels[place])
-            Image.fromarray(image.squeeze()).save(folder / f"{label}-{place % record['per_class']:04d}.png")
+        for index, image in enumerate(images):
+            label = int(samples.labels[index])
+            Image.fromarray(image.squeeze()).save(folder / f"{label}-{index % record['per_class']:04d}.png")
         save_figure(
             out / f"{name}.png",
             lambda theme: draw_grid(
