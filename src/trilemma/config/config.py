@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from trilemma.config.registry import METHODS, NETWORKS
+from trilemma.config.section import Section
 from trilemma.config.sections import (
     AttackConfig,
     AugmentationConfig,
@@ -30,7 +31,6 @@ from trilemma.config.sections import (
     RegulariserConfig,
     SamplerConfig,
     ScheduleConfig,
-    Section,
     ThreatConfig,
     TrainingConfig,
     UpdateConfig,

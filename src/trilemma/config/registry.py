@@ -26,7 +26,7 @@ class Row:
     Attributes:
         target: ``"module:object"``.
         summary: one line for ``trilemma list``.
-        options: ``"module:object"`` of the options class (networks); "" for the ``Options`` attribute of the target.
+        options: ``"module:object"`` of the options class of a network; "" for the default (:meth:`Registry.options`).
         paper: the source.
         cost: forward passes per image, if known (an attack or sampler step costs 2, a loss term 3).
         blank: placeholder of a parameterised name (``ood:SET``); the target is called with the value.
@@ -122,11 +122,13 @@ class Registry:
     def options(self, name: str) -> Any:
         """The options class of a method or network.
 
-        It is the row's ``options``, else the target's ``Options``, else made from the parameters of the target.
+        It is the row's ``options`` if set, else the target's attribute ``Options``, else for a network a class created
+        from the parameters of the target.
 
         Raises:
             UnknownNameError: no such row.
-            ConfigError: no options class, or a network as of :func:`trilemma.config.section.section_of`.
+            ConfigError: the method has no options class, or :func:`trilemma.config.section.section_of` cannot create
+                that of the network.
         """
         row = self.row(name)
         if row.options:
@@ -134,7 +136,7 @@ class Registry:
         target = self.get(name)
         if not hasattr(target, "Options") and self.kind != "network":
             raise ConfigError(
-                f"{self.kind} {name!r}: {row.target} has no Options; name its options class there"
+                f"{self.kind} {name!r}: {row.target} has no Options; set this attribute to its options class"
             )
         return target.Options if hasattr(target, "Options") else section_of(target, name)
 

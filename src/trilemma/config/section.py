@@ -1,4 +1,4 @@
-"""The base class of every section of a configuration, and a section made from a function's parameters."""
+"""The base class of every section of a configuration, and options classes derived from a function's signature."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from trilemma.errors import ConfigError
 
-# What the configuration of the data says, so no option of a network.
+# Parameters of a network that are determined by the data, and are therefore not options.
 _FROM_THE_DATA = ("num_classes", "in_channels")
 
 
@@ -21,14 +21,14 @@ class Section(BaseModel):
 
 
 def section_of(function: Callable[..., Any], name: str) -> type[Section]:
-    """The options of a network without an options class: the typed parameters of its function.
+    """Creates an options class for a network that has none, from the typed parameters of its function.
 
     Args:
-        function: takes ``num_classes``, ``in_channels`` and the options, each with its type.
-        name: of the registry row.
+        function: takes ``num_classes``, ``in_channels`` and the options, all with type annotations.
+        name: name of the registry row.
 
     Raises:
-        ConfigError: a parameter without a type, or ``*args`` or ``**kwargs``, which no recipe can check.
+        ConfigError: a parameter without a type annotation, or ``*args`` or ``**kwargs``, which cannot be validated.
     """
     hints = get_type_hints(function)
     fields: dict[str, Any] = {"name": (Literal[name], name)}

@@ -1,4 +1,4 @@
 """Networks: one architecture per file, built by :func:`trilemma.networks.create.create_network`.
 
-Importing this package imports no torch, so that ``trilemma.networks.options`` stays cheap.
+Importing this package does not import torch, so that ``trilemma.networks.options`` is fast to import.
 """

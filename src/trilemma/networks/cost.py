@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-accumulates, without running it."""
+"""The cost of a network: number of parameters and of multiply-accumulates, without running it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-# With one image, BatchNorm in train mode refuses the 1x1 maps that a small image ends in.
+# BatchNorm in train mode raises an error for one image whose feature maps are 1x1, as those of small images become.
 IMAGES = 2
 FLOPS_PER_MAC = 2
 
 
 def count_parameters(network: nn.Module) -> int:
-    """How many trainable numbers ``network`` has; shared ones count once."""
+    """The number of trainable parameters of ``network``; shared parameters count once."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def count_macs(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of one forward pass per image, in convolutions, linear layers and attention.
+    """Multiply-accumulates per image of a forward pass, in convolutions, linear layers and attention.
 
-    Shapes alone are propagated (meta device), so WRN-28-10 takes no memory and no arithmetic; ``network``
-    itself, its mode and its statistics stay as they are.
+    Only shapes are propagated (meta device), so that no memory is allocated and nothing is computed. ``network``, its
+    mode and its running statistics are left unchanged.
 
     Args:
-        network: ``[N, C, H, W]`` to anything, on any device, the meta device included.
+        network: takes images ``[N, C, H, W]``; on any device, including the meta device.
         image_shape: ``(C, H, W)``.
     """
     tensors = {

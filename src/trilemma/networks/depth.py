@@ -1,4 +1,4 @@
-"""How many residual blocks a depth stands for."""
+"""The number of residual blocks per stage for a given depth."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ CONVS_PER_BLOCK = 2
 
 
 def blocks_per_stage(depth: int, extra: int, network: str) -> int:
-    """The n of a three-stage residual network of depth 6 n + ``extra``.
+    """The number n of blocks per stage of a three-stage residual network of depth 6 n + ``extra``.
 
     Args:
-        depth: weight layers, as papers count them.
+        depth: number of weight layers, as papers count them.
         extra: layers outside the residual branches: 2 for a CIFAR ResNet (stem and classifier), 4 for a
             wide ResNet, which also counts two of its three projections.
-        network: the name that the error carries.
+        network: name of the network, for the error message.
 
     Raises:
-        ConfigError: no n of 1 or more gives this depth; names the nearest depths that exist.
+        ConfigError: ``depth`` is not 6 n + ``extra`` with n of at least 1; the message suggests two possible depths.
     """
     per_n = STAGES * CONVS_PER_BLOCK
     blocks, rest = divmod(depth - extra, per_n)

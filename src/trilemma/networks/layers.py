@@ -1,4 +1,4 @@
-"""Normalisation and activation layers by name."""
+"""Creates normalisation and activation layers by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHANNELS_PER_GROUP = 4
 
 
 def _group_norm(channels: int) -> nn.Module:
-    # Groups of one channel would be constant on the 1x1 maps that a small image ends in.
+    # At least 4 channels per group: a group of one channel is constant on 1x1 feature maps, as small images have.
     groups = math.gcd(GROUPS, channels, max(1, channels // CHANNELS_PER_GROUP))
     return nn.GroupNorm(groups, channels)
 
@@ -25,7 +25,7 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "group": _group_norm,
     "none": lambda channels: nn.Identity(),
 }
-# Never in place: without a norm layer the activation's input is the shortcut itself.
+# Not in-place: without a norm layer the input of the activation is also the shortcut.
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": lambda: nn.LeakyReLU(LEAKY_SLOPE),
@@ -34,10 +34,10 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def make_norm(norm: str, channels: int) -> nn.Module:
-    """A layer that normalises ``[N, channels, H, W]``.
+    """Creates a normalisation layer for ``[N, channels, H, W]``.
 
-    ``group`` is GroupNorm (Wu and He 2018) with up to 32 groups of at least 4 channels where the number of
-    channels allows it.
+    ``group`` is GroupNorm (Wu and He 2018) with up to 32 groups, of at least 4 channels where the number of channels
+    allows it; ``none`` is the identity.
 
     Raises:
         UnknownNameError: not one of batch, group, none.
@@ -50,7 +50,7 @@ def make_norm(norm: str, channels: int) -> nn.Module:
 
 
 def make_activation(activation: str) -> nn.Module:
-    """An elementwise activation, not in place; ``leaky_relu`` has slope 0.2.
+    """Creates an elementwise activation, not in-place; ``leaky_relu`` has slope 0.2.
 
     Raises:
         UnknownNameError: not one of relu, leaky_relu, silu.

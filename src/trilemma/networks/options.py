@@ -1,7 +1,6 @@
-"""The options of every network: one frozen class each, free of torch.
+"""The options of the built-in networks, one frozen class each.
 
-They stand in this one file, not in the networks' own, so that a misspelt option is answered without
-importing torch.
+They are defined here and not beside the networks, so that options can be validated without importing torch.
 """
 
 from __future__ import annotations
@@ -16,11 +15,15 @@ from trilemma.networks.depth import blocks_per_stage
 NormName = Literal["batch", "group", "none"]
 ActivationName = Literal["relu", "leaky_relu", "silu"]
 
-Norm = Annotated[NormName, Field(description="none: no normalisation layer, and biased convolutions")]
-Activation = Annotated[ActivationName, Field(description="leaky_relu has slope 0.2")]
+Norm = Annotated[
+    NormName, Field(description="normalisation layer; none: no normalisation, and convolutions have biases")
+]
+Activation = Annotated[ActivationName, Field(description="activation function; leaky_relu has slope 0.2")]
 
 
 def _six_n_plus(extra: int, network: str) -> AfterValidator:
+    """A validator that accepts depths of 6 n + ``extra``."""
+
     def check(depth: int) -> int:
         blocks_per_stage(depth, extra, network)
         return depth
@@ -30,36 +33,46 @@ def _six_n_plus(extra: int, network: str) -> AfterValidator:
 
 class SmallResNetOptions(Section):
     name: Literal["small-resnet"] = "small-resnet"
-    width: PositiveInt = Field(16, description="channels of the first stage; then 2 and 4 times as many")
-    depth: Annotated[int, _six_n_plus(2, "small-resnet")] = Field(8, description="layers, 6 n + 2: 8, 14, 20")
+    width: PositiveInt = Field(
+        16, description="channels of the first stage; the others have 2 and 4 times as many"
+    )
+    depth: Annotated[int, _six_n_plus(2, "small-resnet")] = Field(
+        8, description="number of layers, 6 n + 2: 8, 14, 20, ..."
+    )
     norm: Norm = "batch"
     activation: Activation = "relu"
 
 
 class PreActResNetOptions(Section):
     name: Literal["preact-resnet"] = "preact-resnet"
-    depth: Literal[18] = Field(18, description="layers")
+    depth: Literal[18] = Field(18, description="number of layers")
     norm: Norm = "batch"
     activation: Activation = "relu"
 
 
 class WideResNetOptions(Section):
     name: Literal["wide-resnet"] = "wide-resnet"
-    depth: Annotated[int, _six_n_plus(4, "wide-resnet")] = Field(28, description="layers, 6 n + 4: 28, 34")
-    width: PositiveInt = Field(10, description="widening factor of the stages' 16, 32 and 64 channels")
+    depth: Annotated[int, _six_n_plus(4, "wide-resnet")] = Field(
+        28, description="number of layers, 6 n + 4: 10, 16, 22, 28, 34, ..."
+    )
+    width: PositiveInt = Field(
+        10, description="widening factor; the stages have 16, 32 and 64 times as many channels"
+    )
     norm: Norm = "batch"
     activation: Activation = "relu"
-    bias: bool = Field(False, description="biased convolutions (always so where norm is none)")
-    stride_conv: Literal[1, 2] = Field(1, description="convolution with a block's stride; 2: JEM's block")
+    bias: bool = Field(False, description="convolutions have biases (always true if norm is none)")
+    stride_conv: Literal[1, 2] = Field(
+        1, description="which convolution of a block has the stride; 2: the block of JEM's implementation"
+    )
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="drop probability before a block's second convolution"
+        0.0, ge=0, lt=1, description="dropout probability before the second convolution of a block"
     )
 
 
 class TimmOptions(Section):
     name: Literal["timm"] = "timm"
-    model: str = Field(min_length=1, description="timm's name of the network, such as resnet18")
-    pretrained: bool = Field(False, description="start from timm's published weights (downloads them)")
+    model: str = Field(min_length=1, description="name of the network in timm, such as resnet18")
+    pretrained: bool = Field(False, description="initialise with timm's published weights (downloads them)")
     arguments: dict[str, bool | int | float | str] = Field(
         default_factory=dict,
         description="further arguments of timm.create_model, such as img_size",

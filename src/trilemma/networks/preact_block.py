@@ -1,4 +1,4 @@
-"""The pre-activation residual block that every residual network here is made of (He et al. 2016)."""
+"""The pre-activation residual block of all residual networks in this package (He et al. 2016)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from trilemma.networks.layers import make_activation, make_norm
 
 @dataclass(frozen=True)
 class BlockStyle:
-    """What all blocks of one network have in common.
+    """The options that all blocks of a network share.
 
     Attributes:
         norm: batch, group or none.
         activation: relu, leaky_relu or silu.
-        bias: convolutions have biases.
-        stride_conv: which 3x3 convolution carries the stride. 2 is JEM's block (Grathwohl et al. 2020), where
-            the projection also reads the block's raw input instead of the activated one.
-        dropout: probability of a zero in front of the second convolution.
+        bias: whether convolutions have biases.
+        stride_conv: which 3x3 convolution has the stride. 2 is JEM's block (Grathwohl et al. 2020), in which the
+            projection is applied to the input of the block instead of the activated input.
+        dropout: dropout probability before the second convolution.
     """
 
     norm: str = "batch"
@@ -30,14 +30,15 @@ class BlockStyle:
 
     @property
     def raw_shortcut(self) -> bool:
+        """Whether the projection is applied to the input of the block instead of the activated input."""
         return self.stride_conv == 2
 
 
 class PreActBlock(nn.Module):
     """``x + conv2(act(norm2(conv1(act(norm1(x))))))``, He et al. 2016, figure 4(e).
 
-    ``[N, channels_in, H, W]`` to ``[N, channels_out, ceil(H / stride), ceil(W / stride)]``. Where channels or
-    size change, a 1x1 convolution replaces the identity.
+    ``[N, channels_in, H, W]`` to ``[N, channels_out, ceil(H / stride), ceil(W / stride)]``. If channels or size change,
+    the shortcut is a 1x1 convolution instead of the identity.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, style: BlockStyle) -> None:

@@ -1,4 +1,4 @@
-"""PreActResNet-18, the usual network of adversarial training."""
+"""PreActResNet-18, the network that is commonly used for adversarial training."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class PreActResNet(ResidualNetwork):
         num_classes: K.
         in_channels: C.
         depth: 18.
-        norm: batch, group or none (then convolutions have biases).
-        activation: relu, leaky_relu (0.2) or silu.
+        norm: batch, group or none; with none, convolutions have biases.
+        activation: relu, leaky_relu (slope 0.2) or silu.
 
     Raises:
-        ConfigError: another depth.
+        ConfigError: a depth other than 18.
         UnknownNameError: an unknown norm or activation.
     """
 

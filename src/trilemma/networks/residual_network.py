@@ -1,4 +1,4 @@
-"""Stem, stages of pre-activation blocks, global average and a linear classifier."""
+"""Residual networks: stem, stages of pre-activation blocks, global average pooling and a linear classifier."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from trilemma.networks.preact_block import BlockStyle, PreActBlock
 
 
 class ResidualNetwork(nn.Module):
-    """Base of the residual networks: images ``[N, C, H, W]`` to logits ``[N, K]``, any H and W.
+    """Base class of the residual networks: images ``[N, C, H, W]`` to logits ``[N, K]``, any H and W.
 
-    The first stage keeps the image size, every further stage halves it. Weights are drawn from torch's
-    default generator.
+    The first stage keeps the image size, each further stage halves it. Weights are drawn from torch's default
+    generator.
 
     Args:
         num_classes: K.
         in_channels: C; 1 for grey images, 3 for colour.
-        stem: channels after the first convolution.
-        stages: channels of each stage.
-        blocks: residual blocks per stage.
-        style: norm, activation and the rest of what the blocks share.
+        stem: number of channels after the first convolution.
+        stages: number of channels of each stage.
+        blocks: number of residual blocks per stage.
+        style: norm, activation and other options of the blocks.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ResidualNetwork(nn.Module):
         initialise(self, style)
 
     def features(self, images: Tensor) -> Tensor:
-        """The penultimate representation, ``[N, channels]``."""
+        """The input of the linear classifier, ``[N, channels]``."""
         maps = self.activation(self.norm(self.blocks(self.stem(images))))
         return F.adaptive_avg_pool2d(maps, 1).flatten(1)
 

@@ -1,4 +1,4 @@
-"""A published robust network of RobustBench, through the extra of the same name."""
+"""Published robust networks of RobustBench; needs the extra ``robustbench``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trilemma.data.cache import cache_folder
 from trilemma.errors import MissingExtraError, UnknownNameError, nearest
 from trilemma.threat import Threat
 
-# What the benchmark asks about: data to classes, and data and norm to the radius.
+# The benchmark's data sets with their number of classes, and the radius of each pair of data set and norm.
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 RADII = {
     ("cifar10", "Linf"): "8/255",
@@ -22,17 +22,17 @@ RADII = {
 
 
 def robustbench_network(name: str) -> tuple[nn.Module, int, Threat]:
-    """``robustbench:NAME`` or ``robustbench:DATA/NORM/NAME``: the network, its classes and its threat.
+    """Loads a network of RobustBench; returns the network, its number of classes and its threat.
 
-    Its normalisation is inside, so it takes images in [0, 1] as they are. The weights are downloaded into trilemma's
-    cache folder the first time.
+    The network includes its normalisation and takes images in [0, 1]. The weights are downloaded into trilemma's cache
+    folder on first use.
 
     Args:
-        name: a name of RobustBench's model zoo (cifar10 and Linf), or with data and norm before it.
+        name: ``NAME`` in RobustBench's model zoo (for cifar10 and Linf), or ``DATA/NORM/NAME``.
 
     Raises:
         MissingExtraError: robustbench cannot be imported.
-        UnknownNameError: no such data and norm, or no such network among them.
+        UnknownNameError: no such pair of data and norm, or no such network for it.
     """
     *setting, model = name.split("/")
     data, norm = setting if len(setting) == 2 else ("cifar10", "Linf")
@@ -61,6 +61,7 @@ def robustbench_network(name: str) -> tuple[nn.Module, int, Threat]:
 
 
 def _names(zoo: Any, data: str, norm: str) -> list[str]:
-    """The zoo is keyed by enumerations whose values are these words."""
-    found = {key.value: value for key, value in zoo.items()}.get(data, {})
-    return sorted({key.value: value for key, value in found.items()}.get(norm, ()))
+    """The names of the networks for ``data`` and ``norm``, sorted."""
+    # The keys of the zoo are enumeration members whose values are the names of data sets and norms.
+    by_norm = {key.value: value for key, value in zoo.items()}.get(data, {})
+    return sorted({key.value: value for key, value in by_norm.items()}.get(norm, ()))

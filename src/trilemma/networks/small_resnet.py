@@ -10,17 +10,17 @@ from trilemma.networks.residual_network import ResidualNetwork
 class SmallResNet(ResidualNetwork):
     """The three-stage CIFAR ResNet of depth 6 n + 2, in its pre-activation form (He et al. 2016, 1603.05027).
 
-    ``[N, C, H, W]`` to logits ``[N, K]``, made for 8x8 to 64x64 pixels. Depth 8 with width 16 has 0.08 M
-    parameters and 12.5 M multiply-accumulates on a 32x32 colour image. Pre-activation, because its identity
-    path from the first block to the last also trains without norm layers.
+    ``[N, C, H, W]`` to logits ``[N, K]``, intended for 8x8 to 64x64 pixels. Depth 8 with width 16 has 0.08 M
+    parameters and 12.5 M multiply-accumulates on a 32x32 colour image. The pre-activation form is used because its
+    identity path from the first block to the last can be trained without norm layers.
 
     Args:
         num_classes: K.
         in_channels: C.
         width: channels of the first stage; the other two have 2 and 4 times as many.
         depth: 8, 14, 20, ...
-        norm: batch, group or none (then convolutions have biases).
-        activation: relu, leaky_relu (0.2) or silu.
+        norm: batch, group or none; with none, convolutions have biases.
+        activation: relu, leaky_relu (slope 0.2) or silu.
 
     Raises:
         ConfigError: a depth that is not 6 n + 2.

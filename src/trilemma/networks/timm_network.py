@@ -1,4 +1,4 @@
-"""Any network of timm, through the extra of the same name."""
+"""Any network of timm; needs the extra ``timm``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trilemma.errors import ConfigError, MissingExtraError, UnknownNameError, ne
 
 
 class ClassifierParts(NamedTuple):
-    """A published network and what :class:`trilemma.Classifier` needs to know about it."""
+    """A published network and the arguments of :class:`trilemma.Classifier` for it."""
 
     network: nn.Module
     num_classes: int
@@ -30,15 +30,15 @@ def timm_network(
     pretrained: bool = False,
     arguments: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """``timm:model`` with a fresh classifier of ``num_classes`` logits: ``[N, C, H, W]`` to ``[N, K]``.
+    """Creates a network of timm with a new classifier layer: images ``[N, C, H, W]`` to logits ``[N, K]``.
 
-    Its published normalisation is not part of it; pass that to :class:`trilemma.Classifier` as mean and std.
+    The network does not include its published normalisation; pass it to :class:`trilemma.Classifier` as mean and std.
 
     Args:
         num_classes: K.
         in_channels: C.
         model: timm's name, with or without a weight tag: ``resnet18``, ``resnet18.a1_in1k``.
-        pretrained: start from the published weights (downloads them).
+        pretrained: initialise with the published weights (downloads them).
         arguments: further arguments of ``timm.create_model``, such as ``img_size`` for a transformer.
 
     Raises:
@@ -53,7 +53,7 @@ def timm_network(
 
 
 def timm_classifier_parts(model: str) -> ClassifierParts:
-    """``timm:model`` as published: weights, classes, normalisation and image shape.
+    """Loads a network of timm as published: with weights, classes, normalisation and image shape.
 
     Raises:
         MissingExtraError: timm cannot be imported.
@@ -69,7 +69,13 @@ def timm_classifier_parts(model: str) -> ClassifierParts:
 
 
 def _timm(model: str, pretrained: bool) -> ModuleType:
-    """The module, once it is known to have ``model``."""
+    """Imports timm and checks that it has ``model``, with published weights if ``pretrained``.
+
+    Raises:
+        MissingExtraError: timm cannot be imported.
+        UnknownNameError: timm has no such network.
+        ConfigError: pretrained, but no weights are published under this name.
+    """
     try:
         timm = import_module("timm")
     except ImportError as error:
@@ -77,7 +83,8 @@ def _timm(model: str, pretrained: bool) -> ModuleType:
             f"network timm:{model} needs timm, which cannot be imported ({error}); pip install -e '.[timm]' in "
             f"the clone"
         ) from error
-    if ":" in model:  # hf-hub:owner/name and the like: only timm can look there
+    # hf-hub:OWNER/NAME and similar names are resolved by timm when the network is created.
+    if ":" in model:
         return timm
     if not timm.is_model(model):
         raise UnknownNameError(

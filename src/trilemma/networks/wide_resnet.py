@@ -24,11 +24,11 @@ class WideResNet(ResidualNetwork):
         depth: 6 n + 4: 10, 16, 22, 28, 34, ...
         width: widening factor; the stages have 16, 32 and 64 times as many channels.
         norm: batch, group or none.
-        activation: relu, leaky_relu (0.2) or silu.
-        bias: convolutions have biases; always so with ``norm="none"``, which has no other offsets.
-        stride_conv: which 3x3 convolution of a block carries the stride of stages 2 and 3. With 2 the first
-            one runs at full resolution, and the projection reads the block's raw input.
-        dropout: probability of a zero in front of a block's second convolution, in [0, 1).
+        activation: relu, leaky_relu (slope 0.2) or silu.
+        bias: convolutions have biases; always true with ``norm="none"``, where no other layer has an offset.
+        stride_conv: which 3x3 convolution of a block has the stride in stages 2 and 3. With 2 the first convolution
+            runs at full resolution, and the projection is applied to the input of the block before activation.
+        dropout: dropout probability before the second convolution of a block, in [0, 1).
 
     Raises:
         ConfigError: a depth that is not 6 n + 4, or a stride_conv that is not 1 or 2.
@@ -48,7 +48,7 @@ class WideResNet(ResidualNetwork):
         dropout: float = 0.0,
     ) -> None:
         if stride_conv not in (1, 2):
-            raise ConfigError(f"network.stride_conv: a block has convolutions 1 and 2, got {stride_conv}")
+            raise ConfigError(f"network.stride_conv: must be 1 or 2, got {stride_conv}")
         super().__init__(
             num_classes,
             in_channels,

@@ -1,1 +1,1 @@
-"""Walks on the energy landscape: the engine, what is climbed or descended, and the two constraints."""
+"""Iterative optimisation of images: the loop, its objectives, and ascent (attacks) and descent (samplers) with it."""

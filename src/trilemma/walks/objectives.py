@@ -1,4 +1,4 @@
-"""What an attack climbs: per-image objectives for :func:`trilemma.walks.walk.walk`, with their logits."""
+"""Per-image objectives for :func:`trilemma.walks.walk.walk`; each returns its values and the logits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from trilemma.walks.walk import Objective
 
 
 def subset(tensor: Tensor, index: Tensor) -> Tensor:
-    """``tensor[index]`` without a copy while nobody has left the batch."""
+    """``tensor[index]``, without a copy while no image has left the batch.
+
+    Args:
+        tensor: ``[N, ...]``.
+        index: int64, ascending, without duplicates, as of :class:`trilemma.walks.walk.Walkers`.
+    """
     return tensor if len(index) == len(tensor) else tensor[index]
 
 
 def cross_entropy(clf: Classifier, labels: Tensor) -> Objective:
-    """``CE(x, y)``: untargeted attacks climb it."""
+    """``CE(x, y)``, which untargeted attacks maximise."""
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)
@@ -25,7 +30,7 @@ def cross_entropy(clf: Classifier, labels: Tensor) -> Objective:
 
 
 def targeted_cross_entropy(clf: Classifier, target_labels: Tensor) -> Objective:
-    """``-CE(x, t)``: climbing it makes the classifier say ``t``."""
+    """``-CE(x, t)``, which targeted attacks maximise to make the classifier predict ``t``."""
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)
@@ -35,7 +40,7 @@ def targeted_cross_entropy(clf: Classifier, target_labels: Tensor) -> Objective:
 
 
 def high_energy(clf: Classifier, labels: Tensor, gamma: float) -> Objective:
-    """``CE(x, y) + gamma E(x)``: climbing it raises the loss and, for gamma above 1, the marginal energy too."""
+    """``CE(x, y) + gamma E(x)``; maximising it raises the loss and, for gamma above 1, the marginal energy as well."""
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)
@@ -46,7 +51,7 @@ def high_energy(clf: Classifier, labels: Tensor, gamma: float) -> Objective:
 
 
 def divergence(clf: Classifier, clean_logits: Tensor) -> Objective:
-    """``KL(f(x) || f(x*))`` with the clean side held: the inner objective of TRADES."""
+    """``KL(f(x) || f(x*))`` with fixed clean logits: the inner objective of TRADES."""
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)
@@ -56,7 +61,7 @@ def divergence(clf: Classifier, clean_logits: Tensor) -> Objective:
 
 
 def joint_energy(clf: Classifier, labels: Tensor) -> Objective:
-    """``E(x, y)``: climbing it leaves the region where the model believes the pair."""
+    """``E(x, y)``; maximising it moves to a low joint density, and samplers minimise it."""
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)
@@ -66,7 +71,7 @@ def joint_energy(clf: Classifier, labels: Tensor) -> Objective:
 
 
 def marginal_energy(clf: Classifier) -> Objective:
-    """``E(x)``: descended by the samplers of the JEM family."""
+    """``E(x)``, which the samplers of the JEM family minimise."""
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)

@@ -1,4 +1,4 @@
-"""The two walks: steepest ascent inside a ball (attacks), descent of an energy inside the box (samplers)."""
+"""Steepest ascent of an objective inside a ball (attacks), and descent of an energy inside [0, 1] (samplers)."""
 
 from __future__ import annotations
 
@@ -26,18 +26,26 @@ def ascend(
     stop: Stop | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """``x <- project(x + step_size * ascent(gradient))``, ``steps`` times.
+    """Maximises an objective: ``x <- project(x + step_size * ascent(gradient))``, ``steps`` times.
+
+    Call it inside :func:`trilemma.classifier.contexts.inner_loop`.
 
     Args:
-        clf: inside :func:`trilemma.classifier.contexts.inner_loop`.
-        start: where the walk begins, ``[N, C, H, W]``.
-        clean: the centres of the balls, ``[N, C, H, W]``.
-        step_size: pixel units; the sign (linf) or the normalised gradient (l2) is multiplied by it.
-        project: keep to the ball and the box; without it only to the box [0, 1].
-        clip: without it and without ``project``, not even to the box.
-        step_rule: another rule than steepest ascent; ``step_size`` then has no effect.
-        seeds: int64 ``[N]``, one per image, for rules that draw random numbers.
-        stop, callback: as of :func:`trilemma.walks.walk.walk`.
+        clf: the classifier that ``objective`` uses.
+        start: initial images, ``[N, C, H, W]``.
+        clean: centres of the balls, ``[N, C, H, W]``.
+        threat: norm and radius.
+        objective: see :func:`trilemma.walks.walk.walk`.
+        steps: number of steps.
+        step_size: pixel units; factor of the sign (linf) or of the normalised gradient (l2).
+        project: project onto the ball and [0, 1] after each step.
+        clip: without ``project``, clip to [0, 1] after each step.
+        step_rule: replaces steepest ascent; ``step_size`` then has no effect.
+        seeds: int64 ``[N]``, one per image, for step rules that draw random numbers.
+        stop, callback: see :func:`trilemma.walks.walk.walk`.
+
+    Returns:
+        The final images, ``[N, C, H, W]``, detached.
     """
 
     def steepest(walkers: Walkers, gradient: Tensor) -> Tensor:
@@ -66,19 +74,32 @@ def descend(
     stop: Stop | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Moves images by ``step_rule``, clipping to [0, 1] after each step unless ``clip`` is off.
+    """Moves images by ``step_rule`` along the gradient of an energy, ``steps`` times.
+
+    Call it inside :func:`trilemma.classifier.contexts.inner_loop`.
 
     Args:
-        clean: with ``budget``, the images to stay near, ``[N, C, H, W]``.
+        clf: the classifier that ``energy`` uses.
+        images: initial images, ``[N, C, H, W]``.
+        energy: an objective, see :func:`trilemma.walks.walk.walk`.
+        step_rule: see :func:`trilemma.walks.walk.walk`.
+        steps: number of steps.
+        seeds: int64 ``[N]``, one per image, for step rules that draw random numbers.
+        clean: with ``budget``, the centres of the L2 balls, ``[N, C, H, W]``.
         budget: largest L2 distance to ``clean``, pixel units (counterfactuals).
+        clip: clip to [0, 1] after each step.
+        stop, callback: see :func:`trilemma.walks.walk.walk`.
+
+    Returns:
+        The final images, ``[N, C, H, W]``, detached.
     """
 
-    def constraint(moved: Tensor, index: Tensor) -> Tensor:
+    def constraint(stepped: Tensor, index: Tensor) -> Tensor:
         if clean is not None and budget is not None:
             centre = subset(clean, index)
-            delta = moved - centre
-            length = delta.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, *[1] * (moved.dim() - 1))
-            moved = centre + delta * (budget / length).clamp_max(1.0)
-        return moved.clamp(0.0, 1.0) if clip else moved
+            delta = stepped - centre
+            length = delta.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, *[1] * (stepped.dim() - 1))
+            stepped = centre + delta * (budget / length).clamp_max(1.0)
+        return stepped.clamp(0.0, 1.0) if clip else stepped
 
     return walk(clf, images, energy, step_rule, constraint, steps, seeds=seeds, stop=stop, callback=callback)
