@@ -133,7 +133,9 @@ def test_a_classifier_file_keeps_its_rows_and_its_state_where_it_is_told(
     assert refused.exit_code == 2 and "remove --out" in refused.stderr
     interrupt("apgd-ce")
     left = command(*asked)
-    assert left.exit_code == 130 and "nothing is saved; with --out DIR, AutoAttack can be resumed" in left.stderr
+    assert (
+        left.exit_code == 130 and "nothing is saved; with --out DIR, AutoAttack can be resumed" in left.stderr
+    )
     left = command(*kept)
     assert left.exit_code == 130 and "with --resume" in left.stderr
 

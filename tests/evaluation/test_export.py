@@ -158,7 +158,7 @@ def test_what_would_give_other_logits_is_not_written(images, tmp_path):
     clf = trilemma.Classifier(Moody(), 3).eval()
     line = refused(CheckpointError, export_state_dict, clf, tmp_path / "moody.pt", images)
     assert (
-        "not written: what was read back gives other logits than the classifier (largest difference " in line
+        "not written: the exported file gives other logits than the classifier (largest difference " in line
     )
 
 
@@ -166,7 +166,7 @@ def test_a_file_that_is_there_is_never_written_over(clf, images, tmp_path):
     for kind, export in EXPORTS.items():
         path = tmp_path / f"taken.{kind}"
         path.write_text("mine")
-        assert "is there already and is not written over" in refused(RunError, export, clf, path, images)
+        assert "already exists; refusing to overwrite it" in refused(RunError, export, clf, path, images)
         assert path.read_text() == "mine"
 
 

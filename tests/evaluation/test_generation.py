@@ -16,7 +16,7 @@ from trilemma.errors import ConfigError, DataError
 from trilemma.evaluation.protocols.generation import (
     SampleSet,
     classifier_extractor,
-    find_extractor,
+    load_extractor,
     measure_samples,
     read_samples,
 )
@@ -125,8 +125,8 @@ def test_a_folder_and_an_archive_of_others_are_read_as_they_are(tmp_path):
     ("make", "message"),
     [
         (lambda p: None, "no such samples"),
-        (lambda p: p.mkdir(), "holds no image file"),
-        (lambda p: np.savez(f"{p}.npz", images=np.zeros((2, 4, 4, 1), np.uint8)), "needs an array 'samples'"),
+        (lambda p: p.mkdir(), "contains no image file"),
+        (lambda p: np.savez(f"{p}.npz", images=np.zeros((2, 4, 4, 1), np.uint8)), "has no array 'samples'"),
         (lambda p: np.savez(f"{p}.npz", samples=np.zeros((2, 4, 4, 1))), "uint8"),
         (lambda p: p.with_name("s.npz").write_text("no archive"), "cannot be read as an .npz file"),
     ],
@@ -146,6 +146,6 @@ def test_images_of_two_sizes_are_not_made_alike_in_silence(tmp_path):
 
 
 def test_an_extractor_is_called_by_method_and_data(finished_run, toy):
-    extractor, clf = find_extractor(str(finished_run))
+    extractor, clf = load_extractor(str(finished_run))
     assert clf is not None and extractor.name == "pgd-at-digits" and not extractor.inception
     assert classifier_extractor(toy.mlp(), "fallback").name == "fallback"

@@ -18,10 +18,10 @@ from trilemma.data.download import file_sha256
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import DataError, UnknownNameError
 from trilemma.evaluation.evaluate import evaluate_run
-from trilemma.evaluation.protocols.ood import MADE, WORDNET, outside_images, without_overlap
+from trilemma.evaluation.protocols.ood import SYNTHETIC, WORDNET, outside_images, without_overlap
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", SYNTHETIC)
 def test_a_whole_row_of_every_made_set_in_any_batch_size(name, finished_run):
     clf, full = trilemma.load(finished_run), f"ood:{name}"
     one, two = (

@@ -1,4 +1,4 @@
-"""A finished classifier for use elsewhere: PyTorch weights or ONNX, checked on real images before it is written."""
+"""Exports a classifier as PyTorch weights or ONNX, after a check of the file on real images."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from trilemma.evaluation.evaluate import check_fit, check_output
 from trilemma.files import replacing
 
 BATCH_SIZE = 250
-# Another runtime adds in another order: the largest difference of two logits, in units of the largest logit.
+# Largest difference of logits, relative to the largest logit: other runtimes sum in another order.
 ONNX_TOLERANCE = 1e-4
 
 
 class PlainClassifier(nn.Module):
-    """Images in [0, 1] to logits, with nothing of trilemma's in it: ``network((images - mean) / std)``.
+    """A module from images in [0, 1] to logits without trilemma's classes: ``network((images - mean) / std)``.
 
     Args:
-        network: from normalised images to logits.
+        network: module from normalised images to logits.
         mean, std: ``[1, C, 1, 1]``, or ``[1, 1, 1, 1]`` for no normalisation.
     """
 
@@ -49,30 +49,30 @@ class PlainClassifier(nn.Module):
 
 
 def plain(clf: Classifier) -> PlainClassifier:
-    """A copy of ``clf`` without what only trilemma needs, in eval mode on the CPU, in float32."""
+    """A copy of ``clf`` as a :class:`PlainClassifier`, in eval mode, float32, on the CPU."""
     mean = torch.zeros(1, 1, 1, 1) if clf.mean is None else clf.mean.detach().clone()
     std = torch.ones(1, 1, 1, 1) if clf.std is None else clf.std.detach().clone()
     return PlainClassifier(copy.deepcopy(clf.network), mean, std).float().cpu().eval().requires_grad_(False)
 
 
 def export_state_dict(clf: Classifier, path: str | Path, images: ImageSet) -> dict[str, Any]:
-    """Writes ``{"state_dict": ..., "metadata": ...}``, to be read by ``torch.load(path, weights_only=True)``.
+    """Writes ``{"state_dict": ..., "metadata": ...}`` for ``torch.load(path, weights_only=True)``.
 
-    The names are ``mean``, ``std`` and ``network.`` with those of the network: what :class:`PlainClassifier` has.
-    Before the file gets its name it is read back into a module without weights, whose logits must be those of
-    ``clf``, bit for bit.
+    The keys of the state dict are those of :class:`PlainClassifier`: ``mean``, ``std`` and ``network.*``. The file is
+    written under a temporary name and loaded into a zeroed module first, whose logits must equal those of ``clf`` bit
+    for bit.
 
     Args:
         clf: the classifier.
-        path: a file that is not there yet.
-        images: real images to check on.
+        path: a file that does not exist yet.
+        images: real images for the check.
 
     Returns:
-        The metadata: format, versions, classes, image shape, input range, threat, network, check.
+        The metadata: format, versions, classes, image shape, input range, threat, network, data of the check.
 
     Raises:
-        RunError: there is a file already, or it cannot be written.
-        CheckpointError: what was read back does not give the same logits.
+        RunError: the file exists already or cannot be written.
+        CheckpointError: the file does not give the same logits.
     """
     module = plain(clf)
     metadata = _metadata(clf, images)
@@ -81,28 +81,30 @@ def export_state_dict(clf: Classifier, path: str | Path, images: ImageSet) -> di
         torch.save({"state_dict": module.state_dict(), "metadata": metadata}, file)
 
     def read_back(file: Path) -> Callable[[Tensor], Tensor]:
-        again = copy.deepcopy(module)
-        for value in again.state_dict().values():
-            value.zero_()  # so that nothing is right that was not in the file
-        again.load_state_dict(torch.load(file, weights_only=True)["state_dict"])
-        return again
+        loaded = copy.deepcopy(module)
+        # Zeroed, so that a tensor missing from the file is noticed.
+        for value in loaded.state_dict().values():
+            value.zero_()
+        loaded.load_state_dict(torch.load(file, weights_only=True)["state_dict"])
+        return loaded
 
     _write_checked(clf, Path(path), images, write, read_back, tolerance=0.0)
     return metadata
 
 
 def export_onnx(clf: Classifier, path: str | Path, images: ImageSet) -> dict[str, Any]:
-    """Writes one ONNX file: ``images`` float32 ``[batch, C, H, W]`` in [0, 1] to ``logits`` ``[batch, K]``, any batch.
+    """Writes an ONNX file and returns its metadata.
 
-    Before the file gets its name it is run by onnxruntime, whose logits must be those of ``clf`` up to rounding (a
-    ten-thousandth of the largest).
+    The model maps ``images``, float32 ``[batch, C, H, W]`` in [0, 1], to ``logits`` ``[batch, K]``, for any batch size.
+    The file is written under a temporary name and run by onnxruntime first, whose logits must equal those of ``clf`` up
+    to rounding (1e-4 of the largest logit).
 
-    Args and returns: as of :func:`export_state_dict`; the metadata are in the file too, one text each, and all of them
-    as JSON under ``trilemma``.
+    Arguments and return value as in :func:`export_state_dict`. The file holds the metadata too: one property each, and
+    all of them as JSON under ``trilemma``.
 
     Raises:
         MissingExtraError: the extra ``onnx`` is not installed.
-        RunError, CheckpointError: as of :func:`export_state_dict`, or a network that ONNX cannot express.
+        RunError, CheckpointError: as in :func:`export_state_dict`; also if ONNX cannot express the network.
     """
     try:
         import onnx
@@ -132,12 +134,14 @@ def _onnx_model(module: nn.Module, example: Tensor, path: str | Path) -> Any:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the exporter's own future
+            # Deprecation warnings of the exporter.
+            warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module, (example,), input_names=["images"], output_names=["logits"],
                 dynamic_shapes=({0: batch},), dynamo=True, verbose=False, external_data=False,
             )  # fmt: skip
-    except Exception as error:  # whatever the exporter's many parts raise about a network it cannot trace
+    # The exporter raises many types of errors for networks that it cannot trace.
+    except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise CheckpointError(
             f"{path}: this network cannot be exported to ONNX ({type(error).__name__}: {first}); use --state-dict"
@@ -146,7 +150,8 @@ def _onnx_model(module: nn.Module, example: Tensor, path: str | Path) -> Any:
     model = program.model_proto
     graph = model.graph
     for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del part.metadata_props[:]  # the exporter's notes, with paths of this machine among them
+        # Notes of the exporter, which contain local paths.
+        del part.metadata_props[:]
     return model
 
 
@@ -173,7 +178,7 @@ def _metadata(clf: Classifier, images: ImageSet) -> dict[str, Any]:
 
 
 def _flat(metadata: dict[str, Any]) -> dict[str, str]:
-    """Texts, as ONNX keeps them: every fact by its name, and all of them as ``trilemma``."""
+    """The metadata as strings, as ONNX requires: one entry each, and all of them as JSON under ``trilemma``."""
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items() if v is not None}
     return {**texts, "trilemma": json.dumps(metadata)}
 
@@ -186,12 +191,18 @@ def _write_checked(
     read_back: Callable[[Path], Callable[[Tensor], Tensor]],
     tolerance: float,
 ) -> None:
-    """A file that is not right never gets its name, and one that is there is never replaced."""
+    """Writes to a temporary file, compares its logits with those of ``clf``, and renames it to ``path``.
+
+    Raises:
+        ConfigError: no images for the check.
+        RunError: ``path`` exists already or cannot be written.
+        CheckpointError: the logits differ.
+    """
     if len(images) == 0:
-        raise ConfigError("export: no images to check on")
+        raise ConfigError("export: no images for the check; pass at least one")
     if path.exists():
         raise RunError(
-            f"{path}: is there already and is not written over; choose another --out, or remove it"
+            f"{path}: already exists; refusing to overwrite it; choose another --out, or remove it"
         )
     try:
         with replacing(path) as temporary:
@@ -205,19 +216,24 @@ def _write_checked(
 
 @torch.no_grad()
 def _compare(
-    clf: Classifier, other: Callable[[Tensor], Tensor], images: ImageSet, tolerance: float, path: Path
+    clf: Classifier, exported: Callable[[Tensor], Tensor], images: ImageSet, tolerance: float, path: Path
 ) -> None:
+    """Checks that both give the same logits up to ``tolerance``, relative to the largest logit (but at least 1).
+
+    Raises:
+        CheckpointError: they do not.
+    """
     reference = copy.deepcopy(clf).cpu().float()
-    places = torch.arange(len(images))
-    # the last batch is of one image: a batch size that was frozen into the file shows
-    for part in [*places[:-1].split(BATCH_SIZE), places[-1:]]:
+    index = torch.arange(len(images))
+    # The last image is a batch of its own, to detect a batch size that is frozen into the file.
+    for part in [*index[:-1].split(BATCH_SIZE), index[-1:]]:
         batch = images.float_images(part)
         with inner_loop(reference, "eval"):
-            ours = reference(batch)
-        theirs = other(batch)
-        gap = float((ours - theirs).abs().max()) if ours.shape == theirs.shape else float("inf")
-        if not gap <= tolerance * float(ours.abs().max().clamp_min(1.0)):
+            expected = reference(batch)
+        logits = exported(batch)
+        gap = float((expected - logits).abs().max()) if expected.shape == logits.shape else float("inf")
+        if not gap <= tolerance * float(expected.abs().max().clamp_min(1.0)):
             raise CheckpointError(
-                f"{path}: not written: what was read back gives other logits than the classifier (largest difference "
-                f"{gap:.3g} on {images.name}); a network that depends on chance or on the batch cannot be exported"
+                f"{path}: not written: the exported file gives other logits than the classifier (largest difference "
+                f"{gap:.3g} on {images.name}); a network that is random or depends on the batch cannot be exported"
             )

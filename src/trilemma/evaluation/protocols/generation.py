@@ -1,4 +1,4 @@
-"""The protocol ``generation``: a set of samples beside its starts and beside real images, against training images."""
+"""The protocol ``generation``: distances of samples, their starts and real images from the training images."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ FRESH, UNSTATED = "fresh", "origin-unstated"
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Generated images as they were stored.
+    """Generated images as stored.
 
     Attributes:
-        name: of the way they were made, or of the file.
-        images: uint8 ``[N, C, H, W]``, in an order that any number of the first is fair to.
-        starts: where each of them began, or ``None`` if that is not known.
-        origin: ``fresh`` chains, a ``replay-buffer``, or what else the maker says; nothing is filtered here.
-        checkpoint: of the classifier that made them, as far as it is known.
-        seed: of their making, or ``None``.
+        name: name of their settings, or of the file.
+        images: uint8 ``[N, C, H, W]``, ordered so that every prefix is class-balanced.
+        starts: start of each sample's chain, like ``images``; ``None`` if unknown.
+        origin: ``fresh`` chains, a ``replay-buffer``, or another word of their author; no image is filtered here.
+        checkpoint: record of the classifier that generated them; ``None`` if unknown.
+        seed: seed of their generation, or ``None``.
     """
 
     name: str
@@ -49,79 +49,85 @@ class SampleSet:
 
 
 def read_samples(path: str | Path, origin: str | None = None) -> SampleSet:
-    """Samples from a file or folder.
+    """Reads samples from a file or folder, one of:
 
-    - what ``trilemma generate`` wrote: ``NAME.npz`` or the folder ``NAME`` beside it; fresh chains with their starts
+    - output of ``trilemma generate``: ``NAME.npz`` or the folder ``NAME`` beside it; fresh chains with their starts
     - any ``.npz`` with ``samples`` or ``arr_0``, uint8 ``[N, H, W, C]``
-    - a folder of image files of one size; folders in it do not matter
+    - a folder of image files of one size, also in subfolders
 
     Args:
         path: the file or folder.
-        origin: what the samples are, where the record beside them does not say.
+        origin: origin of the samples; by default ``fresh`` for output of ``trilemma generate``, else unstated.
 
     Raises:
-        DataError: nothing there, or no such images.
+        DataError: the path does not exist or holds no such images.
     """
-    place = Path(path)
-    archive = place if place.suffix == ".npz" else place.with_name(place.name + ".npz")
+    source = Path(path)
+    archive = source if source.suffix == ".npz" else source.with_name(source.name + ".npz")
     if archive.is_file():
         return _read_archive(archive, origin)
-    if not place.is_dir():
+    if not source.is_dir():
         raise DataError(f"{path}: no such samples; give a folder of images or an .npz file")
-    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in EXTENSIONS)
+    files = sorted(file for file in source.rglob("*") if file.suffix.lower() in EXTENSIONS)
     if not files:
-        raise DataError(f"{path}: holds no image file; give a folder of images or an .npz file")
+        raise DataError(f"{path}: contains no image file; give a folder of images or an .npz file")
     shapes = {_shape(file) for file in files}
     if len(shapes) > 1:
         sizes = " and ".join(f"{h}x{w}" for h, w in sorted({shape[1:] for shape in shapes})[:2])
         raise DataError(
-            f"{path}: images of different form ({sizes or 'grey and colour'}); store them all in one"
+            f"{path}: images of different form ({sizes or 'grey and colour'}); store all in one size and mode"
         )
     pixels = np.stack([decode(file.read_bytes(), next(iter(shapes)), str(file)) for file in files])
-    return SampleSet(place.name, torch.from_numpy(pixels), origin=origin or UNSTATED)
+    return SampleSet(source.name, torch.from_numpy(pixels), origin=origin or UNSTATED)
 
 
 def _shape(file: Path) -> tuple[int, int, int]:
+    """Channels, height and width of an image file."""
     height, width, colour = read_header(file.read_bytes(), str(file))
     return 3 if colour else 1, height, width
 
 
 def _read_archive(file: Path, origin: str | None) -> SampleSet:
+    """Reads an ``.npz`` file, and the record of ``trilemma generate`` beside it if there is one."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in ("samples", "arr_0", "starts") if name in arrays}
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in ("samples", "arr_0", "starts") if name in archive}
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as an .npz file ({error}); write it again") from None
-    pixels = found.get("samples", found.get("arr_0"))
+    pixels = arrays.get("samples", arrays.get("arr_0"))
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
         raise DataError(
-            f"{file}: needs an array 'samples' or 'arr_0', uint8 [N, H, W, C] with 1 or 3 channels"
+            f"{file}: has no array 'samples' or 'arr_0', uint8 [N, H, W, C] with 1 or 3 channels; add it"
         )
     record_file = file.with_suffix(".json")
     record = json.loads(record_file.read_text(encoding="utf-8")) if record_file.is_file() else {}
-    both = {
+    tensors = {
         name: torch.from_numpy(array).permute(0, 3, 1, 2)
-        for name, array in (("samples", pixels), ("starts", found.get("starts")))
+        for name, array in (("samples", pixels), ("starts", arrays.get("starts")))
         if array is not None
     }
     return SampleSet(
         record.get("name", file.stem),
-        both["samples"],
-        both.get("starts"),
+        tensors["samples"],
+        tensors.get("starts"),
         origin or (FRESH if record else UNSTATED),
         record.get("checkpoint"),
         record.get("seed"),
     )
 
 
-def find_extractor(name: str, device: torch.device | str = "cpu") -> tuple[Extractor, Classifier | None]:
-    """``inception``, ``inception:WEIGHTS``, or the classifier of a run or file; of the last also the classifier.
+def load_extractor(name: str, device: torch.device | str = "cpu") -> tuple[Extractor, Classifier | None]:
+    """The feature extractor called ``name``, and the classifier that it is taken from, if any.
 
-    A classifier's extractor is called by its method and data, such as ``standard-digits``.
+    An extractor from a classifier is named by the classifier's method and data, such as ``standard-digits``.
+
+    Args:
+        name: ``inception``, ``inception:WEIGHTS``, or the path of a run or classifier file.
+        device: device to run on.
 
     Raises:
         CheckpointError: no such classifier or weights.
-        MissingExtraError: Inception without its extra.
+        MissingExtraError: the extra for Inception is not installed.
     """
     from trilemma.classifier.load import load
 
@@ -133,59 +139,58 @@ def find_extractor(name: str, device: torch.device | str = "cpu") -> tuple[Extra
 
 
 def classifier_extractor(clf: Classifier, fallback: str = "classifier") -> Extractor:
-    """:func:`trilemma.metrics.frechet.penultimate` of a classifier, under a name that its own record gives."""
-    known = [str(clf.about[key]) for key in ("method", "data") if key in clf.about]
-    return penultimate(clf, "-".join(known) or fallback)
+    """:func:`trilemma.metrics.frechet.penultimate` of a classifier, named by its method and data or ``fallback``."""
+    parts = [str(clf.about[key]) for key in ("method", "data") if key in clf.about]
+    return penultimate(clf, "-".join(parts) or fallback)
 
 
 def measure_samples(
     samples: SampleSet, data: Splits, extractor: Extractor, *, seed: int = 0
 ) -> dict[str, Any]:
-    """The row of a set of samples.
+    """The result row of a set of samples.
 
-    Samples, their starts, and as many real test images are each compared with all training images in the features of
-    ``extractor``. All are 8-bit images; none is left out.
+    Samples, their starts, and the same number of real test images are each compared with all training images, by the
+    features of ``extractor``. All images are in 8 bits; none is left out.
 
     Args:
         samples: at least 2.
-        data: reference and real images: ``train`` and ``test``.
-        extractor: must not be the classifier that made them.
-        seed: of the subsets and splits of the figures.
+        data: ``train`` is the reference, ``test`` the real images.
+        extractor: must not be taken from the classifier that generated the samples.
+        seed: seed of the random subsets and splits of the metrics.
 
     Returns:
-        A row as of :func:`trilemma.evaluate`. Its name holds the distance's name, the samples, their number and
-        origin, and
-        the reference. ``value`` is the distance of the samples, ``also`` their other figures and the distance of starts
-        and of real images, ``facts["sets"]`` all figures of ``start``, ``sample`` and ``real``.
+        A row as of :func:`trilemma.evaluate`. Its name consists of the distance, the samples, their number and origin,
+        and the reference. ``value`` is the distance of the samples; ``also`` holds their other metrics and the
+        distances of starts and real images; ``facts["sets"]`` all metrics of ``start``, ``sample`` and ``real``.
 
     Raises:
         ConfigError: fewer than 2 samples.
-        DataError: samples of another shape than the data.
+        DataError: the samples have another image shape than the data.
     """
     count = len(samples.images)
     if count < 2:
-        raise ConfigError(f"{samples.name}: {count} sample; a distance between sets needs at least 2")
+        raise ConfigError(f"{samples.name}: {count} samples; a distance between sets needs at least 2")
     if tuple(samples.images.shape[1:]) != data.train.image_shape:
         shapes = ("x".join(map(str, shape)) for shape in (samples.images.shape[1:], data.train.image_shape))
         raise DataError(
             "{}: samples are {} (C, H, W), but {} has {}".format(samples.name, *shapes, data.train.name)
         )
-    began = time.perf_counter()
+    started = time.perf_counter()
     train = data.train
     reference = extract(extractor, train.first(len(train)).images)
     sets = {"start": samples.starts, "sample": samples.images, "real": data.test.first(count).images}
-    figures = {
+    metrics = {
         name: feature_figures(extract(extractor, to_levels(images)), reference, seed)
         for name, images in sets.items()
         if images is not None
     }
     names = figure_names(extractor)
-    sample = figures["sample"]
+    sample = metrics["sample"]
     also = {names[key]: sample[key] for key in ("kernel", "score")} | {key: sample[key] for key in MANIFOLD}
-    also |= {f"of {name}": figures[name]["frechet"] for name in ("start", "real") if name in figures}
-    whole = f"{train.name}-{train.split}-{len(train)}"
+    also |= {f"of {name}": metrics[name]["frechet"] for name in ("start", "real") if name in metrics}
+    reference_name = f"{train.name}-{train.split}-{len(train)}"
     return {
-        "protocol": f"{names['frechet']}:{samples.name}:{count}-{samples.origin}:{whole}",
+        "protocol": f"{names['frechet']}:{samples.name}:{count}-{samples.origin}:{reference_name}",
         "version": VERSION, "quantity": names["frechet"], "better": "lower",
         "value": sample["frechet"], "lower": None, "upper": None,
         "also": {name: value for name, value in also.items() if value is not None},
@@ -195,9 +200,9 @@ def measure_samples(
             "extractor": f"{extractor.name} {extractor.about.get('weights', '')}".strip(),
         },
         "threat": None, "seed": seed, "checkpoint": dict(samples.checkpoint or {}),
-        "seconds": round(time.perf_counter() - began, 2),
+        "seconds": round(time.perf_counter() - started, 2),
         "facts": {
-            "names": names, "sets": figures, "extractor": extractor.about,
+            "names": names, "sets": metrics, "extractor": extractor.about,
             "samples": {"name": samples.name, "origin": samples.origin, "seed": samples.seed, "filtered": "none"},
         },
         **environment(torch.device(extractor.device)),
@@ -205,9 +210,13 @@ def measure_samples(
 
 
 def _needs_samples(request: Request) -> Measurement:
-    """A classifier alone has no samples to judge."""
+    """Refuses to run as a protocol of ``evaluate``, which has no samples.
+
+    Raises:
+        ConfigError: always.
+    """
     raise ConfigError(
-        "generation: judges samples; use `trilemma evaluate RUN --samples DIR --extractor RUN_OR_FILE`, or "
+        "generation: evaluates samples; use `trilemma evaluate RUN --samples DIR --extractor RUN_OR_FILE`, or "
         "trilemma.evaluation.protocols.generation.measure_samples"
     )
 
