@@ -187,7 +187,7 @@ def test_generation_stands_at_its_values_with_less_to_the_right_and_no_invented_
     robust = {"value": 0.5, "lower": 0.45, "upper": 0.55}
     figures = [{"value": v, "lower": None, "upper": None} for v in (1.5, 2.5)]
     runs = [(name, figure, robust) for name, figure in zip("ab", figures, strict=True)]
-    (axes,) = draw_generation(runs, "distance", "pgd-20", LIGHT, places=[0, 2]).axes
+    (axes,) = draw_generation(runs, "distance", "pgd-20", LIGHT, run_indices=[0, 2]).axes
     places = [tuple(float(v[0]) for v in container[0].get_data()) for container in axes.containers]
     assert places == [(1.5, 0.5), (2.5, 0.5)]
     assert axes.get_xlim()[0] > 2.5 and axes.get_xlim()[1] == 0

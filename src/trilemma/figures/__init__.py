@@ -1,1 +1,1 @@
-"""Figures in a light and a dark variant; a painter knows metrics and arrays, never a run folder."""
+"""Figures in a light and a dark variant, drawn from metrics and arrays; nothing here reads a run folder."""

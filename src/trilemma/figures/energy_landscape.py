@@ -1,4 +1,4 @@
-"""The energy landscape in figures: where each image set lies, and where attacks move each image."""
+"""Figures of the energy landscape: the energies of each image set, and how attacks change them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,16 @@ ARROWS = 300
 
 
 def energy_range(points: Mapping[str, EnergyPoints], energy: str) -> tuple[float, float]:
-    """The span of 99.8 % of each set, so that one far outlier does not squeeze the rest; for shared axes."""
-    ends = [np.quantile(getattr(found, energy).numpy(), [0.001, 0.999]) for found in points.values()]
-    low, high = min(float(e[0]) for e in ends), max(float(e[1]) for e in ends)
+    """Returns axis limits that contain 99.8 % of each set, so that outliers do not compress the plot.
+
+    Args:
+        points: image set to its energies.
+        energy: ``marginal`` or ``joint``.
+    """
+    quantiles = [
+        np.quantile(getattr(energies, energy).numpy(), [0.001, 0.999]) for energies in points.values()
+    ]
+    low, high = min(float(q[0]) for q in quantiles), max(float(q[1]) for q in quantiles)
     margin = 0.03 * (high - low) or 1.0
     return low - margin, high + margin
 
@@ -30,14 +37,14 @@ def energy_range(points: Mapping[str, EnergyPoints], energy: str) -> tuple[float
 def draw_histograms(
     points: Mapping[str, EnergyPoints], theme: Theme, ranges: Mapping[str, tuple[float, float]] | None = None
 ) -> Figure:
-    """Histograms of E(x) and of E(x, y), one outline per image set.
+    """Draws histograms of E(x) and of E(x, y), one outline per image set.
 
     Args:
-        points: some of ``clean``, ``adversarial`` and ``generated``.
-        ranges: per energy the axis to use, so that figures of several runs can be compared.
+        points: energies of some of the sets ``clean``, ``adversarial`` and ``generated``.
+        ranges: axis limits per energy, so that figures of several runs can be compared.
     """
-    figure, both = new_figure(5.2, 4.6, 2, 1)
-    for axes, (energy, title) in zip(both, TITLES.items(), strict=True):
+    figure, panels = new_figure(5.2, 4.6, 2, 1)
+    for axes, (energy, title) in zip(panels, TITLES.items(), strict=True):
         low, high = (ranges or {}).get(energy) or energy_range(points, energy)
         for name in (name for name in SETS if name in points):
             values = clipped(getattr(points[name], energy), low, high)
@@ -48,13 +55,13 @@ def draw_histograms(
         axes.set_title(title, pad=22 if energy == "marginal" else 6)
         axes.set_xlim(low, high)
         axes.set_ylabel("share of images")
-    both[1].set_xlabel("energy, logits (lower: denser)")
-    legend_above(both[0])
+    panels[1].set_xlabel("energy, logits (lower: denser)")
+    legend_above(panels[0])
     return figure
 
 
 def clipped(values: Tensor, low: float, high: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Values beyond the axis fall into its last bins instead of vanishing."""
+    """Returns the values clipped to the axis limits, so that a histogram counts outliers in its outer bins."""
     clipped: np.ndarray[tuple[int], np.dtype[np.float32]] = np.clip(values.numpy(), low, high)
     return clipped
 
@@ -62,17 +69,17 @@ def clipped(values: Tensor, low: float, high: float) -> np.ndarray[tuple[int], n
 def draw_quiver(
     clean: EnergyPoints, adversarial: EnergyPoints, theme: Theme, attack: str = "adversarial"
 ) -> Figure:
-    """Arrows (E(x), E(x, y)) to (E(x*), E(x*, y)), coloured by their length; at most 300, evenly picked."""
+    """Draws arrows from (E(x), E(x, y)) to (E(x*), E(x*, y)), coloured by length, for at most 300 images."""
     figure, axes = new_figure(5.2, 4.4)
-    places = np.unique(np.linspace(0, len(clean.marginal) - 1, min(ARROWS, len(clean.marginal))).astype(int))
-    x, y = clean.marginal.numpy()[places], clean.joint.numpy()[places]
-    dx, dy = adversarial.marginal.numpy()[places] - x, adversarial.joint.numpy()[places] - y
+    index = np.unique(np.linspace(0, len(clean.marginal) - 1, min(ARROWS, len(clean.marginal))).astype(int))
+    x, y = clean.marginal.numpy()[index], clean.joint.numpy()[index]
+    dx, dy = adversarial.marginal.numpy()[index] - x, adversarial.joint.numpy()[index] - y
     lengths = np.hypot(dx, dy)
     ends = np.concatenate([x, x + dx, y, y + dy])
     low, high = float(ends.min()), float(ends.max())
-    # CE = E(x, y) - E(x) >= 0: every point lies on or above this line, and on it the loss is 0.
+    # The cross-entropy E(x, y) - E(x) is not negative: no point lies below this line, and on it the loss is 0.
     axes.plot([low, high], [low, high], color=theme.muted, linewidth=1, zorder=1)
-    name_zero_loss(axes, high, theme)
+    label_zero_loss(axes, high, theme)
     arrows = axes.quiver(
         x, y, dx, dy, lengths, angles="xy", scale_units="xy", scale=1, width=0.0035, headwidth=4.5,
         cmap=theme.colour_map, alpha=0.85, zorder=2,
@@ -87,8 +94,8 @@ def draw_quiver(
     return figure
 
 
-def name_zero_loss(axes: Axes, end: float, theme: Theme) -> None:
-    """Names the line E(x, y) = E(x) at its point ``end``, from below and along it."""
+def label_zero_loss(axes: Axes, end: float, theme: Theme) -> None:
+    """Labels the line E(x, y) = E(x), below and along it; the label ends at the point (``end``, ``end``)."""
     axes.text(
         end, end, "loss 0 ", rotation=45, rotation_mode="anchor", transform_rotates_text=True, ha="right", va="top",
         fontsize=8.5, color=theme.muted,
@@ -96,26 +103,27 @@ def name_zero_loss(axes: Axes, end: float, theme: Theme) -> None:
 
 
 DELTA_BINS = 41
-# Of an attack after more loss of the true class, and of one after another class.
-AIMS = {"loss": ("o", "climbs a loss of the true class"), "class": ("D", "wants another class")}
-_LABEL_GAP, _LABEL_TOP = 0.062, 0.96  # between neighbouring labels, and below the legend; axes heights
+# Marker and legend text of attacks by aim: increase a loss of the true class, or reach another class.
+AIMS = {"loss": ("o", "increases the loss of the true class"), "class": ("D", "aims at another class")}
+# Least distance of neighbouring labels, and height of the topmost one below the legend, as fractions of the axes.
+_LABEL_GAP, _LABEL_TOP = 0.062, 0.96
 
 
 def draw_moves(moves: Mapping[str, Any], theme: Theme) -> Figure:
-    """An arrow per attack in the plane of E(x) and E(x, y), from the mean of the clean images to that of the attacked.
+    """Draws a line per attack from the clean to the attacked images' mean in the plane of E(x) and E(x, y).
 
     Args:
         moves: the record of :meth:`trilemma.evaluation.diagnose.Landscape.moves`, with at least one attack.
     """
     figure, axes = new_figure(6.0, 4.6)
     start = _means(moves["clean"])
-    ends = {name: _means(found) for name, found in moves["attacks"].items()}
-    both = np.array([start, *ends.values()])
-    low, high = both.min(0), both.max(0)
-    room = 0.08 * np.maximum(high - low, 1e-3)
-    axes.set_xlim(low[0] - room[0], high[0] + room[0])
-    axes.set_ylim(low[1] - room[1], high[1] + room[1])
-    _zero_loss(axes, theme)
+    ends = {name: _means(move) for name, move in moves["attacks"].items()}
+    points = np.array([start, *ends.values()])
+    low, high = points.min(0), points.max(0)
+    margin = 0.08 * np.maximum(high - low, 1e-3)
+    axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
+    axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
+    _draw_zero_loss(axes, theme)
     colour = theme.sets["adversarial"]
     for name, end in ends.items():
         axes.annotate(
@@ -133,28 +141,28 @@ def draw_moves(moves: Mapping[str, Any], theme: Theme) -> Figure:
     axes.set_ylabel("mean E(x, y), logits")
     axes.set_title("Where each attack moves the mean energies", pad=24)
     axes.legend(
-        handles=_handles(theme, {found["aim"] for found in moves["attacks"].values()}), loc="lower left",
+        handles=_legend_handles(theme, {move["aim"] for move in moves["attacks"].values()}), loc="lower left",
         bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.1, handlelength=1, columnspacing=1.2, borderpad=0,
         handletextpad=0.4,
     )  # fmt: skip
     return figure
 
 
-def _means(found: Mapping[str, Any]) -> tuple[float, float]:
-    return found["marginal"]["mean"], found["joint"]["mean"]
+def _means(energies: Mapping[str, Any]) -> tuple[float, float]:
+    return energies["marginal"]["mean"], energies["joint"]["mean"]
 
 
-def _zero_loss(axes: Axes, theme: Theme) -> None:
-    """The line E(x, y) = E(x), below which no point can lie, as far as it crosses the plot."""
+def _draw_zero_loss(axes: Axes, theme: Theme) -> None:
+    """Draws the line E(x, y) = E(x), below which no point can lie, and labels it if it crosses the plot."""
     axes.axline((0, 0), slope=1, color=theme.muted, linewidth=1, zorder=1)
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     end = min(right, top)
     if end > max(left, bottom):
-        name_zero_loss(axes, end, theme)
+        label_zero_loss(axes, end, theme)
 
 
 def _label_column(axes: Axes, ends: Mapping[str, tuple[float, float]], theme: Theme) -> None:
-    """Names in a column beside the plot, in the order of their points' heights, each led to its point."""
+    """Writes the attack names in a column right of the plot, ordered by height, each connected to its point."""
     bottom, top = axes.get_ylim()
     names = sorted(ends, key=lambda name: ends[name][1])
     heights = spread_out(
@@ -169,20 +177,25 @@ def _label_column(axes: Axes, ends: Mapping[str, tuple[float, float]], theme: Th
 
 
 def spread_out(heights: list[float], gap: float, ceiling: float) -> list[float]:
-    """Rising heights in [0, 1], pushed up, and down again below ``ceiling``, until neighbours are ``gap`` apart."""
+    """Returns heights at least ``gap`` apart and at most ``ceiling``, close to the given ones.
+
+    Args:
+        heights: ascending, in [0, 1].
+        gap: reduced if the labels would not fit otherwise.
+    """
     gap = min(gap, ceiling / max(len(heights) - 1, 1))
-    found = list(heights)
-    for place in range(1, len(found)):
-        found[place] = max(found[place], found[place - 1] + gap)
-    for place in reversed(range(len(found))):
-        found[place] = min(found[place], ceiling)
-        ceiling = found[place] - gap
-    return found
+    spread = list(heights)
+    for index in range(1, len(spread)):
+        spread[index] = max(spread[index], spread[index - 1] + gap)
+    for index in reversed(range(len(spread))):
+        spread[index] = min(spread[index], ceiling)
+        ceiling = spread[index] - gap
+    return spread
 
 
-def _handles(theme: Theme, aims: set[str]) -> list[Line2D]:
+def _legend_handles(theme: Theme, aims: set[str]) -> list[Line2D]:
     colour = theme.sets["adversarial"]
-    shown = [(aim, *about) for aim, about in AIMS.items() if aim in aims]
+    entries = [(aim, *style) for aim, style in AIMS.items() if aim in aims]
     return [
         Line2D([], [], marker="s", linestyle="", color=theme.sets["clean"], label="clean"),
         *(
@@ -190,33 +203,33 @@ def _handles(theme: Theme, aims: set[str]) -> list[Line2D]:
                 [], [], marker=marker, linestyle="", color=colour, label=label, markeredgewidth=1.5,
                 markerfacecolor=theme.background if aim == "class" else colour,
             )
-            for aim, marker, label in shown
+            for aim, marker, label in entries
         ),
     ]  # fmt: skip
 
 
 def draw_deltas(clean: EnergyPoints, attacked: Mapping[str, EnergyPoints], theme: Theme) -> Figure:
-    """Histograms of dE(x) and dE(x, y), clean minus attacked, one row per attack, on common axes.
+    """Draws histograms of dE(x) and dE(x, y), clean minus attacked, one row per attack, on shared axes.
 
     Args:
-        clean: of the images as they are.
-        attacked: attack name to the same images under it.
+        clean: energies of the clean images.
+        attacked: attack name to the energies of the same images under that attack.
     """
     figure, grid = new_figure(
         6.0, 0.9 + 0.72 * len(attacked), len(attacked), 2, sharex="col", sharey="col", squeeze=False
     )
     for column, (energy, title) in enumerate(TITLES.items()):
-        before = getattr(clean, energy)
-        deltas = {name: before - getattr(points, energy) for name, points in attacked.items()}
-        ends = np.array([np.quantile(values.numpy(), [0.005, 0.995]) for values in deltas.values()])
-        low, high = min(float(ends.min()), 0.0), max(float(ends.max()), 0.0)
+        clean_values = getattr(clean, energy)
+        deltas = {name: clean_values - getattr(points, energy) for name, points in attacked.items()}
+        quantiles = np.array([np.quantile(values.numpy(), [0.005, 0.995]) for values in deltas.values()])
+        low, high = min(float(quantiles.min()), 0.0), max(float(quantiles.max()), 0.0)
         margin = 0.03 * (high - low) or 1.0
         bins = np.linspace(low - margin, high + margin, DELTA_BINS + 1)
         for row, (name, values) in enumerate(deltas.items()):
             axes = grid[row, column]
-            inside = clipped(values, float(bins[0]), float(bins[-1]))
+            shown_values = clipped(values, float(bins[0]), float(bins[-1]))
             axes.hist(
-                inside, bins=bins, weights=np.full(len(inside), 1 / len(inside)),
+                shown_values, bins=bins, weights=np.full(len(shown_values), 1 / len(shown_values)),
                 color=theme.sets["adversarial"], alpha=0.75,
             )  # fmt: skip
             axes.axvline(0, color=theme.text, linewidth=1)

@@ -1,4 +1,4 @@
-"""Reliability diagrams: how often a classifier is right where it says how sure it is, clean and under attack."""
+"""Reliability diagrams: accuracy against confidence, on clean and on attacked images."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from matplotlib.figure import Figure
 
 from trilemma.figures.style import Theme, new_figure
 
-# Protocol to the set of images that it reads, in the order of the panels.
+# Protocol to the image set that it evaluates, in the order of the panels.
 PANELS = {"ece": "clean", "ece-pgd-20": "adversarial"}
 
 
 def reliability_rows(rows: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The calibration rows among result rows, clean first."""
+    """Returns the calibration rows among result rows, clean first.
+
+    Args:
+        rows: protocol name to result row.
+    """
     return [rows[name] for name in PANELS if name in rows]
 
 
 def draw_reliability(rows: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
-    """One panel per row: accuracy per bin of confidence beside the line where both agree, and the share of images.
+    """Draws one panel per row: accuracy per confidence bin against the diagonal, and the share of images in each bin.
 
     Args:
-        rows: of the protocols ``ece`` and ``ece-pgd-20``, at least one.
+        rows: result rows of the protocols ``ece`` and ``ece-pgd-20``, at least one.
     """
     figure, axes = new_figure(
         2.6 * max(2, len(rows)),
@@ -40,21 +44,26 @@ def draw_reliability(rows: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
         bins = row["facts"]["bins"]
         width = 1 / len(bins)
         middle = (np.arange(len(bins)) + 0.5) * width
-        full = np.array([found["count"] > 0 for found in bins])
+        filled = np.array([content["count"] > 0 for content in bins])
         confidence, accuracy = (
-            np.array([found[key] if found["count"] else np.nan for found in bins], dtype=float)
+            np.array([content[key] if content["count"] else np.nan for content in bins], dtype=float)
             for key in ("confidence", "accuracy")
         )
-        shares = np.array([found["count"] for found in bins]) / row["count"]
+        shares = np.array([content["count"] for content in bins]) / row["count"]
         colour = theme.sets[kind]
         upper.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, zorder=1)
-        upper.bar(middle[full], accuracy[full], 0.92 * width, color=colour, alpha=0.3, zorder=2)
-        # the error is the mean length of these lines, each weighted by the images in its bin, as are the dots
+        upper.bar(middle[filled], accuracy[filled], 0.92 * width, color=colour, alpha=0.3, zorder=2)
+        # The calibration error is the mean length of these lines, weighted by the share of images in each bin.
         upper.vlines(
-            confidence[full], accuracy[full], confidence[full], color=colour, linewidth=1.2, zorder=3
+            confidence[filled], accuracy[filled], confidence[filled], color=colour, linewidth=1.2, zorder=3
         )
         upper.scatter(
-            confidence[full], accuracy[full], 4 + 120 * shares[full], color=colour, zorder=4, clip_on=False
+            confidence[filled],
+            accuracy[filled],
+            4 + 120 * shares[filled],
+            color=colour,
+            zorder=4,
+            clip_on=False,
         )
         lower.bar(middle, shares, 0.92 * width, color=colour, zorder=2)
         upper.set_title(f"{'clean' if kind == 'clean' else 'under PGD-20'}: ECE {row['value']:.3f}")

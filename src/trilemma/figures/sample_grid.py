@@ -1,4 +1,4 @@
-"""Samples in a grid: one labelled row per class, the starts on the left and what became of them on the right."""
+"""Grid of samples: one labelled row per class, start images on the left and samples on the right."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ ROWS = 20
 
 
 def _mosaic(
-    images: Tensor, rows: list[Tensor], columns: int, theme: Theme
+    images: Tensor, class_indices: list[Tensor], columns: int, theme: Theme
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """``[H', W', 3]``: the images at ``rows``, apart by a line of the page's colour."""
+    """Returns one image ``[H', W', 3]`` with a row of images per class, separated by lines in the background colour.
+
+    Args:
+        class_indices: per class, the indices of its images; at most the first ``columns`` of each are used.
+    """
     channels, height, width = images.shape[1:]
     gap = max(1, height // 12)
-    page = torch.tensor([int(theme.background[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    canvas = page.repeat(len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 1)
-    for r, places in enumerate(rows):
-        for c, place in enumerate(places[:columns].tolist()):
-            image = images[place].expand(3, -1, -1) if channels == 1 else images[place]
-            top, left = r * (height + gap), c * (width + gap)
+    background = torch.tensor([int(theme.background[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    canvas = background.repeat(len(class_indices) * (height + gap) - gap, columns * (width + gap) - gap, 1)
+    for row, indices in enumerate(class_indices):
+        for column, index in enumerate(indices[:columns].tolist()):
+            image = images[index].expand(3, -1, -1) if channels == 1 else images[index]
+            top, left = row * (height + gap), column * (width + gap)
             canvas[top : top + height, left : left + width] = image.permute(1, 2, 0)
     array: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = canvas.clamp(0, 1).numpy()
     return array
@@ -35,28 +39,29 @@ def _mosaic(
 def draw_grid(
     starts: Tensor, samples: Tensor, labels: Tensor, class_names: Sequence[str], steps: int, theme: Theme
 ) -> Figure:
-    """The first samples of each class, unpicked, at the same place on both sides.
+    """Draws the first samples of each class, without selection, next to their start images in the same arrangement.
 
     Args:
         starts, samples: ``[N, C, H, W]`` in [0, 1], C of 1 or 3.
         labels: int64 ``[N]``.
         class_names: K names; at most 20 classes are drawn.
-        steps: sampler steps between the two, for the heading.
+        steps: number of sampler steps, for the heading.
     """
-    shown = sorted(set(labels.tolist()))[:ROWS]
-    rows = [(labels == label).nonzero().squeeze(1) for label in shown]
-    columns = min(COLUMNS, max(len(places) for places in rows))
+    classes = sorted(set(labels.tolist()))[:ROWS]
+    class_indices = [(labels == label).nonzero().squeeze(1) for label in classes]
+    columns = min(COLUMNS, max(len(indices) for indices in class_indices))
     cell = 0.42
-    figure, both = new_figure(1.1 + 2 * columns * cell, 0.4 + len(rows) * cell, 1, 2)
+    figure, panels = new_figure(1.1 + 2 * columns * cell, 0.4 + len(classes) * cell, 1, 2)
     height = samples.shape[2] + max(1, samples.shape[2] // 12)
-    for axes, images, title in ((both[0], starts, "start"), (both[1], samples, f"after {steps} steps")):
-        axes.imshow(_mosaic(images, rows, columns, theme))
+    for axes, images, title in ((panels[0], starts, "start"), (panels[1], samples, f"after {steps} steps")):
+        axes.imshow(_mosaic(images, class_indices, columns, theme))
         axes.set_title(title, fontsize=10, loc="left")
         axes.grid(False)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
         axes.set_yticks([])
-    both[0].set_yticks(
-        [r * height + samples.shape[2] / 2 for r in range(len(rows))], [class_names[k] for k in shown]
+    panels[0].set_yticks(
+        [row * height + samples.shape[2] / 2 for row in range(len(classes))],
+        [class_names[k] for k in classes],
     )
     return figure

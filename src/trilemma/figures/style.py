@@ -1,7 +1,7 @@
-"""One look for every figure, in a light and a dark variant; global settings of matplotlib are never touched.
+"""Common style of all figures, in a light and a dark variant; global matplotlib settings are never changed.
 
-Colours are told apart by readers with any common colour-vision deficiency (tests/report/test_style.py
-measures it), and a colour always means the same thing: one per image set, one per run.
+Colours are distinguishable for readers with any common colour-vision deficiency (tests/report/test_style.py
+measures it), and a colour always has the same meaning: one per image set, one per run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from trilemma.files import dark_path, write_bytes
 
-# Pixels per inch of the saved figures: sharp on a phone's screen at half their size.
+# Pixels per inch of saved figures; sharp on a phone's screen at half size.
 DPI = 200
 
 
@@ -28,8 +28,8 @@ class Theme:
     """Colours of one variant.
 
     Attributes:
-        sets: of ``clean``, ``adversarial`` and ``generated`` images.
-        runs: of the runs that a page compares, in their order.
+        sets: colours of ``clean``, ``adversarial`` and ``generated`` images.
+        runs: colours of the runs that a page compares, in their order.
     """
 
     name: str
@@ -57,13 +57,13 @@ DARK = Theme(
 )  # fmt: skip
 THEMES = (LIGHT, DARK)
 
-# A second sign beside the colour, for print and for readers who see none.
+# A second distinction besides colour, for greyscale print and colour-blind readers.
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P")
 SET_LINES = {"clean": "-", "adversarial": "--", "generated": ":"}
 
 
 def settings(theme: Theme) -> Any:
-    """The matplotlib settings of a theme, for :func:`matplotlib.rc_context`."""
+    """Returns the matplotlib settings of a theme, for :func:`matplotlib.rc_context`."""
     return {
         "figure.facecolor": theme.background, "savefig.facecolor": theme.background,
         "axes.facecolor": theme.background, "axes.edgecolor": theme.grid, "axes.labelcolor": theme.muted,
@@ -83,14 +83,14 @@ def settings(theme: Theme) -> Any:
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
 ) -> tuple[Figure, Any]:
-    """A figure of ``width`` x ``height`` inches outside pyplot's global list, and its axes."""
+    """Returns a figure of ``width`` x ``height`` inches, not registered with pyplot, and its axes."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, **options)
 
 
 def legend_above(axes: Axes, columns: int = 4) -> None:
-    """A legend in one row between title and plot, where it hides nothing."""
+    """Draws the legend between title and plot, where it covers no data."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(
             loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.1, handlelength=1.6,
@@ -99,19 +99,19 @@ def legend_above(axes: Axes, columns: int = 4) -> None:
 
 
 def render(draw: Callable[[Theme], Figure]) -> tuple[bytes, bytes]:
-    """A figure as PNG bytes, light and dark."""
+    """Draws a figure and returns its PNG bytes, light and dark."""
     images = []
     for theme in (LIGHT, DARK):
         buffer = io.BytesIO()
         with mpl.rc_context(settings(theme)):
-            # no metadata: the same figure is the same bytes
+            # Without metadata, the same figure gives the same bytes.
             draw(theme).savefig(buffer, format="png", metadata={"Software": None})
         images.append(buffer.getvalue())
     return images[0], images[1]
 
 
 def write_pair(path: Path, images: tuple[bytes, bytes]) -> None:
-    """Writes both variants of a figure, each atomically.
+    """Writes both variants of a figure, each atomically: ``path`` and its dark counterpart.
 
     Raises:
         OSError: the folder cannot be written.
@@ -121,5 +121,5 @@ def write_pair(path: Path, images: tuple[bytes, bytes]) -> None:
 
 
 def save_figure(path: Path, draw: Callable[[Theme], Figure]) -> None:
-    """Draws a figure and writes it in both variants: ``NAME.png`` and ``NAME-dark.png``."""
+    """Draws a figure and writes both variants: ``NAME.png`` and ``NAME-dark.png``."""
     write_pair(path, render(draw))

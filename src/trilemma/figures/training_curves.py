@@ -1,4 +1,4 @@
-"""Training curves: loss, accuracies, the three mean energies and the delta energies, with alarms where they rang."""
+"""Training curves: loss, accuracies, mean energies and delta energies, with marks at alarms and remedies."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from trilemma.figures.style import Theme, legend_above, new_figure
 Rows = list[dict[str, Any]]
 
 WIDTH, HEIGHT = 5.2, 3.0
+# Kinds of events that are marked.
 MARKED = ("alarm", "remedy", "restart")
-ENDS = ("early-stop", "failed")  # stops that a reader of the curve wants to see; others are the reader's own
+# Names of stops that are marked; other stops were requested by the user.
+MARKED_STOPS = ("early-stop", "failed")
 
 
 def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    """Epochs and values of the rows that have ``key``; a value that is not finite is the alarm's to show."""
-    found = [row for row in rows if row.get(key) is not None and math.isfinite(row[key])]
-    return [row["epoch"] for row in found], [row[key] for row in found]
+    """Returns epochs and values of the rows with a finite value of ``key``; others are shown as alarms."""
+    finite = [row for row in rows if row.get(key) is not None and math.isfinite(row[key])]
+    return [row["epoch"] for row in finite], [row[key] for row in finite]
 
 
 def _smooth(values: list[float], window: int) -> list[float]:
-    """A running mean over the last ``window`` values; fewer at the beginning."""
+    """Returns the running mean over the last ``window`` values, fewer at the beginning."""
     means, total = [], 0.0
-    for place, value in enumerate(values):
-        total += value - (values[place - window] if place >= window else 0.0)
-        means.append(total / min(place + 1, window))
+    for index, value in enumerate(values):
+        total += value - (values[index - window] if index >= window else 0.0)
+        means.append(total / min(index + 1, window))
     return means
 
 
 def _line(axes: Axes, rows: Rows, key: str, label: str, colour: str, style: str = "-") -> None:
-    """A faint line of the logged values under their running mean over 1/40 of the run."""
+    """Draws a faint line of the logged values and a strong line of their running mean over 1/40 of the run."""
     epochs, values = _series(rows, key)
     if not values:
         return
@@ -43,12 +45,20 @@ def _line(axes: Axes, rows: Rows, key: str, label: str, colour: str, style: str 
 
 
 def _groups(events: Iterable[Mapping[str, Any]], span: float) -> list[tuple[bool, list[float], list[str]]]:
-    """Alarms and remedies apart, those within 2 % of the run together: is it alarms, their epochs, their names."""
+    """Groups events whose marks would overlap: consecutive alarms, or remedies, within 2 % of the run.
+
+    Args:
+        span: length of the x axis, in epochs.
+
+    Returns:
+        For each group, whether it holds alarms, and the epochs and names of its events.
+    """
     groups: list[tuple[bool, list[float], list[str]]] = []
     marked = [
         event
         for event in events
-        if (event.get("kind") in MARKED or event.get("name") in ENDS) and event.get("epoch") is not None
+        if (event.get("kind") in MARKED or event.get("name") in MARKED_STOPS)
+        and event.get("epoch") is not None
     ]
     for event in sorted(marked, key=lambda event: (event["kind"] == "alarm", event["epoch"])):
         alarm, name = event["kind"] == "alarm", str(event.get("name") or event["kind"])
@@ -61,7 +71,7 @@ def _groups(events: Iterable[Mapping[str, Any]], span: float) -> list[tuple[bool
 
 
 def _mark(axes: Axes, events: Iterable[Mapping[str, Any]], theme: Theme) -> None:
-    """A vertical line per alarm (named on its left) and per remedy or restart (named on its right)."""
+    """Draws a vertical line per alarm (label on its left) and per remedy or restart (label on its right)."""
     low, high = axes.get_xlim()
     for alarm, epochs, names in _groups(events, high - low):
         colour = theme.alarm if alarm else theme.muted
@@ -85,7 +95,7 @@ def _panel(title: str, unit: str, legend_rows: int = 1) -> tuple[Figure, Axes]:
 
 
 def draw_loss(rows: Rows, events: Rows, theme: Theme) -> Figure:
-    """The loss of each logged step."""
+    """Draws the loss of each logged step."""
     figure, axes = _panel("Loss", "loss")
     _line(axes, _steps(rows), "loss", "training loss", theme.muted)
     _mark(axes, events, theme)
@@ -94,8 +104,8 @@ def draw_loss(rows: Rows, events: Rows, theme: Theme) -> Figure:
 
 
 def draw_accuracy(rows: Rows, events: Rows, theme: Theme) -> Figure:
-    """Accuracy on training batches (lines) and on held-out images (points; hollow: under one step)."""
-    figure, axes = _panel("Accuracy", "share right", legend_rows=2)
+    """Draws accuracy on training batches (lines) and on held-out images (points; hollow: under FGSM)."""
+    figure, axes = _panel("Accuracy", "accuracy", legend_rows=2)
     for kind, key, held in (
         ("clean", "clean_accuracy", "held_out_clean"),
         ("adversarial", "robust_accuracy", "held_out_pgd10"),
@@ -122,12 +132,13 @@ def draw_accuracy(rows: Rows, events: Rows, theme: Theme) -> Figure:
         )
     axes.set_ylim(-0.02, 1.02)
     _mark(axes, events, theme)
-    legend_above(axes, columns=3 if values else 2)  # two rows
+    # two legend rows
+    legend_above(axes, columns=3 if values else 2)
     return figure
 
 
 def draw_energies(rows: Rows, events: Rows, theme: Theme) -> Figure:
-    """Mean marginal energy of the clean, adversarial and generated images of each logged step."""
+    """Draws the mean marginal energy of clean, adversarial and generated images of each logged step."""
     figure, axes = _panel("Mean energy E(x)", "logits")
     for kind, colour in theme.sets.items():
         _line(axes, _steps(rows), f"energy_{kind}", kind, colour)
@@ -137,7 +148,7 @@ def draw_energies(rows: Rows, events: Rows, theme: Theme) -> Figure:
 
 
 def draw_deltas(rows: Rows, events: Rows, theme: Theme) -> Figure:
-    """Delta energies, clean minus adversarial: of E(x) (solid) and of E(x, y) (dashed)."""
+    """Draws the delta energies, clean minus adversarial: of E(x) (solid) and of E(x, y) (dashed)."""
     figure, axes = _panel("Delta energies", "logits")
     _line(axes, _steps(rows), "delta_marginal", "dE(x)", theme.text)
     _line(axes, _steps(rows), "delta_joint", "dE(x, y)", theme.muted, "--")
@@ -155,21 +166,21 @@ def _epochs(rows: Rows) -> Rows:
     return [row for row in rows if row.get("kind") == "epoch"]
 
 
-# File name, painter, the metric that must be there, and how to read the figure.
+# File name, drawing function, metric that must be logged, and caption.
 CURVES: tuple[tuple[str, Callable[[Rows, Rows, Theme], Figure], str, str], ...] = (
-    ("training-loss", draw_loss, "loss", "Falling and smooth is healthy; faint: logged steps, strong: running mean."),
+    ("training-loss", draw_loss, "loss", "A smooth decrease is healthy; faint: logged steps, strong: running mean."),
     (
         "training-accuracy", draw_accuracy, "loss",
-        "Lines are training batches, points held-out images; an adversarial line that leaves its points "
-        "behind is overfitting, and so are hollow points (FGSM) far above full ones (PGD-10).",
+        "Lines are training batches, points held-out images. An adversarial line far above its points "
+        "indicates overfitting, and so do hollow points (FGSM) far above filled ones (PGD-10).",
     ),
     (
         "training-energies", draw_energies, "loss",
-        "The lines of one landscape: they should stay close together; one that runs away is a collapse under way.",
+        "The lines should stay close together; a line that diverges from the others indicates a collapse.",
     ),
     (
         "training-deltas", draw_deltas, "delta_marginal",
-        "Clean minus adversarial energy: near 0 the landscape is flat around images; a jump is catastrophic "
-        "overfitting, a slow slide of dE(x) below 0 robust overfitting.",
+        "Clean minus adversarial energy: near 0 the landscape is flat around images; a jump indicates catastrophic "
+        "overfitting, a slow decrease of dE(x) below 0 robust overfitting.",
     ),
 )  # fmt: skip
