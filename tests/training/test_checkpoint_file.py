@@ -142,7 +142,7 @@ def test_an_older_format_says_to_start_anew(tmp_path: Path, monkeypatch: pytest.
         patch.setattr(checkpoint, "FORMAT", replace(checkpoint.FORMAT, version=checkpoint.FORMAT.version - 1))
         save_state(tmp_path / "state", {"a": 1})
     with pytest.raises(
-        CheckpointError, match="of an earlier trilemma, which cannot be resumed; start the run anew"
+        CheckpointError, match="written by an earlier trilemma, which cannot be resumed; start a new run"
     ):
         load_state(tmp_path / "state")
 
@@ -152,7 +152,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     content = (tmp_path / "state").read_bytes()
     for length in (0, 4, 100, len(content) - 1):
         (tmp_path / "state").write_bytes(content[:length])
-        assert "cut short" in refusal(tmp_path / "state")
+        assert "truncated" in refusal(tmp_path / "state")
 
 
 def test_safetensors_of_others_and_classifiers_are_refused(tmp_path: Path) -> None:

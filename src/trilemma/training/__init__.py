@@ -1,1 +1,1 @@
-"""The training loop, its checkpoints and its run folder."""
+"""Training: the loop, checkpoints, the record of a run, and estimates of its cost."""

@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run: data, classifier, loader, optimiser."""
+"""Builds the parts of a run from its configuration: data, classifier, loader, optimiser, weight update."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from trilemma.networks.create import create_network
 from trilemma.threat import Threat
 from trilemma.updates.updates import Reduce, awp, plain, sam
 
-# A network sees 2 x - 1, the scale in which the papers of the field state their steps.
+# Mean and standard deviation of the normalisation: the network's input is 2 x - 1, the scale of the published methods.
 CENTRE, HALF_WIDTH = 0.5, 0.5
 
 Update = Callable[[Callable[[], Step], torch.optim.Optimizer, Reduce], Step]
 
 
 def build_data(config: Config) -> Splits:
-    """The splits that the configuration names."""
+    """Loads the data of a configuration, split into training, held-out and test images."""
     data = config.data
     return load_splits(
         data.name, root=data.root, size=data.size, held_out=data.held_out, train_images=data.train_images
@@ -36,21 +36,21 @@ def build_data(config: Config) -> Splits:
 
 
 def build_classifier(config: Config, train: ImageSet) -> Classifier:
-    """An untrained classifier for the data."""
+    """Returns an untrained classifier with the configured network, for the classes and image shape of ``train``."""
     network = create_network(config.network, train.num_classes, train.image_shape)
     if config.training.bn_momentum is not None:
         set_batch_norm_momentum(network, config.training.bn_momentum)
-    return wrapped(config, network, train.num_classes, train.image_shape, train.class_names)
+    return wrap_network(config, network, train.num_classes, train.image_shape, train.class_names)
 
 
-def wrapped(
+def wrap_network(
     config: Config,
     network: nn.Module,
     num_classes: int,
     image_shape: tuple[int, int, int],
     class_names: Sequence[str] | None = None,
 ) -> Classifier:
-    """The classifier around a network of the configuration."""
+    """Returns a classifier with ``network``, the default normalisation, and the threat of the configuration."""
     return Classifier(
         network,
         num_classes,
@@ -64,11 +64,11 @@ def wrapped(
 
 
 def build_augmentation(section: AugmentationConfig, train: ImageSet) -> Augmentation:
-    """The augmentation asked for, with ``auto`` resolved by the data."""
-    own = default_augmentation(train.name, train.image_shape)
+    """Returns the augmentation of a configuration; ``auto`` becomes the default of the data set."""
+    default = default_augmentation(train.name, train.image_shape)
     return Augmentation(
-        crop=own.crop if section.crop == "auto" else section.crop,
-        flip=own.flip if section.flip == "auto" else section.flip,
+        crop=default.crop if section.crop == "auto" else section.crop,
+        flip=default.flip if section.flip == "auto" else section.flip,
         cutout=section.cutout,
         policy=section.policy,
     )
@@ -77,7 +77,7 @@ def build_augmentation(section: AugmentationConfig, train: ImageSet) -> Augmenta
 def build_loader(
     config: Config, train: ImageSet, device: torch.device, rank: int = 0, world_size: int = 1
 ) -> Loader:
-    """Batches of training images on the device."""
+    """Returns the loader that yields augmented batches of training images on ``device``."""
     return Loader(
         train,
         config.training.batch_size,
@@ -91,11 +91,11 @@ def build_loader(
 
 
 def build_optimiser(
-    config: Config, clf: Classifier, owned: Iterable[nn.Parameter] = ()
+    config: Config, clf: Classifier, method_parameters: Iterable[nn.Parameter] = ()
 ) -> torch.optim.Optimizer:
-    """SGD or Adam over the parameters of the classifier and those that the method owns."""
+    """Returns SGD or Adam over the parameters of the classifier and of the method's own networks."""
     section, lr = config.optimiser, config.training.lr
-    weights = [*clf.parameters(), *owned]
+    weights = [*clf.parameters(), *method_parameters]
     if section.name == "adam":
         return torch.optim.Adam(
             weights, lr=lr, betas=(section.momentum, 0.999), weight_decay=section.weight_decay
@@ -110,7 +110,13 @@ def build_optimiser(
 
 
 def build_update(section: UpdateConfig, clf: Classifier, epoch: int) -> Update:
-    """The weight step of an epoch, counted from 1, by name."""
+    """Returns the weight update of an epoch: plain, SAM, or AWP from ``update.from_epoch`` on.
+
+    Args:
+        section: the configuration of the update.
+        clf: the classifier.
+        epoch: counted from 1.
+    """
     if section.name == "sam":
         return partial(sam, network=clf, rho=section.rho)
     if section.name == "awp" and epoch >= section.from_epoch:

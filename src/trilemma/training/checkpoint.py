@@ -1,4 +1,4 @@
-"""The raw training state as one safetensors file: tensors by path, everything else as JSON. No pickle."""
+"""Saves and loads the training state as one safetensors file: tensors by path, other values as JSON, no pickle."""
 
 from __future__ import annotations
 
@@ -15,29 +15,38 @@ FORMAT = TensorFormat(
     name="training-state",
     version=2,
     foreign="not a training state of trilemma; resume from a run folder",
-    damaged="not a training state, or cut short; resume needs an intact one",
+    damaged="not a training state, or a truncated one; --resume needs a complete file",
     advice="free space or choose another --out",
     key="tree",
-    older="of an earlier trilemma, which cannot be resumed; start the run anew",
+    older="written by an earlier trilemma, which cannot be resumed; start a new run",
 )
 
 
 def flatten(state: Any, path: str = "") -> tuple[dict[str, Tensor], Any]:
-    """Splits a nested state into tensors by path and a JSON tree where ``{"$tensor": path}`` stands for them."""
+    """Splits a nested state into its tensors by path and a JSON tree with ``{"$tensor": path}`` in their places.
+
+    Mappings become ``{"$dict": [[key, value], ...]}``, and tuples become lists.
+
+    Args:
+        state: tensors, mappings, lists, tuples and JSON values, nested.
+        path: path of ``state`` itself.
+    """
     if isinstance(state, Tensor):
         return {path: state}, {"$tensor": path}
     if isinstance(state, Mapping):
         tensors: dict[str, Tensor] = {}
         items = []
         for key, value in state.items():
-            inner, tree = flatten(value, f"{path}/{key!r}")  # repr: 1 and "1" are two keys
+            # ``repr``, because 1 and "1" are different keys.
+            inner, tree = flatten(value, f"{path}/{key!r}")
             tensors |= inner
-            items.append([key, tree])  # pairs: JSON would turn integer keys (optimiser states) into strings
+            # Pairs, because JSON would turn integer keys (optimiser states) into strings.
+            items.append([key, tree])
         return tensors, {"$dict": items}
     if isinstance(state, list | tuple):
         tensors, trees = {}, []
-        for place, value in enumerate(state):
-            inner, tree = flatten(value, f"{path}/{place}")
+        for index, value in enumerate(state):
+            inner, tree = flatten(value, f"{path}/{index}")
             tensors |= inner
             trees.append(tree)
         return tensors, trees
@@ -45,7 +54,7 @@ def flatten(state: Any, path: str = "") -> tuple[dict[str, Tensor], Any]:
 
 
 def unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of :func:`flatten` (tuples come back as lists)."""
+    """Returns the nested state that :func:`flatten` split (with lists instead of tuples)."""
     if isinstance(tree, list):
         return [unflatten(value, tensors) for value in tree]
     if isinstance(tree, dict):
@@ -56,19 +65,25 @@ def unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes atomically: after a kill at any moment the file is the old one or the new one."""
+    """Writes the state atomically: if the process is killed, the file is either the old one or the new one.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
     tensors, tree = flatten(state)
     FORMAT.write(path, tensors, tree, sync=True)
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """What :func:`save_state` wrote.
+    """Returns the state that :func:`save_state` wrote.
 
     Raises:
-        CheckpointError: missing, not a training state, cut short, or of another format version.
+        CheckpointError: the file is missing, truncated, not a training state, or of another format version.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such training state; the run has nothing to resume from")
+        raise CheckpointError(
+            f"{path}: no such training state, so there is nothing to resume from; start a new run"
+        )
     tree, tensors = FORMAT.read(path)
     state: dict[str, Any] = unflatten(tree, tensors)
     return state

@@ -1,4 +1,4 @@
-"""What a run would need: checks and costs, from shapes and one timed forward, without a training step."""
+"""Checks a configuration and estimates the cost of its run, from shapes and timed forward passes, without training."""
 
 from __future__ import annotations
 
@@ -20,20 +20,24 @@ from trilemma.errors import TrilemmaError
 from trilemma.networks.cost import count_macs, count_parameters
 from trilemma.networks.create import create_network
 from trilemma.training import build
-from trilemma.training.start import check_fit, described, find_start, first_stage
+from trilemma.training.start import check_compatible, first_stage, load_start, provenance
 
-# A timed forward touches at most this many multiply-accumulates: a second or two on a small CPU.
-MACS = 40e9
-BYTES = 4
+# Largest number of multiply-accumulates of a timed forward pass: one or two seconds on a small CPU.
+MAX_TIMED_MACS = 40e9
+BYTES_PER_VALUE = 4
 
 
 def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
-    """Checks data, device and disk, and estimates time and memory of the whole run.
+    """Checks data, device, initial weights and disk, and estimates time and memory of the whole run.
+
+    Args:
+        config: the configuration of the run.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Returns:
-        ``checks``: list of ``{"name", "ok", "message"}``; and, where the data are known: ``parameters``,
-        ``macs`` (per image and forward), ``forward_passes_per_image`` (a walk step counts 2, a loss term 3),
-        ``steps``, ``seconds_per_step``, ``hours``, ``memory_gb``, ``disk_gb``.
+        ``checks``: list of ``{"name", "ok", "message"}``. Unless the check of the data fails, also ``parameters``,
+        ``macs`` (per image and forward pass), ``forward_passes_per_image`` (see :func:`forward_passes`), ``steps``,
+        ``seconds_per_step``, ``hours``, ``memory_gb`` and ``disk_gb``.
     """
     checks = [_check_device(device)]
     data, message = _data(config)
@@ -41,11 +45,11 @@ def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
     if data is None:
         return {"checks": checks}
     classes, shape, images = data
-    kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    network = create_network(config.network, classes, shape).to(kind if checks[0]["ok"] else "cpu")
+    resolved_device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    network = create_network(config.network, classes, shape).to(resolved_device if checks[0]["ok"] else "cpu")
     macs, parameters = count_macs(network, shape), count_parameters(network)
     if config.training.start is not None:
-        checks.append(_check_start(config, build.wrapped(config, network, classes, shape)))
+        checks.append(_check_start(config, build.wrap_network(config, network, classes, shape)))
     passes = forward_passes(config)
     batch = config.training.batch_size
     steps = config.training.epochs * (images // batch) * config.method.repeats
@@ -62,12 +66,13 @@ def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
 
 
 def forward_passes(config: Config) -> int:
-    """Forward passes per training image: 2 per walk step, 3 per image set in the loss, twice that under SAM or AWP.
+    """Returns the cost of a training step per image, in forward passes.
 
-    A set forwarded without gradient counts 1. Where steps repeat a batch, this is what each of them costs.
-    A set whose input gradient is differentiated counts 6: its forward 1, the gradient 1, and a backward of 2
-    each through the gradient and through the forward.
-    AWP counts twice from the first epoch on, wherever ``update.from_epoch`` lets it begin.
+    A step of an attack or chain counts 2 and an image set in the loss 3. A set forwarded without gradient counts 1.
+    A set whose input gradient is differentiated counts 6: 1 for the forward pass, 1 for the gradient, and 2 each for
+    the backward passes through the gradient and through the forward pass. SAM and AWP double the cost of the loss;
+    AWP is counted from the first epoch on, whatever ``update.from_epoch`` is. If a method repeats each batch, the
+    result is the cost of one repetition.
     """
     method = config.method
     walks = 2 * ((config.attack.steps or 0) if method.uses_attack else 0)
@@ -79,12 +84,18 @@ def forward_passes(config: Config) -> int:
 
 
 def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None, str]:
-    """Classes, image shape and number of training images; downloads nothing."""
+    """Returns classes, image shape and number of training images, and a message; downloads nothing.
+
+    The first value is ``None`` if they are not known; the message then says why.
+    """
     section = config.data
     known = find_dataset(section.name) if section.name in DATASETS else None
     if known is not None and known.archives and section.root is None and not _in_cache(section.name, known):
         if known.num_classes is None or known.image_shape is None or known.train_images is None:
-            return None, f"{section.name}: not downloaded yet, and its row states no shape and counts"
+            return (
+                None,
+                f"{section.name}: not downloaded yet, and its registry row does not state shape and counts",
+            )
         channels, *side = known.image_shape
         images = section.train_images or known.train_images
         height, width = (section.size, section.size) if section.size else side
@@ -104,7 +115,7 @@ def _in_cache(name: str, dataset: Dataset) -> bool:
 
 def _check_device(device: str) -> dict[str, Any]:
     try:
-        where = torch.empty(
+        probe = torch.empty(
             0,
             device="cuda"
             if device == "auto" and torch.cuda.is_available()
@@ -112,21 +123,21 @@ def _check_device(device: str) -> dict[str, Any]:
         )
     except (RuntimeError, AssertionError) as error:
         return {"name": "device", "ok": False, "message": f"{device}: {str(error).splitlines()[0]}"}
-    threads = f", {torch.get_num_threads()} threads" if where.device.type == "cpu" else ""
-    return {"name": "device", "ok": True, "message": f"{where.device}{threads}"}
+    threads = f", {torch.get_num_threads()} threads" if probe.device.type == "cpu" else ""
+    return {"name": "device", "ok": True, "message": f"{probe.device}{threads}"}
 
 
 def _check_start(config: Config, clf: Classifier) -> dict[str, Any]:
-    """The weights that the run begins with, or the recipe that is trained for them."""
+    """Checks ``training.start``: the recipe of a first stage, or initial weights that fit ``clf``."""
     start = str(config.training.start)
     try:
         stage = first_stage(config)
         if stage is not None:
             message = f"{start} is trained first ({stage.training.epochs} epochs), which is not counted here"
         else:
-            found = find_start(start)
-            check_fit(clf, found, start)
-            message = f"weights of {start}{described(found)}"
+            initial = load_start(start)
+            check_compatible(clf, initial, start)
+            message = f"weights of {start}{provenance(initial)}"
     except TrilemmaError as error:
         return {"name": "start", "ok": False, "message": str(error)}
     return {"name": "start", "ok": True, "message": message}
@@ -137,33 +148,33 @@ def _check_disk(needed_gb: float) -> dict[str, Any]:
     return {
         "name": "disk",
         "ok": free > needed_gb,
-        "message": f"{free:.1f} GB free here, about {needed_gb:.2f} GB needed",
+        "message": f"{free:.1f} GB free in the current folder, about {needed_gb:.2f} GB needed",
     }
 
 
 @torch.no_grad()
 def _seconds_per_image(network: nn.Module, macs: int, shape: tuple[int, int, int]) -> float:
-    """Median time of a forward pass per image, at a batch that takes about a second."""
-    batch = max(1, min(128, int(MACS / macs)))
-    where = next(network.parameters()).device
+    """Returns the median time of a forward pass per image, for a batch that takes about a second."""
+    batch = max(1, min(128, int(MAX_TIMED_MACS / macs)))
+    device = next(network.parameters()).device
     network = network.eval()
-    memory_format = preferred_memory_format(network, where)
+    memory_format = preferred_memory_format(network, device)
     set_memory_format(network, memory_format)
-    images = torch.rand(batch, *shape, device=where).contiguous(memory_format=memory_format)
+    images = torch.rand(batch, *shape, device=device).contiguous(memory_format=memory_format)
     times = []
     for _ in range(4):
-        begin = time.perf_counter()
+        started = time.perf_counter()
         network(images)
-        if where.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
+        times.append(time.perf_counter() - started)
     return sorted(times[1:])[1] / batch
 
 
 def _memory_gb(
     config: Config, network: nn.Module, shape: tuple[int, int, int], parameters: int, images: int
 ) -> float:
-    """Weights, gradients, optimiser, averages, the graph of the loss, replay buffer and resident images."""
+    """Returns the memory of weights, gradients, optimiser, averages, graph of the loss, replay buffer and images."""
     activations = 0
 
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -177,19 +188,19 @@ def _memory_gb(
     for handle in handles:
         handle.remove()
     copies = 2 + (2 if config.optimiser.name == "adam" else 1) + (config.training.ema is not None)
-    # a second pass: the first one's gradient, the weights kept, and those moved to
+    # SAM and AWP store the gradient of the first pass, the original weights and the perturbed weights.
     copies += 3 * (config.update.name != "plain")
     pixels = shape[0] * shape[1] * shape[2]
     buffer = (config.sampler.buffer_size or 0) * pixels if config.method.uses_sampler else 0
-    # a gradient that is differentiated keeps a graph as large as that of its forward
+    # The graph of a gradient that is differentiated is as large as the graph of its forward pass.
     sets = config.method.loss_sets + config.method.double_backwards
     graph = activations * config.training.batch_size * sets // config.devices
-    return (BYTES * (copies * parameters + graph + buffer) + images * pixels) / 1e9
+    return (BYTES_PER_VALUE * (copies * parameters + graph + buffer) + images * pixels) / 1e9
 
 
 def _disk_gb(config: Config, parameters: int, shape: tuple[int, int, int]) -> float:
-    """Two raw states and two finished classifiers."""
+    """Returns the disk space of two training states and two finished classifiers."""
     pixels = shape[0] * shape[1] * shape[2]
     buffer = (config.sampler.buffer_size or 0) * pixels if config.method.uses_sampler else 0
     states = 2 * (4 * parameters + buffer)
-    return BYTES * (states + 2 * (parameters + 10 * 64 * pixels)) / 1e9
+    return BYTES_PER_VALUE * (states + 2 * (parameters + 10 * 64 * pixels)) / 1e9

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the current step, with its state saved."""
+"""Handles Ctrl-C and SIGTERM: a run ends after the current step and saves its state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from types import FrameType
 
 
 class StopRequest:
-    """Set by the first signal; the second one interrupts at once."""
+    """A request to stop, set by the first signal; a second SIGINT interrupts immediately.
+
+    Attributes:
+        name: name of the signal, or ``None`` if there was none.
+    """
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -18,9 +22,10 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Inside, SIGINT and SIGTERM only set the request; the former handlers are put back after."""
+    """Replaces the handlers of SIGINT and SIGTERM by one that sets the request; restores them on exit."""
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
+    # Python allows signal handlers in the main thread only.
+    if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
@@ -28,9 +33,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
         request.name = signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The loop: points, terms, backward, update, average, watch, save. Only it carries out remedies."""
+"""The training loop: steps, evaluations, checkpoints, alarms and their remedies."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from trilemma.monitors.remedies import remedies
 from trilemma.training import build
 from trilemma.training.checkpoint import load_state
 from trilemma.training.finish import finished_classifier, is_finite
-from trilemma.training.going_back import fail, roll_back
 from trilemma.training.interrupt import StopRequest
 from trilemma.training.record import Record
+from trilemma.training.rollback import fail, roll_back
 from trilemma.training.schedule import rate
 from trilemma.training.selection import criterion, held_out_accuracies
-from trilemma.training.start import begin_with, described
+from trilemma.training.start import load_initial_weights, provenance
 from trilemma.training.state import TrainingState
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-# Methods that never forward clean images have their clean logits taken every this many steps.
+# If the loss of a method has no forward pass of clean images, one is run every this many steps, for monitoring.
 CLEAN_EVERY = 10
 
 
 class Loop:
-    """One training run, in one process of possibly several.
+    """One training run, in one of its processes.
 
     Args:
-        config: the whole run.
-        record: where it is written.
-        data: the splits; ``test`` is never touched.
-        fabric: device, precision, and gradient averaging.
-        stop: set when a signal asked to end.
-        start: whose weights to begin with, where no state is resumed; fresh ones by default.
+        config: configuration of the run.
+        record: writes the run folder.
+        data: the splits; ``test`` is never used.
+        fabric: device, precision, and communication between the processes.
+        stop: set by a signal.
+        start: classifier with the initial weights; random initialisation by default. Has no effect on a resumed run.
     """
 
     def __init__(
@@ -63,21 +63,22 @@ class Loop:
         start: Classifier | None = None,
     ) -> None:
         self.config, self.record, self.data, self.fabric, self.stop = config, record, data, fabric, stop
-        self.first_config = config  # before any remedy
+        # The configuration before any remedy.
+        self.initial_config = config
         training = config.training
         torch.manual_seed(training.seed)
         self.clf = build.build_classifier(config, data.train)
         if start is not None:
-            begin_with(self.clf, start, str(training.start))
+            load_initial_weights(self.clf, start, str(training.start))
         self.clf.to(fabric.device)
-        unsafe = narrow_convolution(self.clf.network) if fabric.device.type == "cpu" else None
-        if training.channels_last and unsafe is None:
+        narrow_layer = narrow_convolution(self.clf.network) if fabric.device.type == "cpu" else None
+        if training.channels_last and narrow_layer is None:
             self.clf.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             record.memory_format = "channels-last"
         elif training.channels_last:
             record.reporter.message(
-                f"memory format: contiguous, not channels-last, which is unsafe on a CPU for {unsafe} (fewer than "
-                f"{MIN_CHANNELS} input channels)"
+                f"memory format: contiguous instead of channels-last, which is unsafe on a CPU for {narrow_layer} "
+                f"(fewer than {MIN_CHANNELS} input channels)"
             )
         if training.compile:
             self.clf.network.compile()
@@ -90,24 +91,28 @@ class Loop:
         self.readings = Readings()
         self.criterion = criterion(config, self.method)
         self.total_steps = training.epochs * self.loader.steps_per_epoch
-        self.returned_to: int | None = None  # by the last rollback, with no regular checkpoint since
+        # Step that the last rollback restored; ``None`` once a regular checkpoint was written after it.
+        self.last_rollback: int | None = None
         self.clf.train()
         if start is not None:
-            record.event(self.state, "start", "weights", f"of {training.start}{described(start)}")
+            record.event(self.state, "start", "weights", f"of {training.start}{provenance(start)}")
 
     def resume(self) -> None:
-        """Takes up the saved state; metric lines beyond it are cut, since those steps run again."""
+        """Restores the saved state and removes the metric lines of later steps, which will be run again."""
         self.state.load_state_dict(load_state(self.record.run.state_file))
-        self._take_options()
-        self.record.cut_metrics(self.state)
+        self._apply_options()
+        self.record.drop_later_metrics(self.state)
         self.record.event(self.state, "restart", "resume", f"from the checkpoint of step {self.state.step}")
 
     def train(self) -> str:
-        """Runs to the end; returns ``finished`` or, at the time limit, ``stopped``.
+        """Trains to the end of the run.
+
+        Returns:
+            ``finished``, or ``stopped`` if the time limit was reached or a remedy ended the run early.
 
         Raises:
-            KeyboardInterrupt: a signal asked to end; the state is saved.
-            TrainingFailedError: diverged once more after every remedy.
+            KeyboardInterrupt: a signal was received; the state is saved.
+            TrainingFailedError: an alarm after which no remedy is left.
         """
         training, state = self.config.training, self.state
         self.clock = time.monotonic()
@@ -115,34 +120,38 @@ class Loop:
         if not self.record.run.state_file.is_file():
             self.record.checkpoint(state)
         batches = self._batches()
-        late = state.step > 0 and self._out_of_time()  # stopped by the clock, resumed with the same limit
+        # True at once if the run was stopped by the time limit and is resumed with the same limit.
+        out_of_time = state.step > 0 and self._out_of_time()
         while True:
-            while not (late or state.ended or state.step >= self.total_steps):
+            while not (out_of_time or state.ended or state.step >= self.total_steps):
                 self._one_step(next(batches))
-                epochs, within = divmod(state.step, self.loader.steps_per_epoch)
-                if not (within == 0 or state.step % training.log_every == 0 or self._ends_now()):
+                epochs, step_in_epoch = divmod(state.step, self.loader.steps_per_epoch)
+                epoch_done = step_in_epoch == 0
+                if not (epoch_done or state.step % training.log_every == 0 or self._must_stop_now()):
                     continue
-                stops, late, due = self._in_any(
-                    self.stop.name is not None, self._out_of_time(), self._is_due()
+                interrupted, out_of_time, checkpoint_due = self._any_process(
+                    self.stop.name is not None, self._out_of_time(), self._checkpoint_is_due()
                 )
-                evaluates = within == 0 and epochs % training.evaluate_every == 0
-                if self._log() or (evaluates and self._evaluate()):
+                evaluate = epoch_done and epochs % training.evaluate_every == 0
+                rolled_back = self._log() or (evaluate and self._evaluate())
+                if rolled_back:
                     batches = self._batches()
                     continue
-                if stops:
+                if interrupted:
                     self._interrupt(self.stop.name or "another process was stopped")
-                if due or (within == 0 and state.watch.horizon):
+                if checkpoint_due or (epoch_done and state.watch.horizon):
                     self._checkpoint()
             if state.evaluated_at == state.step or not self._evaluate():
                 return self._finish()
-            batches = self._batches()  # only the last evaluation showed that the run had to go back
+            # The last evaluation caused a rollback.
+            batches = self._batches()
 
-    def _ends_now(self) -> bool:
-        """Whether to leave between two logging steps; several processes agree at the next one instead."""
+    def _must_stop_now(self) -> bool:
+        """Returns whether to stop between two logging steps; several processes stop at a logging step instead."""
         return self.fabric.world_size == 1 and (self.stop.name is not None or self._out_of_time())
 
-    def _in_any(self, *flags: bool) -> tuple[bool, ...]:
-        """Each flag, true where some process has it: all must go the same way, or they wait for each other."""
+    def _any_process(self, *flags: bool) -> tuple[bool, ...]:
+        """Returns for each flag whether it is true in any process, so that all processes take the same branch."""
         if self.fabric.world_size == 1:
             return flags
         reduced = self.fabric.all_reduce(
@@ -152,12 +161,13 @@ class Loop:
         return tuple(flag > 0 for flag in reduced.tolist())
 
     def _batches(self) -> Iterator[Batch]:
-        """Batches from the current position on."""
+        """Yields batches without end, starting at the current step."""
         while True:
             epoch, first = divmod(self.state.step, self.loader.steps_per_epoch)
             yield from self.loader.epoch(epoch, first)
 
     def _one_step(self, batch: Batch) -> None:
+        """Takes one training step and stores its readings."""
         training, state = self.config.training, self.state
         factor = rate(self.config.schedule, state.step, self.total_steps, self.loader.steps_per_epoch)
         for group in state.optimiser.param_groups:
@@ -180,7 +190,7 @@ class Loop:
         state.step += 1
 
     def _with_noise(self, batch: Batch) -> Batch:
-        """Gaussian noise on the training images, as JEM adds it; a value leaves [0, 1] by design."""
+        """Returns the batch with Gaussian noise on its images, as in JEM; values may leave [0, 1]."""
         seeds = noise.image_seeds(len(batch.images), self.state.method_state.generator, batch.images.device)
         noisy = batch.images + self.config.training.input_noise * noise.normal(
             seeds, 0, batch.images.shape[1:]
@@ -188,7 +198,10 @@ class Loop:
         return replace(batch, images=noisy)
 
     def _average_gradients(self) -> None:
-        """One mean over the processes after backward (walks need plain ``autograd.grad``, so no wrapper)."""
+        """Averages the gradients over the processes, after the backward pass.
+
+        Done here and not by a module wrapper, because attacks and chains call ``autograd.grad`` on the plain network.
+        """
         if self.fabric.world_size > 1:
             weights = (*self.clf.parameters(), *self.state.method_state.parameters())
             gradients = [weight.grad for weight in weights if weight.grad is not None]
@@ -197,19 +210,22 @@ class Loop:
                 gradient.copy_(part.view_as(gradient))
 
     def _mean(self, values: Tensor) -> Tensor:
-        """The mean over the processes."""
+        """Returns the mean of ``values`` over the processes."""
         mean = self.fabric.all_reduce(values, reduce_op="mean")
         assert isinstance(mean, Tensor)
         return mean
 
-    def _agreed(self, accuracy: float | None) -> float | None:
-        """The same for all processes, whose remedies must agree."""
+    def _mean_accuracy(self, accuracy: float | None) -> float | None:
+        """Returns the mean of an accuracy over the processes, so that they all apply the same remedies."""
         return (
             None if accuracy is None else self._mean(torch.tensor(accuracy, device=self.fabric.device)).item()
         )
 
     def _read(self, step: Step, points: Points) -> dict[str, Tensor]:
-        """The step's scalars; a method without a clean forward lends one every tenth step."""
+        """Returns the scalars of a step for logs and monitors.
+
+        If the loss has no forward pass of clean images, one is run every 10th step.
+        """
         if step.clean is None and step.adversarial is not None and self.state.step % CLEAN_EVERY == 0:
             loss_context = self.method.loss_context(self.clf)
             with torch.no_grad(), running_statistics_kept(self.clf), loss_context, self.fabric.autocast():
@@ -221,7 +237,11 @@ class Loop:
         }
 
     def _log(self) -> bool:
-        """Reads the collected scalars and writes a line, unless they make the run go back: then true."""
+        """Passes the collected readings to the monitors and writes a metric line, unless a rollback happens.
+
+        Returns:
+            Whether the run was rolled back.
+        """
         readings = self.readings.drain(self._mean)
         if not readings:
             return False
@@ -229,7 +249,7 @@ class Loop:
         first = state.step - len(readings) + 1
         for step, reading in enumerate(readings, first):
             for alarm in state.watch.read(reading, step):
-                if self._alarm(alarm):
+                if self._handle_alarm(alarm):
                     return True
         now = time.monotonic()
         seconds, self.clock = now - self.clock, now
@@ -237,20 +257,28 @@ class Loop:
         self.record.steps(state, readings, seconds, self.total_steps)
         return False
 
-    def _alarm(self, alarm: Alarm) -> bool:
-        """Writes an alarm down and carries out what it asks for; whether the run has gone back."""
+    def _handle_alarm(self, alarm: Alarm) -> bool:
+        """Records an alarm and applies its remedies.
+
+        Returns:
+            Whether the run was rolled back.
+
+        Raises:
+            TrainingFailedError: no remedy is left.
+        """
         state = self.state
         self.record.event(state, "alarm", alarm.name, alarm.message, alarm.step)
-        asked = remedies(alarm, self.config, state.sounded.get(alarm.name, 0), state.rollbacks)
+        due_remedies = remedies(alarm, self.config, state.sounded.get(alarm.name, 0), state.rollbacks)
         state.sounded[alarm.name] = state.sounded.get(alarm.name, 0) + 1
-        back = False
-        for remedy in asked:
+        rolled_back = False
+        for remedy in due_remedies:
             if isinstance(remedy, Rollback):
                 state.minutes += (time.monotonic() - self.clock) / 60
-                self.returned_to = roll_back(state, self.record, alarm, self.returned_to)
-                self.fabric.barrier()  # all have read the file before it is written anew
+                self.last_rollback = roll_back(state, self.record, alarm, self.last_rollback)
+                # All processes must have read the checkpoint before the first one overwrites it.
+                self.fabric.barrier()
                 self.clock = time.monotonic()
-                back = True
+                rolled_back = True
             elif isinstance(remedy, ScaleRate):
                 state.rate_factor *= remedy.factor
                 text = f"learning rate x {remedy.factor:g}, x {state.rate_factor:.3g} in all"
@@ -264,75 +292,96 @@ class Loop:
                 state.ended = True
                 text = f"{alarm.name}: ended early at step {state.step}, the best checkpoint is kept"
                 self.record.event(state, "stop", "early-stop", text)
-        if asked:
-            self._take_options()
-            if not back:
+        if due_remedies:
+            self._apply_options()
+            if not rolled_back:
                 state.watch.silence_after_remedy(state.step)
-            self.record.checkpoint(state)  # a resumed run must not forget the remedy
-        return back
+            # Saved at once, so that a resumed run has the changes of the remedies.
+            self.record.checkpoint(state)
+        return rolled_back
 
-    def _take_options(self) -> None:
-        """The method anew, with the options that remedies have set; its state goes on."""
-        self.config = with_options(self.first_config, self.state.options, str(self.record.run.path))
+    def _apply_options(self) -> None:
+        """Creates the method again, with the options that remedies have set; the method's state is not reset."""
+        self.config = with_options(self.initial_config, self.state.options, str(self.record.run.path))
         self.method = create_from_config(self.config)
         self.record.config = self.config
         self.state.watch.update_config(self.config)
 
     def _checkpoint(self) -> None:
-        self.returned_to = None
+        """Writes a regular checkpoint."""
+        self.last_rollback = None
         self.record.checkpoint(self.state)
         self.record.status(self.state, "running")
 
     def _evaluate(self) -> bool:
-        """Held-out accuracies of the finished classifier; writes the best so far. Whether the run has gone back."""
+        """Evaluates the finished classifier on held-out images, and saves it if it is the best so far.
+
+        Returns:
+            Whether the run was rolled back.
+
+        Raises:
+            TrainingFailedError: an alarm after which no remedy is left.
+        """
         state, training = self.state, self.config.training
         finished = finished_classifier(self.clf, state.ema, self.data.train, training.reestimate_bn)
-        (sick,) = self._in_any(not is_finite(finished))
-        if sick:
+        (not_finite,) = self._any_process(not is_finite(finished))
+        if not_finite:
             alarm = Alarm("divergence", "the weights are not finite", state.step)
-            return self._alarm(alarm) or fail(state, self.record, alarm)
+            return self._handle_alarm(alarm) or fail(state, self.record, alarm)
         state.evaluated_at = state.step
         single_step = self.config.method.single_step and self.config.monitors.overfitting
-        found = held_out_accuracies(
+        accuracies = held_out_accuracies(
             finished, self.data.held_out, training.held_out_images, single_step=single_step
         )
-        clean, robust = found.clean, found.pgd10
+        clean, robust = accuracies.clean, accuracies.pgd10
         score = [clean, robust or 0.0] if self.criterion == "clean" else [robust or 0.0, clean]
         selected = self.criterion == "last" or score > state.best
-        self.record.held_out(state, found, selected)
+        self.record.held_out(state, accuracies, selected)
         if selected:
             state.best = score
             self.record.classifier(finished, self.data.train, state, "best", self.criterion)
-        for alarm in state.watch.read_evaluation(self._agreed(found.fgsm), self._agreed(found.pgd10), state.step):
-            if self._alarm(alarm):
+        fgsm, pgd10 = self._mean_accuracy(accuracies.fgsm), self._mean_accuracy(accuracies.pgd10)
+        for alarm in state.watch.read_evaluation(fgsm, pgd10, state.step):
+            if self._handle_alarm(alarm):
                 return True
         self._checkpoint()
         return False
 
     def _out_of_time(self) -> bool:
+        """Returns whether ``training.max_minutes`` is reached."""
         limit = self.config.training.max_minutes
         return limit is not None and self.state.minutes + (time.monotonic() - self.clock) / 60 >= limit
 
-    def _is_due(self) -> bool:
-        """Whether the last checkpoint is older than it may be."""
+    def _checkpoint_is_due(self) -> bool:
+        """Returns whether the last checkpoint is older than ``training.checkpoint_minutes``."""
         return time.monotonic() - self.record.saved_at > 60 * self.config.training.checkpoint_minutes
 
     def _interrupt(self, signal: str) -> None:
+        """Saves the state and raises.
+
+        Args:
+            signal: name of the signal.
+
+        Raises:
+            KeyboardInterrupt: always.
+        """
         self._checkpoint()
         self.record.status(self.state, "interrupted")
         self.record.event(self.state, "stop", "interrupted", f"{signal}: state saved")
-        self.fabric.barrier()  # nobody leaves before it is saved
-        raise KeyboardInterrupt(f"state saved at step {self.state.step}; go on with --resume")
+        # The first process writes the state; the others wait for it.
+        self.fabric.barrier()
+        raise KeyboardInterrupt(f"state saved at step {self.state.step}; continue with --resume")
 
     def _finish(self) -> str:
+        """Saves the last classifier and the status; returns ``finished`` or ``stopped``."""
         state, training = self.state, self.config.training
         last = finished_classifier(self.clf, state.ema, self.data.train, training.reestimate_bn)
         self.record.classifier(last, self.data.train, state, "last", self.criterion)
-        done = "finished" if state.step >= self.total_steps else "stopped"
-        if done == "stopped" and not state.ended:
+        status = "finished" if state.step >= self.total_steps else "stopped"
+        if status == "stopped" and not state.ended:
             text = f"the limit of {training.max_minutes:g} minutes was reached"
             self.record.event(state, "stop", "max-minutes", text)
             self._checkpoint()
-        self.record.status(state, done)
+        self.record.status(state, status)
         self.fabric.barrier()
-        return done
+        return status

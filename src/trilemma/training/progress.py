@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one line, on standard error."""
+"""Shows the progress of a training run as one line on standard error."""
 
 from __future__ import annotations
 
@@ -10,33 +10,39 @@ from trilemma.progress import ProgressBar, standard_error_is_a_terminal
 
 
 class Reporter(Protocol):
-    """Gets every logged row and every message."""
+    """Shows metric lines and messages of a run."""
 
-    def row(self, row: dict[str, Any], done: float, seconds_left: float) -> None: ...
-    def message(self, text: str) -> None: ...
-    def close(self) -> None: ...
+    def row(self, row: dict[str, Any], done: float, seconds_left: float) -> None:
+        """Shows a metric line; ``done`` is the completed fraction of the run, from 0 to 1."""
+
+    def message(self, text: str) -> None:
+        """Shows a message."""
+
+    def close(self) -> None:
+        """Ends the display."""
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
+    """Returns a duration as ``1:02:03``, or ``2:03`` below one hour."""
+    minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def describe(row: dict[str, Any], seconds_left: float) -> str:
-    """Loss, batch accuracies, the three mean energies, images per second and time left, as one line."""
+    """Returns loss, batch accuracies, mean energies, images per second and time left as one line."""
     parts = [f"epoch {row['epoch']:.1f}", f"loss {row['loss']:.3f}"]
     for name, key in (("clean", "clean_accuracy"), ("robust", "robust_accuracy")):
         if row.get(key) is not None:
             parts.append(f"{name} {row[key]:.2f}")
     energies = [row.get(f"energy_{name}") for name in ("clean", "adversarial", "generated")]
-    shown = "/".join("-" if e is None else f"{e:.1f}" for e in energies)
-    parts += [f"E(x/x*/x^) {shown}", f"{row['images_per_second']:.0f} img/s", f"{_clock(seconds_left)} left"]
+    joined = "/".join("-" if e is None else f"{e:.1f}" for e in energies)
+    parts += [f"E(x/x*/x^) {joined}", f"{row['images_per_second']:.0f} img/s", f"{_clock(seconds_left)} left"]
     return "  ".join(parts)
 
 
 class Silent:
-    """Says nothing."""
+    """A reporter that shows nothing."""
 
     def row(self, row: dict[str, Any], done: float, seconds_left: float) -> None: ...
     def message(self, text: str) -> None: ...
@@ -44,22 +50,22 @@ class Silent:
 
 
 class Lines:
-    """A plain line every few seconds: for logs and pipes.
+    """A reporter that prints a line every few seconds, for logs and pipes.
 
     Args:
-        name: what is being trained, at the head of each line.
-        every: seconds between lines.
+        name: name of the run, at the beginning of each line.
+        every: smallest number of seconds between lines.
     """
 
     def __init__(self, name: str, every: float = 10.0) -> None:
         self.name = name
         self.every = every
-        self.last = 0.0
+        self.last_time = 0.0
 
     def row(self, row: dict[str, Any], done: float, seconds_left: float) -> None:
         now = time.monotonic()
-        if now - self.last >= self.every:
-            self.last = now
+        if now - self.last_time >= self.every:
+            self.last_time = now
             self.message(f"{done:4.0%}  {describe(row, seconds_left)}")
 
     def message(self, text: str) -> None:
@@ -69,10 +75,10 @@ class Lines:
 
 
 class Bar:
-    """A progress bar for a terminal.
+    """A reporter that shows a progress bar on a terminal.
 
     Args:
-        name: what is being trained.
+        name: name of the run, shown beside the bar.
     """
 
     def __init__(self, name: str) -> None:
@@ -89,8 +95,8 @@ class Bar:
         self.bar.close()
 
 
-def reporter(name: str, wanted: bool) -> Reporter:
-    """A bar on a terminal, plain lines elsewhere, or nothing."""
-    if not wanted:
+def reporter(name: str, enabled: bool) -> Reporter:
+    """Returns a progress bar on a terminal, a reporter of plain lines elsewhere, or a silent one if not ``enabled``."""
+    if not enabled:
         return Silent()
     return Bar(name) if standard_error_is_a_terminal() else Lines(name)

@@ -1,4 +1,4 @@
-"""What a run writes down while it goes on: metric lines, events, its status, its classifiers."""
+"""Writes the files of a run during training: metric lines, events, status, checkpoints and classifiers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from trilemma.training.tensorboard import TensorBoard
 
 
 class Record:
-    """Writes one run folder, from the first process only.
+    """Writes one run folder; only the first process of a run writes.
 
     Args:
-        run: the folder.
-        config: the whole run.
-        reporter: shows every line and event to a person too.
-        recipe: name shown in reports.
-        writes: whether this process is the one that writes.
+        run: the run folder.
+        config: configuration of the run.
+        reporter: shows every metric line and event.
+        recipe: name of the recipe, for reports.
+        writes: whether this is the process that writes.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Record:
         self._tensorboard = TensorBoard(run.path / "tensorboard") if writes else None
 
     def steps(self, state: TrainingState, readings: list[Reading], seconds: float, total_steps: int) -> None:
-        """One line for the steps of ``readings``, which took ``seconds``."""
+        """Writes one metric line with the means of ``readings``, one reading per step, which took ``seconds``."""
         mean = mean_reading(readings)
         row: dict[str, Any] = {
             "kind": "step",
@@ -56,15 +56,15 @@ class Record:
         row["terms"] = {
             name.removeprefix("terms/"): v for name, v in mean.items() if name.startswith("terms/")
         }
-        self._metrics(row)
-        left = (total_steps - state.step) * seconds / len(readings)
+        self._write_metrics(row)
+        seconds_left = (total_steps - state.step) * seconds / len(readings)
         if (limit := self.config.training.max_minutes) is not None:
-            left = max(0.0, min(left, 60 * (limit - state.minutes)))
-        self.reporter.row(row, state.step / total_steps, left)
+            seconds_left = max(0.0, min(seconds_left, 60 * (limit - state.minutes)))
+        self.reporter.row(row, state.step / total_steps, seconds_left)
 
     def held_out(self, state: TrainingState, accuracies: HeldOut, selected: bool) -> None:
-        """One line for an evaluation on held-out images."""
-        self._metrics(
+        """Writes one metric line for an evaluation on held-out images."""
+        self._write_metrics(
             {
                 "kind": "epoch", "step": state.step, "epoch": state.epoch, "minutes": state.minutes,
                 "held_out_clean": accuracies.clean, "held_out_pgd10": accuracies.pgd10,
@@ -72,20 +72,28 @@ class Record:
             }
         )  # fmt: skip
 
-    def _metrics(self, row: dict[str, Any]) -> None:
+    def _write_metrics(self, row: dict[str, Any]) -> None:
         if self._tensorboard is not None:
             self.run.add_metrics(row)
             self._tensorboard.add(row)
 
-    def cut_metrics(self, state: TrainingState) -> None:
-        """Drops the metric lines of steps that are about to be run again."""
+    def drop_later_metrics(self, state: TrainingState) -> None:
+        """Removes the metric lines of steps after the current one, which will be run again."""
         if self.writes:
             self.run.drop_metrics_after(state.step)
 
     def event(
         self, state: TrainingState, kind: str, name: str, message: str, step: int | None = None
     ) -> None:
-        """An alarm, remedy, restart or stop; at ``step`` if it was not the current one."""
+        """Writes and shows an event.
+
+        Args:
+            state: the training state.
+            kind: ``start``, ``alarm``, ``remedy``, ``restart`` or ``stop``.
+            name: name of the alarm, remedy or cause.
+            message: one line.
+            step: step of the event; the current step by default.
+        """
         step = state.step if step is None else step
         if self.writes:
             epoch = round(step / state.steps_per_epoch, 4)
@@ -103,7 +111,15 @@ class Record:
     def classifier(
         self, finished: Classifier, train: ImageSet, state: TrainingState, checkpoint: str, select: str
     ) -> None:
-        """A finished classifier, with the statistics of its training images and where it comes from."""
+        """Saves a finished classifier with the statistics of its training images and metadata.
+
+        Args:
+            finished: the classifier; its ``statistics`` and ``about`` are set.
+            train: training images.
+            state: the training state.
+            checkpoint: ``best`` or ``last``.
+            select: criterion of selection.
+        """
         if not self.writes:
             return
         self._pca = self._pca or fit_pca(train)
@@ -121,34 +137,42 @@ class Record:
         finished.save(self.run.best_classifier if checkpoint == "best" else self.run.last_classifier)
 
     def checkpoint(self, state: TrainingState) -> None:
-        """The raw state; some earlier ones stay, for a rollback to before an alarm's onset."""
+        """Saves the training state; some earlier states are stored too, for rollbacks."""
         self.saved_at = time.monotonic()
         if not self.writes:
             return
         save_state(self.run.state_file, state.state_dict())
-        kept = self.run.earlier_state(state.step)
-        kept.unlink(missing_ok=True)
+        state_copy = self.run.earlier_state(state.step)
+        state_copy.unlink(missing_ok=True)
         try:
-            kept.hardlink_to(self.run.state_file)  # the file itself is replaced, never written again
-        except OSError:  # some network and removable disks have no hard links
-            shutil.copyfile(self.run.state_file, kept)
-        self._drop_states(state)
+            # A hard link is safe: the state file is always replaced, never modified.
+            state_copy.hardlink_to(self.run.state_file)
+        except OSError:
+            # Some network and removable disks have no hard links.
+            shutil.copyfile(self.run.state_file, state_copy)
+        self._delete_old_states(state)
 
-    def _drop_states(self, state: TrainingState) -> None:
-        """Keeps the newest two, those within the monitors' horizon, and the newest from before it.
+    def _delete_old_states(self, state: TrainingState) -> None:
+        """Deletes the stored states that no rollback needs.
 
-        Those beyond the current step belong to steps that were taken back.
+        Needed are the newest two, those within the monitors' horizon, and the newest one before the horizon. States
+        after the current step are deleted: a rollback has undone their steps.
         """
         files = self.run.earlier_states()
         steps = sorted(step for step in files if step <= state.step)
-        edge = state.step - state.watch.horizon
-        before = [step for step in steps if step <= edge]
-        kept = {*steps[-2:], *before[-1:], *(step for step in steps if step > edge)}
-        for step in files.keys() - kept:
+        horizon_start = state.step - state.watch.horizon
+        before_horizon = [step for step in steps if step <= horizon_start]
+        needed = {*steps[-2:], *before_horizon[-1:], *(step for step in steps if step > horizon_start)}
+        for step in files.keys() - needed:
             files[step].unlink(missing_ok=True)
 
     def status(self, state: TrainingState, status: str) -> None:
-        """``running``, ``interrupted``, ``stopped``, ``failed`` or ``finished``, with cost so far."""
+        """Writes the status and the cost so far.
+
+        Args:
+            state: the training state.
+            status: ``running``, ``interrupted``, ``stopped``, ``failed`` or ``finished``.
+        """
         if self.writes:
             self.run.write_status(
                 status=status,
@@ -162,10 +186,11 @@ class Record:
 
 
 def _peak_memory_mb() -> float | None:
-    """Largest resident size of this process so far; unknown on Windows."""
+    """Returns the peak resident memory of this process in MiB; ``None`` on Windows."""
     if sys.platform == "win32":
         return None
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
+    # In bytes on macOS, in KiB elsewhere.
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,4 +1,4 @@
-"""Learning rates over a run, as pure functions of the step: nothing to save, nothing to resume."""
+"""Learning rate schedules as pure functions of the step, so that a checkpoint needs no state of them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from trilemma.config.sections import ScheduleConfig
 
 
 def rate(schedule: ScheduleConfig, step: int, total_steps: int, steps_per_epoch: int) -> float:
-    """The multiple of ``training.lr`` used at ``step``.
+    """Returns the factor of ``training.lr`` at ``step``.
 
-    ``cyclic`` rises linearly from 0 to 1 at ``peak`` of the run and falls linearly to 0; ``one-cycle``
-    does the same with cosines, from 1/25 and to 1e-4 / 25; ``cosine`` falls from 1 to 0; ``multistep`` is
-    multiplied by ``factor`` after each milestone epoch.
+    ``cyclic`` rises linearly from 0 to 1 at the fraction ``peak`` of the run and falls linearly to 0. ``one-cycle``
+    rises from 1/25 to 1 and falls to 1e-4 / 25, each along half a cosine. ``cosine`` falls from 1 to 0. ``multistep``
+    is multiplied by ``factor`` after each milestone epoch. Any other schedule is 1. During the first ``warmup_steps``
+    the factor is also multiplied by a linear ramp.
 
     Args:
-        schedule: name and shape.
-        step: 0 for the first.
-        total_steps: length of the run.
-        steps_per_epoch: for milestones.
+        schedule: name and parameters of the schedule.
+        step: counted from 0.
+        total_steps: number of steps of the run.
+        steps_per_epoch: number of steps of an epoch, for milestones.
     """
     progress = min(1.0, step / max(1, total_steps))
     if schedule.name == "cyclic":
@@ -41,6 +42,6 @@ def rate(schedule: ScheduleConfig, step: int, total_steps: int, steps_per_epoch:
     return value
 
 
-def _half_cosine(share: float) -> float:
-    """From 0 to 1 along half a cosine."""
-    return (1 - math.cos(math.pi * share)) / 2
+def _half_cosine(fraction: float) -> float:
+    """Returns a value that rises from 0 to 1 along half a cosine as ``fraction`` goes from 0 to 1."""
+    return (1 - math.cos(math.pi * fraction)) / 2

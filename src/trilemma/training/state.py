@@ -1,4 +1,4 @@
-"""Everything that the rest of a run depends on: saved, resumed and rolled back as one thing."""
+"""The training state: everything that is saved in a checkpoint and restored by a resume or a rollback."""
 
 from __future__ import annotations
 
@@ -17,18 +17,29 @@ from trilemma.updates.ema import EMA
 
 
 class TrainingState:
-    """Weights, optimiser, average, method state, monitors and position of one run.
+    """Weights, optimiser, weight average, method state, monitors, random numbers and position of one run.
 
-    Every other random number comes from the configuration's seed and the position, so a resumed run
-    repeats the uninterrupted one bit for bit on CPU.
+    All other random numbers depend only on the seed of the configuration and the position, so on a CPU a resumed run
+    equals the uninterrupted one bit for bit.
 
     Args:
-        config: the whole run.
-        clf: on its device.
-        method: makes its own state.
+        config: configuration of the run.
+        clf: the classifier, on its device.
+        method: the method; its ``init_state`` makes the method state.
         train: training images.
-        loader: for the length of an epoch.
-        seed: of the method's random numbers in this process.
+        loader: the loader; its number of steps per epoch is used.
+        seed: seed of the method's random numbers in this process.
+
+    Attributes:
+        step: number of steps done.
+        rollbacks: number of rollbacks.
+        evaluated_at: step of the last evaluation; -1 before the first.
+        rate_factor: factor of the learning rate, set by remedies.
+        minutes: training time so far.
+        best: score of the best checkpoint, two accuracies in order of priority; empty before the first evaluation.
+        ended: whether a remedy ended the run early.
+        options: configuration values set by remedies, by dotted key.
+        sounded: number of alarms so far, by name of the alarm.
     """
 
     def __init__(
@@ -46,17 +57,17 @@ class TrainingState:
         self.evaluated_at = -1
         self.rate_factor, self.minutes = 1.0, 0.0
         self.best: list[float] = []
-        self.ended = False  # a remedy ended the run in good order
-        self.options: dict[str, Any] = {}  # what remedies have set, by dotted key
-        self.sounded: dict[str, int] = {}  # how often each alarm did
+        self.ended = False
+        self.options: dict[str, Any] = {}
+        self.sounded: dict[str, int] = {}
 
     @property
     def epoch(self) -> float:
-        """Epochs done, with fraction."""
+        """Number of epochs done, with a fractional part."""
         return round(self.step / self.steps_per_epoch, 4)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values, nested."""
+        """Returns the state as nested dictionaries of tensors and plain values."""
         return {
             "weights": self.clf.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -68,13 +79,14 @@ class TrainingState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what :meth:`state_dict` gave."""
+        """Restores the state that :meth:`state_dict` returned."""
         self.clf.load_state_dict(state["weights"])
         self.optimiser.load_state_dict(state["optimiser"])
-        for weight, kept in self.optimiser.state.items():  # in the weight's own layout, as they grew
-            for name, value in kept.items():
+        # Optimiser buffers get the memory format of their weights, which they had when they were created.
+        for weight, buffers in self.optimiser.state.items():
+            for name, value in buffers.items():
                 if value.shape == weight.shape:
-                    kept[name] = torch.empty_like(weight).copy_(value)
+                    buffers[name] = torch.empty_like(weight).copy_(value)
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.method_state.load_state_dict(state["method"])
@@ -84,6 +96,7 @@ class TrainingState:
             setattr(self, name, state["position"][name])
 
 
+# Attributes that are saved as the key ``position``; their names are keys of the checkpoint file.
 _POSITION = (
     "step", "minutes", "best", "rollbacks", "rate_factor", "evaluated_at", "ended", "options", "sounded",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a finished classifier knows of its training data: class PCA and the energies of real images."""
+"""Statistics of the training data that are stored with a classifier: class PCA and energies of real images."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from trilemma.classifier.contexts import inner_loop
 from trilemma.data.image_set import ImageSet
 from trilemma.data.statistics import ClassPCA
 
-# Enough for the mean and spread of an energy per class, and for the leading directions of the images.
+# Training images for the mean and standard deviation of the energy per class, and PCA directions per class.
 IMAGES = 5_000
 COMPONENTS = 64
 
 
 def fit_pca(data: ImageSet) -> ClassPCA:
-    """The class PCA stored with a classifier: at most 64 directions per class, 99 % of the variance."""
+    """Fits the class PCA stored with a classifier: at most 64 directions per class, up to 99 % of the variance."""
     return ClassPCA.fit(data, explained_variance=0.99, max_components=COMPONENTS, max_images_per_class=1000)
 
 
 @torch.no_grad()
 def attach(clf: Classifier, data: ImageSet, pca: ClassPCA | None = None) -> None:
-    """Stores class PCA and the mean and spread of E(x, y) per class in ``clf.statistics``.
+    """Stores class PCA, and mean and standard deviation of E(x, y) per class, in ``clf.statistics``.
 
     Args:
         clf: the finished classifier.
         data: its training images.
-        pca: fitted already, to save the time.
+        pca: an already fitted class PCA; fitted to ``data`` by default.
     """
     clf.statistics = {f"pca.{name}": value for name, value in (pca or fit_pca(data)).state_dict().items()}
-    part = data.first(IMAGES)
+    subset = data.first(IMAGES)
     joint: list[Tensor] = []
     with inner_loop(clf, "eval"):
-        for places in torch.arange(len(part)).split(500):
-            images, labels = part.float_images(places, device=clf.device), part.labels[places].to(clf.device)
+        for indices in torch.arange(len(subset)).split(500):
+            images = subset.float_images(indices, device=clf.device)
+            labels = subset.labels[indices].to(clf.device)
             joint.append(energies.joint_energy(clf.logits(images), labels).cpu())
     energy = torch.cat(joint)
-    per_class = [energy[part.labels == k] for k in range(clf.num_classes)]
+    per_class = [energy[subset.labels == k] for k in range(clf.num_classes)]
     clf.statistics["energy_mean"] = torch.stack([e.mean() if len(e) else energy.mean() for e in per_class])
     clf.statistics["energy_std"] = torch.stack([e.std() if len(e) > 1 else energy.std() for e in per_class])

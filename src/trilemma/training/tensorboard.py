@@ -1,4 +1,4 @@
-"""Metric lines for TensorBoard, when it is installed (extra ``tensorboard``)."""
+"""Writes metric lines for TensorBoard, if it is installed (extra ``tensorboard``)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 
 
 class TensorBoard:
-    """Writes the numbers of metric lines as scalars; without TensorBoard it does nothing.
+    """Writes the numbers of metric lines as TensorBoard scalars; does nothing if TensorBoard is not installed.
 
     Args:
-        folder: where the event files go.
+        folder: folder of the event files.
     """
 
     def __init__(self, folder: Path) -> None:
         self._writer: Any = None
-        with suppress(ImportError):  # an extra; metrics.jsonl holds the same numbers
+        # TensorBoard is optional: metrics.jsonl holds the same numbers.
+        with suppress(ImportError):
             self._writer = import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
 
     def add(self, row: dict[str, Any]) -> None:
-        """One metric line; nested terms become ``terms/NAME``."""
+        """Writes the numbers of one metric line; nested terms become ``terms/NAME``."""
         if self._writer is None:
             return
         flat = {name: value for name, value in row.items() if name not in ("kind", "step", "terms")}

@@ -1,4 +1,4 @@
-"""``trilemma.train``: a recipe becomes a run folder with a finished classifier."""
+"""``trilemma.train``: trains a classifier from a recipe and writes a run folder."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from trilemma.training.interrupt import stop_on_signals
 from trilemma.training.loop import Loop
 from trilemma.training.progress import reporter
 from trilemma.training.record import Record
-from trilemma.training.start import check_start, find_start, first_stage
+from trilemma.training.start import check_start, first_stage, load_start
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk.
+    """A run that has ended.
 
     Attributes:
-        path: its folder.
+        path: the run folder.
         classifier: the best finished classifier.
-        metrics: the lines of ``metrics.jsonl``.
+        metrics: lines of ``metrics.jsonl``.
     """
 
     path: Path
@@ -48,13 +48,14 @@ def train(
     progress: bool = True,
     device: str = "auto",
 ) -> Run:
-    """Trains a classifier, or goes on with a run that was interrupted.
+    """Trains a classifier, or resumes a run.
 
     Args:
-        recipe: a packaged name (``digits/eb-jdat``), a YAML file, or a :class:`trilemma.config.config.Config`.
-        overrides: ``{"training.lr": 0.1}`` or ``["training.lr=0.1"]``.
-        out: run folder; ``runs/`` and the recipe's name by default.
-        resume: go on from the last checkpoint; the configuration must be the one saved there.
+        recipe: name of a packaged recipe (``digits/eb-jdat``), a YAML file, or a
+            :class:`trilemma.config.config.Config`.
+        overrides: configuration values, as ``{"training.lr": 0.1}`` or ``["training.lr=0.1"]``.
+        out: run folder; ``runs/`` and the name of the recipe by default.
+        resume: continue from the last checkpoint; the configuration must be that of the run.
         progress: show progress on standard error.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
@@ -62,8 +63,8 @@ def train(
         The run, with the best finished classifier in eval mode on the CPU.
 
     Raises:
-        UserError: a mistake in the recipe, the data or the folder, in one line.
-        TrainingFailedError: diverged after every remedy.
+        UserError: a mistake in the recipe, the data or the folder; the message is one line.
+        TrainingFailedError: an alarm after which no remedy is left, such as a further divergence.
         KeyboardInterrupt: SIGINT or SIGTERM, after the state was saved.
     """
     config = recipe if isinstance(recipe, Config) else load_config(recipe, overrides)
@@ -75,12 +76,12 @@ def train(
         else recipe
     )
     path = Path(out) if out is not None else Path("runs") / name.replace("/", "-")
-    continuing = resume and (path / "config.yaml").is_file()
-    if resume and not continuing:
+    resuming = resume and (path / "config.yaml").is_file()
+    if resume and not resuming:
         raise RunError(f"{path}: no run to resume; start it without --resume")
-    run = RunDirectory.open(path) if continuing else None
+    run = RunDirectory.open(path) if resuming else None
     if run is not None:
-        _same_config(run, config)
+        _check_same_config(run, config)
         name = run.environment().get("recipe") or name
         if run.status().get("status") == "finished":
             return Run(path, load(path), run.metrics())
@@ -90,78 +91,91 @@ def train(
     if run is None or not run.state_file.is_file():
         check_start(config, data.train)
         create_from_config(config).check(data.train)
-    # Further processes are started here and come to this same line by running the program from its beginning,
-    # so the folder, which they too must find free, is made after it.
-    fabric = _fabric(config, device)
+    # Further processes start here: each runs the program from its beginning up to this line. They too check that the
+    # folder is unused, so the folder is created after this line.
+    fabric = _launch_fabric(config, device)
     if run is None and fabric.is_global_zero:
         RunDirectory.create(path, config, name)
     fabric.barrier()
     run = RunDirectory(path)
-    _carry_out(config, run, name, data, fabric, progress)
+    _run_training(config, run, name, data, fabric, progress)
     return Run(path, load(path), run.metrics())
 
 
-def _carry_out(
+def _run_training(
     config: Config, run: RunDirectory, name: str, data: Splits, fabric: Any, progress: bool
 ) -> None:
-    """Trains from the run's saved state, or from the weights it is to begin with."""
-    begun = run.state_file.is_file()
-    start = None if begun else _start(config, run, data, fabric, progress)
-    shown = reporter(name, progress and fabric.is_global_zero)
+    """Trains a run to its end, from its saved state if there is one, else from its initial weights."""
+    has_state = run.state_file.is_file()
+    start = None if has_state else _initial_classifier(config, run, data, fabric, progress)
+    run_reporter = reporter(name, progress and fabric.is_global_zero)
     for warning in config.warnings:
-        shown.message(f"warning: {warning}")
+        run_reporter.message(f"warning: {warning}")
     try:
         with torch.random.fork_rng(), stop_on_signals() as stop:
-            record = Record(run, config, shown, name, writes=fabric.is_global_zero)
+            record = Record(run, config, run_reporter, name, writes=fabric.is_global_zero)
             loop = Loop(config, record, data, fabric, stop, start)
-            if begun:
+            if has_state:
                 loop.resume()
             loop.train()
     finally:
-        shown.close()
+        run_reporter.close()
 
 
-def _start(config: Config, run: RunDirectory, data: Splits, fabric: Any, progress: bool) -> Classifier | None:
-    """The classifier whose weights the run begins with; a first stage is trained, or gone on with, in its folder."""
+def _initial_classifier(
+    config: Config, run: RunDirectory, data: Splits, fabric: Any, progress: bool
+) -> Classifier | None:
+    """Returns the classifier with the initial weights; ``None`` for random initialisation.
+
+    A first stage is trained first, or resumed, in a subfolder of the run.
+    """
     if config.training.start is None:
         return None
-    stage = first_stage(config)
-    if stage is None:
-        return find_start(config.training.start)
-    part = run.first_stage
-    made = part.config_file.is_file()
-    fabric.barrier()  # every process has looked before the first one makes it
-    if made:
-        _same_config(part, stage)
-    elif fabric.is_global_zero:
-        RunDirectory.create(part.path, stage, config.training.start)
+    stage_config = first_stage(config)
+    if stage_config is None:
+        return load_start(config.training.start)
+    stage = run.first_stage
+    stage_exists = stage.config_file.is_file()
+    # Every process must have checked before the first one creates the folder.
     fabric.barrier()
-    if part.status().get("status") != "finished":
-        _carry_out(stage, part, config.training.start, data, fabric, progress)
-    return load(part.path)
+    if stage_exists:
+        _check_same_config(stage, stage_config)
+    elif fabric.is_global_zero:
+        RunDirectory.create(stage.path, stage_config, config.training.start)
+    fabric.barrier()
+    if stage.status().get("status") != "finished":
+        _run_training(stage_config, stage, config.training.start, data, fabric, progress)
+    return load(stage.path)
 
 
-def _same_config(run: RunDirectory, config: Config) -> None:
+def _check_same_config(run: RunDirectory, config: Config) -> None:
+    """Checks that ``config`` is the configuration of ``run``, except for devices and time limit.
+
+    Raises:
+        ConfigError: they differ.
+    """
     saved = run.config().model_dump(mode="json")
-    asked = config.model_dump(mode="json")
-    for tree in (saved, asked):  # what changes no step: where it runs, and for how long
+    given = config.model_dump(mode="json")
+    # Neither of these changes the result of a step.
+    for tree in (saved, given):
         del tree["devices"], tree["training"]["max_minutes"]
-    for section in asked:
-        if asked[section] != saved[section]:
+    for section in given:
+        if given[section] != saved[section]:
             raise ConfigError(
-                f"{run.path}: resuming with another {section!r} than the run was started with "
-                f"(saved: {saved[section]}, asked: {asked[section]}); use the run's own config.yaml, or a new --out"
+                f"{run.path}: cannot resume with another {section!r} than the run was started with "
+                f"(saved: {saved[section]}, given: {given[section]}); use the run's own config.yaml, or a new --out"
             )
 
 
-def _fabric(config: Config, device: str) -> Any:
-    """Lightning Fabric for devices, precision and reduction; imported late, for it takes seconds."""
+def _launch_fabric(config: Config, device: str) -> Any:
+    """Returns Lightning Fabric for devices, precision and communication; starts the further processes of a run."""
+    # Imported here because the import takes seconds.
     from lightning_fabric import Fabric
 
-    kind, _, place = device.partition(":")
-    devices: Any = [int(place)] if place else config.devices
+    accelerator, _, device_index = device.partition(":")
+    devices: Any = [int(device_index)] if device_index else config.devices
     precision: Any = "bf16-mixed" if config.training.precision == "bf16" else "32-true"
     strategy = "ddp" if config.devices > 1 else "auto"
-    fabric = Fabric(accelerator=kind, devices=devices, precision=precision, strategy=strategy)
+    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
     fabric.launch()
     return fabric
