@@ -1,4 +1,4 @@
-"""Logit pairing: a training method of one's own, outside the package, in one file.
+"""Logit pairing: a user-defined training method in one file, outside the package.
 
 python docs/examples/my_method.py training.epochs=20
 """
@@ -21,10 +21,11 @@ from trilemma.walks import objectives
 
 
 class LogitPairingOptions(MethodOptions):
-    """The class variables say what the method needs; the fields are its options in a recipe."""
+    """The class variables describe what the method needs; the fields are its options in a recipe."""
 
     uses_attack: ClassVar[bool] = True
-    image_sets: ClassVar[int] = 2  # x and x*, for the estimate of the cost
+    # The loss forwards x and x*; used by `trilemma validate` to estimate the cost.
+    image_sets: ClassVar[int] = 2
     attack_defaults: ClassVar[dict[str, object]] = {"steps": 10}
 
     name: Literal["logit-pairing"] = "logit-pairing"
@@ -32,12 +33,12 @@ class LogitPairingOptions(MethodOptions):
 
 
 class LogitPairing(Method):
-    """Cross-entropy on clean and adversarial images, and their logits drawn together (arXiv 1803.06373)::
+    """Cross-entropy on clean and adversarial images, plus the squared difference of their logits (arXiv 1803.06373)::
 
         L = mean [ (CE(x, y) + CE(x*, y)) / 2 + pairing / K sum_k (f(x)_k - f(x*)_k)^2 ]
 
-    In energies the pair term is the mean over all classes k of dE(x, k)^2: the joint energy of no class may
-    move under the attack. x* comes from PGD on the cross-entropy.
+    In energies, the pairing term is the mean over all classes k of dE(x, k)^2: it penalises any change of a joint
+    energy under the attack. x* is found by PGD on the cross-entropy.
     """
 
     Options = LogitPairingOptions
@@ -45,25 +46,26 @@ class LogitPairing(Method):
     def points(self, clf: trilemma.Classifier, batch: trilemma.Batch, state: MethodState) -> Points:
         x, y = batch.images, batch.labels
         start = self.threat.random_start(x, fresh_seeds(state, x))
-        starred = attacked(self, clf, x, start, lambda: objectives.cross_entropy(clf, y))
-        return Points(x, y, **starred)
+        adversarial = attacked(self, clf, x, start, lambda: objectives.cross_entropy(clf, y))
+        return Points(x, y, **adversarial)
 
     def terms(self, clf: trilemma.Classifier, points: Points, state: MethodState) -> Step:
         assert points.adversarial is not None
-        clean, starred = forward_sets(clf, points.clean, points.adversarial)
-        natural = energies.cross_entropy(clean, points.labels).mean()
-        robust = energies.cross_entropy(starred, points.labels).mean()
-        pairing = (clean - starred).square().mean()
+        clean_logits, adversarial_logits = forward_sets(clf, points.clean, points.adversarial)
+        natural = energies.cross_entropy(clean_logits, points.labels).mean()
+        robust = energies.cross_entropy(adversarial_logits, points.labels).mean()
+        pairing = (clean_logits - adversarial_logits).square().mean()
         return Step(
             (natural + robust) / 2 + self.options.pairing * pairing,
-            clean=detached(points.clean, clean),
-            adversarial=detached(points.adversarial, starred),
+            clean=detached(points.clean, clean_logits),
+            adversarial=detached(points.adversarial, adversarial_logits),
             metrics={
                 "natural": natural.detach(),
                 "robust": robust.detach(),
                 "pairing": pairing.detach(),
             },
-            live={"clean": clean, "adversarial": starred},  # what the regulariser `der` would read
+            # Read by the regulariser `der`, if a recipe adds it.
+            live={"clean": clean_logits, "adversarial": adversarial_logits},
         )
 
 
@@ -76,6 +78,8 @@ METHODS.add(
 )
 
 if __name__ == "__main__":
-    run = trilemma.train(str(Path(__file__).with_name("my_recipe.yaml")), sys.argv[1:], out="runs/logit-pairing")
+    run = trilemma.train(
+        str(Path(__file__).with_name("my_recipe.yaml")), sys.argv[1:], out="runs/logit-pairing"
+    )
     for name, row in trilemma.evaluate(run.classifier, "digits").items():
         print(f"{name}: {row['value']:.3f} ({row['lower']:.3f} to {row['upper']:.3f})")

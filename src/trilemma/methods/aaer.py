@@ -6,12 +6,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import Field, NonNegativeFloat, ValidationInfo, field_validator
 from torch import Tensor
 
 from trilemma import energies

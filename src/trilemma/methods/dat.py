@@ -6,9 +6,7 @@ from contextlib import AbstractContextManager
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import softplus
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import (
-    model_validator,
-)
+from pydantic import model_validator
 
 from trilemma.methods.eb_jdat import (
     Align,

@@ -6,10 +6,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import (
-    Field,
-    PositiveFloat,
-)
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier

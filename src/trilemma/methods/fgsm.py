@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import MethodOptions

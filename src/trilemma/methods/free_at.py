@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import (
-    Field,
-    PositiveInt,
-)
+from pydantic import Field, PositiveInt
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.data.batch import Batch

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-)
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from trilemma import energies

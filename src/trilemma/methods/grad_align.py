@@ -7,10 +7,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-)
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from trilemma import energies

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-)
+from pydantic import Field, NonNegativeFloat
 
 from trilemma import energies
 from trilemma.classifier.classifier import Classifier

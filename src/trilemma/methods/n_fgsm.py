@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import (
-    Field,
-    PositiveFloat,
-)
+from pydantic import Field, PositiveFloat
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.data.batch import Batch
