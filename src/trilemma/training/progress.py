@@ -12,7 +12,7 @@ from trilemma.progress import ProgressBar, standard_error_is_a_terminal
 class Reporter(Protocol):
     """Shows metric lines and messages of a run."""
 
-    def row(self, row: dict[str, Any], done: float, seconds_left: float) -> None:
+    def metrics(self, line: dict[str, Any], done: float, seconds_left: float) -> None:
         """Shows a metric line; ``done`` is the completed fraction of the run, from 0 to 1."""
 
     def message(self, text: str) -> None:
@@ -29,22 +29,26 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def describe(row: dict[str, Any], seconds_left: float) -> str:
+def describe(line: dict[str, Any], seconds_left: float) -> str:
     """Returns loss, batch accuracies, mean energies, images per second and time left as one line."""
-    parts = [f"epoch {row['epoch']:.1f}", f"loss {row['loss']:.3f}"]
+    parts = [f"epoch {line['epoch']:.1f}", f"loss {line['loss']:.3f}"]
     for name, key in (("clean", "clean_accuracy"), ("robust", "robust_accuracy")):
-        if row.get(key) is not None:
-            parts.append(f"{name} {row[key]:.2f}")
-    energies = [row.get(f"energy_{name}") for name in ("clean", "adversarial", "generated")]
+        if line.get(key) is not None:
+            parts.append(f"{name} {line[key]:.2f}")
+    energies = [line.get(f"energy_{name}") for name in ("clean", "adversarial", "generated")]
     joined = "/".join("-" if e is None else f"{e:.1f}" for e in energies)
-    parts += [f"E(x/x*/x^) {joined}", f"{row['images_per_second']:.0f} img/s", f"{_clock(seconds_left)} left"]
+    parts += [
+        f"E(x/x*/x^) {joined}",
+        f"{line['images_per_second']:.0f} img/s",
+        f"{_clock(seconds_left)} left",
+    ]
     return "  ".join(parts)
 
 
 class Silent:
     """A reporter that shows nothing."""
 
-    def row(self, row: dict[str, Any], done: float, seconds_left: float) -> None: ...
+    def metrics(self, line: dict[str, Any], done: float, seconds_left: float) -> None: ...
     def message(self, text: str) -> None: ...
     def close(self) -> None: ...
 
@@ -62,11 +66,11 @@ class Lines:
         self.every = every
         self.last_time = 0.0
 
-    def row(self, row: dict[str, Any], done: float, seconds_left: float) -> None:
+    def metrics(self, line: dict[str, Any], done: float, seconds_left: float) -> None:
         now = time.monotonic()
         if now - self.last_time >= self.every:
             self.last_time = now
-            self.message(f"{done:4.0%}  {describe(row, seconds_left)}")
+            self.message(f"{done:4.0%}  {describe(line, seconds_left)}")
 
     def message(self, text: str) -> None:
         print(f"{self.name}: {text}", file=sys.stderr, flush=True)
@@ -85,8 +89,8 @@ class Bar:
         self.bar = ProgressBar(name, 1.0, unit="share", transient=False)
         self.bar.__enter__()
 
-    def row(self, row: dict[str, Any], done: float, seconds_left: float) -> None:
-        self.bar.update(done=done, text=describe(row, seconds_left))
+    def metrics(self, line: dict[str, Any], done: float, seconds_left: float) -> None:
+        self.bar.update(done=done, text=describe(line, seconds_left))
 
     def message(self, text: str) -> None:
         self.bar.message(text)

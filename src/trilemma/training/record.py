@@ -44,23 +44,23 @@ class Record:
     def steps(self, state: TrainingState, readings: list[Reading], seconds: float, total_steps: int) -> None:
         """Writes one metric line with the means of ``readings``, one reading per step, which took ``seconds``."""
         mean = mean_reading(readings)
-        row: dict[str, Any] = {
+        line: dict[str, Any] = {
             "kind": "step",
             "step": state.step,
             "epoch": state.epoch,
             "minutes": state.minutes,
         }
-        row["lr"] = state.optimiser.param_groups[0]["lr"]
-        row["images_per_second"] = len(readings) * self.config.training.batch_size / seconds
-        row |= {name: value for name, value in mean.items() if not name.startswith("terms/")}
-        row["terms"] = {
+        line["lr"] = state.optimiser.param_groups[0]["lr"]
+        line["images_per_second"] = len(readings) * self.config.training.batch_size / seconds
+        line |= {name: value for name, value in mean.items() if not name.startswith("terms/")}
+        line["terms"] = {
             name.removeprefix("terms/"): v for name, v in mean.items() if name.startswith("terms/")
         }
-        self._write_metrics(row)
+        self._write_metrics(line)
         seconds_left = (total_steps - state.step) * seconds / len(readings)
         if (limit := self.config.training.max_minutes) is not None:
             seconds_left = max(0.0, min(seconds_left, 60 * (limit - state.minutes)))
-        self.reporter.row(row, state.step / total_steps, seconds_left)
+        self.reporter.metrics(line, state.step / total_steps, seconds_left)
 
     def held_out(self, state: TrainingState, accuracies: HeldOut, selected: bool) -> None:
         """Writes one metric line for an evaluation on held-out images."""
@@ -72,10 +72,10 @@ class Record:
             }
         )  # fmt: skip
 
-    def _write_metrics(self, row: dict[str, Any]) -> None:
+    def _write_metrics(self, line: dict[str, Any]) -> None:
         if self._tensorboard is not None:
-            self.run.add_metrics(row)
-            self._tensorboard.add(row)
+            self.run.add_metrics(line)
+            self._tensorboard.add(line)
 
     def drop_later_metrics(self, state: TrainingState) -> None:
         """Removes the metric lines of steps after the current one, which will be run again."""
@@ -97,7 +97,7 @@ class Record:
         step = state.step if step is None else step
         if self.writes:
             epoch = round(step / state.steps_per_epoch, 4)
-            row = {
+            line = {
                 "step": step,
                 "epoch": epoch,
                 "minutes": state.minutes,
@@ -105,7 +105,7 @@ class Record:
                 "name": name,
                 "message": message,
             }
-            self.run.add_event(row)
+            self.run.add_event(line)
         self.reporter.message(f"{kind}: {name}: {message}")
 
     def classifier(

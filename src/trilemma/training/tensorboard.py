@@ -21,13 +21,13 @@ class TensorBoard:
         with suppress(ImportError):
             self._writer = import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, line: dict[str, Any]) -> None:
         """Writes the numbers of one metric line; nested terms become ``terms/NAME``."""
         if self._writer is None:
             return
-        flat = {name: value for name, value in row.items() if name not in ("kind", "step", "terms")}
-        flat |= {f"terms/{name}": value for name, value in row.get("terms", {}).items()}
+        flat = {name: value for name, value in line.items() if name not in ("kind", "step", "terms")}
+        flat |= {f"terms/{name}": value for name, value in line.get("terms", {}).items()}
         for name, value in flat.items():
             if isinstance(value, int | float):
-                self._writer.add_scalar(name, value, row["step"])
+                self._writer.add_scalar(name, value, line["step"])
         self._writer.flush()
