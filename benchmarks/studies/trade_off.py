@@ -57,7 +57,7 @@ from trilemma.evaluation.samples import draw_samples
 from trilemma.figures.style import RUN_MARKERS, SET_LINES, Theme, new_figure
 from trilemma.metrics.energy_landscape import energy_points
 from trilemma.metrics.frechet import Extractor, Moments, frechet_distance, image_moments, penultimate
-from trilemma.metrics.generation import image_figures
+from trilemma.metrics.generation import image_metrics
 from trilemma.metrics.wasserstein import wasserstein_distance
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.estimate import forward_passes
@@ -318,12 +318,12 @@ def _generation(run: Path, judge_run: Path, scale: Scale) -> Row:
         )
         generated = generated or (samples.images, samples.labels)
         for kind, images in (("start", samples.starts), ("sample", samples.images)):
-            found = image_figures(images, samples.labels, splits.train.images, judge)
+            found = image_metrics(images, samples.labels, splits.train.images, judge)
             figures.setdefault(start, {})[kind] = {
                 "named": found["named"], "distance": found["distance"],
                 "fd": frechet_distance(image_moments(extractor, images), train),
             }  # fmt: skip
-    real = image_figures(splits.test.float_images(), splits.test.labels, splits.train.images, judge)
+    real = image_metrics(splits.test.float_images(), splits.test.labels, splits.train.images, judge)
     return {
         "samples": figures, "sample_count": len(samples.labels), "reference_count": train.count,
         "real": {"named": real["named"], "distance": real["distance"], "fd": frechet_distance(test, train)},

@@ -16,8 +16,8 @@ from trilemma.metrics.features import (
     Features,
     classifier_score,
     extract,
-    feature_figures,
-    figure_names,
+    feature_metrics,
+    metric_names,
     kernel_distance,
 )
 from trilemma.metrics.frechet import Extractor, frechet_distance, moments, penultimate
@@ -116,14 +116,14 @@ def test_score_runs_from_one_to_the_number_of_classes():
 
 def test_names_are_inceptions_alone(toy):
     extractor = penultimate(toy.mlp(), "standard")
-    assert figure_names(extractor) == {
+    assert metric_names(extractor) == {
         "frechet": "FD-standard",
         "kernel": "KD-standard",
         "score": "CS-standard",
     }
     called = Extractor("inception", lambda images: images.flatten(1))
-    assert figure_names(called)["frechet"] == "FD-inception"
-    assert figure_names(Extractor("inception", called.features, inception=True)) == {
+    assert metric_names(called)["frechet"] == "FD-inception"
+    assert metric_names(Extractor("inception", called.features, inception=True)) == {
         "frechet": "FID", "kernel": "KID", "score": "IS",
     }  # fmt: skip
 
@@ -140,7 +140,7 @@ def test_features_and_logits_of_a_classifier_come_from_one_pass_over_8_bits(toy)
 def test_figures_of_real_images_are_better_than_those_of_others():
     reference = Features(rows(300), None)
     near, far = (
-        feature_figures(Features(rows(100, seed=1, shift=s), None), reference, 0) for s in (0.0, 2.0)
+        feature_metrics(Features(rows(100, seed=1, shift=s), None), reference, 0) for s in (0.0, 2.0)
     )
     assert near["frechet"] < far["frechet"] and near["kernel"] < far["kernel"]
     for name in ("precision", "recall", "density", "coverage"):
@@ -150,6 +150,6 @@ def test_figures_of_real_images_are_better_than_those_of_others():
 
 
 def test_too_few_images_have_no_manifold_and_no_score():
-    found = feature_figures(Features(rows(4), rows(4)), Features(rows(50, seed=1), None), 0)
+    found = feature_metrics(Features(rows(4), rows(4)), Features(rows(50, seed=1), None), 0)
     assert found["precision"] is None and found["score"] is None
     assert found["frechet"] > 0

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from trilemma.errors import CheckpointError, MissingExtraError
-from trilemma.metrics.features import extract, figure_names
+from trilemma.metrics.features import extract, metric_names
 from trilemma.metrics.inception import inception
 
 # torch-fidelity in small: the same names, arguments and kinds of tensors, and an __init__ that needs torchvision.
@@ -79,7 +79,7 @@ def test_weights_are_loaded_and_give_the_three_names(stand_in, tmp_path):
     """Although torchvision is missing: the network needs nothing of it."""
     file = weights(tmp_path / "mine.pth")
     extractor = inception(file)
-    assert figure_names(extractor) == {"frechet": "FID", "kernel": "KID", "score": "IS"}
+    assert metric_names(extractor) == {"frechet": "FID", "kernel": "KID", "score": "IS"}
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     assert extractor.about == {"name": "inception", "weights": digest, "file": "mine.pth"}
     levels = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)

@@ -82,5 +82,5 @@ def test_a_set_with_doubles_has_balls_of_no_size():
 
 @pytest.mark.parametrize("bad", [torch.ones(5, 2), torch.full((9, 2), torch.nan)])
 def test_refuses_what_has_no_manifold(bad):
-    with pytest.raises(ValueError, match="more than 5 rows of finite"):
+    with pytest.raises(ValueError, match="more than 5 finite feature vectors"):
         manifold(bad, torch.randn(20, 2))

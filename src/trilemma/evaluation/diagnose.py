@@ -30,8 +30,8 @@ from trilemma.metrics.energy_landscape import (
     finite_logits,
     landscape_summary,
     move_summary,
-    points_of,
-    spread,
+    points_from_logits,
+    summary_statistics,
     write_points,
 )
 from trilemma.progress import bar
@@ -91,7 +91,7 @@ class Landscape:
         summary: dict[str, Any] = {"count": int(correct.sum()), "clean": {}, "attacks": {}}
         if not summary["count"]:
             return summary
-        summary["clean"] = {energy: spread(getattr(clean, energy)) for energy in ENERGIES}
+        summary["clean"] = {energy: summary_statistics(getattr(clean, energy)) for energy in ENERGIES}
         summary["attacks"] = {
             name: {
                 "about": self.presets[name].words(self.num_classes),
@@ -152,7 +152,7 @@ def landscape(
 
 def _forward(clf: Classifier, images: Tensor, labels: Tensor) -> ForwardResult:
     logits = finite_logits(clf, images)
-    return ForwardResult(points_of(logits, labels), (logits.argmax(1) == labels).cpu())
+    return ForwardResult(points_from_logits(logits, labels), (logits.argmax(1) == labels).cpu())
 
 
 def _concatenate(parts: list[EnergyPoints]) -> EnergyPoints:

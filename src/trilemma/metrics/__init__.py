@@ -1,1 +1,1 @@
-"""Metrics: accuracy with its interval, the energy landscape, and what generated images are worth."""
+"""Metrics: accuracy with its interval, calibration, out-of-distribution detection, energies and generated images."""

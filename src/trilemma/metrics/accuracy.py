@@ -1,4 +1,4 @@
-"""Accuracy, and how sure a finite number of images makes us of it."""
+"""Accuracy with a confidence interval."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-# The 97.5 % point of the standard normal distribution: two-sided 95 %.
+# The 97.5 % quantile of the standard normal distribution, for two-sided 95 % intervals.
 Z_95 = 1.959963984540054
 
 
 def wilson_interval(successes: int, count: int, z: float = Z_95) -> tuple[float, float]:
-    """The score interval of a share (Wilson 1927); unlike the plain one it is right near 0 and 1.
+    """The score interval of a proportion (Wilson 1927), which unlike the normal interval is valid near 0 and 1.
 
     Args:
-        successes: how many of ``count``.
+        successes: number of successes among ``count``.
         count: number of images, at least 1.
-        z: standard-normal quantile; 95 % by default.
+        z: standard normal quantile; for 95 % by default.
 
     Returns:
         ``(lower, upper)``, both in [0, 1].
@@ -30,7 +30,7 @@ def wilson_interval(successes: int, count: int, z: float = Z_95) -> tuple[float,
     share = successes / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    # The ends are exactly 0 and 1 where all or none succeed; rounding must not move them.
+    # The bounds are exactly 0 with no success and 1 with successes only, in spite of rounding.
     lower = 0.0 if successes == 0 else max(0.0, centre - half)
     upper = 1.0 if successes == count else min(1.0, centre + half)
     return lower, upper
@@ -38,7 +38,7 @@ def wilson_interval(successes: int, count: int, z: float = Z_95) -> tuple[float,
 
 @dataclass(frozen=True)
 class Share:
-    """A share of images with its 95 % Wilson interval, all in [0, 1]."""
+    """A fraction of ``count`` images with the bounds of its 95 % Wilson interval, all in [0, 1]."""
 
     value: float
     lower: float
@@ -47,7 +47,7 @@ class Share:
 
 
 def share(verdicts: Tensor) -> Share:
-    """The share of true entries of a bool tensor ``[N]``, N at least 1."""
+    """The fraction of true entries of a bool tensor ``[N]``, N at least 1, with its interval."""
     successes, count = int(verdicts.sum()), len(verdicts)
     lower, upper = wilson_interval(successes, count)
     return Share(successes / count, lower, upper, count)

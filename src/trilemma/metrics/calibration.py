@@ -1,4 +1,4 @@
-"""Calibration: whether a classifier that says 80 % is right in 80 % of such cases."""
+"""Calibration: whether predictions with a confidence of 80 % are correct in 80 % of cases."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 from trilemma.errors import CheckpointError
 
 BINS = 15
-# Draws that the error by chance is the mean of.
+# Number of random draws of labels over which :func:`error_by_chance` averages.
 DRAWS = 200
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """The points of a reliability diagram: bins of equal width over the confidence in [0, 1].
+    """A reliability diagram: count, confidence and accuracy in bins of equal width over the confidence in [0, 1].
 
     torchmetrics' calibration error is not used: it puts a confidence of exactly 1, which the softmax reaches by
-    rounding, into a bin of its own beyond the last, rounds to float32, and does not give the bins that are drawn. Tests
-    compare the two where neither matters.
+    rounding, into an extra bin after the last, rounds to float32, and does not return the bins, which the diagram
+    needs. Tests compare the two on data without these differences.
 
     Attributes:
-        count: images per bin, int64 ``[B]``.
-        confidence, accuracy: their means per bin, float64 ``[B]``; NaN in an empty bin.
+        count: number of images per bin, int64 ``[B]``.
+        confidence, accuracy: mean confidence and accuracy per bin, float64 ``[B]``; NaN in an empty bin.
     """
 
     count: Tensor
@@ -45,30 +45,31 @@ def probabilities(logits: Tensor) -> Tensor:
     """The softmax of logits ``[N, K]`` in float64, on the CPU.
 
     Raises:
-        CheckpointError: logits that are not finite, which have no softmax.
+        CheckpointError: some logits are not finite.
     """
-    wrong = int((~torch.isfinite(logits)).any(1).sum())
-    if wrong:
+    non_finite = int((~torch.isfinite(logits)).any(1).sum())
+    if non_finite:
         raise CheckpointError(
-            f"confidence: the logits of {wrong} of {len(logits)} images are not finite; this classifier has diverged, "
-            "use an earlier checkpoint"
+            f"confidence: the logits of {non_finite} of {len(logits)} images are not finite; the classifier has "
+            "diverged, use an earlier checkpoint"
         )
     return logits.detach().cpu().double().softmax(1)
 
 
 def reliability(shares: Tensor, labels: Tensor, bins: int = BINS) -> Reliability:
-    """Images binned by the probability of the class they are given.
+    """The reliability diagram of predictions, binned by the probability of the predicted class.
 
     Args:
-        shares: probabilities, float64 ``[N, K]``, as of :func:`probabilities`.
+        shares: probabilities, float64 ``[N, K]``, see :func:`probabilities`.
         labels: int64 ``[N]``.
-        bins: ``[0, 1/B), [1/B, 2/B), ..., [(B-1)/B, 1]``.
+        bins: number of bins B: ``[0, 1/B), [1/B, 2/B), ..., [(B-1)/B, 1]``.
     """
-    confidence, said = shares.max(1)
-    count, place = _binned(confidence, bins)
-    right = (said == labels.cpu()).double()
+    confidence, predictions = shares.max(1)
+    count, bin_index = _binned(confidence, bins)
+    correct = (predictions == labels.cpu()).double()
     means = (
-        torch.zeros(bins, dtype=torch.float64).index_add(0, place, v) / count for v in (confidence, right)
+        torch.zeros(bins, dtype=torch.float64).index_add(0, bin_index, v) / count
+        for v in (confidence, correct)
     )
     return Reliability(count, *means)
 
@@ -76,27 +77,29 @@ def reliability(shares: Tensor, labels: Tensor, bins: int = BINS) -> Reliability
 def error_by_chance(
     shares: Tensor, generator: torch.Generator, bins: int = BINS, draws: int = DRAWS
 ) -> float:
-    """The error that a perfectly calibrated classifier with these confidences shows on so many images.
+    """The expected calibration error of a perfectly calibrated classifier with these confidences and this many images.
 
-    The estimate is never negative, so it does not fall to 0 for a calibrated classifier; this is where it stops. Labels
-    are drawn from the confidence itself, and the error of the draws averaged.
+    The estimated error is never negative, so that it does not reach 0 for a calibrated classifier; its expected value
+    is computed here as the mean over labels that are drawn with the confidences as probabilities.
 
     Args:
-        shares: as of :func:`reliability`.
-        generator: of the draws, on the CPU.
+        shares: probabilities, float64 ``[N, K]``.
+        generator: random-number generator of the draws, on the CPU.
+        bins: number of bins.
+        draws: number of draws.
     """
     confidence = shares.max(1).values
-    _, place = _binned(confidence, bins)
+    _, bin_index = _binned(confidence, bins)
     total = torch.zeros(())
     for _ in range(draws):
-        right = torch.rand(len(confidence), generator=generator, dtype=torch.float64) < confidence
-        gaps = torch.zeros(bins, dtype=torch.float64).index_add(0, place, right.double() - confidence)
+        correct = torch.rand(len(confidence), generator=generator, dtype=torch.float64) < confidence
+        gaps = torch.zeros(bins, dtype=torch.float64).index_add(0, bin_index, correct.double() - confidence)
         total = total + gaps.abs().sum() / len(confidence)
     return float(total / draws)
 
 
 def _binned(confidence: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """Images per bin, and the bin of each image. 1 belongs to the last bin."""
+    """The number of images per bin, and the bin of each image; a confidence of 1 is in the last bin."""
     edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype)
-    place = torch.bucketize(confidence, edges[1:-1], right=True)
-    return torch.bincount(place, minlength=bins), place
+    bin_index = torch.bucketize(confidence, edges[1:-1], right=True)
+    return torch.bincount(bin_index, minlength=bins), bin_index

@@ -1,4 +1,4 @@
-"""Clean, adversarial and generated images as three sets of points on one energy landscape."""
+"""Energies of clean, adversarial and generated images, and statistics of the differences between these sets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENERGIES = ("marginal", "joint")
 
 @dataclass(frozen=True)
 class EnergyPoints:
-    """Where a set of images lies: E(x) and E(x, y), each float32 ``[N]`` on the CPU, in logit units."""
+    """The energies of a set of images: E(x) and E(x, y), each float32 ``[N]`` on the CPU, in logit units."""
 
     marginal: Tensor
     joint: Tensor
@@ -34,104 +34,112 @@ class EnergyPoints:
 
 @torch.no_grad()
 def finite_logits(clf: Classifier, images: Tensor, batch_size: int = 250) -> Tensor:
-    """Logits ``[N, K]`` in eval mode; the classifier is left as it was.
+    """Logits ``[N, K]`` of images in eval mode.
 
     Args:
+        clf: left unchanged.
         images: ``[N, C, H, W]`` in [0, 1].
-        batch_size: images per forward.
+        batch_size: images per forward pass.
 
     Raises:
-        CheckpointError: logits that are not finite, so that there is no landscape.
+        CheckpointError: some logits are not finite.
     """
     with inner_loop(clf, "eval"):
         logits = torch.cat([clf(part.to(clf.device)) for part in images.split(batch_size)])
-    wrong = int((~torch.isfinite(logits)).any(1).sum())
-    if wrong:
+    non_finite = int((~torch.isfinite(logits)).any(1).sum())
+    if non_finite:
         raise CheckpointError(
-            f"energies: the logits of {wrong} of {len(logits)} images are not finite; this classifier has diverged, "
-            "use an earlier checkpoint"
+            f"energies: the logits of {non_finite} of {len(logits)} images are not finite; the classifier has "
+            "diverged, use an earlier checkpoint"
         )
     return logits
 
 
-def points_of(logits: Tensor, labels: Tensor) -> EnergyPoints:
-    """Energies of logits ``[N, K]`` and labels ``[N]``."""
+def points_from_logits(logits: Tensor, labels: Tensor) -> EnergyPoints:
+    """Energies from logits ``[N, K]`` and labels ``[N]``."""
     joint = energies.joint_energy(logits, labels.to(logits.device))
     return EnergyPoints(energies.marginal_energy(logits).cpu(), joint.cpu())
 
 
 def energy_points(clf: Classifier, images: Tensor, labels: Tensor, batch_size: int = 250) -> EnergyPoints:
-    """Energies of images in eval mode; the classifier is left as it was.
+    """Energies of images in eval mode.
 
     Args:
+        clf: left unchanged.
         images: ``[N, C, H, W]`` in [0, 1].
-        labels: int64 ``[N]``; for generated images the class that was asked for.
-        batch_size: images per forward.
+        labels: int64 ``[N]``; for generated images the class for which they were generated.
+        batch_size: images per forward pass.
 
     Raises:
-        CheckpointError: logits that are not finite, so that there is no landscape.
+        CheckpointError: some logits are not finite.
     """
-    return points_of(finite_logits(clf, images, batch_size), labels)
+    return points_from_logits(finite_logits(clf, images, batch_size), labels)
 
 
-def spread(values: Tensor) -> dict[str, float]:
-    """Mean, median, and the 5 % and 95 % points of ``[N]``, N at least 1."""
+def summary_statistics(values: Tensor) -> dict[str, float]:
+    """``mean``, ``median``, and the 5 % and 95 % quantiles ``p05`` and ``p95`` of values ``[N]``, N at least 1."""
     low, middle, high = (float(values.quantile(q)) for q in (0.05, 0.5, 0.95))
     return {"mean": float(values.mean()), "median": middle, "p05": low, "p95": high}
 
 
 def shift_summary(clean: EnergyPoints, adversarial: EnergyPoints) -> dict[str, Any]:
-    """Delta energies (clean minus adversarial), their length, and the share of abnormal adversarial examples."""
+    """Statistics of the delta energies (clean minus adversarial) and their length, and the fraction of abnormal images.
+
+    Args:
+        clean, adversarial: energies of the same images before and after an attack.
+    """
     marginal, joint = clean.marginal - adversarial.marginal, clean.joint - adversarial.joint
     length = (marginal.square() + joint.square()).sqrt()
     return {
-        "delta_marginal": spread(marginal),
-        "delta_joint": spread(joint),
-        "shift": spread(length),
+        "delta_marginal": summary_statistics(marginal),
+        "delta_joint": summary_statistics(joint),
+        "shift": summary_statistics(length),
         "abnormal": _with_interval(share(joint > marginal)),
     }
 
 
-def _with_interval(found: Share) -> dict[str, float]:
-    return {"value": found.value, "lower": found.lower, "upper": found.upper}
+def _with_interval(fraction: Share) -> dict[str, float]:
+    """A fraction and its interval as a dictionary, without the count."""
+    return {"value": fraction.value, "lower": fraction.lower, "upper": fraction.upper}
 
 
 def move_summary(clean: EnergyPoints, adversarial: EnergyPoints, broken: Tensor) -> dict[str, Any]:
-    """How one attack moves the energies of images.
+    """Statistics of how an attack changes the energies of images.
 
     Args:
-        clean, adversarial: the same N images before and after, N at least 1.
-        broken: bool ``[N]``, misclassified after it.
+        clean, adversarial: energies of the same N images before and after the attack, N at least 1.
+        broken: bool ``[N]``, whether the adversarial image is misclassified.
 
     Returns:
-        Of the adversarial images ``marginal`` and ``joint``; :func:`shift_summary`; ``broken`` and ``risen``, the share
-        of images with E(x*) above E(x), each with its interval; and ``distance``, 1-Wasserstein to the clean ones.
+        ``marginal`` and ``joint``: statistics of the energies of the adversarial images; the keys of
+        :func:`shift_summary`; ``broken`` and ``risen``, the fractions of misclassified images and of images with E(x*)
+        above E(x), with their intervals; ``distance``, the 1-Wasserstein distances to the clean energies.
     """
     shares = {"broken": broken, "risen": adversarial.marginal > clean.marginal}
     return {
         **{name: _with_interval(share(which)) for name, which in shares.items()},
-        **{e: spread(getattr(adversarial, e)) for e in ENERGIES},
+        **{e: summary_statistics(getattr(adversarial, e)) for e in ENERGIES},
         **shift_summary(clean, adversarial),
         "distance": {e: wasserstein_distance(getattr(clean, e), getattr(adversarial, e)) for e in ENERGIES},
     }
 
 
 def landscape_summary(points: Mapping[str, EnergyPoints]) -> dict[str, Any]:
-    """The numbers behind the energy figures.
+    """The values shown in the energy figures.
 
     Args:
-        points: some of ``clean``, ``adversarial`` (the same images, attacked) and ``generated``.
+        points: energies by set name: any of ``clean``, ``adversarial`` (the same images, attacked) and ``generated``.
 
     Returns:
-        ``sets`` (per set and energy: mean, median, 5 % and 95 % points), ``distances`` (per pair of sets
-        and energy: 1-Wasserstein, logit units) and, where both are there, ``shift`` from clean to adversarial.
+        ``sets`` (:func:`summary_statistics` per set and energy), ``distances`` (1-Wasserstein distance per pair of sets
+        and energy, logit units) and, if ``clean`` and ``adversarial`` are given, ``shift`` (:func:`shift_summary`).
     """
     names = [name for name in SETS if name in points]
     summary: dict[str, Any] = {
         "sets": {
             name: {
                 "count": len(points[name].marginal),
-                **{e: spread(getattr(points[name], e)) for e in ENERGIES},
+                **{e: summary_statistics(getattr(points[name], e)) for e in ENERGIES},
             }
             for name in names
         },
@@ -148,13 +156,13 @@ def landscape_summary(points: Mapping[str, EnergyPoints]) -> dict[str, Any]:
 
 
 def write_points(path: Path, points: Mapping[str, EnergyPoints]) -> None:
-    """Energies by set name, as an ``.npz`` with the arrays ``NAME_marginal`` and ``NAME_joint``."""
-    arrays = {f"{name}_{e}": getattr(found, e).numpy() for name, found in points.items() for e in ENERGIES}
+    """Writes energies by set name as an ``.npz`` with the arrays ``NAME_marginal`` and ``NAME_joint``."""
+    arrays = {f"{name}_{e}": getattr(point, e).numpy() for name, point in points.items() for e in ENERGIES}
     np.savez_compressed(path, **arrays)
 
 
 def read_points(path: Path) -> dict[str, EnergyPoints]:
-    """What :func:`write_points` wrote."""
+    """Reads the energies that :func:`write_points` wrote."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: torch.from_numpy(file[name]) for name in file.files}
     names = {name.rpartition("_")[0] for name in arrays}

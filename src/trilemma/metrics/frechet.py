@@ -1,8 +1,8 @@
-"""The Frechet distance between two sets of images, in the features of any extractor.
+"""The Frechet distance between two sets of images, with the features of any extractor.
 
-Only Inception's features give the FID. A classifier of ours gives a distance of its own, with its own scale, and the
-name says so: ``FD-<extractor>``. Values compare only under one extractor, one reference set and one number of images:
-the estimate falls as the number grows (Chong and Forsyth 2020).
+With the features of the Inception network it is the FID. Another extractor gives a distance on another scale, which is
+called ``FD-<extractor>``. Values can be compared only for the same extractor, reference set and number of images, since
+the estimate decreases with the number of images (Chong and Forsyth 2020).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from trilemma.errors import ConfigError
 
 @dataclass(frozen=True)
 class Extractor:
-    """Images to features.
+    """A function from images to features.
 
     Attributes:
-        name: stands in the name of the distance.
-        features: ``[N, C, H, W]`` float in [0, 1] to ``[N, D]``; called on one batch at a time.
-        outputs: the same to features and class logits ``[N, K]``, where it has classes.
-        about: what it is, JSON-like, for result rows.
-        inception: whether it is the network whose features give FID, IS and KID.
-        device: where it works.
+        name: part of the name of the distance.
+        features: maps a batch of images ``[N, C, H, W]``, float in [0, 1], to features ``[N, D]``.
+        outputs: maps the same to (features, class logits ``[N, K]``); ``None`` if there are no classes.
+        about: JSON-like description for result rows.
+        inception: whether it is the Inception network of FID, IS and KID.
+        device: device of the computation.
     """
 
     name: str
@@ -43,40 +43,42 @@ class Extractor:
 
 
 def penultimate(clf: Classifier, name: str) -> Extractor:
-    """What the last linear layer of ``clf`` is given, in eval mode; the classifier is left as it was.
+    """An extractor of the inputs of the last linear layer of ``clf``, in eval mode.
 
     Args:
-        clf: trained independently of the classifiers whose samples are judged.
-        name: what to call it, such as ``"standard-digits"``.
+        clf: a classifier that was trained independently of those whose samples are evaluated; left unchanged.
+        name: name of the extractor, such as ``"standard-digits"``.
 
     Raises:
         ConfigError: the network has no linear layer.
     """
     linear = [module for module in clf.modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise ConfigError(f"extractor {name!r}: the network has no linear layer to read features before")
-    seen: list[Tensor] = []
+        raise ConfigError(
+            f"extractor {name!r}: the network has no linear layer, whose inputs are the features; use another network"
+        )
+    linear_inputs: list[Tensor] = []
 
-    def read(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen.append(inputs[0])
+    def store_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        linear_inputs.append(inputs[0])
 
     @torch.no_grad()
     def outputs(images: Tensor) -> tuple[Tensor, Tensor]:
-        seen.clear()
-        handle = linear[-1].register_forward_pre_hook(read)
+        linear_inputs.clear()
+        handle = linear[-1].register_forward_pre_hook(store_input)
         try:
             with inner_loop(clf, "eval"):
                 logits = clf(images.to(clf.device))
         finally:
             handle.remove()
-        return seen[-1].flatten(1), logits
+        return linear_inputs[-1].flatten(1), logits
 
     about = {"name": name, "weights": weights_hash(clf), **clf.about}
     return Extractor(name, lambda images: outputs(images)[0], outputs, about, device=clf.device)
 
 
 def weights_hash(network: nn.Module) -> str:
-    """The first 12 digits of the SHA-256 of parameters and buffers: two extractors of one name are told apart by it."""
+    """The first 12 digits of the SHA-256 of parameters and buffers, which distinguishes extractors of the same name."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
@@ -85,7 +87,7 @@ def weights_hash(network: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean ``[D]`` and covariance ``[D, D]`` (divided by N - 1) of ``count`` feature vectors, float64 on the CPU."""
+    """Mean ``[D]`` and covariance ``[D, D]`` (divisor N - 1) of ``count`` feature vectors, float64 on the CPU."""
 
     mean: Tensor
     covariance: Tensor
@@ -93,26 +95,27 @@ class Moments:
 
 
 def moments(features: Tensor) -> Moments:
-    """Moments of features ``[N, D]``, N at least 2.
+    """Mean and covariance of features ``[N, D]``, N at least 2.
 
     Raises:
-        ValueError: fewer than two rows, or values that are not finite.
+        ValueError: fewer than two feature vectors, or values that are not finite.
     """
-    rows = features.detach().cpu().double()
-    if rows.dim() != 2 or len(rows) < 2 or not bool(torch.isfinite(rows).all()):
-        raise ValueError("moments needs at least two rows of finite features, [N, D]")
-    centred = rows - rows.mean(0)
-    return Moments(rows.mean(0), centred.T @ centred / (len(rows) - 1), len(rows))
+    vectors = features.detach().cpu().double()
+    if vectors.dim() != 2 or len(vectors) < 2 or not bool(torch.isfinite(vectors).all()):
+        raise ValueError("moments needs at least two finite feature vectors, [N, D]")
+    centred = vectors - vectors.mean(0)
+    return Moments(vectors.mean(0), centred.T @ centred / (len(vectors) - 1), len(vectors))
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
     """``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))``, the squared 2-Wasserstein distance of two Gaussians.
 
-    The trace of the root is that of ``(S1^(1/2) S2 S1^(1/2))^(1/2)``, a symmetric matrix, so that two eigenvalue
-    decompositions serve and no complex number can appear (Dowson and Landau 1982; Heusel et al. 2017).
+    The trace of the matrix root equals that of ``(S1^(1/2) S2 S1^(1/2))^(1/2)``, a symmetric matrix. Two symmetric
+    eigenvalue decompositions are therefore sufficient, and no complex numbers occur (Dowson and Landau 1982; Heusel et
+    al. 2017).
 
     Returns:
-        In squared units of the features; at least 0.
+        The distance in squared units of the features, at least 0.
     """
     root = _root(first.covariance)
     inner = root @ second.covariance @ root
@@ -123,37 +126,36 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 
 
 def _root(matrix: Tensor) -> Tensor:
-    """The symmetric root of a symmetric matrix without negative eigenvalues, up to rounding."""
+    """The symmetric square root of a positive semidefinite matrix; negative eigenvalues (rounding) are set to 0."""
     values, vectors = torch.linalg.eigh(matrix)
     root: Tensor = (vectors * values.clamp_min(0.0).sqrt()) @ vectors.T
     return root
 
 
 def image_moments(extractor: Extractor, images: Tensor, batch_size: int = 250) -> Moments:
-    """Moments of the features of images, uint8 or float in [0, 1], ``[N, C, H, W]``.
+    """Moments of the features of images ``[N, C, H, W]``, uint8 or float in [0, 1].
 
-    Float images are rounded to the 256 grey levels first: a file holds no more, and both sides of a distance must
-    have come the same way.
+    Float images are rounded to 8 bits first, so that both sets of a distance have the precision of an image file.
     """
     parts = [extractor.features(as_float(to_levels(batch))).cpu() for batch in images.split(batch_size)]
     return moments(torch.cat(parts))
 
 
 def to_levels(images: Tensor) -> Tensor:
-    """Float images in [0, 1] as uint8, rounded; uint8 as they are. The one way into every figure of generation."""
+    """Converts float images in [0, 1] to uint8 by rounding, for all generation metrics; uint8 images are unchanged."""
     return images if images.dtype == torch.uint8 else (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def image_distance(extractor: Extractor, images: Tensor, reference: Moments) -> dict[str, Any]:
-    """The row of a set of images against a reference set.
+    """The Frechet distance of a set of images to a reference set, as a result row.
 
     Returns:
-        ``name`` (``FD-<extractor>``), ``value``, ``count`` (images) and ``reference_count``.
+        ``name`` (``FD-<extractor>``), ``value``, ``count`` (number of images) and ``reference_count``.
     """
-    found = image_moments(extractor, images)
+    features = image_moments(extractor, images)
     return {
         "name": f"FD-{extractor.name}",
-        "value": frechet_distance(found, reference),
-        "count": found.count,
+        "value": frechet_distance(features, reference),
+        "count": features.count,
         "reference_count": reference.count,
     }

@@ -1,4 +1,4 @@
-"""What generated images are worth, beside their starts: named by another network, near to real images."""
+"""Metrics of generated images: classification by an independent network, and distance to real images."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trilemma.metrics.accuracy import share
 
 
 def nearest_distance(images: Tensor, reference: Tensor, chunk: int = 2000) -> Tensor:
-    """L2 pixel distance from each image to the nearest of ``reference``.
+    """The L2 pixel distance of each image to the nearest reference image.
 
     Args:
         images: float ``[N, C, H, W]`` in [0, 1].
-        reference: float in [0, 1] or uint8, ``[M, C, H, W]``, M at least 1; read ``chunk`` at a time.
-        chunk: reference images per block.
+        reference: ``[M, C, H, W]``, float in [0, 1] or uint8, M at least 1.
+        chunk: number of reference images that are processed at once.
 
     Returns:
-        ``[N]``, pixel units of images in [0, 1].
+        float32 ``[N]``, pixel units of images in [0, 1].
     """
     flat = images.flatten(1).double()
     square = flat.square().sum(1, keepdim=True)
@@ -29,35 +29,41 @@ def nearest_distance(images: Tensor, reference: Tensor, chunk: int = 2000) -> Te
     for part in reference.split(chunk):
         other = part.to(images.device).flatten(1).double()
         other = other / 255 if part.dtype == torch.uint8 else other
-        # In float64 the expansion |a - b|^2 = |a|^2 + |b|^2 - 2ab keeps 7 digits and needs no [N, M, D] block.
+        # |a - b|^2 = |a|^2 + |b|^2 - 2ab needs no [N, M, D] tensor, and in float64 it is accurate to 7 digits.
         gaps = square + other.square().sum(1) - 2 * flat @ other.T
         best = torch.minimum(best, gaps.amin(1))
     return best.clamp_min(0.0).sqrt().float()
 
 
 @torch.no_grad()
-def named(clf: Classifier, images: Tensor, labels: Tensor, batch_size: int = 250) -> Tensor:
-    """Whether ``clf`` in eval mode names each image as its class: bool ``[N]`` on the CPU."""
+def classified_as(clf: Classifier, images: Tensor, labels: Tensor, batch_size: int = 250) -> Tensor:
+    """Whether ``clf`` in eval mode classifies each image as its label: bool ``[N]`` on the CPU."""
     with inner_loop(clf, "eval"):
-        says = torch.cat([clf(part.to(clf.device)).argmax(1) for part in images.split(batch_size)])
-    return says.cpu() == labels.cpu()
+        predictions = torch.cat([clf(part.to(clf.device)).argmax(1) for part in images.split(batch_size)])
+    return predictions.cpu() == labels.cpu()
 
 
 def named_share(clf: Classifier, images: Tensor, labels: Tensor) -> float:
-    """The share of images that an independent classifier names as the class that was asked for."""
-    return share(named(clf, images, labels)).value
+    """The fraction of images that an independent classifier classifies as the class they were generated for."""
+    return share(classified_as(clf, images, labels)).value
 
 
-def image_figures(
+def image_metrics(
     images: Tensor, labels: Tensor, reference: Tensor | None = None, namer: Classifier | None = None
 ) -> dict[str, Any]:
-    """The figures of one set of images; those that cannot be had are ``None``.
+    """The metrics of a set of images; ``None`` for those whose ``reference`` or ``namer`` is missing.
+
+    Args:
+        images: float ``[N, C, H, W]`` in [0, 1].
+        labels: int64 ``[N]``, the class that each image was generated for.
+        reference: training images for the nearest distance, float or uint8.
+        namer: a classifier trained independently of the one that generated the images.
 
     Returns:
-        ``count``, ``named`` (share, in [0, 1]) with its 95 % interval ``named_lower`` and ``named_upper``,
-        ``distance`` (mean L2 distance to the nearest reference image) and ``distance_median``.
+        ``count``, ``named`` (fraction classified as their label, in [0, 1]) with its 95 % interval ``named_lower`` and
+        ``named_upper``, ``distance`` (mean L2 distance to the nearest reference image) and ``distance_median``.
     """
-    verdict = None if namer is None else share(named(namer, images, labels))
+    verdict = None if namer is None else share(classified_as(namer, images, labels))
     distance = None if reference is None else nearest_distance(images, reference)
     return {
         "count": len(images),
@@ -78,20 +84,20 @@ def compare_samples(
     namer: Classifier | None = None,
     real: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """A sample is judged beside its own start and beside real images, or not at all.
+    """The metrics of samples, of their starts and of real images.
 
-    A class-informed start is already named as its class before any step, and a network that never saw
-    noise may name noise: only start, sample and real images together, share and distance, tell something.
+    Metrics of samples alone are not informative: a class-informed start is classified as its class before any step, and
+    a classifier may assign a class to noise. They have to be compared with those of the starts and of real images.
 
     Args:
-        starts, samples: ``[N, C, H, W]`` in [0, 1], the same rows.
-        labels: int64 ``[N]``, the class asked for.
+        starts, samples: ``[N, C, H, W]`` in [0, 1]; sample i was generated from start i.
+        labels: int64 ``[N]``, the class that each sample was generated for.
         reference: training images for the nearest distance, float or uint8.
-        namer: a classifier trained independently of the one that generated.
-        real: images that were not trained on, with their labels.
+        namer: a classifier trained independently of the one that generated the samples.
+        real: images that were not used in training, and their labels.
 
     Returns:
-        :func:`image_figures` of ``start``, ``sample`` and, if given, ``real``.
+        :func:`image_metrics` of ``start``, ``sample`` and, if given, ``real``.
     """
     sets = {"start": (starts, labels), "sample": (samples, labels)} | ({} if real is None else {"real": real})
-    return {name: image_figures(*both, reference, namer) for name, both in sets.items()}
+    return {name: image_metrics(*both, reference, namer) for name, both in sets.items()}

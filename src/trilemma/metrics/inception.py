@@ -1,4 +1,4 @@
-"""The Inception network whose features give FID, KID and IS: torch-fidelity's, converted from the original weights."""
+"""The Inception network of FID, KID and IS: torch-fidelity's, with weights converted from the original ones."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from trilemma.errors import CheckpointError, MissingExtraError
 from trilemma.metrics.frechet import Extractor
 from trilemma.metrics.library import torch_fidelity
 
-# The features of FID and KID, and the logits without bias of IS, as in the papers' TensorFlow graph.
+# The outputs for FID and KID (features) and for IS (logits without bias), as in the papers' TensorFlow graph.
 OUTPUTS = ("2048", "logits_unbiased")
 
 
 def inception(weights: str | Path | None = None, device: torch.device | str = "cpu") -> Extractor:
-    """The extractor under the names FID, KID and IS. Images are resized by its own TensorFlow-1 rule; grey is repeated.
+    """The Inception network as an extractor. It resizes images as TensorFlow 1 did; grey images are converted to RGB.
 
     Args:
-        weights: ``weights-inception-2015-12-05-6726825d.pth``; ``None`` fetches it into torch's hub folder once.
-        device: where to run it.
+        weights: path of ``weights-inception-2015-12-05-6726825d.pth``; ``None`` to download it into torch's hub folder
+            on first use.
+        device: device of the computation.
 
     Raises:
         MissingExtraError: torch-fidelity is not installed.
-        CheckpointError: the weights cannot be had, or are not this network's.
+        CheckpointError: the weights cannot be downloaded or read, or belong to another network.
     """
     try:
         module = torch_fidelity("feature_extractor_inceptionv3")
@@ -33,15 +34,15 @@ def inception(weights: str | Path | None = None, device: torch.device | str = "c
         raise MissingExtraError(
             f"inception: needs {error.name}; install it with: pip install -e '.[inception]' in the clone"
         ) from None
-    file = Path(weights) if weights is not None else _fetched(module.URL_INCEPTION_V3)
+    file = Path(weights) if weights is not None else _download(module.URL_INCEPTION_V3)
     try:
-        torch.load(
-            file, map_location="cpu", weights_only=True
-        )  # refuses code before the package's own unsafe reader
+        # Raises an error if the file contains code. torch-fidelity itself loads it without this check.
+        torch.load(file, map_location="cpu", weights_only=True)
         network = module.FeatureExtractorInceptionV3(
             "inception-v3-compat", list(OUTPUTS), feature_extractor_weights_path=str(file)
         )
-    except Exception as error:  # a missing file, no checkpoint, or weights of another network
+    # Many kinds of exceptions: a missing file, a file that is no checkpoint, or weights of another network.
+    except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{file}: no weights of the Inception network ({reason}); give inception:FILE with "
@@ -52,8 +53,8 @@ def inception(weights: str | Path | None = None, device: torch.device | str = "c
     @torch.no_grad()
     def outputs(images: Tensor) -> tuple[Tensor, Tensor]:
         levels = (images * 255).round().to(torch.uint8).to(device)
-        coloured = levels.expand(-1, 3, -1, -1) if levels.shape[1] == 1 else levels
-        features, logits = network(coloured)
+        rgb = levels.expand(-1, 3, -1, -1) if levels.shape[1] == 1 else levels
+        features, logits = network(rgb)
         return features, logits
 
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -61,11 +62,11 @@ def inception(weights: str | Path | None = None, device: torch.device | str = "c
     return Extractor("inception", lambda images: outputs(images)[0], outputs, about, True, device)
 
 
-def _fetched(url: str) -> Path:
-    """Where torch's hub keeps the file, downloaded there if it is not yet.
+def _download(url: str) -> Path:
+    """Downloads a file into torch's hub folder unless it exists there; returns its path.
 
     Raises:
-        CheckpointError: no network, or no such file there.
+        CheckpointError: the download failed.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if file.is_file():
@@ -73,8 +74,9 @@ def _fetched(url: str) -> Path:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file), progress=False)
-    except OSError as error:  # urllib's errors are among them
+    # The errors of urllib are subclasses of OSError.
+    except OSError as error:
         raise CheckpointError(
-            f"inception: {url} cannot be fetched ({error}); fetch it elsewhere and give inception:FILE"
+            f"inception: {url} cannot be fetched ({error}); download it on another machine and give inception:FILE"
         ) from None
     return file

@@ -1,4 +1,4 @@
-"""torchmetrics and torch-fidelity, imported late, and also where torchvision is missing."""
+"""Imports torchmetrics and torch-fidelity on demand, also where torchvision is missing or cannot be imported."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ FIDELITY = "torch_fidelity"
 
 
 def torchmetrics(module: str) -> Any:
-    """``torchmetrics.<module>``.
+    """Imports and returns ``torchmetrics.<module>``.
 
-    torchmetrics imports the Inception network of torch-fidelity wherever that is installed, so that it needs the same
-    help as :func:`torch_fidelity`.
+    torchmetrics imports the Inception network of torch-fidelity if that is installed, and therefore needs the same
+    workaround as :func:`torch_fidelity`.
     """
     with _fidelity_without_its_init():
         return import_module(f"torchmetrics.{module}")
 
 
 def torch_fidelity(module: str) -> Any:
-    """``torch_fidelity.<module>``.
+    """Imports and returns ``torch_fidelity.<module>``.
 
-    The package's own ``__init__`` imports torchvision, and fails where that is missing or was built for another torch.
-    The Inception network needs nothing of it, so that then only the module asked for is imported.
+    The package's ``__init__`` imports torchvision and fails if that is missing or was built for another torch. The
+    Inception network does not need torchvision; in that case only the given module is imported, without ``__init__``.
 
     Raises:
         ModuleNotFoundError: torch-fidelity is not installed.
@@ -38,14 +38,14 @@ def torch_fidelity(module: str) -> Any:
 
 @contextmanager
 def _fidelity_without_its_init() -> Iterator[None]:
-    """Inside, the modules of torch-fidelity can be imported even where the package as a whole cannot."""
+    """Inside this context modules of torch-fidelity can be imported even if the package's ``__init__`` fails."""
     spec = None if FIDELITY in sys.modules else find_spec(FIDELITY)
     if spec is None or spec.submodule_search_locations is None or _imports(FIDELITY):
         yield
         return
-    shell = ModuleType(FIDELITY)
-    shell.__path__ = list(spec.submodule_search_locations)
-    sys.modules[FIDELITY] = shell
+    placeholder = ModuleType(FIDELITY)
+    placeholder.__path__ = list(spec.submodule_search_locations)
+    sys.modules[FIDELITY] = placeholder
     try:
         yield
     finally:
@@ -53,8 +53,10 @@ def _fidelity_without_its_init() -> Iterator[None]:
 
 
 def _imports(module: str) -> bool:
+    """Whether the module can be imported."""
     try:
         import_module(module)
-    except Exception:  # a torchvision of another build raises RuntimeError, or whatever its libraries do
+    # Any exception: an incompatible torchvision raises RuntimeError or the errors of its libraries.
+    except Exception:
         return False
     return True

@@ -1,7 +1,7 @@
-"""Out-of-distribution detection: how well a score tells images of the training distribution from others.
+"""Out-of-distribution detection: how well a score separates images of the training distribution from others.
 
-Every score is higher for an image that the classifier takes for one of its distribution; in-distribution images are the
-positive class. AUROC is then the chance that such an image scores higher than one from outside, ties counted half.
+A higher score means in-distribution, and in-distribution images are the positive class. AUROC is the probability that
+an in-distribution image has a higher score than an out-of-distribution image, with ties counted half.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ SCORES = ("-E(x)", "max softmax", "-|grad E(x)|")
 
 
 def ood_scores(clf: Classifier, images: Tensor, batch_size: int = 250) -> dict[str, Tensor]:
-    """The three scores of each image, in eval mode; one forward and one backward pass serve all of them.
+    """The three scores of each image, in eval mode, from one forward and one backward pass.
 
-    ``-E(x)`` (Liu et al. 2020), the largest probability (Hendrycks and Gimpel 2017), and ``-||grad_x E(x)||_2``, the
-    approximate mass of JEM (Grathwohl et al. 2020, section 4.3).
+    They are ``-E(x)`` (Liu et al. 2020), the largest probability (Hendrycks and Gimpel 2017), and
+    ``-||grad_x E(x)||_2``, the approximate mass of JEM (Grathwohl et al. 2020, section 4.3).
 
     Args:
-        clf: left exactly as it was.
-        images: uint8, or float in [0, 1], ``[N, C, H, W]``.
+        clf: left unchanged.
+        images: ``[N, C, H, W]``, uint8, or float in [0, 1].
         batch_size: images per pass.
 
     Returns:
-        By the names of :data:`SCORES`, float64 ``[N]`` on the CPU.
+        Float64 ``[N]`` on the CPU, by the names in :data:`SCORES`.
 
     Raises:
-        CheckpointError: a score that is not finite.
+        CheckpointError: a score is not finite.
     """
     parts: list[list[Tensor]] = [[] for _ in SCORES]
     for part in images.split(batch_size):
@@ -46,58 +46,64 @@ def ood_scores(clf: Classifier, images: Tensor, batch_size: int = 250) -> dict[s
         clf.check(batch)
         with inner_loop(clf, "eval"):
             energy, logits, gradient = Oracle(clf).gradient(batch, energies.marginal_energy)
-        found = (-energy, logits.double().softmax(1).amax(1), -gradient.double().flatten(1).norm(dim=1))
-        for kept, score in zip(parts, found, strict=True):
-            kept.append(score.double().cpu())
-    scores = {name: torch.cat(kept) for name, kept in zip(SCORES, parts, strict=True)}
+        batch_scores = (
+            -energy, logits.double().softmax(1).amax(1), -gradient.double().flatten(1).norm(dim=1)
+        )  # fmt: skip
+        for score_parts, score in zip(parts, batch_scores, strict=True):
+            score_parts.append(score.double().cpu())
+    scores = {name: torch.cat(score_parts) for name, score_parts in zip(SCORES, parts, strict=True)}
     for name, values in scores.items():
         if not bool(torch.isfinite(values).all()):
             raise CheckpointError(
-                f"ood: {name} is not finite for {int((~torch.isfinite(values)).sum())} of {len(values)} images; this "
+                f"ood: {name} is not finite for {int((~torch.isfinite(values)).sum())} of {len(values)} images; the "
                 "classifier has diverged, use an earlier checkpoint"
             )
     return scores
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
-    """The chance that a score from ``inside`` is above one from ``outside``; ties count half.
+    """The probability that a score of ``inside`` is above a score of ``outside``, with ties counted half.
 
     Args:
-        inside, outside: finite scores ``[M]`` and ``[N]``, each at least one.
+        inside, outside: finite scores ``[M]`` and ``[N]``, M and N at least 1.
     """
     both = torch.cat([inside, outside])
-    # torchmetrics passes scores beyond [0, 1] through a sigmoid, which makes ties; ranks keep order and ties.
+    # torchmetrics applies a sigmoid to scores outside [0, 1], whose rounding creates ties. Ranks scaled to [0, 1] have
+    # the same order and the same ties as the scores.
     levels, rank = both.unique(return_inverse=True)
     target = torch.cat([torch.ones(len(inside)), torch.zeros(len(outside))]).long()
-    share = rank.double() / max(1, len(levels) - 1)
-    found = float(torchmetrics("functional.classification").binary_auroc(share, target))
-    # It sums in float32. The area is a whole number of half pairs, which undoes the rounding of all but huge sets.
-    halves = 2 * len(inside) * len(outside)
-    return min(1.0, round(found * halves) / halves)
+    scaled_rank = rank.double() / max(1, len(levels) - 1)
+    area = float(torchmetrics("functional.classification").binary_auroc(scaled_rank, target))
+    # torchmetrics sums in float32. The exact area is a multiple of half a pair; rounding to it corrects the error
+    # unless the sets are very large.
+    half_pairs = 2 * len(inside) * len(outside)
+    return min(1.0, round(area * half_pairs) / half_pairs)
 
 
 def auroc_interval(value: float, positives: int, negatives: int, z: float = Z_95) -> tuple[float, float]:
-    """The score interval of an AUROC (Newcombe 2006, method 5): all areas that the found one is within z errors of.
+    """The score interval of an AUROC (Newcombe 2006, method 5), ``(lower, upper)``.
 
-    Wilson's idea with the variance of Hanley and McNeil (1982), both counts replaced by their mean. Unlike an interval
-    from the spread of the scores it does not shrink to a point at 1.
+    It contains all areas that differ from ``value`` by less than z of their own standard errors. The variance is that
+    of Hanley and McNeil (1982) with both counts replaced by their mean. Unlike an interval from the standard error at
+    ``value``, it does not shrink to a point at 1.
 
     Args:
-        value: the area found, in [0, 1].
-        positives, negatives: images on either side, at least 1 each.
+        value: the estimated area, in [0, 1].
+        positives, negatives: number of images of the two classes, at least 1 each.
+        z: standard normal quantile; for 95 % by default.
     """
     more = (positives + negatives) / 2 - 1
 
-    def error(area: float) -> float:
-        spread = 1 + more * (1 - area) / (2 - area) + more * area / (1 + area)
-        return math.sqrt(area * (1 - area) * spread / (positives * negatives))
+    def standard_error(area: float) -> float:
+        factor = 1 + more * (1 - area) / (2 - area) + more * area / (1 + area)
+        return math.sqrt(area * (1 - area) * factor / (positives * negatives))
 
-    def edge(side: float) -> float:
-        """Halving the span between the area found and the end on ``side``."""
-        near, far = value, side
+    def bound(limit: float) -> float:
+        """The bound between ``value`` and ``limit`` (0 or 1), by bisection."""
+        near, far = value, limit
         for _ in range(60):
             middle = (near + far) / 2
-            near, far = (middle, far) if abs(value - middle) < z * error(middle) else (near, middle)
+            near, far = (middle, far) if abs(value - middle) < z * standard_error(middle) else (near, middle)
         return near
 
-    return edge(0.0), edge(1.0)
+    return bound(0.0), bound(1.0)

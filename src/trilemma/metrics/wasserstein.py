@@ -1,4 +1,4 @@
-"""The 1-Wasserstein distance between two sets of numbers: how far one has to be carried to become the other."""
+"""The 1-Wasserstein distance between two sets of numbers (mean distance by which values are moved)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def wasserstein_distance(first: Tensor, second: Tensor) -> float:
-    """``integral |F(t) - G(t)| dt`` of the two empirical distribution functions.
+    """``integral |F(t) - G(t)| dt`` of the empirical distribution functions F and G of two sets.
 
     Args:
-        first, second: ``[N]`` and ``[M]``, in the same unit, which is also that of the result.
+        first, second: ``[N]`` and ``[M]``, in the same unit, which is also the unit of the result.
 
     Raises:
         ValueError: an empty or non-finite set.

@@ -19,7 +19,7 @@ from trilemma.data.pictures import EXTENSIONS, decode, read_header
 from trilemma.errors import ConfigError, DataError
 from trilemma.evaluation.evaluate import environment
 from trilemma.evaluation.protocol import Measurement, Protocol, Quantity, Request
-from trilemma.metrics.features import MANIFOLD, extract, feature_figures, figure_names
+from trilemma.metrics.features import MANIFOLD, extract, feature_metrics, metric_names
 from trilemma.metrics.frechet import Extractor, penultimate, to_levels
 from trilemma.metrics.inception import inception
 
@@ -180,11 +180,11 @@ def measure_samples(
     reference = extract(extractor, train.first(len(train)).images)
     sets = {"start": samples.starts, "sample": samples.images, "real": data.test.first(count).images}
     metrics = {
-        name: feature_figures(extract(extractor, to_levels(images)), reference, seed)
+        name: feature_metrics(extract(extractor, to_levels(images)), reference, seed)
         for name, images in sets.items()
         if images is not None
     }
-    names = figure_names(extractor)
+    names = metric_names(extractor)
     sample = metrics["sample"]
     also = {names[key]: sample[key] for key in ("kernel", "score")} | {key: sample[key] for key in MANIFOLD}
     also |= {f"of {name}": metrics[name]["frechet"] for name in ("start", "real") if name in metrics}
