@@ -166,7 +166,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for place in (tmp_path / "file" / "model.safetensors", tmp_path / "folder"):
-        with pytest.raises(CheckpointError, match=r"cannot be written \(.*\); choose another place"):
+        with pytest.raises(CheckpointError, match=r"cannot be written \(.*\); choose another path"):
             small().save(place)
     assert not list((tmp_path / "folder").iterdir())
 

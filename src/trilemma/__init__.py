@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trilemma.threat import Threat
     from trilemma.training.train import train
 
-# Imported on first use, so that `trilemma --help` and a configuration error need no torch.
+# Public names by module, imported on first use, so that `trilemma --help` and configuration errors need no torch.
 _LAZY = {
     "Batch": "trilemma.data.batch",
     "Classifier": "trilemma.classifier.classifier",
@@ -25,7 +25,7 @@ _LAZY = {
     "load": "trilemma.classifier.load",
     "train": "trilemma.training.train",
 }
-_ROOMS = ("attacks", "energies", "methods", "samplers")
+_SUBMODULES = ("attacks", "energies", "methods", "samplers")
 
 __all__ = [
     "Batch",
@@ -44,7 +44,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         value = getattr(import_module(_LAZY[name]), name)
-    elif name in _ROOMS:
+    elif name in _SUBMODULES:
         value = import_module(f"trilemma.{name}")
     else:
         raise AttributeError(f"module 'trilemma' has no attribute {name!r}")

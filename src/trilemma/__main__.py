@@ -1,4 +1,4 @@
-"""``python -m trilemma``: the command, for where the installed one is not on the PATH."""
+"""``python -m trilemma``: runs the command ``trilemma``, also where it is not on the PATH."""
 
 from trilemma.cli.main import main
 

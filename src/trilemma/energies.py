@@ -1,7 +1,7 @@
-"""The shared idea: the logits of a classifier define an energy (JEM, arXiv 1912.03263).
+"""Energies that the logits of a classifier define (JEM, arXiv 1912.03263).
 
 With logits ``f(x)`` of shape ``[N, K]``: joint energy ``E(x, y) = -f(x)[y]``, marginal energy
-``E(x) = -logsumexp_k f(x)[k]``; low energy means high density. Every function here keeps gradients.
+``E(x) = -logsumexp_k f(x)[k]``. A low energy is a high density. All functions are differentiable.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def joint_energy(logits: Tensor, labels: Tensor) -> Tensor:
-    """``E(x, y) = -f(x)[y]``.
+    """The joint energy ``E(x, y) = -f(x)[y]``.
 
     Args:
         logits: ``[N, K]``.
@@ -24,13 +24,14 @@ def joint_energy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def marginal_energy(logits: Tensor) -> Tensor:
-    """``E(x) = -logsumexp_k f(x)[k]``: ``[N, K]`` to ``[N]``, in logit units."""
+    """The marginal energy ``E(x) = -logsumexp_k f(x)[k]`` of logits ``[N, K]``: ``[N]``, in logit units."""
     return -logits.logsumexp(1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """``CE(x, y) = E(x, y) - E(x) >= 0``, per image: ``[N]``."""
-    # Not by that difference: of large logits it keeps few digits, and on sure networks attacks then climb its rounding.
+    """The cross-entropy ``CE(x, y) = E(x, y) - E(x) >= 0`` of each image, ``[N]``."""
+    # Not computed as that difference, which loses precision for large logits: attacks on confident networks would then
+    # follow rounding errors.
     return joint_energy(logits.log_softmax(1), labels)
 
 
@@ -48,13 +49,16 @@ def delta_energies(clean_logits: Tensor, adversarial_logits: Tensor, labels: Ten
 
 
 def abnormal(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor) -> Tensor:
-    """Abnormal adversarial examples: the loss fell under the attack, ``dE(x, y) > dE(x)``. Bool ``[N]``."""
+    """Whether each adversarial example is abnormal: the attack lowered its loss, ``dE(x, y) > dE(x)``. Bool ``[N]``."""
     marginal, joint = delta_energies(clean_logits, adversarial_logits, labels)
     return joint > marginal
 
 
 def shift_length(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor) -> Tensor:
-    """``||[dE(x), dE(x, y)]||_2`` per image, ``[N]``; the gradient at a shift of 0 is 0, not NaN."""
+    """The length of the energy shift, ``||[dE(x), dE(x, y)]||_2``, of each image, ``[N]``.
+
+    1e-12 is added under the root, so that the gradient at a shift of 0 is 0 and not NaN.
+    """
     marginal, joint = delta_energies(clean_logits, adversarial_logits, labels)
     return (marginal.square() + joint.square() + 1e-12).sqrt()
 
@@ -62,14 +66,19 @@ def shift_length(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tenso
 def delta_energy_penalty(
     clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor, margin: float = 0.0
 ) -> Tensor:
-    """``L_dE = max(||[dE(x), dE(x, y)]||_2 - margin, 0)`` per image, ``[N]`` (DER, arXiv 2505.22486).
+    """``L_dE = max(||[dE(x), dE(x, y)]||_2 - margin, 0)`` of each image, ``[N]`` (DER, arXiv 2505.22486).
 
-    The gradient flows through both the clean and the adversarial logits.
+    It is differentiable with respect to the clean and the adversarial logits.
     """
     return (shift_length(clean_logits, adversarial_logits, labels) - margin).clamp_min(0.0)
 
 
 def kl_divergence(logits: Tensor, other_logits: Tensor) -> Tensor:
-    """``KL(softmax f(x) || softmax f(x*))`` per image, ``[N]``; gradient through both sides (TRADES)."""
+    """``KL(softmax f(x) || softmax f(x*))`` of each image, ``[N]``, differentiable in both arguments (TRADES).
+
+    Args:
+        logits: ``[N, K]``, f(x).
+        other_logits: ``[N, K]``, f(x*).
+    """
     log_p = torch.log_softmax(logits, dim=1)
     return (log_p.exp() * (log_p - torch.log_softmax(other_logits, dim=1))).sum(1)

@@ -1,7 +1,7 @@
-"""One exception per kind of user mistake; each message is one line: what, where, what to do.
+"""The exceptions of this package: one class per kind of user error. A message is one line: what, where, what to do.
 
-The command line turns every :class:`UserError` into that line and exit code 2, and
-:class:`TrainingFailedError` into exit code 3. Anything else is a bug and keeps its traceback.
+The command line prints the message of a :class:`UserError` and exits with code 2; for :class:`TrainingFailedError` with
+code 3. Any other exception is a bug and is shown with its traceback.
 """
 
 from __future__ import annotations
@@ -11,46 +11,46 @@ from collections.abc import Iterable
 
 
 class TrilemmaError(Exception):
-    """Base of every exception this package raises on purpose."""
+    """Base class of all exceptions that this package defines."""
 
 
 class UserError(TrilemmaError):
-    """Something the caller can put right; the message says how."""
+    """An error that the caller can correct; the message says how."""
 
 
 class ConfigError(UserError):
-    """A recipe, an override or an option is unknown, of the wrong type, or impossible."""
+    """A key, override, option or combination of options is unknown, of the wrong type, or invalid."""
 
 
 class UnknownNameError(UserError):
-    """A name that no registry row has."""
+    """A name that is in no registry."""
 
 
 class DataError(UserError):
-    """A data source is missing, truncated, altered or not in a known layout."""
+    """A data source is missing, truncated, has a wrong checksum, or is not in a known layout."""
 
 
 class ImageError(UserError):
-    """Images that a classifier cannot take: range, type, channels, size or NaN."""
+    """Images that a classifier does not accept: wrong range, type, channels or size, or NaN."""
 
 
 class CheckpointError(UserError):
-    """A file that is not a checkpoint of ours, is of a newer format, or does not fit the network."""
+    """A checkpoint file that is missing, of another or newer format, damaged, or does not fit the network."""
 
 
 class RunError(UserError):
-    """A run folder that exists already, is missing, or cannot be written."""
+    """A run folder that already exists, is missing, or cannot be written."""
 
 
 class MissingExtraError(UserError):
-    """An optional dependency is needed; the message names the extra to install."""
+    """An optional dependency is not installed; the message has the extra to install."""
 
 
 class TrainingFailedError(TrilemmaError):
-    """Training failed and every remedy was used. The best checkpoint is kept."""
+    """Training failed and no remedy is left. The best checkpoint is kept."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"`` for the closest of ``names``, or an empty string."""
+    """The text ``" Did you mean 'x'?"`` with the most similar of ``names``; empty if none is similar."""
     matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f" Did you mean {matches[0]!r}?" if matches else ""

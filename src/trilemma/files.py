@@ -1,4 +1,4 @@
-"""Files: atomic writes, and tensors with a JSON header in one safetensors file. No pickle, no code."""
+"""File formats: atomic writes, and safetensors files of tensors with a JSON header. No pickle, no code."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from trilemma.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Until November 2026 the project was called ebat; formats of that name are the same in all but the name.
+# Prefixes of format names: the current one first. Until November 2026 the project was called ebat; its formats differ
+# only in the prefix.
 PREFIXES = ("trilemma-", "ebat-")
 
 
 @contextmanager
 def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
-    """A temporary path that takes the place of ``path`` in one step, or vanishes if the body fails.
+    """A context for an atomic write: the body writes to a temporary path, which then replaces ``path``.
 
-    A reader sees the old file or the new one. The folder of ``path`` is made if it is missing.
+    A reader sees either the old file or the complete new one. If the body raises, the temporary file is removed. The
+    folder of ``path`` is created if it does not exist.
 
     Args:
         path: the file to write.
-        sync: flush the content to the disk before the name changes, so that it survives a power cut.
+        sync: flush the content to the disk before replacing ``path``, so that it survives a power failure.
 
     Raises:
         OSError: the folder or the file cannot be written.
@@ -38,8 +40,8 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         if sync:
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         with suppress(OSError):
@@ -59,22 +61,22 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def dark_path(path: Path) -> Path:
-    """The dark twin of a figure: ``NAME-dark.png`` beside ``NAME.png``."""
+    """The path of the dark version of a figure: ``NAME-dark.png`` for ``NAME.png``."""
     return path.with_name(f"{path.stem}-dark{path.suffix}")
 
 
 @dataclass(frozen=True)
 class TensorFormat:
-    """One kind of safetensors file: named tensors, and a JSON value in its metadata.
+    """A format of safetensors files: named tensors, and a JSON value (the header) in the metadata.
 
     Attributes:
-        name: of the format, after the project's name.
-        version: of files that are written; files of a later one are refused.
-        key: metadata key of the JSON value.
+        name: name of the format, without the prefix.
+        version: version of files that are written; files of a later version are refused.
         foreign: error text for a safetensors file of another format.
-        damaged: error text for a file that is not safetensors, or is cut short.
-        advice: what to do where the file cannot be written.
-        older: error text for an earlier version; ``None`` where those are read too.
+        damaged: error text for a file that is not safetensors, or is truncated.
+        advice: remedy in the error for a file that cannot be written.
+        key: metadata key of the JSON value.
+        older: error text for an earlier version; ``None`` if earlier versions can be read.
     """
 
     name: str
@@ -86,7 +88,7 @@ class TensorFormat:
     older: str | None = None
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], header: Any, *, sync: bool = False) -> None:
-        """Writes ``tensors`` and ``header`` atomically.
+        """Writes ``tensors`` and ``header`` atomically (see :func:`replacing`).
 
         Raises:
             CheckpointError: the file cannot be written.
@@ -99,7 +101,7 @@ class TensorFormat:
             "version": str(self.version),
             self.key: json.dumps(header),
         }
-        # a copy per tensor: safetensors refuses tied weights and strided views, and the file must hold both
+        # Each tensor is copied, since safetensors refuses tensors that share memory (tied weights) and strided views.
         copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
         try:
             with replacing(path, sync=sync) as temporary:
@@ -109,7 +111,7 @@ class TensorFormat:
             raise CheckpointError(f"{path}: cannot be written ({reason}); {self.advice}") from None
 
     def read(self, path: Path) -> tuple[Any, dict[str, Tensor]]:
-        """The header and the tensors of ``path``.
+        """Returns the header and the tensors of the file ``path``.
 
         Raises:
             CheckpointError: another format, a version that cannot be read, or a damaged file.
@@ -120,17 +122,17 @@ class TensorFormat:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 self._check(path, metadata)
-                names = file.keys()  # a file is not iterable itself
-                # clone: the tensors would otherwise map the file, which the next write replaces
+                names = file.keys()
+                # Cloned, since the tensors are otherwise mapped to the file, which a later write may replace.
                 return json.loads(metadata[self.key]), {name: file.get_tensor(name).clone() for name in names}
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: {self.damaged.format(error=error)}") from None
 
     def read_header(self, path: Path) -> Any:
-        """The header alone. Needs neither torch nor safetensors.
+        """Returns the header only, without importing torch or safetensors.
 
         Raises:
-            CheckpointError: as of :meth:`read`.
+            CheckpointError: see :meth:`read`.
         """
         try:
             metadata = _metadata(path)
@@ -142,15 +144,17 @@ class TensorFormat:
     def matches(self, path: Path) -> bool:
         """Whether ``path`` is a file of this format, of any version."""
         try:
-            return self._is_own(_metadata(path))
+            return self._has_format(_metadata(path))
         except (OSError, ValueError, struct.error):
             return False
 
-    def _is_own(self, metadata: Mapping[str, str]) -> bool:
+    def _has_format(self, metadata: Mapping[str, str]) -> bool:
+        """Whether the metadata are those of a file of this format, of any version."""
         return metadata.get("format") in [prefix + self.name for prefix in PREFIXES]
 
     def _check(self, path: Path, metadata: Mapping[str, str]) -> None:
-        if not self._is_own(metadata):
+        """Raises :class:`CheckpointError` unless the file has this format and a version that can be read."""
+        if not self._has_format(metadata):
             raise CheckpointError(f"{path}: {self.foreign}")
         version = int(metadata["version"])
         if version > self.version:
@@ -162,7 +166,7 @@ class TensorFormat:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether ``path`` begins as a safetensors file does."""
+    """Whether ``path`` begins with the header of a safetensors file."""
     try:
         _metadata(path)
     except (OSError, ValueError, struct.error):
@@ -175,7 +179,7 @@ def _metadata(path: Path) -> dict[str, str]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError, struct.error: it is no such file.
+        ValueError, struct.error: it is not a safetensors file.
     """
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
@@ -188,12 +192,12 @@ def _metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-# The file of a finished classifier; run folders are read for its header alone.
+# The format of classifier files; run folders are listed by reading only the header.
 CLASSIFIER = TensorFormat(
     name="classifier",
     version=1,
     foreign="safetensors weights without trilemma's header; build the network and wrap it: "
     "trilemma.Classifier(network, ...)",
-    damaged="not a classifier file, or cut short; copy it again or train anew",
-    advice="choose another place",
+    damaged="not a classifier file, or cut short; copy it again or train again",
+    advice="choose another path",
 )

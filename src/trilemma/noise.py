@@ -1,9 +1,8 @@
-"""Noise that belongs to an image, not to its place in a batch.
+"""Random numbers that depend on the image, not on its position in a batch.
 
-Each image owns one integer seed. Its noise at draw ``stream`` is a pure function of (seed, stream,
-element), computed by a counter-based hash, so it is the same whatever the batch size, whichever
-other images are still in the batch, and on every device (up to the rounding of ``log`` and ``cos``).
-A ``torch.Generator`` cannot give that: its stream depends on the order of the calls.
+Each image has one integer seed. Its random numbers are a function of (seed, stream, element), computed by a
+counter-based hash. They are therefore independent of the batch size, of the other images of the batch and of the device
+(up to the rounding of ``log`` and ``cos``). With a ``torch.Generator`` they would depend on the order of the calls.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-# The finaliser of splitmix64 (Steele, Lea and Flood, 2014) as signed 64-bit integers; products wrap.
+# Constants of the finaliser of splitmix64 (Steele, Lea and Flood, 2014) as signed 64-bit integers; products overflow.
 _GOLDEN = -7046029254386353131
 _MIX_1 = -4658895280553007687
 _MIX_2 = -7723592293110705685
@@ -25,11 +24,12 @@ def _shift(value: Tensor, bits: int) -> Tensor:
 
 
 def _wrap(value: int) -> int:
-    """A Python integer wrapped to int64, as tensor products wrap."""
+    """A Python integer reduced to int64, as int64 tensors overflow."""
     return (value + 2**63) % 2**64 - 2**63
 
 
 def _mix(value: Tensor) -> Tensor:
+    """The finaliser of splitmix64, a hash of int64."""
     value = (value ^ _shift(value, 30)) * _MIX_1
     value = (value ^ _shift(value, 27)) * _MIX_2
     return value ^ _shift(value, 31)
@@ -50,7 +50,7 @@ def _bits(seeds: Tensor, stream: int, count: int) -> Tensor:
 
 
 def _open_interval(bits: Tensor) -> Tensor:
-    """The top 23 bits as a float32 in (0, 1), exact and never 0 or 1."""
+    """Converts the top 23 bits to float32 in (0, 1), exactly; the result is never 0 or 1."""
     return (_shift(bits, 41).float() + 0.5) * 2.0**-23
 
 
@@ -59,14 +59,14 @@ def uniform(seeds: Tensor, stream: int, shape: torch.Size | tuple[int, ...]) -> 
 
     Args:
         seeds: int64 ``[N]``, one per image.
-        stream: which draw of the image this is (a step number, or a name's constant).
+        stream: number of the random stream of the image, such as a step number.
         shape: shape of one image.
     """
     return _open_interval(_bits(seeds, stream, math.prod(shape))).view(len(seeds), *shape)
 
 
 def normal(seeds: Tensor, stream: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
-    """N(0, 1) noise, float32 ``[N, *shape]``, by Box and Muller; arguments as :func:`uniform`."""
+    """N(0, 1) noise, float32 ``[N, *shape]``, by the Box-Muller transform; arguments as of :func:`uniform`."""
     count = math.prod(shape)
     bits = _bits(seeds, stream, (count + 1) // 2)
     radius = _open_interval(bits).log_().mul_(-2.0).sqrt_()
@@ -76,5 +76,5 @@ def normal(seeds: Tensor, stream: int, shape: torch.Size | tuple[int, ...]) -> T
 
 
 def derive(seeds: Tensor, stream: int) -> Tensor:
-    """New seeds from old ones, int64 ``[N]``: one family per restart or per purpose."""
+    """Derives new seeds, int64 ``[N]``, from ``seeds``; independent for each ``stream`` (a restart or a purpose)."""
     return _mix(seeds + _wrap((stream + 1) * _GOLDEN))

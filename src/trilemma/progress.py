@@ -1,4 +1,4 @@
-"""Progress of long work on standard error: one bar, for images, files, bytes and training steps alike."""
+"""The progress bar on standard error, for images, files, bytes and training steps."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def silent(amount: int) -> None:
 
 
 class ProgressBar:
-    """A bar with a title, a text beside it, and the time; use it as a context manager.
+    """A progress bar with a title, a text and the time; use it as a context manager.
 
     Args:
-        title: what is being done.
-        total: how much there is to do, or ``None`` where that is not known.
-        shown: draw it; otherwise every call does nothing.
+        title: the activity.
+        total: total amount of work, or ``None`` if it is unknown.
+        shown: draw the bar; otherwise every call does nothing.
         unit: ``"count"`` (3/10), ``"bytes"``, ``"share"`` (30 %), or ``"text"`` (only the title and the text).
         transient: remove the bar at the end.
     """
@@ -64,7 +64,7 @@ class ProgressBar:
         self.close()
 
     def advance(self, amount: float) -> None:
-        """Adds ``amount`` to what is done."""
+        """Adds ``amount`` to the completed work."""
         if self._bar is not None:
             self._bar.update(self._task, advance=amount)
 
@@ -75,7 +75,7 @@ class ProgressBar:
         text: str = "",
         advance: float | None = None,
     ) -> None:
-        """Sets the title, what is done, and the text; or adds to what is done."""
+        """Sets the title, the completed work ``done`` and the text, or adds ``advance`` to the completed work."""
         if self._bar is not None:
             self._bar.update(self._task, description=title, completed=done, text=text, advance=advance)
 
@@ -92,13 +92,13 @@ class ProgressBar:
 
 @contextmanager
 def bar(title: str, total: int | None, shown: bool, unit: str = "count") -> Iterator[Advance]:
-    """A :class:`ProgressBar` for the body, which is given its ``advance``."""
+    """A context with a :class:`ProgressBar`; yields its ``advance``."""
     with ProgressBar(title, total, shown, unit) as progress:
         yield progress.advance if shown else silent
 
 
 def standard_error_is_a_terminal() -> bool:
-    """Whether a bar can be drawn."""
+    """Whether standard error is a terminal, on which a bar can be drawn."""
     import sys
 
     return sys.stderr.isatty()

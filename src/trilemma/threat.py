@@ -1,4 +1,4 @@
-"""A threat model: which perturbations of an image are allowed."""
+"""The threat model: the allowed perturbations of an image."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ NORMS: tuple[str, ...] = get_args(Norm)
 
 
 def _per_image(value: Tensor, images: Tensor) -> Tensor:
+    """Values ``[N]`` shaped to broadcast over ``images``."""
     return value.view(-1, *[1] * (images.dim() - 1))
 
 
@@ -28,14 +29,14 @@ def image_norm(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Threat:
-    """All images within ``radius`` of the clean one in ``norm``, and inside [0, 1].
+    """The images within ``radius`` of the clean image in ``norm`` (the ball) and in [0, 1] (the box).
 
     Attributes:
         norm: ``"linf"`` or ``"l2"``.
-        radius: as written in the paper, ``"8/255"`` or 0.3, in pixel units of images in [0, 1]; kept exact.
+        radius: as written in papers, ``"8/255"`` or 0.3, in pixel units of images in [0, 1]; stored exactly.
 
     Raises:
-        ConfigError: unknown norm, or a radius that is not a number above 0.
+        ConfigError: unknown norm, or a radius that is not a number above 0 (and at most 1 for ``"linf"``).
     """
 
     norm: str = "linf"
@@ -70,43 +71,44 @@ class Threat:
         return f"{self.norm} {self.radius}"
 
     def project(self, images: Tensor, clean: Tensor) -> Tensor:
-        """The nearest point of the ball around ``clean``, then of the box [0, 1]. ``[N, C, H, W]``.
+        """Projects images ``[N, C, H, W]`` onto the ball around ``clean``, then onto the box [0, 1].
 
-        For L2 the box comes last; it only brings a point nearer, since ``clean`` is in the box.
+        The result is in both: the projection onto the box reduces the distance to ``clean``, which is in the box.
         """
         delta = images - clean
         if self.norm == "linf":
             delta = delta.clamp_(-self.epsilon, self.epsilon)
         else:
-            # float32 sums over a large image are off by more than anybody tolerates outside a ball
+            # In float64, since the rounding of a float32 sum over a large image would leave images outside the ball.
             length = _per_image(delta.flatten(1).norm(dim=1, dtype=torch.float64), images)
             delta = delta * (self.epsilon / length.clamp_min(self.epsilon)).to(delta.dtype)
         return delta.add_(clean).clamp_(0.0, 1.0)
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        """The steepest direction of unit length: the sign (linf) or the normalised gradient (l2)."""
+        """The direction of steepest ascent with unit norm: the sign of the gradient (linf), or it normalised (l2)."""
         if self.norm == "linf":
             return gradient.sign()
         return gradient / image_norm(gradient).clamp_min(1e-12)
 
     def pixel_radius(self, shape: torch.Size) -> float:
-        """The radius per pixel value of images of ``shape`` (C, H, W), pixel units.
+        """The radius per pixel value for images of ``shape`` (C, H, W), pixel units.
 
-        Of an L2 ball it is the L-inf radius whose full step is as long: ``epsilon / sqrt(C H W)``.
+        For L2 it is ``epsilon / sqrt(C H W)``, the change per pixel value at which all changes together have the length
+        of the radius.
         """
         return self.epsilon if self.norm == "linf" else self.epsilon / math.sqrt(shape.numel())
 
     def random_start(
         self, images: Tensor, seeds: Tensor, stream: int = 0, scale: float = 1.0, clip: bool = True
     ) -> Tensor:
-        """A uniform point of the ball of ``scale`` radii around each image, inside the box.
+        """A uniform random point in a ball around each image, clipped to [0, 1].
 
         Args:
             images: ``[N, C, H, W]`` in [0, 1].
             seeds: int64 ``[N]``, one per image (see :mod:`trilemma.noise`).
-            stream: which draw of the image this is.
-            scale: ball size in radii.
-            clip: to the box; without it the point may lie outside [0, 1].
+            stream: number of the random stream.
+            scale: radius of the ball, in units of the threat's radius.
+            clip: clip to [0, 1]; otherwise the result may lie outside.
         """
         shape = images.shape[1:]
         if self.norm == "linf":
@@ -119,7 +121,7 @@ class Threat:
         return start.clamp(0.0, 1.0) if clip else start
 
     def contains(self, images: Tensor, clean: Tensor, tolerance: float = 1e-6) -> Tensor:
-        """Whether each image is in the ball and in the box, bool ``[N]``."""
+        """Whether each image is finite, in the ball and in [0, 1], up to ``tolerance`` in pixel units: bool ``[N]``."""
         delta = (images - clean).flatten(1)
         length = delta.abs().amax(1) if self.norm == "linf" else delta.norm(dim=1, dtype=torch.float64)
         flat = images.flatten(1)

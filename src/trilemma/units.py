@@ -1,4 +1,4 @@
-"""Exact lengths in pixel units: written as in the paper, kept as a fraction."""
+"""Exact lengths in pixel units, written as in papers (``8/255``) and parsed as fractions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pydantic import BeforeValidator, Field
 
 
 def parse_fraction(value: object) -> Fraction:
-    """An exact number from ``"8/255"``, ``"0.3"``, ``0.3`` or ``2``; ``ValueError`` otherwise."""
+    """Parses ``"8/255"``, ``"0.3"``, ``0.3`` or ``2`` as an exact number.
+
+    Raises:
+        ValueError: ``value`` is not a number.
+    """
     if isinstance(value, bool) or not isinstance(value, str | int | float | Fraction):
         raise ValueError(f"{value!r} is not a number such as 0.03 or '8/255'")
     try:
@@ -19,13 +23,13 @@ def parse_fraction(value: object) -> Fraction:
 
 
 def _written_fraction(value: object) -> object:
-    """Keeps a fraction the way it was written, once it is known to be one and positive."""
+    """Checks that ``value`` is a positive number, and returns it as text in the form in which it was written."""
     if parse_fraction(value) <= 0:
         raise ValueError(f"{value!r} must be above 0")
     return str(value).replace(" ", "")
 
 
-# Norms of a threat's ball.
+# The norms of a threat model.
 Norm = Literal["linf", "l2"]
 
 PixelLength = Annotated[

@@ -17,8 +17,8 @@ from trilemma.metrics.features import (
     classifier_score,
     extract,
     feature_metrics,
-    metric_names,
     kernel_distance,
+    metric_names,
 )
 from trilemma.metrics.frechet import Extractor, frechet_distance, moments, penultimate
 
