@@ -11,7 +11,7 @@ from trilemma import Classifier, Threat
 from trilemma.errors import ConfigError, ImageError
 from trilemma.evaluation.lint import Finding, inspect, lint
 from trilemma.evaluation.lint.catalogue import CATALOGUE
-from trilemma.evaluation.lint.probe import clearly_more, many, sign_test
+from trilemma.evaluation.lint.probe import clearly_more, is_frequent, sign_test
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_what_cannot_be_looked_at(standard, digits):
 
 def test_a_finding_says_everything_in_one_line(standard, few):
     (finding,) = lint(standard, few[0], few[1], Threat("linf", "0.4"))
-    assert Finding.read(finding.record()) == finding
+    assert Finding.from_record(finding.record()) == finding
     text = str(finding)
     assert "\n" not in text
     assert text.startswith("warning: radius-units: the radius 0.4 is exactly twice")
@@ -113,6 +113,6 @@ def test_a_handful_is_no_finding():
     assert clearly_more(7, 0)
     assert not clearly_more(60, 50)
     assert not clearly_more(9, 0, at_least=10)
-    assert many(5, 100, 0.05) and not many(4, 100, 0.05)
-    assert many(4, 20, 0.05) and not many(3, 20, 0.05)
-    assert many(1, 2, 0.05, at_least=1) and not many(2, 2, 0.05)
+    assert is_frequent(5, 100, 0.05) and not is_frequent(4, 100, 0.05)
+    assert is_frequent(4, 20, 0.05) and not is_frequent(3, 20, 0.05)
+    assert is_frequent(1, 2, 0.05, at_least=1) and not is_frequent(2, 2, 0.05)

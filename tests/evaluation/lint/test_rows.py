@@ -61,7 +61,7 @@ def test_screen_and_autoattack_far_apart(capsys):
 
 
 def test_findings_of_rows_made_at_several_times():
-    range_, soft = (Finding.known(name, "seen", 1, 2) for name in ("range", "softmax-outputs"))
+    range_, soft = (Finding.from_catalogue(name, "seen", 1, 2) for name in ("range", "softmax-outputs"))
     records = [Lint([range_], images=5).record(), Lint([range_, soft], images=9).record()]
     assert findings_of({"lint": record} for record in records) == ([range_, soft], 9, True)
     assert findings_of([{"lint": records[0]}, {"lint": None}, {}]) == ([range_], 5, False)

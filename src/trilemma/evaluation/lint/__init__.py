@@ -1,4 +1,4 @@
-"""The lint: what a sceptic would check before believing a figure."""
+"""The lint: checks for common mistakes in robustness evaluations, run before every evaluation."""
 
 from trilemma.evaluation.lint.finding import Finding
 from trilemma.evaluation.lint.run import Lint, inspect, lint

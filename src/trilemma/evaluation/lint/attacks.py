@@ -1,4 +1,4 @@
-"""Attacks that should be ordered and are not: what hides gradients shows where the weaker attack wins."""
+"""Attack orderings that are impossible unless gradients are masked: a weaker attack breaks more images."""
 
 from __future__ import annotations
 
@@ -12,82 +12,94 @@ from trilemma import energies, noise
 from trilemma.attacks.margins import is_wrong, margin
 from trilemma.attacks.square import search as square_search
 from trilemma.evaluation.lint.finding import Finding
-from trilemma.evaluation.lint.probe import Loss, Probe, clearly_more, climb, largest, many
+from trilemma.evaluation.lint.probe import Loss, Probe, ascend, clearly_more, is_frequent, max_abs
 from trilemma.threat import Threat
 
+# Gradient steps of PGD.
 STEPS = 10
-QUERIES, ASKED = 60, 20  # of Square, and standing images it is tried on
-UNBOUNDED = 16  # standing images
+# Queries of Square, and the largest number of robust images that it attacks.
+QUERIES, MAX_BLACK_BOX = 60, 20
+# Largest number of robust images that are attacked without a bound.
+MAX_UNBOUNDED = 16
 
 
 @dataclass
 class Battery:
-    """Which of the correctly classified images each attack broke, bool ``[n]``.
+    """Results of the attacks on ``n`` correctly classified images, bool ``[n]`` unless stated otherwise.
+
+    Robust images here are those that neither PGD on the cross-entropy nor PGD on the margin breaks.
 
     Attributes:
-        cross_entropy: PGD on it; ``margin``: PGD on the margin, for what that left.
-        blind: the gradient of the cross-entropy at the clean image is zero, that of the margin is not asked.
-        climbed: the margin rose on the way, true for broken ones.
-        black_box: Square, on the images of ``asked`` only; ``unbounded``: on those of ``free`` only.
+        one_step: broken by one gradient step on the cross-entropy.
+        noise: broken by random noise.
+        cross_entropy: broken by PGD on the cross-entropy.
+        margin: broken by PGD on the margin, which attacks only the images that the former did not break.
+        zero_gradient: the gradient of the cross-entropy at the clean image is zero.
+        increased: PGD on the margin raised the loss or broke the image; true for images that it did not attack.
+        black_box_index: int64, the robust images that Square attacked.
+        black_box: broken by Square; one entry per image of ``black_box_index``.
+        unbounded_index: int64, the robust images that were attacked without a bound.
+        unbounded: broken without a bound; one entry per image of ``unbounded_index``.
     """
 
     one_step: Tensor
     noise: Tensor
     cross_entropy: Tensor
     margin: Tensor
-    blind: Tensor
-    climbed: Tensor
-    asked: Tensor
+    zero_gradient: Tensor
+    increased: Tensor
+    black_box_index: Tensor
     black_box: Tensor
-    free: Tensor
+    unbounded_index: Tensor
     unbounded: Tensor
 
     @property
     def white_box(self) -> Tensor:
+        """Images broken by either PGD attack."""
         return self.cross_entropy | self.margin
 
 
 @torch.no_grad()
 def run_battery(probe: Probe, images: Tensor, labels: Tensor, seeds: Tensor, threat: Threat) -> Battery:
-    """Every attack of the lint on images that are classified correctly, ``[n, C, H, W]``."""
+    """Runs all attacks of the lint on correctly classified images, ``[n, C, H, W]``."""
     _, _, gradient = probe.gradient(images, labels, energies.cross_entropy)
     stepped = threat.project(
         images + threat.epsilon * threat.ascent(torch.nan_to_num(gradient, 0.0, 0.0, 0.0)), images
     )
     one_step = is_wrong(probe.logits(stepped), labels)
 
-    def pgd(rows: Tensor, stream: int, loss: Loss) -> tuple[Tensor, Tensor]:
-        start = threat.random_start(images[rows], noise.derive(seeds[rows], stream))
-        done = climb(
-            probe, start, images[rows], labels[rows], threat, loss, STEPS, lambda _: threat.epsilon / 4
+    def pgd(index: Tensor, stream: int, loss: Loss) -> tuple[Tensor, Tensor]:
+        start = threat.random_start(images[index], noise.derive(seeds[index], stream))
+        result = ascend(
+            probe, start, images[index], labels[index], threat, loss, STEPS, lambda _: threat.epsilon / 4
         )
-        return done.broken, done.broken | (done.last > done.first)
+        return result.broken, result.broken | (result.last > result.first)
 
-    everyone = torch.arange(len(images), device=images.device)
+    every_index = torch.arange(len(images), device=images.device)
     none = torch.zeros_like(one_step)
-    cross_entropy, _ = pgd(everyone, 1, energies.cross_entropy)
-    standing = (~cross_entropy).nonzero().squeeze(1)
-    by_margin, climbed = none.clone(), ~none
-    if len(standing):
-        by_margin[standing], climbed[standing] = pgd(standing, 2, margin)
-    standing = (~(cross_entropy | by_margin)).nonzero().squeeze(1)
-    asked, free = standing[:ASKED], standing[:UNBOUNDED]
+    cross_entropy, _ = pgd(every_index, 1, energies.cross_entropy)
+    robust = (~cross_entropy).nonzero().squeeze(1)
+    by_margin, increased = none.clone(), ~none
+    if len(robust):
+        by_margin[robust], increased[robust] = pgd(robust, 2, margin)
+    robust = (~(cross_entropy | by_margin)).nonzero().squeeze(1)
+    black_box_index, unbounded_index = robust[:MAX_BLACK_BOX], robust[:MAX_UNBOUNDED]
     return Battery(
         one_step,
         _noise(probe, images, labels, seeds, threat),
         cross_entropy,
         by_margin,
-        largest(gradient) == 0,
-        climbed,
-        asked,
-        _black_box(probe, images[asked], labels[asked], seeds[asked], threat),
-        free,
-        _unbounded(probe, images[free], labels[free], threat),
+        max_abs(gradient) == 0,
+        increased,
+        black_box_index,
+        _black_box(probe, images[black_box_index], labels[black_box_index], seeds[black_box_index], threat),
+        unbounded_index,
+        _unbounded(probe, images[unbounded_index], labels[unbounded_index], threat),
     )
 
 
 def _noise(probe: Probe, images: Tensor, labels: Tensor, seeds: Tensor, threat: Threat) -> Tensor:
-    """One uniform draw from the ball, and one from its surface."""
+    """Images that are broken by a uniform draw from the ball or by one from its surface, bool ``[n]``."""
     draws = [threat.random_start(images, noise.derive(seeds, 3))]
     direction = noise.normal(noise.derive(seeds, 4), 0, images.shape[1:]).to(images)
     draws.append(threat.project(images + threat.epsilon * threat.ascent(direction), images))
@@ -95,58 +107,61 @@ def _noise(probe: Probe, images: Tensor, labels: Tensor, seeds: Tensor, threat: 
 
 
 def _black_box(probe: Probe, images: Tensor, labels: Tensor, seeds: Tensor, threat: Threat) -> Tensor:
+    """Images that Square breaks, bool ``[n]``."""
     if not len(images):
         return torch.zeros_like(labels, dtype=torch.bool)
-    own = noise.derive(seeds, 5)
-    reached = square_search(probe.oracle, images, labels, threat, own, queries=QUERIES)
-    return is_wrong(probe.logits(reached), labels)
+    square_seeds = noise.derive(seeds, 5)
+    adversarial = square_search(probe.oracle, images, labels, threat, square_seeds, queries=QUERIES)
+    return is_wrong(probe.logits(adversarial), labels)
 
 
 def _unbounded(probe: Probe, images: Tensor, labels: Tensor, threat: Threat) -> Tensor:
-    """Any image of [0, 1] is allowed; the steps begin at a sixth of the range and shrink."""
+    """Images that PGD breaks when every image in [0, 1] is allowed, bool ``[n]``.
+
+    The step size decreases from 0.16 to 0.025 of the largest possible distance.
+    """
     if not len(images):
         return torch.zeros_like(labels, dtype=torch.bool)
-    reach = 1.0 if threat.norm == "linf" else sqrt(images[0].numel())
-    whole = Threat(threat.norm, reach)
-    sizes = [reach * (0.16 - 0.15 * step / STEPS) for step in range(STEPS)]
-    return climb(probe, images, images, labels, whole, margin, STEPS, lambda step: sizes[step]).broken
+    diameter = 1.0 if threat.norm == "linf" else sqrt(images[0].numel())
+    unbounded = Threat(threat.norm, diameter)
+    sizes = [diameter * (0.16 - 0.15 * step / STEPS) for step in range(STEPS)]
+    return ascend(probe, images, images, labels, unbounded, margin, STEPS, lambda step: sizes[step]).broken
 
 
 def battery_findings(battery: Battery) -> list[Finding]:
-    """What cannot be if gradients lead the way."""
-    white, count = battery.white_box, len(battery.noise)
-    found = []
+    """Findings for attack orderings that are impossible unless gradients are masked."""
+    white_box, count = battery.white_box, len(battery.noise)
+    findings = []
 
-    def say(name: str, seen: str, seen_on: int, of: int = count) -> None:
-        found.append(Finding.known(name, seen, seen_on, of))
+    def add(name: str, observation: str, images: int, of: int = count) -> None:
+        findings.append(Finding.from_catalogue(name, observation, images, of))
 
-    hidden = int((battery.margin & battery.blind).sum())
-    if many(hidden, count, 0.02):
-        seen = (
-            "the gradient of the cross-entropy is zero, and an attack on the margin breaks what it does not"
+    saturated = int((battery.margin & battery.zero_gradient).sum())
+    if is_frequent(saturated, count, 0.02):
+        observation = (
+            "the gradient of the cross-entropy is zero, and an attack on the margin breaks images that one on the "
+            "cross-entropy does not"
         )
-        say("saturated-logits", seen, hidden)
-    black = int(battery.black_box.sum())
-    if many(black, len(battery.asked), 0.1, at_least=3):
-        seen = f"Square with {QUERIES} queries breaks images that {STEPS} gradient steps on two losses do not"
-        say("black-box-better", seen, black, len(battery.asked))
-    for name, weaker, what in (
+        add("saturated-logits", observation, saturated)
+    black_box = int(battery.black_box.sum())
+    if is_frequent(black_box, len(battery.black_box_index), 0.1, at_least=3):
+        observation = (
+            f"Square with {QUERIES} queries breaks images that {STEPS} gradient steps on two losses do not"
+        )
+        add("black-box-better", observation, black_box, len(battery.black_box_index))
+    for name, weaker, description in (
         ("one-step-better", battery.one_step, "one gradient step"),
         ("noise-better", battery.noise, "two draws of random noise"),
     ):
-        more, fewer = int((weaker & ~white).sum()), int((white & ~weaker).sum())
+        more, fewer = int((weaker & ~white_box).sum()), int((white_box & ~weaker).sum())
         if clearly_more(more, fewer):
-            say(name, f"{what} breaks images that {STEPS} steps do not (the reverse: {fewer})", more)
-    stuck, standing = int((~battery.climbed).sum()), int((~white).sum())
-    if many(stuck, standing, 0.1):
-        seen = f"the loss is no higher after {STEPS} steps than before"
-        say("loss-not-increasing", seen, stuck, standing)
-    left = int((~battery.unbounded).sum())
-    if many(left, len(battery.free), 0.05):
-        say(
-            "unbounded-attack-fails",
-            f"{STEPS} steps through all of [0, 1] do not break them",
-            left,
-            len(battery.free),
-        )
-    return found
+            add(name, f"{description} breaks images that {STEPS} steps do not (the reverse: {fewer})", more)
+    not_increased, robust = int((~battery.increased).sum()), int((~white_box).sum())
+    if is_frequent(not_increased, robust, 0.1):
+        observation = f"the loss is no higher after {STEPS} steps than before"
+        add("loss-not-increasing", observation, not_increased, robust)
+    unbroken = int((~battery.unbounded).sum())
+    if is_frequent(unbroken, len(battery.unbounded_index), 0.05):
+        observation = f"{STEPS} steps through all of [0, 1] do not break them"
+        add("unbounded-attack-fails", observation, unbroken, len(battery.unbounded_index))
+    return findings

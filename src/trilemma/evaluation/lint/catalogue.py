@@ -1,4 +1,4 @@
-"""Every finding by name: how grave it is, what it usually means, what to do. Needs no torch."""
+"""Severity, usual cause and remedy of every finding, by name. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a finding beforehand."""
+    """The fixed texts of a finding; the fields are those of :class:`trilemma.evaluation.lint.finding.Finding`."""
 
     severity: str
     means: str
@@ -19,120 +19,121 @@ ERROR, WARNING = "error", "warning"
 CATALOGUE = {
     "range": Entry(
         ERROR,
-        "The classifier was trained on other values than it is given, and a radius in pixel units means nothing.",
-        "Pass float images in [0, 1] and leave normalisation to the Classifier; the attack checks were left out.",
+        "The values differ from those of training, and a radius in pixel units has no meaning.",
+        "Pass float images in [0, 1] and leave normalisation to the Classifier; the attack checks were skipped.",
     ),
     "constant-images": Entry(
         WARNING,
-        "Images that hold a single value were not decoded, or were lost on the way.",
-        "Look at them; leave broken files out of the data.",
+        "Images with a single value were not decoded, or were damaged.",
+        "Inspect them; remove broken files from the data.",
     ),
     "non-finite-outputs": Entry(
         ERROR,
         "The weights are damaged, or the forward pass overflows or divides by zero.",
-        "Find the layer with torch.autograd.detect_anomaly; the attack checks were left out.",
+        "Find the layer with torch.autograd.detect_anomaly; the attack checks were skipped.",
     ),
     "softmax-outputs": Entry(
         ERROR,
-        "The network ends in a softmax; a second one inside the loss flattens it, and gradient attacks lose their way.",
+        "The network ends in a softmax; the second one in the loss flattens it, and gradient attacks become weak.",
         "Return logits: remove the last softmax.",
     ),
     "log-softmax-outputs": Entry(
         WARNING,
-        "The network ends in a log-softmax: losses are unharmed, but E(x) is 0 for every image.",
+        "The network ends in a log-softmax: losses are unchanged, but E(x) is 0 for every image.",
         "Return logits: remove the last log-softmax.",
     ),
     "normalisation": Entry(
         ERROR,
         "Normalisation is applied twice, or not at all, or with other constants than in training.",
-        "Normalise in one place: mean and std of the Classifier, or inside the network, and images in [0, 1].",
+        "Normalise in one place, by mean and std of the Classifier or inside the network, and pass images in [0, 1].",
     ),
     "random-forward": Entry(
         ERROR,
-        "Dropout that does not switch off, or noise in the forward pass: a verdict is a matter of luck, and an attack "
-        "that does not average over the noise looks weaker than it is.",
-        "Remove the noise, or attack its expectation over many forwards; the attack checks were left out.",
+        "Dropout that is active in eval mode, or noise in the forward pass: verdicts are random, and an attack that "
+        "does not average over the noise is too weak.",
+        "Remove the noise, or attack the expectation over many forward passes; the attack checks were skipped.",
     ),
     "train-mode": Entry(
         WARNING,
-        "BatchNorm that normalises by the batch, or active dropout. Evaluation here switches to eval mode and puts the "
-        "modes back; code that does not gets other outputs.",
-        "Call .eval() before evaluating; if a layer ignores it, repair its train().",
+        "BatchNorm that normalises by the batch, or active dropout. Evaluation here switches to eval mode and restores "
+        "the modes; code that does not gets other outputs.",
+        "Call .eval() before evaluating; if a layer ignores it, correct its train() method.",
     ),
     "batch-dependence": Entry(
         ERROR,
-        "BatchNorm that normalises by the batch even in eval mode: attacked images change their neighbours' verdicts.",
-        "Use running statistics (track_running_stats=True, training=False); the attack checks were left out.",
+        "BatchNorm that normalises by the batch even in eval mode: attacked images change the verdicts of others.",
+        "Use running statistics (track_running_stats=True, training=False); the attack checks were skipped.",
     ),
     "zero-gradients": Entry(
         ERROR,
-        "A step function, a detached tensor or a saturated unit: gradient attacks do not move, and robustness under "
-        "them is an illusion.",
-        "Attack through a differentiable stand-in for that layer, and report square or autoattack-standard.",
+        "A step function, a detached tensor or a saturated unit: gradient attacks change nothing, and the robustness "
+        "that they measure is not real.",
+        "Attack through a differentiable substitute of that layer, and report square or autoattack-standard.",
     ),
     "quantised-input": Entry(
         ERROR,
-        "The first layers round their input: the gradient is zero almost everywhere while the decision can be changed.",
-        "Let the gradient pass the rounding unchanged (straight-through), and report square or autoattack-standard.",
+        "The first layers round their input: the gradient is zero almost everywhere, but predictions can be changed.",
+        "Pass the gradient unchanged through the rounding (straight-through); report square or autoattack-standard.",
     ),
     "non-finite-gradients": Entry(
         ERROR,
-        "A square root, norm or division at zero, or an overflow: the attack's step from there is not a number.",
+        "A square root, norm or division at zero, or an overflow: the attack's next step is NaN.",
         "Add a small constant under the root or in the denominator.",
     ),
     "shattered-gradients": Entry(
         ERROR,
-        "The local slope says nothing about the neighbourhood: steep steps, high-frequency terms, or a wrong backward.",
-        "Attack through a smooth stand-in, and report square or autoattack-standard.",
+        "The gradient does not predict the loss nearby: steep steps, high-frequency terms, or a wrong backward pass.",
+        "Attack through a smooth substitute, and report square or autoattack-standard.",
     ),
     "saturated-logits": Entry(
         ERROR,
-        "Logits so large that the softmax rounds to 0 and 1: attacks on the cross-entropy stand still.",
+        "Logits so large that the softmax rounds to 0 and 1: the cross-entropy has no gradient for attacks to follow.",
         "Divide the logits by a constant (accuracy does not change), or report an attack on a margin.",
     ),
     "black-box-better": Entry(
         ERROR,
-        "Gradients are hidden: an attack that sees less cannot do better unless they mislead.",
-        "Report square or autoattack-standard; do not believe gradient attacks on this classifier.",
+        "Masked gradients: a black-box attack, which has less information, is better only if gradients mislead.",
+        "Report square or autoattack-standard; do not rely on gradient attacks on this classifier.",
     ),
     "one-step-better": Entry(
         ERROR,
-        "The loss is rough around the images: many small steps get stuck where one large step jumps over.",
-        "Report autoattack-standard; if this was trained with one step, its robustness may have collapsed.",
+        "The loss is rough around the images: small steps end in local maxima that one large step passes over.",
+        "Report autoattack-standard; if it was trained with single-step attacks, its robustness may have collapsed.",
     ),
     "unbounded-attack-fails": Entry(
         ERROR,
-        "With every image allowed any image can be reached, so the attack is lost, not the classifier robust.",
-        "Look for hidden gradients or an attack that does not follow its loss.",
+        "Without a bound every image can be reached, so the attack fails; the classifier is not robust.",
+        "Look for masked gradients, or an attack that does not maximise its loss.",
     ),
     "noise-better": Entry(
         ERROR,
-        "Random noise of the radius cannot beat an attack that works.",
-        "Look for hidden gradients, a wrong sign, or an attack that is handed other labels.",
+        "Random noise of the radius cannot be better than a working attack.",
+        "Look for masked gradients, a wrong sign, or an attack that gets other labels.",
     ),
     "loss-not-increasing": Entry(
         WARNING,
-        "The steps do not climb: gradients vanish or mislead, or the step is far too large.",
-        "Report autoattack-standard, whose step adapts and whose black-box part needs no gradient.",
+        "The steps do not increase the loss: gradients vanish or mislead, or the step size is far too large.",
+        "Report autoattack-standard, which adapts its step size and includes an attack without gradients.",
     ),
     "budget-ignored": Entry(
         ERROR,
-        "The attack does not project, projects in another norm, or works on images of another scale.",
-        "Project to the ball and then to [0, 1] after the last step; count no image outside.",
+        "The attack does not project, projects in another norm, or works on another scale of images.",
+        "Project to the ball and then to [0, 1] after the last step; do not count images outside.",
     ),
     "attack-too-weak": Entry(
         WARNING,
-        "Too few steps, a step that is too small, a wrong sign, or gradients through the wrong loss.",
+        "Too few steps, too small a step size, a wrong sign, or gradients of the wrong loss.",
         "Compare its loss after each step with trilemma.attacks.pgd on the same images.",
     ),
     "radius-units": Entry(
         WARNING,
-        "A radius in other units than pixels in [0, 1]: in [-1, 1] it is worth half, in normalised units std times it.",
-        "State the radius in [0, 1] units: divide that of [-1, 1] by 2, multiply that of normalised images by std.",
+        "The radius is not in units of [0, 1]: a radius on [-1, 1] is half as large there, one on normalised images "
+        "std times as large.",
+        "State the radius in units of [0, 1]: divide one on [-1, 1] by 2, multiply one on normalised images by std.",
     ),
     "screen-far-from-autoattack": Entry(
         WARNING,
-        "The quick estimate does not hold for this classifier, as happens where gradients are hidden.",
-        "Quote autoattack-standard only.",
+        "The fast estimate is wrong for this classifier, as it can be with masked gradients.",
+        "Report autoattack-standard only.",
     ),
 }

@@ -1,4 +1,4 @@
-"""Checks of images, of outputs, and of what outputs depend on beside the image."""
+"""Checks of images, of outputs, and of outputs that depend on the mode, on chance or on the batch."""
 
 from __future__ import annotations
 
@@ -10,64 +10,74 @@ from torch import Tensor, nn
 from trilemma.classifier.classifier import TOLERANCE, Classifier
 from trilemma.classifier.contexts import BatchNorm, inner_loop
 from trilemma.evaluation.lint.finding import Finding
-from trilemma.evaluation.lint.probe import Probe, largest, many
+from trilemma.evaluation.lint.probe import Probe, is_frequent, max_abs
 from trilemma.threat import Threat
 
-# Images in [0, 1] whose brightest pixel is below this were divided by 255 once more.
+# If no pixel value is above this, the images were divided by 255 twice.
 DARK = 2 / 255
 
 
 def image_findings(images: Tensor, threat: Threat | None) -> list[Finding]:
-    """Range and content of ``[N, C, H, W]``, and a radius that would be in other units."""
+    """Findings about range and content of images ``[N, C, H, W]``, and about the units of the radius."""
     flat = images.flatten(1).double()
     low, high = flat.amin(1), flat.amax(1)
-    outside = ~((low >= -TOLERANCE) & (high <= 1 + TOLERANCE))  # true for NaN too
-    found = []
+    # Also true for NaN.
+    outside = ~((low >= -TOLERANCE) & (high <= 1 + TOLERANCE))
+    findings = []
     if bool(outside.any()):
         span = f"values span [{float(low.min()):.4g}, {float(high.max()):.4g}] instead of [0, 1]"
-        found.append(Finding.known("range", span, int(outside.sum()), len(images)))
+        findings.append(Finding.from_catalogue("range", span, int(outside.sum()), len(images)))
         if (
             threat is not None
             and -1 - TOLERANCE <= float(low.min()) < 0
             and float(high.max()) <= 1 + TOLERANCE
         ):
-            seen = f"images span [-1, 1], where a radius of {threat.radius} is worth half of it in [0, 1]"
-            found.append(Finding.known("radius-units", seen, int(outside.sum()), len(images)))
+            observation = (
+                f"images span [-1, 1], where a radius of {threat.radius} corresponds to half of it in [0, 1]"
+            )
+            findings.append(
+                Finding.from_catalogue("radius-units", observation, int(outside.sum()), len(images))
+            )
     elif float(high.max()) <= DARK:
-        seen = f"no value is above {float(high.max()):.4g}, as if divided by 255 twice"
-        found.append(Finding.known("range", seen, len(images), len(images)))
+        observation = f"no value is above {float(high.max()):.4g}, as if divided by 255 twice"
+        findings.append(Finding.from_catalogue("range", observation, len(images), len(images)))
     constant = int((low == high).sum())
-    if many(constant, len(images), 0.01, at_least=1):
-        found.append(Finding.known("constant-images", "all pixels have one value", constant, len(images)))
-    return found
+    if is_frequent(constant, len(images), 0.01, at_least=1):
+        findings.append(
+            Finding.from_catalogue("constant-images", "all pixels have one value", constant, len(images))
+        )
+    return findings
 
 
+# Tolerance for sums of probabilities.
 ROUNDING = 1e-3
 
 
 def output_findings(logits: Tensor) -> list[Finding]:
-    """What the rows of ``[N, K]`` look like; one class alone can be anything."""
+    """Findings about outputs ``[N, K]``: not finite, probabilities, or log-probabilities (for at least 2 classes)."""
     count = len(logits)
-    odd = int((~torch.isfinite(logits).all(1)).sum())
-    if odd:
-        return [Finding.known("non-finite-outputs", "outputs are NaN or infinite", odd, count)]
+    not_finite = int((~torch.isfinite(logits).all(1)).sum())
+    if not_finite:
+        return [
+            Finding.from_catalogue("non-finite-outputs", "outputs are NaN or infinite", not_finite, count)
+        ]
     if logits.shape[1] < 2:
         return []
     if float(logits.min()) >= 0 and bool(((logits.sum(1) - 1).abs() < ROUNDING).all()):
-        seen = "outputs are not negative and sum to 1"
-        return [Finding.known("softmax-outputs", seen, count, count)]
+        observation = "outputs are not negative and sum to 1"
+        return [Finding.from_catalogue("softmax-outputs", observation, count, count)]
     if float(logits.max()) <= 0 and bool((logits.logsumexp(1).abs() < ROUNDING).all()):
-        seen = "exponentials of the outputs sum to 1"
-        return [Finding.known("log-softmax-outputs", seen, count, count)]
+        observation = "exponentials of the outputs sum to 1"
+        return [Finding.from_catalogue("log-softmax-outputs", observation, count, count)]
     return []
 
 
-# Of the largest logit: two forwards of the same batch, and forwards of batches of other sizes, differ by rounding.
+# Rounding differences relative to the largest logit: between passes of the same batch, and of batches of other sizes.
 SAME_BATCH, OTHER_BATCH = 1e-5, 1e-4
 
 
 def training_layers(network: nn.Module) -> str:
-    """Layers in train mode whose outputs depend on it, such as ``"2 BatchNorm2d, 1 Dropout"``; empty for none."""
+    """The layers in train mode whose outputs depend on the mode, such as ``"2 BatchNorm2d, 1 Dropout"``, or ``""``."""
     kinds = (BatchNorm, nn.modules.dropout._DropoutNd)
     counts = Counter(
         type(module).__name__ for module in network.modules() if isinstance(module, kinds) and module.training
@@ -76,47 +86,51 @@ def training_layers(network: nn.Module) -> str:
 
 
 @torch.no_grad()
-def outputs_as_handed_in(clf: Classifier, images: Tensor) -> Tensor | None:
-    """Logits in the modes the classifier came with; ``None`` where no module is in train mode."""
+def logits_in_initial_modes(clf: Classifier, images: Tensor) -> Tensor | None:
+    """Logits in the classifier's current modes; ``None`` if no module is in train mode."""
     if not any(module.training for module in clf.network.modules()):
         return None
     with inner_loop(clf, None):
         return clf.logits(images)
 
 
-def mode_findings(probe: Probe, images: Tensor, layers: str, handed_in: Tensor | None) -> list[Finding]:
-    """Train mode, randomness and dependence on the batch.
+def mode_findings(probe: Probe, images: Tensor, layers: str, initial_logits: Tensor | None) -> list[Finding]:
+    """Findings about train mode, randomness and dependence on the batch; the probe's classifier is in eval mode.
 
     Args:
         images: ``[n, C, H, W]``, few enough for one batch.
-        layers: :func:`training_layers` of the classifier as it was handed in.
-        handed_in: what :func:`outputs_as_handed_in` gave for the same images.
+        layers: :func:`training_layers` of the classifier in its initial modes.
+        initial_logits: :func:`logits_in_initial_modes` of the same images.
     """
-    found = []
+    findings = []
     count, network = len(images), probe.oracle.clf.network
     logits = probe.oracle.logits(images)
-    random = _differ(probe.oracle.logits(images), logits, SAME_BATCH)
+    random = _count_different(probe.oracle.logits(images), logits, SAME_BATCH)
     if stuck := training_layers(network):
-        seen = f"{stuck} stay in train mode when eval mode is asked for"
-        found.append(Finding.known("train-mode", seen, count, count))
-    elif handed_in is not None and (differ := _differ(handed_in, logits, OTHER_BATCH)) > random:
-        seen = f"in train mode as handed in ({layers or 'modules of other kinds'}), and outputs differ from eval mode"
-        found.append(Finding.known("train-mode", seen, differ, count))
+        observation = f"{stuck} stay in train mode after .eval()"
+        findings.append(Finding.from_catalogue("train-mode", observation, count, count))
+    elif (
+        initial_logits is not None
+        and (changed := _count_different(initial_logits, logits, OTHER_BATCH)) > random
+    ):
+        kinds = layers or "modules of other kinds"
+        observation = f"passed in train mode ({kinds}), with outputs that differ from eval mode"
+        findings.append(Finding.from_catalogue("train-mode", observation, changed, count))
     if random:
-        seen = "two forward passes of the same batch in eval mode differ"
-        found.append(Finding.known("random-forward", seen, random, count))
-    elif batch := _differ(_in_halves(probe, images), logits, OTHER_BATCH):
-        seen = "outputs in eval mode change with the other images of the batch"
-        found.append(Finding.known("batch-dependence", seen, batch, count))
-    return found
+        observation = "two forward passes of the same batch in eval mode differ"
+        findings.append(Finding.from_catalogue("random-forward", observation, random, count))
+    elif batch := _count_different(_in_halves(probe, images), logits, OTHER_BATCH):
+        observation = "outputs in eval mode change with the other images of the batch"
+        findings.append(Finding.from_catalogue("batch-dependence", observation, batch, count))
+    return findings
 
 
 def _in_halves(probe: Probe, images: Tensor) -> Tensor:
-    """Logits of the images in reversed order, two batches instead of one; back in the order they came."""
+    """Logits of the images, computed in two batches and in reversed order; returned in the original order."""
     parts = images.flip(0).split(max(len(images) // 2, 1))
     return torch.cat([probe.oracle.logits(part) for part in parts]).flip(0)
 
 
-def _differ(one: Tensor, other: Tensor, rounding: float) -> int:
-    """Rows that differ by more than rounding."""
-    return int((largest(one - other) > rounding * float(other.abs().amax()) + 1e-12).sum())
+def _count_different(one: Tensor, other: Tensor, rounding: float) -> int:
+    """The number of images whose logits differ by more than ``rounding``, relative to the largest logit."""
+    return int((max_abs(one - other) > rounding * float(other.abs().amax()) + 1e-12).sum())

@@ -1,4 +1,4 @@
-"""A finding: what was seen, on how many images, what it usually means, and what to do about it."""
+"""A finding of the lint: observation, number of images, usual cause, and remedy."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from trilemma.evaluation.lint.catalogue import CATALOGUE
 
 @dataclass(frozen=True)
 class Finding:
-    """One suspicion about an evaluation.
+    """One suspected mistake of an evaluation.
 
     Attributes:
         name: a key of :data:`trilemma.evaluation.lint.catalogue.CATALOGUE`.
-        severity: ``"error"``: the figures are wrong or say something else than they seem to; ``"warning"``: they
-            may be.
-        seen: what was measured.
-        count: images on which it was seen, of ``of`` that were looked at.
-        means: what usually lies behind it.
+        severity: ``"error"``: the measured values are wrong or measure something else; ``"warning"``: they may be.
+        seen: the observation, in words.
+        count, of: number of images with this observation, and number of images checked; 0 if no images are involved.
+        means: the usual cause.
         do: the remedy.
     """
 
@@ -32,20 +31,20 @@ class Finding:
     do: str
 
     @classmethod
-    def known(cls, name: str, seen: str, count: int, of: int) -> Finding:
-        """A finding of the catalogue with what was seen this time."""
+    def from_catalogue(cls, name: str, seen: str, count: int, of: int) -> Finding:
+        """The finding ``name``, with severity, cause and remedy from the catalogue."""
         entry = CATALOGUE[name]
         return cls(name, entry.severity, seen, count, of, entry.means, entry.do)
 
     @classmethod
-    def read(cls, record: Mapping[str, Any]) -> Finding:
-        """What :meth:`record` wrote."""
+    def from_record(cls, record: Mapping[str, Any]) -> Finding:
+        """The finding of a :meth:`record`."""
         return cls(**record)
 
     def record(self) -> dict[str, Any]:
-        """JSON-like."""
+        """The fields as a JSON-like dictionary."""
         return asdict(self)
 
     def __str__(self) -> str:
-        on = f" ({self.count} of {self.of} images)" if self.of else ""
-        return f"{self.severity}: {self.name}{on}: {self.seen}. {self.means} {self.do}"
+        images = f" ({self.count} of {self.of} images)" if self.of else ""
+        return f"{self.severity}: {self.name}{images}: {self.seen}. {self.means} {self.do}"

@@ -1,4 +1,4 @@
-"""Input gradients that are zero, not numbers, or say nothing about their neighbourhood."""
+"""Checks of input gradients: zero, not finite, or without predictive value for the loss nearby."""
 
 from __future__ import annotations
 
@@ -8,64 +8,81 @@ from torch import Tensor
 from trilemma import noise
 from trilemma.attacks.margins import margin
 from trilemma.evaluation.lint.finding import Finding
-from trilemma.evaluation.lint.probe import Probe, largest, many
+from trilemma.evaluation.lint.probe import Probe, is_frequent, max_abs
 from trilemma.threat import Threat
 
-TINY = 1e-4  # pixel units: far below one step of 8-bit images, far above rounding
-FOLLOWED = 0.1  # radii along the gradient
-# A slope that keeps less than a twentieth, or more than twenty times, of what it promised is no slope.
-KEPT = (0.05, 20.0)
+# Change in pixel units that is far below one step of 8-bit images and far above rounding.
+TINY = 1e-4
+# Length of the test step along the gradient, in radii.
+STEP = 0.1
+# Bounds for the actual change of the margin, relative to the change that the gradient predicts.
+ACCEPTED_RATIO = (0.05, 20.0)
 
 
 def gradient_findings(
     probe: Probe, images: Tensor, labels: Tensor, logits: Tensor, seeds: Tensor, threat: Threat | None
 ) -> list[Finding]:
-    """Of the margin, whose gradient does not vanish with confidence as that of the cross-entropy does.
+    """Findings about the gradient of the margin, which does not vanish with confidence as the cross-entropy's does.
 
     Args:
-        images: correctly classified ones, ``[n, C, H, W]``.
-        logits: of them, ``[n, K]``.
+        images: correctly classified images, ``[n, C, H, W]``.
+        logits: their logits, ``[n, K]``.
     """
     count = len(images)
     values, _, gradient = probe.gradient(images, labels, margin)
-    steepest = largest(gradient)
-    odd = ~torch.isfinite(steepest)
-    zero = steepest == 0
-    found = []
-    if bool(odd.any()):
-        seen = "the input gradient is NaN or infinite"
-        found.append(Finding.known("non-finite-gradients", seen, int(odd.sum()), count))
-    if bool(zero.all()) or many(int(zero.sum()), count, 0.05):
-        found.append(_flat(probe, images, logits, seeds, zero))
-    useful = (~odd & ~zero).nonzero().squeeze(1)
+    magnitude = max_abs(gradient)
+    not_finite = ~torch.isfinite(magnitude)
+    zero = magnitude == 0
+    findings = []
+    if bool(not_finite.any()):
+        observation = "the input gradient is NaN or infinite"
+        findings.append(
+            Finding.from_catalogue("non-finite-gradients", observation, int(not_finite.sum()), count)
+        )
+    if bool(zero.all()) or is_frequent(int(zero.sum()), count, 0.05):
+        findings.append(_zero_gradient_finding(probe, images, logits, seeds, zero))
+    useful = (~not_finite & ~zero).nonzero().squeeze(1)
     if threat is not None and len(useful):
-        kept = _promise_kept(probe, images[useful], labels[useful], values[useful], gradient[useful], threat)
-        broken = int(((kept < KEPT[0]) | (kept > KEPT[1])).sum())
-        if many(broken, len(useful), 0.25):
-            seen = (
-                f"a step of {FOLLOWED:g} radii along the gradient changes the margin by a median of "
-                f"{float(kept.median()):.2g} times what the gradient promises"
+        ratio = _actual_to_predicted_change(
+            probe, images[useful], labels[useful], values[useful], gradient[useful], threat
+        )
+        unpredicted = int(((ratio < ACCEPTED_RATIO[0]) | (ratio > ACCEPTED_RATIO[1])).sum())
+        if is_frequent(unpredicted, len(useful), 0.25):
+            observation = (
+                f"a step of {STEP:g} radii along the gradient changes the margin by a median of "
+                f"{float(ratio.median()):.2g} times what the gradient predicts"
             )
-            found.append(Finding.known("shattered-gradients", seen, broken, len(useful)))
-    return found
+            findings.append(
+                Finding.from_catalogue("shattered-gradients", observation, unpredicted, len(useful))
+            )
+    return findings
 
 
-def _flat(probe: Probe, images: Tensor, logits: Tensor, seeds: Tensor, zero: Tensor) -> Finding:
-    """Rounded inputs do not feel a change far below one grey level, upwards or downwards; other flat networks do."""
+def _zero_gradient_finding(
+    probe: Probe, images: Tensor, logits: Tensor, seeds: Tensor, zero: Tensor
+) -> Finding:
+    """``quantised-input`` or ``zero-gradients``.
+
+    With rounded inputs, a change far below one grey level, upwards or downwards, does not reach the logits.
+    """
     shift = TINY * noise.uniform(seeds, 0, images.shape[1:]).to(images)
-    up, down = (largest(probe.logits(images + sign * shift) - logits) == 0 for sign in (1, -1))
-    flat, unmoved = int(zero.sum()), int((zero & (up | down)).sum())
-    none = "" if probe.connected else " (the outputs have no gradient by the image at all)"
-    if 2 * unmoved >= len(images):
-        seen = f"the input gradient is zero{none}, and a change of {TINY:g} in every pixel does not reach the outputs"
-        return Finding.known("quantised-input", seen, unmoved, len(images))
-    return Finding.known("zero-gradients", f"the input gradient is zero{none}", flat, len(images))
+    up, down = (max_abs(probe.logits(images + sign * shift) - logits) == 0 for sign in (1, -1))
+    flat, unchanged = int(zero.sum()), int((zero & (up | down)).sum())
+    detached = "" if probe.connected else " (the outputs are detached from the image)"
+    if 2 * unchanged >= len(images):
+        observation = (
+            f"the input gradient is zero{detached}, and a change of {TINY:g} in every pixel does not change the "
+            "outputs"
+        )
+        return Finding.from_catalogue("quantised-input", observation, unchanged, len(images))
+    observation = f"the input gradient is zero{detached}"
+    return Finding.from_catalogue("zero-gradients", observation, flat, len(images))
 
 
-def _promise_kept(
+def _actual_to_predicted_change(
     probe: Probe, images: Tensor, labels: Tensor, values: Tensor, gradient: Tensor, threat: Threat
 ) -> Tensor:
-    """Change of the margin along the gradient over what its slope predicts, ``[n]``: 1 for a straight one."""
-    step = threat.project(images + FOLLOWED * threat.epsilon * threat.ascent(gradient), images) - images
-    promised = (step * gradient).flatten(1).sum(1)
-    return (margin(probe.logits(images + step), labels) - values) / promised
+    """Actual change of the margin after a step along the gradient, over the predicted one, ``[n]``; 1 if linear."""
+    step = threat.project(images + STEP * threat.epsilon * threat.ascent(gradient), images) - images
+    predicted = (step * gradient).flatten(1).sum(1)
+    return (margin(probe.logits(images + step), labels) - values) / predicted

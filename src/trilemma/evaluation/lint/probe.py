@@ -1,4 +1,4 @@
-"""What the lint measures a classifier with: passes, a short attack, and an exact sign test."""
+"""Tools of the lint: counted forward and backward passes, a short attack, and an exact sign test."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Probe:
-    """Logits and gradients inside :func:`trilemma.classifier.contexts.inner_loop`, at most ``batch_size`` images at
-    a time.
+    """Logits and gradients of a classifier; use it inside :func:`trilemma.classifier.contexts.inner_loop`.
+
+    Args:
+        clf: the classifier.
+        image: ``[N, C, H, W]``; the first image is used to find out whether there are gradients.
+        batch_size: largest number of images per forward pass.
 
     Attributes:
-        oracle: counts the passes.
-        connected: whether the logits have a gradient by the image at all.
+        oracle: the oracle, which counts the passes.
+        connected: whether the logits have a gradient with respect to the image.
     """
 
     def __init__(self, clf: Classifier, image: Tensor, batch_size: int) -> None:
@@ -34,33 +38,33 @@ class Probe:
         self.oracle.passes.add(forwards=1)
 
     def logits(self, images: Tensor) -> Tensor:
-        """``[n, K]``, without a graph."""
+        """Logits ``[n, K]``, detached."""
         return self.oracle.logits(images)
 
-    def right(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Which images are classified as their label, bool ``[n]``."""
+    def is_correct(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Whether each image is classified correctly, bool ``[n]``."""
         return ~is_wrong(self.oracle.logits(images), labels)
 
     def gradient(self, images: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        """Values ``[n]`` of ``loss``, logits ``[n, K]``, and the values' gradients; zeros where there is no graph."""
+        """Loss ``[n]``, logits ``[n, K]``, and the loss gradients; these are zero if the logits are detached."""
         if self.connected:
             return self.oracle.gradient(images, lambda logits: loss(logits, labels))
         logits = self.oracle.logits(images)
         return loss(logits, labels), logits, torch.zeros_like(images)
 
 
-def largest(difference: Tensor) -> Tensor:
-    """The largest absolute entry of each row, ``[N, ...]`` to ``[N]``."""
-    return difference.abs().flatten(1).amax(1)
+def max_abs(values: Tensor) -> Tensor:
+    """The largest absolute value of each image, ``[N, ...]`` to ``[N]``."""
+    return values.abs().flatten(1).amax(1)
 
 
 @dataclass
-class Climb:
-    """What became of each image.
+class Ascent:
+    """The result of :func:`ascend`.
 
     Attributes:
-        broken: bool ``[n]``.
-        first, last: the loss at the start and where the image stopped, ``[n]``.
+        broken: whether each image was broken, bool ``[n]``.
+        first, last: the loss at the start and at the last iterate of each image, ``[n]``.
     """
 
     broken: Tensor
@@ -68,7 +72,7 @@ class Climb:
     last: Tensor
 
 
-def climb(
+def ascend(
     probe: Probe,
     start: Tensor,
     clean: Tensor,
@@ -77,33 +81,33 @@ def climb(
     loss: Loss,
     steps: int,
     step_size: Callable[[int], float],
-) -> Climb:
-    """Steps of steepest ascent within the ball; an image stops when it is broken.
+) -> Ascent:
+    """Maximises ``loss`` by steps of steepest ascent within the ball; an image stops when it is broken.
 
     Args:
         start, clean: ``[n, C, H, W]``.
-        step_size: of step 0, 1, ..., pixel units.
+        step_size: from the step number (0, 1, ...) to the step size in pixel units.
     """
     index = torch.arange(len(clean), device=clean.device)
-    result = Climb(torch.zeros_like(labels, dtype=torch.bool), torch.zeros(0), torch.zeros(0))
+    result = Ascent(torch.zeros_like(labels, dtype=torch.bool), torch.zeros(0), torch.zeros(0))
     points = start
     for step in range(steps):
         values, logits, gradient = probe.gradient(points, labels[index], loss)
         if step == 0:
             result.first, result.last = values, values.clone()
-        index, points, gradient = _settle(result, index, points, gradient, values, logits, labels)
+        index, points, gradient = _record(result, index, points, gradient, values, logits, labels)
         if not len(index):
             return result
-        # a gradient that is not a number is a finding of its own and moves nothing here
+        # NaN gradients are another finding; here they count as zero.
         move = step_size(step) * threat.ascent(torch.nan_to_num(gradient, 0.0, 0.0, 0.0))
         points = threat.project(points + move, clean[index])
     logits = probe.logits(points)
-    _settle(result, index, points, points, loss(logits, labels[index]), logits, labels)
+    _record(result, index, points, points, loss(logits, labels[index]), logits, labels)
     return result
 
 
-def _settle(
-    result: Climb,
+def _record(
+    result: Ascent,
     index: Tensor,
     points: Tensor,
     gradient: Tensor,
@@ -111,28 +115,29 @@ def _settle(
     logits: Tensor,
     labels: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Writes down the losses and who is broken; the others' rows remain."""
+    """Records losses and verdicts; returns ``index``, ``points`` and ``gradient`` of the images that are not broken."""
     result.last[index] = values
     wrong = is_wrong(logits, labels[index])
     result.broken[index] = wrong
     return index[~wrong], points[~wrong], gradient[~wrong]
 
 
-CLEARLY = 0.01
+# Significance level of the sign test.
+SIGNIFICANCE = 0.01
 
 
 def sign_test(more: int, fewer: int) -> float:
-    """The chance of at least ``more`` heads in ``more + fewer`` throws of a fair coin."""
-    throws = more + fewer
-    ways = sum(comb(throws, heads) for heads in range(more, throws + 1))
-    return ways / int(2**throws)
+    """The probability of at least ``more`` heads in ``more + fewer`` tosses of a fair coin."""
+    tosses = more + fewer
+    outcomes = sum(comb(tosses, heads) for heads in range(more, tosses + 1))
+    return outcomes / int(2**tosses)
 
 
-def clearly_more(more: int, fewer: int, at_least: int = 1, chance: float = CLEARLY) -> bool:
-    """Whether ``more`` is above ``fewer`` beyond ``chance`` and by ``at_least`` images."""
+def clearly_more(more: int, fewer: int, at_least: int = 1, chance: float = SIGNIFICANCE) -> bool:
+    """Whether ``more`` exceeds ``fewer`` by ``at_least`` images, and significantly at the level ``chance``."""
     return more - fewer >= at_least and sign_test(more, fewer) < chance
 
 
-def many(count: int, of: int, share: float, at_least: int = 4) -> bool:
-    """Whether ``count`` is at least ``share`` of ``of``, and no mere handful."""
+def is_frequent(count: int, of: int, share: float, at_least: int = 4) -> bool:
+    """Whether ``count`` is at least ``share`` times ``of``, and at least ``at_least``."""
     return count >= max(share * of, at_least)

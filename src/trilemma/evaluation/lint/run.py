@@ -1,4 +1,4 @@
-"""The lint: cheap checks that find most mistakes of an evaluation before its figures are believed."""
+"""Runs the lint: cheap checks that find most mistakes of a robustness evaluation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from trilemma.errors import ConfigError, ImageError
 from trilemma.evaluation.lint.attacks import battery_findings, run_battery
 from trilemma.evaluation.lint.checks import (
     image_findings,
+    logits_in_initial_modes,
     mode_findings,
     output_findings,
-    outputs_as_handed_in,
     training_layers,
 )
 from trilemma.evaluation.lint.finding import Finding
@@ -28,20 +28,23 @@ from trilemma.evaluation.lint.own_attack import Attack, budget_findings, run_att
 from trilemma.evaluation.lint.probe import Probe
 from trilemma.threat import Threat
 
-# Images looked at with and without a threat; those that are also attacked; those for modes and luck.
-LOOKED_AT, WITHOUT_THREAT, ATTACKED, MODES = 400, 128, 64, 32
-# With one of these an attack's verdict means nothing.
+# Largest number of images to check, with and without a threat.
+MAX_IMAGES, MAX_IMAGES_WITHOUT_THREAT = 400, 128
+# Largest number of images to attack, and to check for train mode, randomness and dependence on the batch.
+MAX_ATTACKED, MAX_MODE_IMAGES = 64, 32
+# Findings after which attacks are skipped, as their results would be meaningless.
 BLOCKING = frozenset({"range", "non-finite-outputs", "random-forward", "batch-dependence"})
 
 
 @dataclass
 class Lint:
-    """What the lint found, and on how much.
+    """The result of the lint, with its cost.
 
     Attributes:
         findings: in the order of the checks; the first is usually the cause of the later ones.
-        images: how many were looked at; ``attacked``: how many of them by attacks, 0 without a threat.
-        forwards, backwards: passes of one image each.
+        images: number of images checked.
+        attacked: number of images attacked; 0 without a threat.
+        forwards, backwards: forward and backward passes, counted per image.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -51,7 +54,7 @@ class Lint:
     backwards: int = 0
 
     def record(self) -> dict[str, Any]:
-        """JSON-like, as rows hold it."""
+        """The JSON-like record for result rows."""
         return {
             "images": self.images,
             "attacked": self.attacked,
@@ -71,26 +74,26 @@ def lint(
     seed: int = 0,
     batch_size: int = 250,
 ) -> list[Finding]:
-    """Suspicions about a classifier, its images, and perhaps an attack; an empty list if there are none.
+    """Findings about a classifier, its images, and optionally an attack; an empty list if there are none.
 
-    At most the first 400 images are looked at (128 without a threat), the first 64 of them by attacks: about 60 passes,
-    forward or backward, per attacked image, 1,200 of Square at most, and 5 to 10 per image of the others.
+    At most the first 400 images are checked (128 without a threat), and the first 64 of them attacked. Cost: about 60
+    passes, forward or backward, per attacked image, at most 1,200 of Square, and 5 to 10 per image for the rest.
 
     Args:
-        clf: a :class:`trilemma.Classifier`, or any network from images to logits; left exactly as it was, and looked
-            at in the modes it comes in. It works on its own device.
-        images: ``[N, C, H, W]``, as the classifier will be given them; they should be float32 in [0, 1].
+        clf: a :class:`trilemma.Classifier`, or any network from images to logits; its state is restored. Its current
+            train and eval modes are checked too. Images are moved to its device.
+        images: ``[N, C, H, W]``, as they are passed to the classifier; they should be float32 in [0, 1].
         labels: int64 ``[N]``.
-        threat: by default the one stored with the classifier; without any, nothing is attacked.
-        attack: the user's own, ``attack(clf, images, labels, threat)`` to adversarial images; is put to the test too.
-        seed: of every random number.
-        batch_size: images at a time.
+        threat: by default the threat stored with the classifier; without any, nothing is attacked.
+        attack: the user's own attack to check, ``attack(clf, images, labels, threat)`` -> adversarial images.
+        seed: seed of all random numbers.
+        batch_size: images per forward pass.
 
     Returns:
-        Findings by cause first; their texts are in :mod:`trilemma.evaluation.lint.catalogue`.
+        The findings, causes before consequences; their texts are in :mod:`trilemma.evaluation.lint.catalogue`.
 
     Raises:
-        ImageError: no images, not ``[N, C, H, W]``, or labels that do not fit.
+        ImageError: no images, images that are not ``[N, C, H, W]``, or labels that do not fit.
         ConfigError: outputs that are not ``[N, K]``, or an attack without a threat.
     """
     stored = clf.threat if isinstance(clf, Classifier) else None
@@ -111,8 +114,9 @@ def inspect(
     seed: int = 0,
     batch_size: int = 250,
 ) -> Lint:
-    """:func:`lint` with its work counts; without a threat nothing is attacked, whatever is stored."""
-    images, labels = _some(images, labels, LOOKED_AT if threat is not None else WITHOUT_THREAT)
+    """:func:`lint` with its cost; a threat stored with the classifier is not used."""
+    count = MAX_IMAGES if threat is not None else MAX_IMAGES_WITHOUT_THREAT
+    images, labels = _first(images, labels, count)
     clf = _as_classifier(clf, images)
     images, labels = images.to(clf.device), labels.to(clf.device)
     check_labels(labels, images, clf.num_classes)
@@ -122,16 +126,25 @@ def inspect(
         return _inspect(clf, images, labels, threat, attack, seed, batch_size)
 
 
-def _some(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _first(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The first ``count`` images as float32, and their labels.
+
+    Raises:
+        ImageError: no images, or not ``[N, C, H, W]``.
+    """
     if not isinstance(images, Tensor) or images.dim() != 4 or not len(images):
         given = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ImageError(f"lint: images {given} given; pass at least one, [N, C, H, W]")
-    # uint8 images stay in 0..255: as the classifier would be given them
+        raise ImageError(f"lint: images {given} given; pass at least one image, [N, C, H, W]")
+    # uint8 images keep the range 0..255, as the classifier would get them.
     return images[:count].float(), labels[:count]
 
 
 def _as_classifier(network: nn.Module, images: Tensor) -> Classifier:
-    """The network itself if it is a :class:`Classifier`, else one around it with as many classes as it has outputs."""
+    """The network itself if it is a :class:`Classifier`, otherwise wrapped in one, with a class per output.
+
+    Raises:
+        ConfigError: its output is not ``[N, K]``.
+    """
     if isinstance(network, Classifier):
         return network
     wrapped = Classifier(network)
@@ -154,53 +167,57 @@ def _inspect(
     seed: int,
     batch_size: int,
 ) -> Lint:
-    found = image_findings(images, threat)
-    found += _stored_threat_findings(clf, threat)
-    one_batch = images[: min(MODES, batch_size)]
-    layers, handed_in = training_layers(clf), outputs_as_handed_in(clf, one_batch)
+    """Runs all checks in order."""
+    findings = image_findings(images, threat)
+    findings += _stored_threat_findings(clf, threat)
+    one_batch = images[: min(MAX_MODE_IMAGES, batch_size)]
+    layers, initial_logits = training_layers(clf), logits_in_initial_modes(clf, one_batch)
     seeds = noise.image_seeds(len(images), torch.Generator().manual_seed(seed), images.device)
-    result = Lint(found, images=len(images))
+    result = Lint(findings, images=len(images))
     with inner_loop(clf):
         probe = Probe(clf, images, batch_size)
         logits = probe.logits(images)
-        found += output_findings(logits)
-        found += mode_findings(probe, one_batch, layers, handed_in)
-        right = logits.argmax(1) == labels
-        if "non-finite-outputs" not in _names(found):
-            found += normalisation_findings(probe, images, labels, right, noise.derive(seeds, 0))
-        blocked = bool(BLOCKING & _names(found))
-        rows = right[:ATTACKED].nonzero().squeeze(1)
-        if not blocked and len(rows):
-            some = images[rows], labels[rows]
-            found += gradient_findings(probe, *some, logits[rows], noise.derive(seeds[rows], 1), threat)
+        findings += output_findings(logits)
+        findings += mode_findings(probe, one_batch, layers, initial_logits)
+        correct = logits.argmax(1) == labels
+        if "non-finite-outputs" not in _names(findings):
+            findings += normalisation_findings(probe, images, labels, correct, noise.derive(seeds, 0))
+        blocked = bool(BLOCKING & _names(findings))
+        index = correct[:MAX_ATTACKED].nonzero().squeeze(1)
+        if not blocked and len(index):
+            attacked = images[index], labels[index]
+            gradient_seeds = noise.derive(seeds[index], 1)
+            findings += gradient_findings(probe, *attacked, logits[index], gradient_seeds, threat)
             if threat is not None:
-                result.attacked = len(rows)
-                battery = run_battery(probe, *some, noise.derive(seeds[rows], 2), threat)
-                found += battery_findings(battery)
-        if attack is not None and threat is not None and "range" not in _names(found):
-            reached = run_attack(attack, clf, images[:ATTACKED], labels[:ATTACKED], threat)
-            off = budget_findings(reached, images[:ATTACKED], threat)
-            found += off
-            if result.attacked and not off:
-                found += strength_findings(probe, reached[rows], *some, threat, battery.cross_entropy)
+                result.attacked = len(index)
+                battery = run_battery(probe, *attacked, noise.derive(seeds[index], 2), threat)
+                findings += battery_findings(battery)
+        if attack is not None and threat is not None and "range" not in _names(findings):
+            adversarial = run_attack(attack, clf, images[:MAX_ATTACKED], labels[:MAX_ATTACKED], threat)
+            off_budget = budget_findings(adversarial, images[:MAX_ATTACKED], threat)
+            findings += off_budget
+            if result.attacked and not off_budget:
+                findings += strength_findings(
+                    probe, adversarial[index], *attacked, threat, battery.cross_entropy
+                )
         result.forwards, result.backwards = probe.oracle.forwards, probe.oracle.backwards
     return result
 
 
-def _names(found: list[Finding]) -> set[str]:
-    return {finding.name for finding in found}
+def _names(findings: list[Finding]) -> set[str]:
+    return {finding.name for finding in findings}
 
 
 def _stored_threat_findings(clf: Classifier, threat: Threat | None) -> list[Finding]:
-    """A radius of exactly twice or half the stored one looks like units of [-1, 1]."""
+    """A finding if the radius is exactly twice or half the stored one, as with units of [-1, 1]; else empty."""
     stored = clf.threat
     if threat is None or stored is None or stored.norm != threat.norm:
         return []
     ratio = threat.fraction / stored.fraction
     if ratio not in (2, 1 / 2):
         return []
-    times = "twice" if ratio == 2 else "half"
-    seen = (
-        f"the radius {threat.radius} is exactly {times} the one stored with the classifier, {stored.radius}"
+    factor = "twice" if ratio == 2 else "half"
+    observation = (
+        f"the radius {threat.radius} is exactly {factor} the one stored with the classifier, {stored.radius}"
     )
-    return [Finding.known("radius-units", seen, 0, 0)]
+    return [Finding.from_catalogue("radius-units", observation, 0, 0)]
