@@ -124,7 +124,7 @@ def phase_scrambled_data(context: StartContext) -> DrawStarts:
     return lambda labels, seeds: outside(seeds)
 
 
-def find_start(context: StartContext) -> DrawStarts:
+def create_start(context: StartContext) -> DrawStarts:
     """Returns the draw function of the registered start ``context.name``.
 
     Raises:
@@ -157,9 +157,9 @@ def make_start(
         pca: class PCA; needed by ``class-pca`` and ``class-mean-noise`` if ``data`` is ``None``.
 
     Raises:
-        ConfigError: see :func:`find_start`.
+        ConfigError: see :func:`create_start`.
     """
-    return find_start(StartContext(name, image_shape, labels.device, data, pca))(labels, seeds)
+    return create_start(StartContext(name, image_shape, labels.device, data, pca))(labels, seeds)
 
 
 class TrainingStarts:
@@ -175,7 +175,7 @@ class TrainingStarts:
     def __init__(self, name: str, data: ImageSet, seed: int, device: torch.device | str) -> None:
         self.generator = torch.Generator().manual_seed(seed + SEED_OFFSET)
         self.bank = GaussianBank(ClassGaussian(data, device), seed) if name == "class-gaussian" else None
-        self.draw = None if self.bank else find_start(StartContext(name, data.image_shape, device, data))
+        self.draw = None if self.bank else create_start(StartContext(name, data.image_shape, device, data))
 
     def __call__(self, labels: Tensor) -> Tensor:
         """Returns starting images ``[n, C, H, W]`` for ``labels``, int64 ``[n]``."""
