@@ -130,7 +130,7 @@ def test_a_pickle_that_calls_something_is_refused_and_does_not_run(
     data, _, _ = cifar10_archive(build, tmp_path, data_batch_3=attack)
     root = publish(monkeypatch, "cifar10", tmp_path / "root", {"cifar-10-python.tar.gz": data})
     with pytest.raises(
-        DataError, match=r"data_batch_3: not a pickle of plain arrays \(it asks for \w+\.mkdir\)"
+        DataError, match=r"data_batch_3: not a pickle of plain arrays \(it refers to \w+\.mkdir\)"
     ):
         load_splits("cifar10", root)
     assert not (tmp_path / "hit").exists()
@@ -143,7 +143,7 @@ def test_no_callable_gets_through(call: Any) -> None:
             return call, ("x",)
 
     for protocol in (2, 4, 5):
-        with pytest.raises(DataError, match="it asks for"):
+        with pytest.raises(DataError, match="it refers to"):
             load_arrays(pickle.dumps([Call()], protocol), "batch")
 
 

@@ -34,7 +34,7 @@ class Preset:
 
     attack: str
     settings: dict[str, Any] = field(default_factory=dict)
-    about: str = "its own settings"
+    about: str = "default settings"
     aim: str = LOSS
     passes: int = 0
     stream: int = 0

@@ -200,7 +200,7 @@ METHODS = Registry(
             "eb-jdat with the released inner step, alignment and reach", "arXiv 2505.19459",
             "2 (attack + sampler steps) + 9 to 12"),
         "dat": _method("dat", "Dat",
-            "robust cross-entropy, and an energy that separates real images from samples of chains",
+            "robust cross-entropy, and an energy that separates real images from chains started at other images",
             "arXiv 2510.13872", "2 (attack + sampler steps) + 9 at most"),
     },
     "trilemma.methods",

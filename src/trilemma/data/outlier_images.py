@@ -92,7 +92,7 @@ def _other_images(name: str, data: ImageSet) -> ImageSet:
     channels, height, width = data.image_shape
     if height != width or channels not in (1, 3):
         raise DataError(
-            f"{name}: images of other data are converted to square grey or RGB images, but the training images are "
+            f"{name}: images of other data are made grey or RGB and square, but the training images are "
             f"{channels}x{height}x{width}; use phase-scrambled or mixed"
         )
     other = load_images(name, split="train" if name in DATASETS else "all", size=height)

@@ -78,14 +78,18 @@ def kernel_distance(samples: Tensor, real: Tensor, generator: torch.Generator) -
 
 
 def classifier_score(logits: Tensor, generator: torch.Generator, splits: int = SPLITS) -> tuple[float, float]:
-    """``exp mean_x KL(p(y|x) || p(y))``, from 1 to K: mean and standard deviation over random splits.
+    """The classifier score ``exp mean_x KL(p(y|x) || p(y))``, from 1 to K.
 
-    With Inception's logits it is the IS (Salimans et al. 2016). Written here because torchmetrics shuffles by the
-    global random state and gives NaN where a probability underflows.
+    With Inception's logits it is the IS (Salimans et al. 2016). torchmetrics' implementation is not used, since it
+    shuffles with the global random state and returns NaN if a probability underflows.
 
     Args:
         logits: ``[N, K]``, N at least ``splits``.
         generator: random-number generator for the splits, on the CPU.
+        splits: number of random splits.
+
+    Returns:
+        Mean and standard deviation over the splits.
     """
     shuffled = logits[torch.randperm(len(logits), generator=generator)].double().log_softmax(1)
     scores = []
