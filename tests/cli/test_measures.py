@@ -41,11 +41,11 @@ def test_the_page_shows_what_was_measured_beside_accuracy(trilemma, run_folder, 
     assert trilemma("report", run_folder).exit_code == 0
     text = (run_folder / "report.html").read_text()
     for expected in (
-        "Beside accuracy",
+        "Other metrics",
         "ECE, lower is better",
         "by chance",
         "FD-standard-digits",
-        "none left out",
+        "without selection",
     ):
         assert expected in text
     assert (run_folder / "figures" / "reliability.png").is_file()

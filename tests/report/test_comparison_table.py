@@ -158,7 +158,7 @@ def test_the_page_shows_every_value_once_and_sorts_by_it(two, tmp_path):
 
 def test_generation_is_plotted_beside_robustness_only_where_there_are_samples(two):
     assert [picture.alt for picture in trade_off_pictures(comparison_table(two))] == [
-        "clean accuracy against robust accuracy", "figure of generated images against robust accuracy",
+        "clean accuracy against robust accuracy", "metric of generated images against robust accuracy",
     ]  # fmt: skip
     for path in two:
         shutil.rmtree(path / "samples")

@@ -135,7 +135,7 @@ def test_a_run_that_has_not_logged_a_step_still_has_a_page(run_copy):
     (run_copy / "status.json").write_text('{"status": "failed", "step": 0, "epochs": 0, "minutes": 0.1}')
     text = Page(write_report(run_copy)).text
     assert "No step has been logged yet" in text
-    assert "failed after every remedy" in text
+    assert "failed after all remedies" in text
 
 
 def test_a_report_can_lie_elsewhere_and_a_folder_without_a_run_is_refused(full_run, tmp_path):

@@ -23,12 +23,12 @@ def page(run: Path) -> str:
 def test_nothing_found_is_one_line_and_nothing_evaluated_is_none(run_copy):
     assert "lint" not in page(run_copy).split("</header>")[0].split("<header>")[1].lower()
     evaluate_run(run_copy, ["clean"], images=20)
-    assert "The lint looked at 20 images and found nothing." in page(run_copy)
-    assert "pgd-at: The lint looked at 20 images and found nothing." in compared(run_copy)
+    assert "The lint checked 20 images and found nothing." in page(run_copy)
+    assert "pgd-at: The lint checked 20 images and found nothing." in compared(run_copy)
     evaluate_run(run_copy, ["pgd-20"], images=20, lint=False)
-    assert "Some results were made without it." in page(run_copy)
+    assert "Some results were computed without the lint." in page(run_copy)
     evaluate_run(run_copy, ["clean"], images=20, lint=False)
-    assert "Nobody looked for mistakes" in page(run_copy)
+    assert "These results were computed without the lint" in page(run_copy)
 
 
 def test_findings_stand_in_the_header_errors_first_and_are_escaped(run_copy):
@@ -36,8 +36,8 @@ def test_findings_stand_in_the_header_errors_first_and_are_escaped(run_copy):
     file = run_copy / "evaluation" / "clean.json"
     row = json.loads(file.read_text())
     found = [
-        Finding.known("train-mode", "1 <b>Dropout</b>", 20, 20),
-        Finding.known("softmax-outputs", "outputs sum to 1", 20, 20),
+        Finding.from_catalogue("train-mode", "1 <b>Dropout</b>", 20, 20),
+        Finding.from_catalogue("softmax-outputs", "outputs sum to 1", 20, 20),
     ]
     row["lint"] = Lint(found, images=20).record()
     file.write_text(json.dumps(row))
@@ -47,6 +47,6 @@ def test_findings_stand_in_the_header_errors_first_and_are_escaped(run_copy):
     assert "error, 20 of 20 images" in header
     assert "Return logits: remove the last softmax." in header
     assert "1 &lt;b&gt;Dropout" in header
-    assert "pgd-at: the lint found softmax-outputs, train-mode; its own report says more." in compared(
+    assert "pgd-at: the lint found softmax-outputs, train-mode; see the report of this run." in compared(
         run_copy
     )

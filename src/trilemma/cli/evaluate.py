@@ -31,7 +31,7 @@ from trilemma.cli.common import (
 )
 from trilemma.cli.exits import resumable
 from trilemma.cli.model import own_classifier
-from trilemma.cli.samples import ExtractorName, Origin, SamplesPath, judge_samples
+from trilemma.cli.samples import ExtractorName, Origin, SamplesPath, evaluate_samples
 from trilemma.config.registry import NETWORKS, PROTOCOLS
 from trilemma.errors import ConfigError
 from trilemma.runs.records import checkpoint_name
@@ -118,7 +118,7 @@ def evaluate(
       trilemma evaluate --samples photos/ --extractor runs/digits-standard --data digits
     """
     if samples is not None or extractor is not None:
-        return judge_samples(source, samples, extractor, origin, data, seed, device, quiet, as_json)
+        return evaluate_samples(source, samples, extractor, origin, data, seed, device, quiet, as_json)
     protocols = protocol or ["clean", "pgd-20"]
     _check_names(protocols, source, model, network)
     source_run = None if source is None else find_run(source)

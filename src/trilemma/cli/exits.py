@@ -22,9 +22,9 @@ from trilemma.errors import TrainingFailedError, UserError
 USER_ERROR = 2
 TRAINING_FAILED = 3
 INTERRUPTED = 130
-# ClickException; newer versions of typer have their own copy of click, so it is reached by a name that all have.
+# ClickException. Newer versions of typer contain a copy of click, so the class is looked up through typer itself.
 COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
-_FULL_OR_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 class OneLineErrors(TyperGroup):
@@ -77,7 +77,7 @@ class OneLineErrors(TyperGroup):
             _redirect_closed_streams()
             raise typer.Exit(0) from None
         except OSError as error:
-            if error.errno not in _FULL_OR_READ_ONLY:
+            if error.errno not in _NOT_WRITABLE:
                 raise
             target = error.filename or "standard output"
             print_error(

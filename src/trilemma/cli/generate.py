@@ -28,7 +28,9 @@ from trilemma.errors import ConfigError
 START_HELP = "uniform, gaussian, class-mean-noise, class-gaussian, class-pca, data or phase-scrambled"
 SAMPLER_HELP = "see `trilemma list samplers`  [default: the sampler used in training, else momentum]"
 ENERGY_HELP = "joint, marginal, ce or reference  [default: the energy used in training, else joint]"
-STEP_SIZE_HELP = "gradient factor, or length of a normalised step  [default: as in training, else the sampler's]"
+STEP_SIZE_HELP = (
+    "gradient factor, or length of a normalised step  [default: as in training, else the sampler's]"
+)
 
 
 def generate(
@@ -68,8 +70,8 @@ def generate(
         find_run(namer)
     if extractor is not None and run is None:
         raise ConfigError(
-            f"--extractor {extractor}: {source} is no run, so there are no training images to compare with; generate "
-            "first, then use `trilemma evaluate --samples`"
+            f"--extractor {extractor}: {source} is not a run, so there are no training images to compare with; "
+            "generate first, then use `trilemma evaluate --samples`"
         )
     folder = output_folder(out, run, "samples")
     from trilemma.evaluation.evaluate import run_splits

@@ -28,7 +28,7 @@ Origin = Annotated[
 ]
 
 
-def judge_samples(
+def evaluate_samples(
     source: str | None, samples: str | None, extractor: str | None, origin: str | None, data: str | None, seed: int,
     device: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -64,10 +64,10 @@ def independent_extractor(name: str, run: RunDirectory | None, device: str | Non
         ConfigError: it is the run's own classifier.
     """
     from trilemma.classifier.load import load
-    from trilemma.evaluation.protocols.generation import find_extractor
+    from trilemma.evaluation.protocols.generation import load_extractor
     from trilemma.evaluation.samples import check_independent
 
-    extractor, classifier = find_extractor(name, choose_device(device))
+    extractor, classifier = load_extractor(name, choose_device(device))
     if run is not None and classifier is not None:
         check_independent("extractor", classifier, load(run.path))
     return extractor

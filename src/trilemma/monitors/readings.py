@@ -70,13 +70,14 @@ class Readings:
         self._steps: list[dict[str, Tensor]] = []
 
     def add(self, values: dict[str, Tensor]) -> None:
+        """Adds the scalars of one step."""
         self._steps.append(values)
 
     def __len__(self) -> int:
         return len(self._steps)
 
     def drain(self, mean: Callable[[Tensor], Tensor]) -> list[Reading]:
-        """Returns one dictionary per step since the last call, ``None`` where a step had no such value, and clears.
+        """Removes and returns the collected steps: one dictionary per step, ``None`` for values that it does not have.
 
         Args:
             mean: averages a tensor over the processes, so that all of them get the same values.

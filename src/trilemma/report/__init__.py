@@ -1,1 +1,1 @@
-"""Reports: figures in light and dark, and self-contained pages about one run or several."""
+"""Reports: self-contained HTML pages about one run or several, with light and dark figures."""

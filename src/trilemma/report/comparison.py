@@ -1,4 +1,4 @@
-"""One page about several runs side by side: results, the trade-off, samples and energies."""
+"""HTML page that compares several runs: results, trade-offs, samples and energies."""
 
 from __future__ import annotations
 
@@ -30,18 +30,15 @@ from trilemma.runs.read import Contents, read_contents, start_order
 
 
 def write_comparison(runs: Sequence[str | Path], path: str | Path, title: str = "Runs compared") -> Path:
-    """Writes the page to ``path``.
+    """Writes the page and returns its path.
 
     Args:
-        runs: run folders, in the order to show them.
-        path: the HTML file.
-        title: its heading.
-
-    Returns:
-        The page's path.
+        runs: run folders, in the order in which the page shows them.
+        path: output HTML file.
+        title: heading of the page.
 
     Raises:
-        RunError: one of them is not a run folder, or the page cannot be written.
+        RunError: a folder is not a run folder, or the page cannot be written.
     """
     contents = [read_contents(run) for run in runs]
     names = distinct_names(contents)
@@ -68,13 +65,13 @@ def write_comparison(runs: Sequence[str | Path], path: str | Path, title: str = 
 
 
 def protocol_names(runs: Sequence[Contents]) -> list[str]:
-    """All protocols that some run has a row of, clean first."""
-    found = {name for run in runs for name in run.rows}
-    return sorted(found, key=lambda name: (name != "clean", name))
+    """Returns the protocols of all accuracy rows, clean first."""
+    names = {name for run in runs for name in run.rows}
+    return sorted(names, key=lambda name: (name != "clean", name))
 
 
 def setting(runs: Sequence[Contents]) -> str:
-    """The data and threat of the result rows, in words."""
+    """Returns the data sets and threat models of the accuracy rows, as text."""
     rows = [row for run in runs for row in run.rows.values()]
     data = sorted({row["data"]["name"] for row in rows})
     threats = sorted({threat_words(row["threat"]) for row in rows if row["threat"]})
@@ -82,64 +79,70 @@ def setting(runs: Sequence[Contents]) -> str:
 
 
 def mismatches(runs: Sequence[Contents]) -> list[str]:
-    """Where rows of one protocol were not measured in the same way, so that they cannot be compared."""
-    found = []
+    """Returns a warning for each protocol whose rows differ in data, threat or version and so cannot be compared."""
+    warnings = []
     for name in protocol_names(runs):
         rows = [run.rows[name] for run in runs if name in run.rows]
         for key in ("data", "threat", "version"):
             values = {str(row[key]) for row in rows}
             if len(values) > 1:
-                found.append(f"{name}: the rows differ in {key}, so they are not comparable.")
-    return found
+                warnings.append(f"{name}: the rows differ in {key}, so they are not comparable.")
+    return warnings
 
 
-# Attacks that most runs have a row of: the strongest is the one to show.
+# Attacks from strongest to weakest: of those that equally many runs have, the trade-off shows the strongest.
 STRENGTH = ("autoattack-standard", "autoattack-few-classes", "pgd-50-10", "pgd-20")
 
 
 def trade_off_pictures(table: Table) -> list[Picture]:
-    """Robust against clean accuracy and, where there are samples, against generation; only values that compare."""
-    firsts = {entry.place: entry for entry in reversed(table.entries)}
-    entries = [firsts[place] for place in sorted(firsts)]
+    """Returns plots of robust accuracy against clean accuracy and, with samples, against a metric of the samples.
+
+    Each run is shown by its first entry. All values of a plot come from one column each, so they are comparable.
+    """
+    first_entries = {entry.run_index: entry for entry in reversed(table.entries)}
+    entries = [first_entries[index] for index in sorted(first_entries)]
     accuracies = [column for column in table.columns if column.quantity == "accuracy"]
-    clean = _shared([column for column in accuracies if column.protocol == "clean"], entries)
-    robust = _shared([column for column in accuracies if column.threat], entries)
+    clean = _best_covered([column for column in accuracies if column.protocol == "clean"], entries)
+    robust = _best_covered([column for column in accuracies if column.threat], entries)
     shown = [entry for entry in entries if clean in entry.values and robust in entry.values]
     if clean is None or robust is None or not shown:
         return []
-    both = [(entry.run, entry.values[clean], entry.values[robust]) for entry in shown]
-    places = [entry.place for entry in shown]
+    accuracy_points = [(entry.run, entry.values[clean], entry.values[robust]) for entry in shown]
+    accuracy_indices = [entry.run_index for entry in shown]
     pictures = [
         picture(
-            render(lambda theme: draw_trade_off(both, robust.protocol, theme, places)),
+            render(lambda theme: draw_trade_off(accuracy_points, robust.protocol, theme, accuracy_indices)),
             "clean accuracy against robust accuracy",
             "Up and to the right is better; lines are 95 % intervals.",
         )
     ]
-    feature = [column for column in table.columns if column.quantity.startswith(("FID", "FD-"))]
-    made = _shared([*feature, *(column for column in table.columns if column.quantity == DISTANCE)], shown)
-    if made is None or not (sampled := [entry for entry in shown if made in entry.values]):
+    feature_distances = [column for column in table.columns if column.quantity.startswith(("FID", "FD-"))]
+    generation = _best_covered(
+        [*feature_distances, *(column for column in table.columns if column.quantity == DISTANCE)], shown
+    )
+    if generation is None or not (sampled := [entry for entry in shown if generation in entry.values]):
         return pictures
-    points = [(entry.run, entry.values[made], entry.values[robust]) for entry in sampled]
-    seats = [entry.place for entry in sampled]
-    name = "distance of samples, of real images" if made.quantity == DISTANCE else made.quantity
-    images = render(lambda theme: draw_generation(points, name, robust.protocol, theme, seats))
-    caption = f"Up and to the right is better. Samples: {made.protocol.removeprefix('samples ').replace(':', ', ')}."
-    return [*pictures, picture(images, "figure of generated images against robust accuracy", caption)]
+    points = [(entry.run, entry.values[generation], entry.values[robust]) for entry in sampled]
+    indices = [entry.run_index for entry in sampled]
+    name = "distance of samples / of real images" if generation.quantity == DISTANCE else generation.quantity
+    images = render(lambda theme: draw_generation(points, name, robust.protocol, theme, indices))
+    sampling = generation.protocol.removeprefix("samples ").replace(":", ", ")
+    caption = f"Up and to the right is better. Samples: {sampling}."
+    return [*pictures, picture(images, "metric of generated images against robust accuracy", caption)]
 
 
-def _shared(columns: Sequence[Column], entries: Sequence[Entry]) -> Column | None:
-    """The column that most entries have a value in; of those, the strongest attack, or else the first."""
-    rank = {name: place for place, name in enumerate(STRENGTH)}
-    keyed = [
-        (-sum(column in entry.values for entry in entries), rank.get(column.protocol, len(rank)), place)
-        for place, column in enumerate(columns)
+def _best_covered(columns: Sequence[Column], entries: Sequence[Entry]) -> Column | None:
+    """Returns the column in which most entries have a value; of several, the strongest attack, else the first."""
+    rank = {name: index for index, name in enumerate(STRENGTH)}
+    keys = [
+        (-sum(column in entry.values for entry in entries), rank.get(column.protocol, len(rank)), index)
+        for index, column in enumerate(columns)
     ]
-    return columns[min(keyed)[2]] if keyed else None
+    return columns[min(keys)[2]] if keys else None
 
 
 def sample_names(runs: Sequence[Contents]) -> list[str]:
-    """Names of the sample records, those that most runs have first, then by how little the start knows."""
+    """Returns the names of the sample records: most common first, then by increasing class information of the start."""
     records = [record for run in runs for record in run.samples]
     counts = Counter(record["name"] for record in records)
     order = {record["name"]: start_order(record) for record in records}
@@ -151,37 +154,42 @@ def _record(run: Contents, name: str) -> dict[str, Any] | None:
 
 
 def sample_sets(names: Sequence[str], runs: Sequence[Contents]) -> list[dict[str, Any]]:
-    """Per way of sampling: the grids of the runs, their figures in one table, and those of real images."""
+    """Returns, per sampler setting, what the page shows: sample grids, and metrics of starts, samples and real images.
+
+    Each dictionary has ``record`` (whose settings the page states), ``grids`` (run name, run index, picture or
+    ``None``), ``metrics`` (label and metrics) and ``real`` (metrics of real images, or ``None``).
+    """
     sets = []
     for kind in sample_names(runs):
-        found = [
-            (name, place, run, _record(run, kind))
-            for place, (name, run) in enumerate(zip(names, runs, strict=True))
+        run_records = [
+            (name, index, run, _record(run, kind))
+            for index, (name, run) in enumerate(zip(names, runs, strict=True))
         ]
-        there = [(name, record) for name, _, _, record in found if record is not None]
-        # The one that was named by an independent classifier, if any: a start is the same for every run.
-        shown = next((record for _, record in there if record["namer"] is not None), there[0][1])
-        figures = [("starts", shown["figures"]["start"])] if _same_starts(there) else []
-        for name, record in there:
-            if not figures or figures[0][0] != "starts":
-                figures.append((f"{name}, starts", record["figures"]["start"]))
-            figures.append((f"{name}, samples", record["figures"]["sample"]))
+        records = [(name, record) for name, _, _, record in run_records if record is not None]
+        # Preferably a record whose images were classified by an independent classifier.
+        shown = next((record for _, record in records if record["namer"] is not None), records[0][1])
+        same_starts = _same_starts(records)
+        metrics = [("starts", shown["figures"]["start"])] if same_starts else []
+        for name, record in records:
+            if not same_starts:
+                metrics.append((f"{name}, starts", record["figures"]["start"]))
+            metrics.append((f"{name}, samples", record["figures"]["sample"]))
         real = shown["figures"].get("real")
         sets.append(
             {
                 "record": shown,
-                "grids": [(name, place, _grid(run, record)) for name, place, run, record in found],
-                "figures": [*figures, *([("real test images", real)] if real else [])],
+                "grids": [(name, index, _grid(run, record)) for name, index, run, record in run_records],
+                "metrics": [*metrics, *([("real test images", real)] if real else [])],
                 "real": real,
             }
         )
     return sets
 
 
-def _same_starts(there: Sequence[tuple[str, dict[str, Any]]]) -> bool:
-    """Whether every run walked from the same images, as far as their figures tell."""
+def _same_starts(records: Sequence[tuple[str, dict[str, Any]]]) -> bool:
+    """Returns whether all runs used the same start images, judging by seed, count and distance."""
     keys = {
-        (record["seed"], record["per_class"], record["figures"]["start"]["distance"]) for _, record in there
+        (record["seed"], record["per_class"], record["figures"]["start"]["distance"]) for _, record in records
     }
     return len(keys) == 1
 
@@ -192,20 +200,20 @@ def _grid(run: Contents, record: dict[str, Any] | None) -> Picture | None:
 
 
 def energy_pictures(names: Sequence[str], runs: Sequence[Contents]) -> list[tuple[str, Picture | None]]:
-    """Energy histograms of each run, on the same axes."""
-    sets = [None if (file := run.energies_file) is None else read_points(file) for run in runs]
-    drawn = [points for points in sets if points is not None]
-    ends = {energy: [energy_range(points, energy) for points in drawn] for energy in TITLES}
-    shared = {
-        energy: (min(e[0] for e in found), max(e[1] for e in found))
-        for energy, found in ends.items()
-        if found
+    """Returns the energy histograms of each run on shared axes, ``None`` for runs without a diagnosis."""
+    points_by_run = [None if (file := run.energies_file) is None else read_points(file) for run in runs]
+    diagnosed = [points for points in points_by_run if points is not None]
+    ranges = {energy: [energy_range(points, energy) for points in diagnosed] for energy in TITLES}
+    shared_ranges = {
+        energy: (min(low for low, _ in limits), max(high for _, high in limits))
+        for energy, limits in ranges.items()
+        if limits
     }
     pictures: list[tuple[str, Picture | None]] = []
-    for name, points in zip(names, sets, strict=True):
+    for name, points in zip(names, points_by_run, strict=True):
         if points is None:
             pictures.append((name, None))
             continue
-        images = render(lambda theme, points=points: draw_histograms(points, theme, shared))  # type: ignore[misc]
+        images = render(lambda theme, points=points: draw_histograms(points, theme, shared_ranges))  # type: ignore[misc]
         pictures.append((name, picture(images, f"energies of {name}", "")))
     return pictures

@@ -1,4 +1,4 @@
-"""``report.html`` of one run: self-contained, light and dark, readable on a phone."""
+"""``report.html`` of one run: self-contained, with light and dark variants, readable on a phone."""
 
 from __future__ import annotations
 
@@ -11,44 +11,43 @@ from typing import Any
 from trilemma.figures.reliability import draw_reliability, reliability_rows
 from trilemma.figures.style import render, write_pair
 from trilemma.figures.training_curves import CURVES
-from trilemma.report.lint import suspicions
+from trilemma.report.lint import lint_result
 from trilemma.report.page import Picture, picture, write_page
 from trilemma.report.words import facts, footer, shown_path, state_words
 from trilemma.runs.read import Contents, read_contents
 
 HISTOGRAMS = (
-    "Where each set of images lies: the more the three outlines overlap, the less the classifier's density can "
-    "tell attacked or generated images from real ones."
+    "Energies of each image set: the more the three outlines overlap, the less the classifier's density can "
+    "distinguish attacked or generated images from real ones."
 )
 QUIVER = (
-    "Each arrow is one image, from clean to attacked; the nearer to the line, the smaller the loss, and short arrows "
-    "mean a landscape that is flat around images."
+    "Each arrow is one image, from clean to attacked. The nearer to the line, the smaller the loss; short arrows "
+    "indicate a landscape that is flat around images."
 )
 RELIABILITY = (
-    "On the line the classifier is right as often as it is sure. Above it, it is better than it believes; below, it is "
-    "overconfident. The lower bars are the shares of images."
+    "On the line, accuracy equals confidence. Above it the classifier is underconfident, below it overconfident. "
+    "The lower bars are the shares of images."
 )
 MOVES = (
-    "An attack that climbs the loss of the true class may lower E(x): the classifier believes in its images more than "
-    "in real ones. One that only wants another class ends near a boundary, where E(x) is high."
+    "An attack that increases the loss of the true class may lower E(x): the classifier then assigns its images a "
+    "higher density than real ones. An attack that only aims at another class ends near a boundary, where E(x) is high."
 )
-DELTAS = (
-    "Clean minus attacked, image by image; dashed the mean. Left of the line the attack raised the energy."
+DELTAS = "Clean minus attacked, per image; dashed: the mean. Left of the line, the attack raised the energy."
+GRID = (
+    "One row per class, not selected: start images on the left, their samples in the same order on the right."
 )
-GRID = "One row per class, unpicked: starts on the left, at the same place on the right what the sampler made of them."
 ENERGY_FIGURES = (("energy-histograms", HISTOGRAMS), ("energy-quiver", QUIVER))
 ATTACK_FIGURES = (("energy-attacks", MOVES), ("energy-deltas", DELTAS))
 
 
 def write_report(run_path: str | Path, out: str | Path | None = None) -> Path:
-    """Writes one page about a run, from whatever its folder holds; what is missing names its command.
+    """Writes one page about a run from the results in its folder, and returns the page's path.
+
+    For missing results, the page states the command that produces them.
 
     Args:
-        run_path: a run folder.
-        out: another file than ``report.html`` in the run folder.
-
-    Returns:
-        The page's path.
+        run_path: run folder.
+        out: output file, by default ``report.html`` in the run folder.
 
     Raises:
         RunError: not a run folder, or the page cannot be written.
@@ -61,9 +60,9 @@ def write_report(run_path: str | Path, out: str | Path | None = None) -> Path:
         run=run,
         run_name=shown_path(run),
         state=state_words(run),
-        lint=suspicions(run),
+        lint=lint_result(run),
         facts=facts(run),
-        key_figures=key_figures(run),
+        key_metrics=key_metrics(run),
         rows=[*ordered_rows(run), *last_rows(run)],
         measures=list(run.measures.values()),
         reliability=reliability_picture(run),
@@ -82,12 +81,12 @@ def _plain(value: Any) -> str:
 
 
 def ordered_rows(run: Contents) -> list[dict[str, Any]]:
-    """Result rows, clean first, then by falling accuracy."""
+    """Returns the accuracy rows, clean first, then by decreasing accuracy."""
     return sorted(run.rows.values(), key=lambda row: (row["protocol"] != "clean", -row["value"]))
 
 
 def last_rows(run: Contents) -> list[dict[str, Any]]:
-    """Result rows of the last classifier, where it was evaluated beside the best, in the order of those."""
+    """Returns the accuracy rows of the last checkpoint, if any, in the order of those of the best."""
     order = [row["protocol"] for row in ordered_rows(run)]
     return sorted(
         (row for row in run.last.values() if row["protocol"] in order),
@@ -95,9 +94,9 @@ def last_rows(run: Contents) -> list[dict[str, Any]]:
     )
 
 
-def key_figures(run: Contents) -> list[tuple[str, float, str]]:
-    """The two or three shares at the head of the page: label, value, note."""
-    found = [
+def key_metrics(run: Contents) -> list[tuple[str, float, str]]:
+    """Returns label, value and note of the two or three shares at the top of the page."""
+    metrics = [
         (
             "clean accuracy" if row["protocol"] == "clean" else f"under {row['protocol']}",
             row["value"],
@@ -107,33 +106,33 @@ def key_figures(run: Contents) -> list[tuple[str, float, str]]:
     ]
     named = [record for record in run.samples if record["figures"]["sample"]["named"] is not None]
     if named:
-        figures = named[0]["figures"]
-        note = f"their starts: {100 * figures['start']['named']:.1f} %"
-        found.append(("of samples named as their class", figures["sample"]["named"], note))
-    return found
+        sets = named[0]["figures"]
+        note = f"their starts: {100 * sets['start']['named']:.1f} %"
+        metrics.append(("of samples named as their class", sets["sample"]["named"], note))
+    return metrics
 
 
 def reliability_picture(run: Contents) -> Picture | None:
-    """The reliability diagram of the rows that ``ece`` and ``ece-pgd-20`` left; also written to ``figures/``."""
+    """Returns the reliability diagram of the rows of ``ece`` and ``ece-pgd-20``; also writes it to ``figures/``."""
     rows = reliability_rows(run.measures)
     if not rows:
         return None
-    return _kept(run, "reliability", render(lambda theme: draw_reliability(rows, theme)), RELIABILITY)
+    return _save_picture(run, "reliability", render(lambda theme: draw_reliability(rows, theme)), RELIABILITY)
 
 
 def training_pictures(run: Contents) -> list[Picture]:
-    """The training curves that the run has values for; also written to ``figures/``."""
+    """Returns the training curves whose metrics the run has logged; also writes them to ``figures/``."""
     pictures = []
     for name, draw, key, caption in CURVES:
         if not any(row.get(key) is not None for row in run.metrics):
             continue
         images = render(lambda theme, draw=draw: draw(run.metrics, run.events, theme))  # type: ignore[misc]
-        pictures.append(_kept(run, name, images, caption))
+        pictures.append(_save_picture(run, name, images, caption))
     return pictures
 
 
-def _kept(run: Contents, name: str, images: tuple[bytes, bytes], caption: str) -> Picture:
-    """A picture of the page that also lies in ``figures/``, where that can be written."""
+def _save_picture(run: Contents, name: str, images: tuple[bytes, bytes], caption: str) -> Picture:
+    """Returns a picture of the page; also writes it to ``figures/``, or prints a warning if that fails."""
     try:
         write_pair(run.path / "figures" / f"{name}.png", images)
     except OSError as error:
@@ -142,18 +141,22 @@ def _kept(run: Contents, name: str, images: tuple[bytes, bytes], caption: str) -
 
 
 def energy_pictures(run: Contents, wanted: Sequence[tuple[str, str]]) -> list[Picture]:
-    """Figures that ``trilemma diagnose`` wrote, by name and caption; those that are there."""
-    found = [(run.read_figure(f"figures/{name}.png"), name, caption) for name, caption in wanted]
+    """Returns the pictures that ``trilemma diagnose`` has written.
+
+    Args:
+        wanted: file names and captions; missing files are skipped.
+    """
+    figures = [(run.read_figure(f"figures/{name}.png"), name, caption) for name, caption in wanted]
     return [
         picture(images, name.replace("-", " "), caption)
-        for images, name, caption in found
+        for images, name, caption in figures
         if images is not None
     ]
 
 
 def sample_picture(run: Contents, record: dict[str, Any]) -> Picture | None:
-    """The grid that belongs to a record of samples."""
+    """Returns the sample grid of a record of ``trilemma generate``, or ``None`` if the file is missing."""
     images = run.read_figure(f"samples/{record['name']}.png")
     return (
-        None if images is None else picture(images, f"samples of {run.name} beside their starts", GRID, 640)
+        None if images is None else picture(images, f"samples of {run.name} next to their starts", GRID, 640)
     )

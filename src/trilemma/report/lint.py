@@ -1,4 +1,4 @@
-"""What stands on top of a page: the findings of the lint, or one line that there are none."""
+"""The findings of the lint at the top of a page, or one line that there are none."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from trilemma.runs.read import Contents
 
 
 @dataclass(frozen=True)
-class Suspicions:
-    """Findings of every row, once each, errors first, and one line for the reader.
+class LintResult:
+    """Lint findings of a run.
 
     Attributes:
-        line: empty where nothing was evaluated.
+        findings: each finding once, errors first.
+        line: summary in one sentence; empty if nothing was evaluated.
     """
 
     findings: list[Finding]
     line: str
 
 
-def suspicions(run: Contents) -> Suspicions:
-    """Of all rows of a run, and of rows that contradict each other."""
+def lint_result(run: Contents) -> LintResult:
+    """Returns the findings of all result rows of a run, including contradictions between rows."""
     rows = [*run.rows.values(), *run.measures.values(), *run.last.values()]
     linted = [row for row in rows if "lint" in row]
-    found, images, whole = findings_of(linted)
-    known = {finding.name for finding in found}
-    found += [finding for finding in row_findings(run.rows) if finding.name not in known]
-    found.sort(key=lambda finding: finding.severity != "error")
+    findings, images, complete = findings_of(linted)
+    known = {finding.name for finding in findings}
+    findings += [finding for finding in row_findings(run.rows) if finding.name not in known]
+    findings.sort(key=lambda finding: finding.severity != "error")
     if not rows:
-        return Suspicions([], "")
+        return LintResult([], "")
     if not images:
-        line = "Nobody looked for mistakes: these results were made without the lint."
-    elif found:
-        line = f"On {images} images the lint found what may make the results below worth less than they seem."
+        line = "These results were computed without the lint."
+    elif findings:
+        line = f"On {images} images the lint found problems that may invalidate the results below."
     else:
-        line = f"The lint looked at {images} images and found nothing."
-    if images and not (whole and len(linted) == len(rows)):
-        line += " Some results were made without it."
-    return Suspicions(found, line)
+        line = f"The lint checked {images} images and found nothing."
+    if images and not (complete and len(linted) == len(rows)):
+        line += " Some results were computed without the lint."
+    return LintResult(findings, line)
 
 
 def lint_lines(names: Sequence[str], runs: Sequence[Contents]) -> list[str]:
-    """For a page about several runs: who has findings, or that nobody has."""
-    seen = [(name, suspicions(run)) for name, run in zip(names, runs, strict=True)]
+    """Returns one line per run with findings, for a page about several runs; if none has any, each run's summary."""
+    results = [(name, lint_result(run)) for name, run in zip(names, runs, strict=True)]
     lines = [
-        f"{name}: the lint found {', '.join(finding.name for finding in found.findings)}; its own report says more."
-        for name, found in seen
-        if found.findings
+        f"{name}: the lint found {', '.join(finding.name for finding in result.findings)}; see the report of this run."
+        for name, result in results
+        if result.findings
     ]
-    return lines or [f"{name}: {found.line}" for name, found in seen if found.line]
+    return lines or [f"{name}: {result.line}" for name, result in results if result.line]

@@ -1,6 +1,6 @@
-"""From facts to one self-contained HTML file: figures as data URIs, no request to any network.
+"""Renders self-contained HTML files: pictures are data URIs, and a page makes no network request.
 
-Pages hold no script, but for the one that sorts a table; the page's policy names it by its digest, so no other can run.
+The only script of a page sorts its table; the page's content security policy allows it by digest, and no other script.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ from trilemma.runs.records import checkpoint_name
 
 
 def data_uri(png: bytes) -> str:
-    """PNG bytes as the address of an image."""
+    """Returns PNG bytes as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of a page: both variants, what it shows, and one sentence that says how to read it.
+    """A figure of a page.
 
     Attributes:
+        light, dark: data URIs of both variants.
+        alt: alternative text.
+        caption: one sentence on how to read the figure.
         width: largest width on the page in CSS pixels.
     """
 
@@ -44,27 +47,27 @@ class Picture:
 
 
 def picture(images: tuple[bytes, bytes], alt: str, caption: str, width: int = 520) -> Picture:
-    """A :class:`Picture` from its PNG bytes, light and dark."""
+    """Returns a :class:`Picture` of PNG bytes, light and dark."""
     return Picture(data_uri(images[0]), data_uri(images[1]), alt, caption, width)
 
 
 @dataclass(frozen=True)
 class Script:
-    """A script of this room, and the digest by which a page's policy allows it."""
+    """A script of a page, and the digest by which the page's content security policy allows it."""
 
     text: Markup
     digest: str
 
 
 def read_script(name: str) -> Script:
-    """The script ``name`` of the templates' folder."""
+    """Returns the script ``name`` of the template folder."""
     text = files("trilemma.report").joinpath("templates", name).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
     return Script(Markup(text), f"sha256-{digest}")
 
 
 def breakable(text: str) -> Markup:
-    """A long name that may continue on the next line after a colon or an underscore."""
+    """Returns the escaped text with optional line breaks after colons and underscores."""
     escaped = str(escape(text))
     return Markup(escaped.replace(":", ":<wbr>").replace("_", "_<wbr>"))
 
@@ -83,17 +86,17 @@ def _environment() -> Environment:
     return environment
 
 
-def write_page(template: str, path: Path, **facts: Any) -> Path:
-    """Renders a template of this room to ``path``, atomically.
+def write_page(template: str, path: Path, **variables: Any) -> Path:
+    """Renders a template to ``path``, atomically, and returns ``path``.
 
     Raises:
-        RunError: the folder cannot be written.
+        RunError: the file cannot be written.
     """
-    html = _environment().get_template(template).render(**facts)
+    html = _environment().get_template(template).render(**variables)
     try:
         write_text(path, html)
     except OSError as error:
         raise RunError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another place for it"
+            f"{path}: cannot be written ({error.strerror or error}); choose another output file"
         ) from None
     return path

@@ -1,4 +1,4 @@
-"""Several runs in one table; a column is one quantity under one protocol, on the same images and threat."""
+"""Table of several runs; a column is one quantity under one protocol, on the same images with the same threat model."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from trilemma.report.words import DASH, threat_words
 from trilemma.runs.read import Contents, Record, read_contents
 from trilemma.runs.records import checkpoint_name
 
-# What two rows of one protocol must share to be comparable, in the words of a reader.
+# Column fields that rows of one protocol must share to be comparable, and their names in notes.
 SETTINGS = {"version": "version", "data": "images", "threat": "threat"}
-# Figures of generated images as ``trilemma generate`` records them: of the samples, in units of real test images.
+# Quantities of generated images from ``trilemma generate``; the distance is divided by that of real test images.
 NAMED, DISTANCE = "named as their class", "distance, of real"
 
 
 @dataclass(frozen=True)
 class Column:
-    """What the values below it have in common; only those can be compared.
+    """The properties that all values of a column share; only values of one column are comparable.
 
     Attributes:
-        protocol, version: the protocol card.
-        quantity: ``accuracy``, or what else was measured; shares are in [0, 1].
+        protocol, version: identify the protocol card.
+        quantity: ``accuracy`` or another quantity; shares are in [0, 1].
         better: ``higher`` or ``lower``.
-        threat: in words, or empty.
+        threat: threat model as text, or empty.
         count: number of images.
-        data: name, split and which images, in words.
+        data: name, split and selection of the images, as text.
     """
 
     protocol: str
@@ -43,12 +43,12 @@ class Column:
 
     @property
     def is_share(self) -> bool:
-        """Whether values are shares of images, with Wilson intervals, shown in per cent."""
+        """Whether values are shares of images, with Wilson intervals, displayed in per cent."""
         return self.quantity in ("accuracy", NAMED)
 
     @property
     def card(self) -> tuple[str, ...]:
-        """The protocol in a few short lines."""
+        """The protocol in a few short lines, for the column heading."""
         name = f"{self.protocol} v{self.version}"
         quantity = f"{self.quantity}, {self.better} is better"
         return tuple(text for text in (name, quantity, self.threat, self.data) if text)
@@ -59,16 +59,18 @@ class Entry:
     """One classifier of one run.
 
     Attributes:
-        run: its name; ``path`` its folder.
-        place: of the run among those compared.
-        checkpoint: which one, ``best`` or ``last``, and its epoch.
-        values: column to row (``value``, ``lower``, ``upper``, ``seed`` and the rest).
-        notes: protocols in which it was measured in another way than most, and so does not compare, with what differs.
+        run: name of the run.
+        path: folder of the run.
+        run_index: index of the run among the compared runs.
+        checkpoint: ``best`` or ``last``, and its epoch.
+        minutes: training time, or ``None`` if unknown.
+        values: column to result row (``value``, ``lower``, ``upper``, ``seed`` and others).
+        notes: protocols in which it is not comparable with most other entries, and the settings that differ.
     """
 
     run: str
     path: str
-    place: int
+    run_index: int
     method: str
     checkpoint: str
     minutes: float | None
@@ -85,60 +87,64 @@ class Table:
 
 
 def build_table(names: Sequence[str], runs: Sequence[Contents]) -> Table:
-    """One table of all that the runs' folders hold.
+    """Returns the table of all results of several runs.
 
     Args:
-        names: how to call the runs.
-        runs: their contents; a run whose last classifier was evaluated beside its best one has two entries.
+        names: display names of the runs.
+        runs: their contents; a run whose best and last checkpoints were both evaluated has two entries.
     """
     measured = [
-        (name, place, run, records)
-        for place, (name, run) in enumerate(zip(names, runs, strict=True))
-        for records in _of_each_checkpoint(run)
+        (name, index, run, records)
+        for index, (name, run) in enumerate(zip(names, runs, strict=True))
+        for records in _records_by_checkpoint(run)
     ]
-    everything = [column_of(record) for *_, records in measured for record in records]
-    columns = sorted(set(everything), key=_order)
+    all_columns = [column_of(record) for *_, records in measured for record in records]
+    columns = sorted(set(all_columns), key=_order)
     entries = [
         Entry(
-            run=name, path=str(run.path), place=place, method=run.method,
+            run=name, path=str(run.path), run_index=index, method=run.method,
             checkpoint=_checkpoint(records, run), minutes=run.minutes,
             values={column_of(record): record for record in records},
-            notes=_notes([column_of(record) for record in records], everything),
+            notes=_notes([column_of(record) for record in records], all_columns),
         )
-        for name, place, run, records in measured
+        for name, index, run, records in measured
     ]  # fmt: skip
     return Table(tuple(columns), tuple(entries))
 
 
-def _of_each_checkpoint(run: Contents) -> list[list[Record]]:
-    """Rows of the best classifier with the figures of its samples, and, where there are any, rows of the last."""
+def _records_by_checkpoint(run: Contents) -> list[list[Record]]:
+    """Returns the rows of the best checkpoint, including those of its samples, and, if there are any, of the last."""
     samples = [row for record in run.samples for row in sample_rows(record)]
-    first = [*run.rows.values(), *run.measures.values(), *samples]
-    return [first, list(run.last.values())] if run.last else [first]
+    best = [*run.rows.values(), *run.measures.values(), *samples]
+    return [best, list(run.last.values())] if run.last else [best]
 
 
 def sample_rows(record: Record) -> list[Record]:
-    """The figures of a record of ``trilemma generate`` as rows: samples only, never without those of real images."""
-    figures, real = record["figures"]["sample"], record["figures"].get("real")
-    made = record.get("checkpoint", {})
-    start = {"protocol": f"samples {record['name']}", "version": 1, "threat": None, "count": figures["count"]}
-    about = {**start, "seed": record["seed"], "checkpoint": made}
+    """Returns the metrics of the samples of ``trilemma generate`` as result rows.
+
+    The distance is only returned together with that of real images, by which it is divided.
+    """
+    metrics, real = record["figures"]["sample"], record["figures"].get("real")
+    common = {
+        "protocol": f"samples {record['name']}", "version": 1, "threat": None, "count": metrics["count"],
+        "seed": record["seed"], "checkpoint": record.get("checkpoint", {}),
+    }  # fmt: skip
     rows: list[Record] = []
-    if figures["named"] is not None and record["namer"]:
-        judge = record["namer"].get("recipe") or record["namer"].get("method") or "another classifier"
+    if metrics["named"] is not None and record["namer"]:
+        namer = record["namer"].get("recipe") or record["namer"].get("method") or "another classifier"
         rows.append(
             {
-                **about, "quantity": NAMED, "better": "higher", "value": figures["named"],
-                "lower": figures["named_lower"], "upper": figures["named_upper"],
-                "data": {"name": f"by {judge}", "split": "", "images": ""},
+                **common, "quantity": NAMED, "better": "higher", "value": metrics["named"],
+                "lower": metrics["named_lower"], "upper": metrics["named_upper"],
+                "data": {"name": f"by {namer}", "split": "", "images": ""},
             }
         )  # fmt: skip
     reference = record["reference"]
-    if reference and real and real["distance"] and figures["distance"] is not None:
+    if reference and real and real["distance"] and metrics["distance"] is not None:
         rows.append(
             {
-                **about, "quantity": DISTANCE, "better": "lower", "lower": None, "upper": None,
-                "value": figures["distance"] / real["distance"],
+                **common, "quantity": DISTANCE, "better": "lower", "lower": None, "upper": None,
+                "value": metrics["distance"] / real["distance"],
                 "data": {"name": reference["name"], "split": "train", "images": f"all {reference['images']}"},
             }
         )  # fmt: skip
@@ -146,9 +152,11 @@ def sample_rows(record: Record) -> list[Record]:
 
 
 def column_of(row: Record) -> Column:
-    """The column that a row belongs to; rows from before there were quantities are accuracies."""
+    """Returns the column of a result row; rows of old versions have no ``quantity`` and are accuracies."""
     data = row["data"]
-    words = ", ".join(text for text in (f"{data['name']} {data['split']}".strip(), data["images"]) if text)
+    data_text = ", ".join(
+        text for text in (f"{data['name']} {data['split']}".strip(), data["images"]) if text
+    )
     extractor = f", in {data['extractor']}" if data.get("extractor") else ""
     return Column(
         protocol=row["protocol"],
@@ -157,7 +165,7 @@ def column_of(row: Record) -> Column:
         better=row.get("better", "higher"),
         threat=threat_words(row["threat"]),
         count=row["count"],
-        data=words + extractor,
+        data=data_text + extractor,
     )
 
 
@@ -171,24 +179,24 @@ def _checkpoint(records: Sequence[Record], run: Contents) -> str:
     return checkpoint_name(records[0]["checkpoint"] if records else run.about) or "-"
 
 
-def _notes(own: Iterable[Column], all_columns: Sequence[Column]) -> tuple[str, ...]:
-    """``clean: other images``, where most rows of a protocol, or as many, stand in another column.
+def _notes(entry_columns: Iterable[Column], all_columns: Sequence[Column]) -> tuple[str, ...]:
+    """Returns notes such as ``clean: other images``, for values whose protocol has another column with as many values.
 
     Args:
-        own: the columns of one entry.
-        all_columns: those of every entry, so that each is there as often as it has values.
+        entry_columns: the columns of one entry.
+        all_columns: the columns of all entries; a column occurs once per value.
     """
     counts = Counter(all_columns)
     notes = []
-    for column in own:
+    for column in entry_columns:
         rivals = [
             other for other in counts
             if (other.protocol, other.quantity) == (column.protocol, column.quantity) and other != column
             and counts[other] >= counts[column]
         ]  # fmt: skip
         differing = [
-            words
-            for key, words in SETTINGS.items()
+            name
+            for key, name in SETTINGS.items()
             if any(getattr(other, key) != getattr(column, key) for other in rivals)
         ]
         if rivals:
@@ -197,13 +205,13 @@ def _notes(own: Iterable[Column], all_columns: Sequence[Column]) -> tuple[str, .
 
 
 HEAD = ("run", "method", "checkpoint", "minutes")
-# What a CSV and JSON reader gets of a row, beside the column's own facts.
+# Fields of a result row in CSV and JSON output, besides the properties of its column.
 PARTS = ("value", "lower", "upper")
 INCOMPARABLE = "not comparable"
 
 
 def cell(column: Column, row: Mapping[str, Any] | None) -> str:
-    """``63.5 % (58.6 to 68.1)``, ``2.263``, or a dash."""
+    """Returns the text of a table cell: ``63.5 % (58.6 to 68.1)``, ``2.263``, or a dash."""
     if row is None:
         return DASH
     value, lower, upper = (row[part] for part in PARTS)
@@ -215,13 +223,13 @@ def cell(column: Column, row: Mapping[str, Any] | None) -> str:
 
 
 def head(entry: Entry) -> tuple[str, ...]:
-    """The cells that say which classifier an entry is."""
+    """Returns the cells that identify the classifier of an entry."""
     minutes = DASH if entry.minutes is None else f"{entry.minutes:.3g}"
     return entry.run, entry.method, entry.checkpoint, minutes
 
 
 def as_markdown(table: Table) -> str:
-    """A table with a column per protocol card, and a last one for what does not compare, if anything."""
+    """Returns the table as Markdown, with a last column for notes on comparability if there are any."""
     titles = [*HEAD, *("<br>".join(column.card) for column in table.columns)]
     lines = [titles, ["---"] * len(HEAD) + ["---:"] * len(table.columns)]
     lines += [
@@ -229,13 +237,13 @@ def as_markdown(table: Table) -> str:
         for entry in table.entries
     ]
     if incomparable(table):
-        ends = [INCOMPARABLE, "---", *("; ".join(entry.notes) for entry in table.entries)]
-        lines = [[*line, end] for line, end in zip(lines, ends, strict=True)]
-    return "".join("| " + " | ".join(_escaped(part) for part in line) + " |\n" for line in lines)
+        notes = [INCOMPARABLE, "---", *("; ".join(entry.notes) for entry in table.entries)]
+        lines = [[*line, note] for line, note in zip(lines, notes, strict=True)]
+    return "".join("| " + " | ".join(_escaped(text) for text in line) + " |\n" for line in lines)
 
 
 def incomparable(table: Table) -> bool:
-    """Whether the table needs a column for what does not compare."""
+    """Returns whether an entry has a note on comparability."""
     return any(entry.notes for entry in table.entries)
 
 
@@ -244,7 +252,7 @@ def _escaped(text: str) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """One line per classifier; per protocol card the value and its 95 % interval, shares in [0, 1]."""
+    """Returns the table as CSV: a line per classifier, with the value and 95 % interval of each column."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     cards = [" | ".join(column.card) for column in table.columns]
@@ -259,7 +267,7 @@ def as_csv(table: Table) -> str:
 
 
 def as_tree(table: Table) -> dict[str, Any]:
-    """``columns`` with the protocol card of each, and ``rows`` whose ``values`` are in the order of the columns."""
+    """Returns the table for JSON: ``columns``, and ``rows`` whose ``values`` are in the order of the columns."""
     names = ("protocol", "version", "quantity", "better", "threat", "count", "data")
     return {
         "columns": [{name: getattr(column, name) or None for name in names} for column in table.columns],
@@ -283,17 +291,17 @@ def _value(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def comparison_table(runs: Sequence[str | Path]) -> Table:
-    """The table of several run folders.
+    """Returns the table of several run folders.
 
     Raises:
-        RunError: one of them is not a run folder.
+        RunError: a folder is not a run folder.
     """
     contents = [read_contents(run) for run in runs]
     return build_table(distinct_names(contents), contents)
 
 
 def distinct_names(runs: Sequence[Contents]) -> list[str]:
-    """Method names where they tell the runs apart, else folder names."""
+    """Returns display names: the method names if they are distinct, else the folder names, else the paths."""
     for names in ([run.method for run in runs], [run.name for run in runs]):
         if len(set(names)) == len(names):
             return names

@@ -1,4 +1,4 @@
-"""A run in words: what the tables of a page say about method, data and time."""
+"""Texts of report pages: formatted numbers, and descriptions of a run's method, network, data and state."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
 def percent(value: float | None) -> str:
-    """A share of 0.8125 as ``81.2 %``; a dash for ``None``."""
+    """Returns ``81.2 %`` for 0.8125, a dash for ``None``."""
     return DASH if value is None else f"{100 * value:.1f} %"
 
 
 def interval(row: Mapping[str, float]) -> str:
-    """``77.9 to 84.2`` (per cent) from ``lower`` and ``upper``."""
+    """Returns ``77.9 to 84.2`` (per cent) from ``lower`` and ``upper``."""
     return f"{100 * row['lower']:.1f} to {100 * row['upper']:.1f}"
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number with fixed digits, so that a column is aligned; a dash for ``None``."""
+    """Returns a number with a fixed number of decimals, a dash for ``None``."""
     return DASH if value is None else f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def duration(minutes: float | None) -> str:
-    """``45 s``, ``3.2 min`` or ``2.5 h``."""
+    """Returns ``45 s``, ``3.2 min`` or ``2.5 h``; a dash for ``None``."""
     if minutes is None:
         return DASH
     if minutes < 1:
@@ -37,7 +37,7 @@ def duration(minutes: float | None) -> str:
 
 
 def threat_words(threat: Mapping[str, Any] | None) -> str:
-    """``L∞, radius 8/255``; empty for ``None``."""
+    """Returns ``L∞, radius 8/255``; an empty string for ``None``."""
     if threat is None:
         return ""
     return f"{({'linf': 'L∞', 'l2': 'L2'}).get(threat['norm'], threat['norm'])}, radius {threat['radius']}"
@@ -45,14 +45,14 @@ def threat_words(threat: Mapping[str, Any] | None) -> str:
 
 STATES = {
     "running": "is still running, or was killed",
-    "interrupted": "was interrupted; `trilemma train --resume` goes on with it",
-    "failed": "failed after every remedy; the best checkpoint was kept",
+    "interrupted": "was interrupted; `trilemma train --resume` continues it",
+    "failed": "failed after all remedies; the best checkpoint was kept",
     "stopped": "stopped at its time limit",
 }
 
 
 def method_words(run: Contents) -> str:
-    """The method's summary, with the options that the recipe changed and the regulariser."""
+    """Returns the method's summary, its options that differ from the defaults, and the regulariser."""
     options = run.config.method
     defaults = type(options).model_fields
     changed = [
@@ -60,31 +60,31 @@ def method_words(run: Contents) -> str:
         if key != "name" and value != defaults[key].default
     ]  # fmt: skip
     rows = METHODS.rows()
-    words = rows[options.name].summary if options.name in rows else "a method from outside the package"
-    text = words + (f" ({', '.join(changed)})" if changed else "")
+    summary = rows[options.name].summary if options.name in rows else "a method from outside the package"
+    text = summary + (f" ({', '.join(changed)})" if changed else "")
     if run.config.regulariser is not None:
         text += f", with the delta energy regulariser (beta {run.config.regulariser.beta})"
     return text
 
 
 def network_words(run: Contents) -> str:
-    """The network's name and its options."""
+    """Returns the network's name and its options."""
     options = run.config.network.model_dump()
     name = options.pop("name")
-    shown = [f"{key} {value}" for key, value in options.items() if value is not None]
-    return f"{name} ({', '.join(shown)})" if shown else str(name)
+    settings = [f"{key} {value}" for key, value in options.items() if value is not None]
+    return f"{name} ({', '.join(settings)})" if settings else str(name)
 
 
 def state_words(run: Contents) -> str | None:
-    """What is unfinished about a run, or ``None``."""
+    """Returns a sentence about a run that is not finished, else ``None``."""
     state = run.status.get("status")
     if state == "finished":
         return None
-    return f"This run {STATES.get(str(state), 'has not begun to train')}."
+    return f"This run {STATES.get(str(state), 'has not started training')}."
 
 
 def checkpoint_words(about: dict[str, Any]) -> str:
-    """``best by pgd-10 on held-out images, epoch 40``."""
+    """Returns a text such as ``best by pgd-10 on held-out images, epoch 40``."""
     if not about:
         return "none yet"
     text = f"{about.get('checkpoint', 'last')}"
@@ -96,7 +96,7 @@ def checkpoint_words(about: dict[str, Any]) -> str:
 
 
 def facts(run: Contents) -> list[tuple[str, str]]:
-    """The list under "What was run"."""
+    """Returns names and texts of the section "What was run"."""
     config = run.config
     data = run.about.get("data") or config.data.name
     training = f"batch {config.training.batch_size}, {config.optimiser.name} at {config.training.lr:g}"
@@ -124,10 +124,10 @@ def facts(run: Contents) -> list[tuple[str, str]]:
 
 
 def footer() -> str:
-    """Which program made a page."""
+    """Returns the line that states the program and its version."""
     return f"Made by trilemma {__version__}."
 
 
 def shown_path(run: Contents) -> str:
-    """How commands on the page name the run: as given if relative, else its folder's name (a page gets shared)."""
+    """Returns the run's path for commands on a page; for an absolute path only the folder name, as pages are shared."""
     return run.name if run.path.is_absolute() else str(run.path)
