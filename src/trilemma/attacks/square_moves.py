@@ -141,8 +141,8 @@ def bump(side: int) -> Tensor:
 
     def peak(width: int) -> Tensor:
         half = side // 2
-        rows, columns = torch.arange(1, side + 1)[:, None], torch.arange(1, width + 1)
-        distance = torch.maximum((rows - half - 1).abs(), (columns - width // 2 - 1).abs())
+        row, column = torch.arange(1, side + 1)[:, None], torch.arange(1, width + 1)
+        distance = torch.maximum((row - half - 1).abs(), (column - width // 2 - 1).abs())
         # 1 / (d + 1)^2 at distance d from the peak, summed from d outwards.
         rings = 1.0 / torch.arange(1, half + 2).double().square()
         heights: Tensor = rings.flip(0).cumsum(0).flip(0)

@@ -334,15 +334,15 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (weight,), (gradient,) = ctx.saved_tensors, upstream
         (count, channels, height, width), (down, right) = ctx.shape, ctx.stride
-        (top, left), (rows, columns) = ctx.padding, gradient.shape[2:]
+        (top, left), (out_height, out_width) = ctx.padding, gradient.shape[2:]
         # [C kh kw, O] @ [n, O, L]: gradient with respect to each pixel of each window.
         windows = (weight.flatten(1).t() @ gradient.flatten(2)).view(
-            count, channels, *weight.shape[2:], rows, columns
+            count, channels, *weight.shape[2:], out_height, out_width
         )
         padded = gradient.new_zeros(count, channels, height + 2 * top, width + 2 * left)
         for i in range(weight.shape[2]):
             for j in range(weight.shape[3]):
-                bottom, end = i + down * (rows - 1) + 1, j + right * (columns - 1) + 1
+                bottom, end = i + down * (out_height - 1) + 1, j + right * (out_width - 1) + 1
                 padded[:, :, i:bottom:down, j:end:right] += windows[:, :, i, j]
         input_gradient = padded[:, :, top : top + height, left : left + width].contiguous()
         return input_gradient, None, None, None, None

@@ -99,7 +99,7 @@ def _attacked(
     facts: dict[str, Any] = {"attacked": len(remaining)}
     request.advance(len(labels) - len(remaining))
     generator = torch.Generator().manual_seed(request.seed)
-    standing = []
+    robust_counts = []
     for restart in range(restarts):
         for index in remaining.split(request.batch_size) if len(remaining) else ():
             batch, true_labels = as_float(images[index].to(clf.device)), labels[index].to(clf.device)
@@ -113,5 +113,5 @@ def _attacked(
             correct[index] = is_correct(clf, adversarial, true_labels).cpu()
             request.advance(len(index) if restart == restarts - 1 else int((~correct[index]).sum()))
         remaining = correct.nonzero().squeeze(1)
-        standing.append(len(remaining))
-    return Verdicts(correct, facts if restarts == 1 else facts | {"standing": standing})
+        robust_counts.append(len(remaining))
+    return Verdicts(correct, facts if restarts == 1 else facts | {"standing": robust_counts})
