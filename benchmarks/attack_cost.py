@@ -7,9 +7,8 @@ theirs, ours. `--reference` is a folder that holds the package `autoattack`, whi
 it only ours is measured. `ratio` is theirs over the mean of ours, in seconds of the clock and of the processor: the
 first says more on an idle machine, the second on a busy one. Passes are images through the network, each way, over all
 images, misclassified ones included; theirs are counted by a wrapper around the network. Run it with
-`OMP_WAIT_POLICY=passive`, too, which the command `trilemma` sets: threads that wait then sleep instead of spinning,
-which
-is kinder to other programs and dear to small operations. Needs the reference networks (`../shared/reference-models`).
+`OMP_WAIT_POLICY=passive`, too, which the command `trilemma` sets: waiting threads then sleep instead of spinning, which
+costs other programs less and small operations more. Needs the reference networks (`../shared/reference-models`).
 Writes `benchmarks/results/attack-cost.json` and `.md`, network by network.
 """
 
