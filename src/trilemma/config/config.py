@@ -43,8 +43,8 @@ from trilemma.units import parse_fraction
 class MethodOptions(Section):
     """Base class of every method's options; a user's own method subclasses it in its own file.
 
-    The class variables declare what the method needs and costs. Impossible combinations of sections are refused by
-    them before training begins, and the cost of a step is estimated from them.
+    The class variables declare what the method needs and what a step costs. They are used to refuse impossible
+    combinations of sections before training begins, and to estimate the cost of a run.
 
     Attributes:
         uses_attack: trains on adversarial images.

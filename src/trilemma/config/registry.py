@@ -388,7 +388,7 @@ PROTOCOLS = Registry(
         ),
         "attack": Row(
             "trilemma.evaluation.protocols.accuracy:attack",
-            "one run of a registered attack, such as one of your own, with its settings",
+            "one run of a registered attack (including a user's own) or of a preset of diagnose",
             blank="NAME",
         ),
         "screen": Row(

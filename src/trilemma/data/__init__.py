@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trilemma.data.sources import load_images, load_splits
     from trilemma.data.statistics import ClassGaussian, ClassPCA, GaussianBank, class_means
 
-_HOMES = {
+_MODULES = {
     "Augmentation": "augmentation",
     "Batch": "batch",
     "ClassGaussian": "statistics",
@@ -49,6 +49,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

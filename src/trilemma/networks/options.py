@@ -32,6 +32,8 @@ def _six_n_plus(extra: int, network: str) -> AfterValidator:
 
 
 class SmallResNetOptions(Section):
+    """Options of :class:`trilemma.networks.small_resnet.SmallResNet`."""
+
     name: Literal["small-resnet"] = "small-resnet"
     width: PositiveInt = Field(
         16, description="channels of the first stage; the others have 2 and 4 times as many"
@@ -44,6 +46,8 @@ class SmallResNetOptions(Section):
 
 
 class PreActResNetOptions(Section):
+    """Options of :class:`trilemma.networks.preact_resnet.PreActResNet`."""
+
     name: Literal["preact-resnet"] = "preact-resnet"
     depth: Literal[18] = Field(18, description="number of layers")
     norm: Norm = "batch"
@@ -51,6 +55,8 @@ class PreActResNetOptions(Section):
 
 
 class WideResNetOptions(Section):
+    """Options of :class:`trilemma.networks.wide_resnet.WideResNet`."""
+
     name: Literal["wide-resnet"] = "wide-resnet"
     depth: Annotated[int, _six_n_plus(4, "wide-resnet")] = Field(
         28, description="number of layers, 6 n + 4: 10, 16, 22, 28, 34, ..."
@@ -70,6 +76,8 @@ class WideResNetOptions(Section):
 
 
 class TimmOptions(Section):
+    """Options of :func:`trilemma.networks.timm_network.timm_network`."""
+
     name: Literal["timm"] = "timm"
     model: str = Field(min_length=1, description="name of the network in timm, such as resnet18")
     pretrained: bool = Field(False, description="initialise with timm's published weights (downloads them)")
