@@ -33,9 +33,7 @@ MOVES = (
     "higher density than real ones. An attack that only aims at another class ends near a boundary, where E(x) is high."
 )
 DELTAS = "Clean minus attacked, per image; dashed: the mean. Left of the line, the attack raised the energy."
-GRID = (
-    "One row per class, not selected: start images on the left, their samples in the same order on the right."
-)
+GRID = "One row per class, without selection: start images on the left, their samples in the same order on the right."
 ENERGY_FIGURES = (("energy-histograms", HISTOGRAMS), ("energy-quiver", QUIVER))
 ATTACK_FIGURES = (("energy-attacks", MOVES), ("energy-deltas", DELTAS))
 
