@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
 
+from trilemma.errors import ConfigError
 from trilemma.networks.layers import make_activation, make_norm
+from trilemma.networks.options import ActivationName, NormName
 
 
 @pytest.mark.parametrize("channels", [1, 3, 8, 10, 16, 18, 64, 160, 512, 640])
@@ -23,6 +27,17 @@ def test_group_norm_does_not_erase_a_one_pixel_map() -> None:
 
 def test_leaky_relu_has_the_slope_of_jem() -> None:
     assert make_activation("leaky_relu")(torch.tensor(-1.0)).item() == pytest.approx(-0.2)
+
+
+def test_the_options_name_the_layers_that_can_be_made() -> None:
+    for name in get_args(NormName):
+        assert isinstance(make_norm(name, 8), nn.Module)
+    for name in get_args(ActivationName):
+        assert isinstance(make_activation(name), nn.Module)
+    with pytest.raises(ConfigError, match=f"Norms: {', '.join(get_args(NormName))}$"):
+        make_norm("batched", 8)
+    with pytest.raises(ConfigError, match=f"Activations: {', '.join(get_args(ActivationName))}$"):
+        make_activation("elu")
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "silu"])

@@ -25,7 +25,7 @@ from trilemma.cli.samples import ExtractorName, independent_extractor, print_row
 from trilemma.config.registry import SAMPLERS
 from trilemma.errors import ConfigError
 
-START_HELP = "uniform, gaussian, class-mean-noise, class-gaussian, class-pca, data or phase-scrambled"
+START_HELP = "see `trilemma list starts`"
 SAMPLER_HELP = "see `trilemma list samplers`  [default: the sampler used in training, else momentum]"
 ENERGY_HELP = "joint, marginal, ce or reference  [default: the energy used in training, else joint]"
 STEP_SIZE_HELP = (

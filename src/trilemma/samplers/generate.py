@@ -117,9 +117,9 @@ def generate(
     Args:
         clf: the classifier; its mode and buffers are restored afterwards.
         labels: int64 ``[N]``, the class of each image.
-        start: name of a start (``uniform``, ``gaussian``, ``class-mean-noise``, ``class-gaussian``, ``class-pca``,
-            ``data``, ``phase-scrambled``), or the starting images, ``[N, C, H, W]`` in [0, 1] (counterfactuals).
-        sampler: ``langevin``, ``momentum``, ``normalised`` or ``proximal``.
+        start: a name of the registry ``STARTS`` (``trilemma list starts``), or the starting images, ``[N, C, H, W]`` in
+            [0, 1] (counterfactuals).
+        sampler: a name of the registry ``SAMPLERS`` (``trilemma list samplers``).
         energy: ``joint``, ``marginal``, ``ce`` or ``reference``.
         steps: steps of the sampler; 0 returns the starting images.
         data: training images, for starts that need them; ``class-pca`` and ``class-mean-noise`` use the statistics
