@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trilemma.errors import ConfigError
+from trilemma.errors import UserError
 from trilemma.networks.layers import make_activation, make_norm
 from trilemma.networks.options import ActivationName, NormName
 
@@ -34,9 +34,9 @@ def test_the_options_name_the_layers_that_can_be_made() -> None:
         assert isinstance(make_norm(name, 8), nn.Module)
     for name in get_args(ActivationName):
         assert isinstance(make_activation(name), nn.Module)
-    with pytest.raises(ConfigError, match=f"Norms: {', '.join(get_args(NormName))}$"):
+    with pytest.raises(UserError, match=f"Norms: {', '.join(get_args(NormName))}$"):
         make_norm("batched", 8)
-    with pytest.raises(ConfigError, match=f"Activations: {', '.join(get_args(ActivationName))}$"):
+    with pytest.raises(UserError, match=f"Activations: {', '.join(get_args(ActivationName))}$"):
         make_activation("elu")
 
 
