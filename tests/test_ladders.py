@@ -69,11 +69,15 @@ def test_a_mistake_is_named_before_any_work(remedies: Any, message: str) -> None
 
 
 def test_an_action_that_the_method_has_no_use_for_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'pgd-2' replaces a single-step attack, which 'trades' does not use here"):
+    with pytest.raises(
+        ConfigError, match="'pgd-2' replaces a single-step attack, which 'trades' does not use here"
+    ):
         config({"accuracy-gap": "pgd-2"}, "trades")
     with pytest.raises(ConfigError, match="'pgd-2' replaces a single-step attack"):
         config({"accuracy-gap": "pgd-2"}, attack={"steps": 2})
-    with pytest.raises(ConfigError, match="'der' needs a method that trains on adversarial images, not 'standard'"):
+    with pytest.raises(
+        ConfigError, match="'der' needs a method that trains on adversarial images, not 'standard'"
+    ):
         config({"robust-overfitting": "der"}, "standard")
 
 
