@@ -234,7 +234,9 @@ def test_a_network_cut_from_autograd_is_one_line_that_says_what_to_do(toy, way: 
             lambda: oracle.gradient(images, energies.marginal_energy),
         ]
         for ask in asked:
-            with pytest.raises(ConfigError, match=r"no gradient with respect to the image.*take .* out of") as caught:
+            with pytest.raises(
+                ConfigError, match=r"no gradient with respect to the image.*take .* out of"
+            ) as caught:
                 ask()
             assert "\n" not in str(caught.value)
     assert attacks.square(clf, images, labels, Threat(), queries=3).shape == images.shape
