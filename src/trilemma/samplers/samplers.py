@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,21 @@ from torch import Tensor
 from trilemma.classifier.classifier import Classifier
 from trilemma.threat import image_norm
 from trilemma.walks.steps import descend
-from trilemma.walks.walk import Objective, Walkers
+from trilemma.walks.walk import Objective, StepRule, Walkers
+
+
+def _step_rule(
+    change: Callable[[Walkers, Tensor], Tensor], noise_std: float, clamp: float | None
+) -> StepRule:
+    """The step that all samplers share: ``x + change(walkers, clamped gradient) + noise_std n``."""
+
+    def step(walkers: Walkers, gradient: Tensor) -> Tensor:
+        if clamp is not None:
+            gradient = gradient.clamp(-clamp, clamp)
+        moved = walkers.images + change(walkers, gradient)
+        return moved + noise_std * walkers.normal() if noise_std else moved
+
+    return step
 
 
 def langevin(
@@ -43,13 +58,7 @@ def langevin(
     Returns:
         ``[N, C, H, W]``, detached.
     """
-
-    def step(walkers: Walkers, gradient: Tensor) -> Tensor:
-        if clamp is not None:
-            gradient = gradient.clamp(-clamp, clamp)
-        moved = walkers.images - step_size * gradient
-        return moved + noise_std * walkers.normal() if noise_std else moved
-
+    step = _step_rule(lambda walkers, gradient: -step_size * gradient, noise_std, clamp)
     return descend(clf, images, energy, step, steps, seeds=seeds, **walk_options)
 
 
@@ -75,17 +84,12 @@ def momentum(
         ``[N, C, H, W]``, detached.
     """
 
-    def step(walkers: Walkers, gradient: Tensor) -> Tensor:
-        if clamp is not None:
-            gradient = gradient.clamp(-clamp, clamp)
-        velocity = walkers.state.get("velocity")
-        velocity = (
-            zeta * (torch.zeros_like(gradient) if velocity is None else velocity) - step_size * gradient
-        )
+    def change(walkers: Walkers, gradient: Tensor) -> Tensor:
+        velocity = zeta * walkers.state.get("velocity", torch.zeros_like(gradient)) - step_size * gradient
         walkers.state["velocity"] = velocity
-        moved = walkers.images + velocity
-        return moved + noise_std * walkers.normal() if noise_std else moved
+        return velocity
 
+    step = _step_rule(change, noise_std, clamp)
     return descend(clf, images, energy, step, steps, seeds=seeds, **walk_options)
 
 
@@ -133,10 +137,8 @@ def normalised(
         ``[N, C, H, W]``, detached.
     """
 
-    def step(walkers: Walkers, gradient: Tensor) -> Tensor:
-        if clamp is not None:
-            gradient = gradient.clamp(-clamp, clamp)
-        moved = walkers.images - step_size * gradient / image_norm(gradient).clamp_min(1e-12)
-        return moved + noise_std * walkers.normal() if noise_std else moved
+    def change(walkers: Walkers, gradient: Tensor) -> Tensor:
+        return -step_size * gradient / image_norm(gradient).clamp_min(1e-12)
 
+    step = _step_rule(change, noise_std, clamp)
     return descend(clf, images, energy, step, steps, seeds=seeds, **walk_options)
