@@ -42,14 +42,14 @@ def mala(
     border.
 
     Args:
-        clf: inside :func:`trilemma.classifier.contexts.inner_loop`.
-        images: starts, ``[N, C, H, W]``.
-        energy: U, per image (see :mod:`trilemma.walks.objectives`).
+        clf: the classifier; call inside :func:`trilemma.classifier.contexts.inner_loop`.
+        images: starting images, ``[N, C, H, W]``.
+        energy: the objective U to descend (see :mod:`trilemma.walks.objectives`).
         steps: number of proposals.
-        step_size: multiplies the gradient.
-        noise_std: pixel units per step, above 0.
-        clamp: bound on each entry of the gradient in the proposal; the chain stays exact.
-        seeds: int64 ``[N]``, one per image.
+        step_size: factor of the gradient.
+        noise_std: standard deviation of the noise of each proposal, pixel units; above 0.
+        clamp: largest magnitude of each entry of the gradient in the proposal; the chain stays exact.
+        seeds: int64 ``[N]``, one noise seed per image.
         clip: draw from the density on [0, 1]; without it, on all real numbers.
         callback: called after each step (see :func:`trilemma.walks.walk.walk`).
         options: ``clean``, ``budget`` and ``stop``, which :func:`trilemma.samplers.generate` passes to every sampler.
@@ -96,7 +96,7 @@ def mala(
 
 
 def _reflected(images: Tensor) -> Tensor:
-    """Each value mirrored at 0 and 1 until it lies between them."""
+    """Mirrors each value at 0 and 1 until it lies between them."""
     return 1 - (images.remainder(2) - 1).abs()
 
 
