@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CORE := $(VENV)/.trilemma-core
 DEV := $(VENV)/.trilemma-dev
-SOURCES := src tests
+SOURCES := src tests benchmarks docs
 
 .PHONY: help quickstart test lock
 .DELETE_ON_ERROR:

@@ -32,7 +32,7 @@ from tests.reference_models import reference  # noqa: E402
 
 import trilemma  # noqa: E402
 from trilemma import Classifier, Threat  # noqa: E402
-from trilemma.config.presets import CLASS, DIAGNOSE, DIAGNOSE_DEFAULT, LOSS, diagnosed  # noqa: E402
+from trilemma.config.presets import CLASS, DIAGNOSE, DIAGNOSE_DEFAULT, LOSS, diagnose_presets  # noqa: E402
 from trilemma.evaluation.diagnose import landscape  # noqa: E402
 from trilemma.evaluation.evaluate import open_data, run_splits  # noqa: E402
 from trilemma.figures.energy_landscape import AIMS  # noqa: E402
@@ -101,7 +101,7 @@ def measure(name: str, seed: int, root: Path | None) -> dict[str, Any]:
         clf, images, labels, threat = reference(name, IMAGES)
         data = open_data(clf, (images, labels))
     assert threat is not None
-    found = landscape(clf, data.first(IMAGES), threat, diagnosed(COMPARED), "uniform", 0)
+    found = landscape(clf, data.first(IMAGES), threat, diagnose_presets(COMPARED), "uniform", 0)
     return {"seed": seed, "threat": str(threat), "images": min(IMAGES, len(data)), **found.moves()}
 
 

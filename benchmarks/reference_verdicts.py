@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from studies.common import update_page
+from studies.common import update_page  # type: ignore[import-not-found]
 
 import trilemma
 from trilemma import __version__

@@ -54,7 +54,12 @@ def attacked(
 
 
 def judge(
-    setting: str, clf: trilemma.Classifier, images: Tensor, labels: Tensor, attacks: list[str] | None, macs: float
+    setting: str,
+    clf: trilemma.Classifier,
+    images: Tensor,
+    labels: Tensor,
+    attacks: list[str] | None,
+    macs: float,
 ) -> tuple[dict[str, Any], Tensor]:
     """One row of the table, and the verdicts, bool ``[N]``."""
     threat = clf.threat
@@ -108,7 +113,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         assert clf.threat is not None
         clf.threat = trilemma.Threat(clf.threat.norm, options.radius)
     images, labels = images[: options.images].to(options.device), labels[: options.images].to(options.device)
-    macs = count_macs(clf.network, tuple(images.shape[1:]))
+    channels, height, width = images.shape[1:]
+    macs = count_macs(clf.network, (channels, height, width))
     rows: list[dict[str, Any]] = []
     first = None
     for setting in options.settings:

@@ -58,7 +58,9 @@ class Lbgat(Method):
             torch.manual_seed(seed)
             network = create_network(options, clf.num_classes, data.image_shape)
         # a Classifier, so that the guide normalises its images as the classifier does
-        state.modules["guide"] = trilemma.Classifier(network, clf.num_classes, clf.mean, clf.std).to(clf.device)
+        state.modules["guide"] = trilemma.Classifier(network, clf.num_classes, clf.mean, clf.std).to(
+            clf.device
+        )
         return state
 
     def points(self, clf: trilemma.Classifier, batch: trilemma.Batch, state: MethodState) -> Points:

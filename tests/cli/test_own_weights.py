@@ -133,9 +133,18 @@ MISTAKES = {
     "alone": (["w.pt"], "pickled checkpoint, which can run code when loaded, so it is refused; `trilemma "
     "evaluate` takes "),
     "mean": (["w.pt", "--model", "theirnets:network", "--mean", "0.5"], "give both mean and std, or neither"),
-    "twice": (["n.pt", "--model", "theirnets:whole"], "n.pt: contains a normalisation, which conflicts with the classifier"),
-    "three times": (["n.pt", "--model", "theirnets:network", "--mean", "0", "--std", "1"], "which conflicts with --mean and --std"),
-    "numbers": (["w.pt", "--model", "theirnets:network", "--mean", "a", "--std", "1"], "--mean a: expects numbers separated"),
+    "twice": (
+        ["n.pt", "--model", "theirnets:whole"],
+        "n.pt: contains a normalisation, which conflicts with the classifier",
+    ),
+    "three times": (
+        ["n.pt", "--model", "theirnets:network", "--mean", "0", "--std", "1"],
+        "which conflicts with --mean and --std",
+    ),
+    "numbers": (
+        ["w.pt", "--model", "theirnets:network", "--mean", "a", "--std", "1"],
+        "--mean a: expects numbers separated",
+    ),
     "whole": (["w.pt", "--model", "theirnets:whole", "--mean", "0", "--std", "1"], "which contains them; remove both"),
     "shape": (["--model", "theirnets:colour"], "digits: the network cannot take images of 1x8x8 (C, H, W): "),
     "classes": (["--model", "theirnets:two"], "digits: the network returns [1, 2] for one image, but 10 classes need"),
@@ -157,10 +166,14 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(mistake, nets, arguments, 
 
 
 def test_a_run_knows_its_network_and_normalisation(mistake, run_folder):
-    assert "is a run, which stores its network" in mistake("evaluate", run_folder, "--network", "small-resnet")
+    assert "is a run, which stores its network" in mistake(
+        "evaluate", run_folder, "--network", "small-resnet"
+    )
     file = run_folder / "checkpoints" / "best" / "classifier.safetensors"
     assert "stores its own normalisation" in mistake("evaluate", file, "--mean", "0", "--std", "1")
-    assert "already stored in the classifier file" in mistake("evaluate", file, "--network", "small-resnet", *QUICK)
+    assert "already stored in the classifier file" in mistake(
+        "evaluate", file, "--network", "small-resnet", *QUICK
+    )
 
 
 def test_data_are_asked_for_where_nothing_names_them(mistake, nets):
