@@ -76,6 +76,28 @@ def run_copy(finished_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_run, tmp_path / "pgd-at"))
 
 
+@dataclasses.dataclass(frozen=True)
+class CompleteRun:
+    """A run folder with rows, samples and figures, and what the diagnosis returned."""
+
+    path: Path
+    diagnosis: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def complete_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> CompleteRun:
+    """A copy of :func:`finished_run` that was evaluated, diagnosed and sampled from. Do not write into it."""
+    from trilemma.evaluation.diagnose import diagnose_run
+    from trilemma.evaluation.evaluate import evaluate_run
+    from trilemma.evaluation.samples import generate_samples
+
+    path = Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("complete") / "full"))
+    evaluate_run(path, images=20)
+    diagnosis = diagnose_run(path, images=20, attacks=["pgd", "apgd-t"])
+    generate_samples(path, per_class=2, steps=2)
+    return CompleteRun(path, diagnosis)
+
+
 class Toy:
     """Networks that run in microseconds, one of them with its forward pass written out in NumPy."""
 

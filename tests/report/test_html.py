@@ -9,13 +9,12 @@ from base64 import b64encode
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trilemma.errors import RunError
-from trilemma.evaluation.diagnose import diagnose_run
 from trilemma.evaluation.evaluate import evaluate_run
-from trilemma.evaluation.samples import generate_samples
 from trilemma.report.comparison import write_comparison
 from trilemma.report.html import write_report
 from trilemma.runs.records import write_row
@@ -73,13 +72,16 @@ def check_self_contained(page: Page) -> None:
 
 
 @pytest.fixture(scope="module")
-def full_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def full_run(complete_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with results, samples and diagnosis."""
-    path = Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("full") / "full"))
-    evaluate_run(path, images=20)
-    diagnose_run(path, images=20)
-    generate_samples(path, per_class=2, steps=2)
-    return path
+    return Path(shutil.copytree(complete_run.path, tmp_path_factory.mktemp("full") / "full"))
+
+
+@pytest.fixture
+def run_without_steps(run_copy: Path) -> Path:
+    """A run that has no curve to draw."""
+    (run_copy / "metrics.jsonl").unlink()
+    return run_copy
 
 
 @pytest.fixture(scope="module")
@@ -114,40 +116,41 @@ def test_a_full_report_shows_rows_energies_samples_and_events(full_run, page):
     assert "loss <b>not</b> finite" in text  # escaped in the page, so the parser reads it as text
 
 
-def test_rows_of_the_last_checkpoint_stand_below_those_of_the_best(run_copy):
-    evaluate_run(run_copy, ["clean"], images=20)
-    last = json.loads((run_copy / "evaluation" / "clean.json").read_text())
+def test_rows_of_the_last_checkpoint_stand_below_those_of_the_best(run_without_steps):
+    evaluate_run(run_without_steps, ["clean"], images=20)
+    last = json.loads((run_without_steps / "evaluation" / "clean.json").read_text())
     last["checkpoint"] |= {"checkpoint": "last", "epoch": 9.0}
-    write_row(run_copy, last, "last")
-    text = Page(write_report(run_copy)).text
+    write_row(run_without_steps, last, "last")
+    text = Page(write_report(run_without_steps)).text
     assert 0 < text.index("best, epoch 4") < text.index("last, epoch 9")
 
 
-def test_what_has_not_been_run_names_its_command(run_copy):
-    text = Page(write_report(run_copy)).text
+def test_what_has_not_been_run_names_its_command(run_without_steps):
+    text = Page(write_report(run_without_steps)).text
     for command in ("evaluate", "diagnose", "generate"):
         assert f"trilemma {command} pgd-at" in text
-    assert str(run_copy.parent) not in text
+    assert str(run_without_steps.parent) not in text
 
 
-def test_a_run_that_has_not_logged_a_step_still_has_a_page(run_copy):
-    (run_copy / "metrics.jsonl").unlink()
-    (run_copy / "status.json").write_text('{"status": "failed", "step": 0, "epochs": 0, "minutes": 0.1}')
-    text = Page(write_report(run_copy)).text
+def test_a_run_that_has_not_logged_a_step_still_has_a_page(run_without_steps):
+    (run_without_steps / "status.json").write_text(
+        '{"status": "failed", "step": 0, "epochs": 0, "minutes": 0.1}'
+    )
+    text = Page(write_report(run_without_steps)).text
     assert "No step has been logged yet" in text
     assert "failed after all remedies" in text
 
 
-def test_a_report_can_lie_elsewhere_and_a_folder_without_a_run_is_refused(full_run, tmp_path):
-    assert write_report(full_run, tmp_path / "page.html") == tmp_path / "page.html"
+def test_a_report_can_lie_elsewhere_and_a_folder_without_a_run_is_refused(run_without_steps, tmp_path):
+    assert write_report(run_without_steps, tmp_path / "page.html") == tmp_path / "page.html"
     with pytest.raises(RunError, match="not a run folder"):
         write_report(tmp_path)
 
 
-def test_a_page_that_cannot_be_written_is_one_clear_line(full_run, tmp_path):
+def test_a_page_that_cannot_be_written_is_one_clear_line(run_without_steps, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
-        write_report(full_run, tmp_path / "file" / "page.html")
+        write_report(run_without_steps, tmp_path / "file" / "page.html")
 
 
 def test_a_comparison_is_self_contained_and_names_what_is_missing(full_run, run_copy, tmp_path):

@@ -5,11 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from trilemma.evaluation.evaluate import evaluate_run
 from trilemma.evaluation.lint import Finding
 from trilemma.evaluation.lint.run import Lint
 from trilemma.report.comparison import write_comparison
 from trilemma.report.html import write_report
+
+
+@pytest.fixture
+def run_copy(run_copy: Path) -> Path:
+    """A run that has no curve to draw."""
+    (run_copy / "metrics.jsonl").unlink()
+    return run_copy
 
 
 def compared(run: Path) -> str:

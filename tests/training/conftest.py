@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from trilemma.config.registry import NETWORKS
 from trilemma.training.loop import Loop
 
 Interrupt = Callable[[int], None]
@@ -28,6 +29,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def linear_network(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The section ``network`` of a linear classifier, which the registry knows during the test."""
+    monkeypatch.setattr(NETWORKS, "_rows", dict(NETWORKS._rows))
+    support = "tests.training.support"
+    NETWORKS.add("linear", f"{support}:Linear", options=f"{support}:LinearOptions")
+    return {"name": "linear"}
 
 
 @pytest.fixture

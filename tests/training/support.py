@@ -1,4 +1,4 @@
-"""Runs small enough for tests: digits, a residual net of width 8, one to three epochs of a few steps."""
+"""Runs small enough for tests: digits, a residual network of width 4, one to three epochs of a few steps."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from trilemma.config.recipe import build_config
 from trilemma.config.section import Section
 from trilemma.training.checkpoint import load_state
 
-STEPS_PER_EPOCH = 9  # 1,200 training images in batches of 128
+# 300 training images in batches of 32
+STEPS_PER_EPOCH = 9
 TREE: dict[str, Any] = {
-    "data": {"name": "digits"},
-    "network": {"name": "small-resnet", "width": 8, "depth": 8},
+    "data": {"name": "digits", "train_images": 300},
+    "network": {"name": "small-resnet", "width": 4, "depth": 8},
     "threat": {"norm": "linf", "radius": "0.2"},
     "schedule": {"name": "one-cycle"},
-    "training": {"epochs": 2, "lr": 0.05, "log_every": 5, "held_out_images": 50},
+    "training": {"epochs": 2, "batch_size": 32, "lr": 0.05, "log_every": 5, "held_out_images": 50},
 }
 SMALL_CHAIN = {"steps": 2, "buffer_size": 200}
 
@@ -117,12 +118,13 @@ class ScriptProcess:
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
 
-    def finish(self, seconds: float = 60) -> tuple[int | None, str, str]:
+    def finish(self, seconds: float = 60) -> tuple[int, str, str]:
         """Waits for it and the processes it started; exit code, standard output and error. Kills what does not end."""
         if not self._ended.poll(seconds):
             self._process.kill()
             raise AssertionError(f"still running after {seconds} s: {self.error()[-2000:]}")
         self._process.join()
+        assert self.returncode is not None
         return self.returncode, self._out.read_text(encoding="utf-8"), self.error()
 
     def error(self) -> str:

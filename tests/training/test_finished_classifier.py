@@ -32,7 +32,8 @@ from trilemma.updates.ema import EMA
 
 @pytest.fixture(scope="module")
 def data() -> Splits:
-    return load_splits("digits")
+    """The data that :func:`tiny` trains on."""
+    return load_splits("digits", train_images=300)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_without_reestimation_the_averaged_buffers_stay(data: Splits) -> None:
 def test_it_carries_the_statistics_of_its_training_images(run: Run, data: Splits) -> None:
     clf = run.classifier
     assert clf.about == {
-        "recipe": "run", "data": "digits", "method": "pgd-at", "checkpoint": "best",
+        "recipe": "run", "data": "digits[:300]", "method": "pgd-at", "checkpoint": "best",
         "step": clf.about["step"], "epoch": clf.about["epoch"], "select": "pgd-10", "attack_steps": 1,
     }  # fmt: skip
     assert str(clf.threat) == "linf 0.2" and clf.image_shape == (1, 8, 8) and not clf.training
@@ -143,7 +144,7 @@ def test_training_never_reads_the_test_images(
     poisoned: Any = dataclasses.replace(data, test=Untouchable())  # type: ignore[arg-type]
     monkeypatch.setattr(training, "build_data", lambda config: poisoned)
     config = tiny("eb-jdat", {"epochs": 1}, sampler=SMALL_CHAIN, attack={"steps": 1})
-    assert train(config, out=tmp_path / "run", progress=False).classifier.about["data"] == "digits"
+    assert train(config, out=tmp_path / "run", progress=False).classifier.about["data"] == "digits[:300]"
 
 
 def test_the_best_is_the_best_on_held_out_images(run: Run, data: Splits) -> None:

@@ -9,7 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.training.support import SMALL_CHAIN, differences, python, state_of, tiny, wait_until
+from tests.training.support import (
+    SMALL_CHAIN,
+    STEPS_PER_EPOCH,
+    ScriptProcess,
+    differences,
+    state_of,
+    tiny,
+    wait_until,
+)
 
 from trilemma.config.config import Config
 from trilemma.config.recipe import dump_config
@@ -26,7 +34,7 @@ train(sys.argv[1], out=sys.argv[2], progress=False)
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    often = {"epochs": 5, "ema": 0.9, "checkpoint_minutes": 1e-9, "evaluate_every": 5}
+    often = {"epochs": 3, "ema": 0.9, "checkpoint_minutes": 1e-9, "evaluate_every": 5}
     return tiny("eb-jdat", often, sampler=SMALL_CHAIN, attack={"steps": 1})
 
 
@@ -48,13 +56,12 @@ def test_a_killed_run_resumes_to_the_same_weights(
 ) -> None:
     run = RunDirectory(tmp_path / "run")
     (tmp_path / "script.py").write_text(LIBRARY)
-    process = python(tmp_path / "script.py", recipe, run.path)
+    process = ScriptProcess(tmp_path / "script.py", recipe, run.path)
     wait_until(run.metrics_file.is_file, process)
-    wait = random.uniform(0, 0.5)
+    wait = random.uniform(0, 0.3)
     time.sleep(wait)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, f"ended by itself within {wait} s"
-    process.communicate()
+    process.send_signal(signal.SIGKILL)
+    assert process.finish()[0] == -signal.SIGKILL, f"ended by itself within {wait} s"
     killed_at = run.status()["step"]
     train(config, out=run.path, resume=True, progress=False)
     found = differences(state_of(whole), state_of(run.path))
@@ -68,14 +75,14 @@ def test_a_signal_saves_and_the_command_leaves_with_130(
 ) -> None:
     run = RunDirectory(tmp_path / "run")
     (tmp_path / "command.py").write_text(COMMAND)
-    process = python(tmp_path / "command.py", "train", recipe, "--out", run.path)
+    process = ScriptProcess(tmp_path / "command.py", "train", recipe, "--out", run.path)
     wait_until(run.metrics_file.is_file, process)
     process.send_signal(signal.Signals[name])
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, said
+    code, _, said = process.finish()
+    assert code == 130, said
     assert "--resume" in said.splitlines()[-1] and "Traceback" not in said
     status = run.status()
-    assert status["status"] == "interrupted" and 0 < status["step"] < 45
+    assert status["status"] == "interrupted" and 0 < status["step"] < 3 * STEPS_PER_EPOCH
     assert [json.loads(line) for line in run.metrics_file.read_text().splitlines()] == run.metrics()
     assert run.metrics()[-1]["step"] == status["step"]
     assert run.events()[-1]["message"] == f"{name}: state saved"

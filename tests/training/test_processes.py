@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.support import python, tiny, wait_until
+from tests.training.support import ScriptProcess, tiny, wait_until
 
 from trilemma.config.recipe import dump_config
 from trilemma.runs.run_directory import RunDirectory
@@ -28,20 +28,22 @@ def two_processes(
     """Exit code and words of a run in two processes (of one thread each) started by Fabric."""
     # nothing averages over the batch in the forward, so a half batch each is the same mathematics
     network = {"name": "small-resnet", "width": 8, "norm": "group"}
-    (folder / "two.yaml").write_text(dump_config(tiny("standard", network=network)))
+    # large batches: in small ones rounding grows faster
+    config = tiny("standard", {"batch_size": 128}, data={"name": "digits"}, network=network)
+    (folder / "two.yaml").write_text(dump_config(config))
     (folder / "script.py").write_text(SCRIPT)
-    process = python(folder / "script.py", folder / "two.yaml", run, *overrides)
+    process = ScriptProcess(folder / "script.py", folder / "two.yaml", run, *overrides)
     try:
         if end_at_first_line:
             wait_until(RunDirectory(run).metrics_file.is_file, process)
             process.send_signal(signal.SIGTERM)
-        said, complained = process.communicate(timeout=120)
+        code, said, complained = process.finish(120)
     except BaseException:
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         raise
     if "Operation not permitted" in complained or "Address family not supported" in complained:
         pytest.skip("processes of this machine may not talk to each other over the loopback device")
-    return process.returncode, said, complained
+    return code, said, complained
 
 
 @pytest.mark.parametrize("update", ["plain", "awp"])

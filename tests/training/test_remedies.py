@@ -23,6 +23,8 @@ from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.train import train
 
 WINDOW = STEPS_PER_EPOCH
+# registered by the fixture linear_network
+LINEAR = {"name": "linear"}
 FEW = {"name": "digits", "train_images": 90}  # nine steps of ten images
 COLLAPSE = 7 * STEPS_PER_EPOCH + 2  # the last step before the collapse
 
@@ -63,7 +65,7 @@ class Collapsing(NFgsm):
 
 
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
+def plan(monkeypatch: pytest.MonkeyPatch, linear_network: dict[str, str]) -> Plan:
     monkeypatch.setattr(METHODS, "_rows", dict(METHODS._rows))
     METHODS.add("collapsing", f"{__name__}:Collapsing")
     Collapsing.plan = Plan()
@@ -74,7 +76,7 @@ def config(ladder: Any, epochs: int = 12, alarm: str = "catastrophic-overfitting
     remedies = {alarm: ladder}
     return tiny(
         "collapsing", {"epochs": epochs, "batch_size": 10, "evaluate_every": 20, "held_out_images": 10},
-        schedule={"name": "constant"}, network={"name": "small-resnet", "width": 4, "depth": 8}, data=FEW,
+        schedule={"name": "constant"}, network=LINEAR, data=FEW,
         monitors={"remedies": remedies, **monitors},
     )  # fmt: skip
 
@@ -203,7 +205,7 @@ class Breaking(Standard):
 
 
 @pytest.fixture
-def breaking(monkeypatch: pytest.MonkeyPatch) -> type[Breaking]:
+def breaking(monkeypatch: pytest.MonkeyPatch, linear_network: dict[str, str]) -> type[Breaking]:
     monkeypatch.setattr(METHODS, "_rows", dict(METHODS._rows))
     METHODS.add("breaking", f"{__name__}:Breaking")
     Breaking.at, Breaking.calls = set(), 0
@@ -218,7 +220,11 @@ def test_weights_that_break_in_the_last_step_are_not_handed_over(
     tmp_path: Path, breaking: type[Breaking], evaluate_every: int
 ) -> None:
     breaking.at = {2 * STEPS_PER_EPOCH}
-    run = train(tiny("breaking", {"evaluate_every": evaluate_every}), out=tmp_path / "run", progress=False)
+    run = train(
+        tiny("breaking", {"evaluate_every": evaluate_every}, network=LINEAR),
+        out=tmp_path / "run",
+        progress=False,
+    )
     assert told(run.path) == DIVERGED
     alarm = RunDirectory.open(run.path).events()[0]
     assert (alarm["step"], alarm["message"]) == (2 * STEPS_PER_EPOCH, "the weights are not finite")
@@ -231,14 +237,18 @@ def test_weights_that_break_in_the_last_step_are_not_handed_over(
 def test_weights_that_always_break_in_the_last_step_fail(tmp_path: Path, breaking: type[Breaking]) -> None:
     breaking.at = set(range(2 * STEPS_PER_EPOCH, 1000))
     with pytest.raises(TrainingFailedError, match="after 3 rollbacks; the best checkpoint is kept"):
-        train(tiny("breaking"), out=tmp_path / "run", progress=False)
+        train(tiny("breaking", network=LINEAR), out=tmp_path / "run", progress=False)
     assert load(tmp_path / "run").about["step"] == STEPS_PER_EPOCH
 
 
 def test_without_the_monitor_broken_weights_fail_at_once(tmp_path: Path, breaking: type[Breaking]) -> None:
     breaking.at = {2 * STEPS_PER_EPOCH}
     with pytest.raises(TrainingFailedError, match="the weights are not finite at step 18, after 0 rollbacks"):
-        train(tiny("breaking", monitors={"divergence": False}), out=tmp_path / "run", progress=False)
+        train(
+            tiny("breaking", monitors={"divergence": False}, network=LINEAR),
+            out=tmp_path / "run",
+            progress=False,
+        )
 
 
 def saturating(**monitors: Any) -> Config:
@@ -246,9 +256,11 @@ def saturating(**monitors: Any) -> Config:
     sampler = {
         "name": "langevin", "noise_std": 100.0, "steps": 1, "buffer_size": 200, "mode": "eval", "reinit": 0.0,
     }  # fmt: skip
-    return tiny("sada-jem", {"epochs": 6, "evaluate_every": 2}, sampler=sampler, monitors=monitors)
+    training = {"epochs": 6, "evaluate_every": 2}
+    return tiny("sada-jem", training, sampler=sampler, network=LINEAR, monitors=monitors)
 
 
+@pytest.mark.usefixtures("linear_network")
 def test_a_sampler_that_saturates_gets_its_remedy(tmp_path: Path) -> None:
     quieter = [["rollback", {"set": {"sampler.noise_std": 0.01}}]]
     path = train(saturating(remedies={"divergence": quieter}), out=tmp_path / "run", progress=False).path
@@ -259,6 +271,7 @@ def test_a_sampler_that_saturates_gets_its_remedy(tmp_path: Path) -> None:
     assert load(path).about["chain"]["noise_std"] == 0.01
 
 
+@pytest.mark.usefixtures("linear_network")
 def test_a_sampler_that_saturates_for_ever_fails_and_keeps_the_best(tmp_path: Path) -> None:
     with pytest.raises(
         TrainingFailedError, match=r"edge of the box .* after 3 rollbacks; the best checkpoint is kept"
@@ -276,7 +289,7 @@ def test_a_real_collapse_is_met_without_a_person(tmp_path: Path) -> None:
         "catastrophic-overfitting": ladder,
         "accuracy-gap": [ladder[1], "pgd-2"],
     }
-    training = {"epochs": 40, "lr": 0.2, "evaluate_every": 10, "held_out_images": 100}
+    training = {"epochs": 30, "lr": 0.2, "evaluate_every": 5}
     sick = tiny(
         "fgsm", training, threat={"norm": "linf", "radius": "0.4"}, schedule={"name": "cyclic"},
         monitors={"remedies": remedies},

@@ -85,7 +85,7 @@ def test_another_seed_begins_with_the_same_weights(
 def stage_file(folder: Path, **change: Any) -> Path:
     """A first stage as a recipe file, with data, network, threat and seed that must not count."""
     tree = yaml.safe_load(dump_config(tiny("pgd-at", {"epochs": 1, "seed": 3}, attack={"steps": 1})))
-    tree["network"]["width"] = 4
+    tree["network"]["width"] = 8
     tree["threat"]["radius"] = "0.1"
     del tree["attack"]
     tree["attack"] = {"steps": 1}
@@ -105,7 +105,7 @@ def test_a_recipe_is_trained_first_on_the_data_network_threat_and_seed_of_the_ru
     stage = RunDirectory.open(whole.path).first_stage
     config = stage.config()
     assert stage.status()["status"] == "finished" and config.method.name == "pgd-at"
-    assert config.network.width == 8 and config.training.seed == 0  # type: ignore[attr-defined]
+    assert config.network.width == 4 and config.training.seed == 0  # type: ignore[attr-defined]
     assert config.threat is not None and config.threat.radius == "0.2" and config.attack.step_size == "1/20"
     event = RunDirectory.open(whole.path).events()[0]
     assert "first.yaml (best of epoch 1, " in event["message"]
