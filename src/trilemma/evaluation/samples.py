@@ -170,7 +170,10 @@ def _check(clf: Classifier, namer: Classifier | None, data: Splits | None) -> No
         return
     check_independent("namer", namer, clf)
     if namer.num_classes != clf.num_classes:
-        raise ConfigError(f"namer: has {namer.num_classes} classes, but the samples have {clf.num_classes}")
+        raise ConfigError(
+            f"namer: has {namer.num_classes} classes, but the samples have {clf.num_classes}; pass one with the same "
+            "classes"
+        )
 
 
 def check_independent(role: str, evaluator: Classifier, generator: Classifier) -> None:
