@@ -16,12 +16,15 @@ from trilemma.cli.list import KINDS
 from trilemma.cli.main import app
 from trilemma.config import registry
 from trilemma.config.recipe import build_config
-from trilemma.config.registry import DATASETS, NETWORKS, PROTOCOLS, SAMPLERS, STARTS, Registry
+from trilemma.config.registry import ATTACKS, DATASETS, NETWORKS, PROTOCOLS, SAMPLERS, STARTS, Registry
 from trilemma.data.catalogue import Dataset, find_dataset
-from trilemma.errors import MissingExtraError
+from trilemma.errors import ConfigError, MissingExtraError
+from trilemma.evaluation.diagnose import diagnose
+from trilemma.evaluation.evaluate import evaluate
 from trilemma.evaluation.protocol import Protocol
 from trilemma.networks.create import create_network
 from trilemma.samplers.starts import make_start
+from trilemma.threat import Threat
 
 DOCS = Path(__file__).parents[2] / "docs"
 TABLES = {table.kind + "s": table for table in vars(registry).values() if isinstance(table, Registry)}
@@ -100,6 +103,43 @@ def test_a_data_set_is_accepted_by_a_recipe_and_known(name: str) -> None:
     assert isinstance(known, Dataset)
     if known.class_names is not None:
         assert len(known.class_names) == known.num_classes
+
+
+def far_away(clf, images, labels, threat):
+    return 1 - images
+
+
+def one_too_few(clf, images, labels, threat):
+    return images[1:]
+
+
+def no_tensor(clf, images, labels, threat):
+    return images.tolist()
+
+
+def not_a_number(clf, images, labels, threat):
+    return images * torch.nan
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (far_away, r"6 of 6 adversarial images lie outside linf 0\.1"),
+        (not_a_number, "6 of 6 adversarial images lie outside"),
+        (one_too_few, r"returned \[5, 1, 4, 4\] for images of shape \[6, 1, 4, 4\]"),
+        (no_tensor, "returned list"),
+    ],
+)
+def test_an_attack_that_returns_no_adversarial_images_is_refused_by_name(toy, monkeypatch, attack, message):
+    """In the protocol and the diagnosis; the ensemble confirms every success anyway."""
+    monkeypatch.setattr(ATTACKS, "_rows", dict(ATTACKS._rows))
+    ATTACKS.add("wrong", f"{__name__}:{attack.__name__}")
+    clf, images, threat = toy.mlp(), toy.images(), Threat("linf", 0.1)
+    labels = clf(images).argmax(1)
+    with pytest.raises(ConfigError, match=f"attack 'wrong': {message}"):
+        evaluate(clf, (images, labels), protocols=["attack:wrong"], threat=threat)
+    with pytest.raises(ConfigError, match=f"attack 'wrong': {message}"):
+        diagnose(clf, (images, labels), threat, attacks=["wrong"])
 
 
 @pytest.mark.parametrize("name", PROTOCOLS.names())

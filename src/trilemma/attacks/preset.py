@@ -11,7 +11,11 @@ from torch import Tensor
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.presets import Preset
 from trilemma.config.registry import ATTACKS, import_object
+from trilemma.errors import ConfigError
 from trilemma.threat import Threat
+
+# Allows for the rounding of clean + delta in float32, summed over an image.
+BALL_TOLERANCE = 1e-5
 
 
 def run_preset(
@@ -31,9 +35,29 @@ def run_preset(
         labels: int64 ``[N]``.
         threat: norm and radius.
         generator: source of random numbers; passed only if the attack has a parameter ``generator``.
+
+    Raises:
+        ConfigError: the attack returned something else than images of this shape inside the ball and [0, 1].
     """
     attack: Callable[..., Tensor] = (
         import_object(preset.attack) if ":" in preset.attack else ATTACKS.get(preset.attack)
     )
     random = {"generator": generator} if "generator" in signature(attack).parameters else {}
-    return attack(clf, images, labels, threat, **random, **preset.settings)
+    adversarial = attack(clf, images, labels, threat, **random, **preset.settings)
+    if not isinstance(adversarial, Tensor) or adversarial.shape != images.shape:
+        returned = list(adversarial.shape) if isinstance(adversarial, Tensor) else type(adversarial).__name__
+        raise ConfigError(
+            f"attack {preset.attack!r}: returned {returned} for images of shape {list(images.shape)}; an attack "
+            "returns one adversarial image per image"
+        )
+    if outside := count_outside(threat, adversarial, images):
+        raise ConfigError(
+            f"attack {preset.attack!r}: {outside} of {len(images)} adversarial images lie outside {threat} or [0, 1]; "
+            "an attack returns projected images, as threat.project does"
+        )
+    return adversarial.detach()
+
+
+def count_outside(threat: Threat, adversarial: Tensor, clean: Tensor) -> int:
+    """Number of adversarial images outside the ball around their clean image, outside [0, 1], or not finite."""
+    return int((~threat.contains(adversarial, clean, BALL_TOLERANCE)).sum())

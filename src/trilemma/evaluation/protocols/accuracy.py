@@ -9,16 +9,12 @@ import torch
 from torch import Tensor
 
 from trilemma.attacks import pgd
-from trilemma.attacks.preset import run_preset
+from trilemma.attacks.preset import count_outside, run_preset
 from trilemma.classifier.correctness import correct_in_batches, is_correct
 from trilemma.config.presets import DIAGNOSE, find_preset
 from trilemma.config.registry import ATTACKS
 from trilemma.data.image_set import as_float
-from trilemma.errors import ConfigError
 from trilemma.evaluation.protocol import Protocol, Request, Verdicts, protocol
-
-# Allows for the rounding of clean + delta in float32, summed over an image.
-BALL_TOLERANCE = 1e-5
 
 
 @protocol(version=1, needs_threat=False)
@@ -55,6 +51,7 @@ def attack(name: str) -> Protocol:
 
     Raises:
         UnknownNameError: unknown attack.
+        ConfigError: during the measurement, as of :func:`trilemma.attacks.preset.run_preset`.
     """
     preset = find_preset(DIAGNOSE, name, "attack")
 
@@ -91,7 +88,7 @@ def _attacked(
     on the batch size.
 
     Raises:
-        ConfigError: adversarial images outside the ball or [0, 1].
+        RuntimeError: adversarial images outside the ball or [0, 1].
     """
     clf, images, labels, threat = request.clf, request.images, request.labels, request.required_threat
     correct = correct_in_batches(clf, images, labels, request.batch_size)
@@ -104,11 +101,9 @@ def _attacked(
         for index in remaining.split(request.batch_size) if len(remaining) else ():
             batch, true_labels = as_float(images[index].to(clf.device)), labels[index].to(clf.device)
             adversarial = attack(batch, true_labels, generator)
-            outside = ~threat.contains(adversarial, batch, BALL_TOLERANCE)
-            if bool(outside.any()):
-                raise ConfigError(
-                    f"{name}: {int(outside.sum())} of {len(outside)} adversarial images lie outside {threat} or "
-                    "[0, 1]; the attack must return projected images, as threat.project does"
+            if outside := count_outside(threat, adversarial, batch):
+                raise RuntimeError(
+                    f"{name}: {outside} adversarial images lie outside {threat} or [0, 1]; a bug"
                 )
             correct[index] = is_correct(clf, adversarial, true_labels).cpu()
             request.advance(len(index) if restart == restarts - 1 else int((~correct[index]).sum()))
