@@ -1,6 +1,6 @@
 """Common style of all figures, in a light and a dark variant; global matplotlib settings are never changed.
 
-Colours are distinguishable for readers with any common colour-vision deficiency (tests/report/test_style.py
+Colours are distinguishable for readers with any common colour-vision deficiency (tests/figures/test_style.py
 measures it), and a colour always has the same meaning: one per image set, one per run.
 """
 

@@ -16,6 +16,7 @@ from trilemma.errors import RunError
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.train import Run, train
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
 STEP_KEYS = {
     "kind", "step", "epoch", "minutes", "lr", "loss", "clean_accuracy", "robust_accuracy", "energy_clean",
     "energy_adversarial", "energy_generated", "delta_marginal", "delta_joint", "shift", "shift_p95", "abnormal",
