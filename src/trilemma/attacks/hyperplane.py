@@ -19,32 +19,21 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 
-def project_linf(points: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """The point of ``{z in [0, 1]^D : <w, z> + b = 0}`` nearest to each point in L-inf, ``[..., D]``.
-
-    If the hyperplane does not intersect the box, the corner of the box nearest to it (pixels of weight 0 stay). If
-    several points are nearest, the one in which every pixel moves as far as the distance allows.
-
-    Args:
-        points: ``[..., D]`` in [0, 1].
-        w, b: ``[..., D]`` and ``[...]``; leading dimensions broadcast against those of ``points``.
-    """
-    return (points + displacement(points, w, vecdot(w, points) + b, "linf")).clamp(0.0, 1.0)
-
-
-def project_l2(points: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """As :func:`project_linf` with the L2 norm, for which the nearest point is unique."""
-    return (points + displacement(points, w, vecdot(w, points) + b, "l2")).clamp(0.0, 1.0)
-
-
 def displacement(points: Tensor, w: Tensor, value: Tensor, norm: str) -> Tensor:
-    """The vector from each point to its projection, ``[..., D]``.
+    """The vector from each point to its projection, the nearest point of ``{z in [0, 1]^D : <w, z> + b = 0}``.
+
+    If the hyperplane does not intersect the box, the projection is the corner of the box nearest to it (pixels of
+    weight 0 stay). If several points are nearest in L-inf, it is the one in which every pixel moves as far as the
+    distance allows; the nearest point in L2 is unique.
 
     Args:
         points: ``[..., D]`` in [0, 1]; leading dimensions broadcast against those of ``w``.
         w: normal vectors, ``[..., D]``.
         value: ``<w, x> + b`` at each point, ``[...]``.
         norm: ``"linf"`` or ``"l2"``.
+
+    Returns:
+        ``[..., D]``.
     """
     direction = w.sign() * -value.sign()[..., None]
     # 1 - x for a pixel that increases, x for one that decreases.

@@ -21,7 +21,7 @@ from trilemma.data.image_set import ImageSet, Splits
 from trilemma.data.sources import load_images
 from trilemma.errors import CheckpointError, ConfigError, DataError, ImageError
 from trilemma.evaluation.lint.rows import add_lint, lint_data, print_findings
-from trilemma.evaluation.protocol import Protocol, Request, ResumeState, Verdicts
+from trilemma.evaluation.protocol import Measurement, Protocol, Request, ResumeState, Verdicts
 from trilemma.progress import bar
 from trilemma.runs.records import LAST, write_row
 from trilemma.runs.run_directory import RunDirectory
@@ -87,7 +87,12 @@ def evaluate(
         )
     names = [protocols] if isinstance(protocols, str) else list(protocols)
     definitions: dict[str, Protocol] = {name: PROTOCOLS.get(name) for name in names}
-    for definition in definitions.values():
+    for name, definition in definitions.items():
+        if not isinstance(definition, Protocol):
+            raise ConfigError(
+                f"protocol {name!r}: its registry row names a {type(definition).__name__}; name a Protocol, which "
+                "@protocol(version=1, needs_threat=...) makes of a function"
+            )
         definition.check_classifier(clf)
     threat = threat or clf.threat
     attacking = [name for name, definition in definitions.items() if definition.needs_threat]
@@ -207,7 +212,7 @@ def _row(
     else:
         with bar(name, len(data), progress) as advance:
             result = definition.measure(replace(request, advance=advance))
-    measured = result.measured() if isinstance(result, Verdicts) else result
+    measured = _measurement(name, result, len(data))
     lower, upper = measured.interval or (None, None)
     return {
         "protocol": measured.name or name,
@@ -227,6 +232,22 @@ def _row(
         "facts": dict(measured.facts),
         **environment(clf.device),
     }
+
+
+def _measurement(name: str, result: Verdicts | Measurement, count: int) -> Measurement:
+    """The result of a protocol on ``count`` images as a measurement; a ConfigError for anything else."""
+    if isinstance(result, Measurement):
+        return result
+    correct = result.correct if isinstance(result, Verdicts) else None
+    if correct is None or correct.dtype != torch.bool or correct.shape != (count,):
+        returned = (
+            type(result).__name__ if correct is None else f"{correct.dtype} verdicts {list(correct.shape)}"
+        )
+        raise ConfigError(
+            f"protocol {name!r}: returned {returned} for {count} images; it returns Verdicts, one bool per image, or "
+            "a Measurement"
+        )
+    return result.measured()
 
 
 def environment(device: torch.device) -> dict[str, str]:

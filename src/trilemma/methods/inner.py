@@ -12,9 +12,9 @@ from torch import Tensor
 from trilemma import noise
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
-from trilemma.config.registry import SAMPLERS
 from trilemma.config.sections import SamplerConfig
 from trilemma.methods.base import Method, MethodState
+from trilemma.samplers.samplers import run_sampler
 from trilemma.units import parse_fraction
 from trilemma.walks import objectives
 from trilemma.walks.steps import ascend
@@ -139,11 +139,11 @@ def descend_energy(
         labels, seeds: int64 ``[N]``.
         clip: clip the images to [0, 1] after every step.
     """
-    run_sampler: Callable[..., Tensor] = SAMPLERS.get(sampler.name or "langevin")
+    name = sampler.name or "langevin"
     energy = (
         objectives.joint_energy(clf, labels) if sampler.energy == "joint" else objectives.marginal_energy(clf)
     )
     with inner_loop(clf, sampler.mode or "eval"):
         settings = sampler.model_dump(include={"step_size", "noise_std", "clamp"}, exclude_none=True)
-        generated = run_sampler(clf, images, energy, steps, seeds=seeds, clip=clip, **settings)
+        generated = run_sampler(name, clf, images, energy, steps, seeds=seeds, clip=clip, **settings)
     return {"generated": generated, "generated_labels": labels if sampler.energy == "joint" else None}

@@ -144,18 +144,3 @@ def image_moments(extractor: Extractor, images: Tensor, batch_size: int = 250) -
 def to_levels(images: Tensor) -> Tensor:
     """Converts float images in [0, 1] to uint8 by rounding, for all generation metrics; uint8 images are unchanged."""
     return images if images.dtype == torch.uint8 else (images * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def image_distance(extractor: Extractor, images: Tensor, reference: Moments) -> dict[str, Any]:
-    """The Frechet distance of a set of images to a reference set, as a result row.
-
-    Returns:
-        ``name`` (``FD-<extractor>``), ``value``, ``count`` (number of images) and ``reference_count``.
-    """
-    features = image_moments(extractor, images)
-    return {
-        "name": f"FD-{extractor.name}",
-        "value": frechet_distance(features, reference),
-        "count": features.count,
-        "reference_count": reference.count,
-    }

@@ -43,11 +43,6 @@ def classified_as(clf: Classifier, images: Tensor, labels: Tensor, batch_size: i
     return predictions.cpu() == labels.cpu()
 
 
-def named_share(clf: Classifier, images: Tensor, labels: Tensor) -> float:
-    """The fraction of images that an independent classifier classifies as the class they were generated for."""
-    return share(classified_as(clf, images, labels)).value
-
-
 def image_metrics(
     images: Tensor, labels: Tensor, reference: Tensor | None = None, namer: Classifier | None = None
 ) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from trilemma.data.image_set import ImageSet
 from trilemma.data.sources import load_images
 from trilemma.data.statistics import ClassPCA
 from trilemma.errors import ConfigError, ImageError, nearest
+from trilemma.samplers.samplers import run_sampler
 from trilemma.samplers.starts import make_start
 from trilemma.walks import objectives
 from trilemma.walks.objectives import subset
@@ -147,7 +148,8 @@ def generate(
     check_labels(labels, labels, clf.num_classes)
     labels = labels.to(clf.device)
     seeds = noise.image_seeds(len(labels), generator, clf.device)
-    run_sampler = SAMPLERS.get(sampler)
+    # an unknown name is reported before the starts are fitted
+    SAMPLERS.row(sampler)
     images = (
         start.to(clf.device)
         if isinstance(start, Tensor)
@@ -157,7 +159,8 @@ def generate(
     with inner_loop(clf, "eval"):
         objective = energy_objective(clf, energy, labels)
         stop_rule = reference_stop(clf, labels) if stop else None
-        generated: Tensor = run_sampler(
+        return run_sampler(
+            sampler,
             clf,
             images,
             objective,
@@ -169,7 +172,6 @@ def generate(
             callback=callback,
             **options,
         )
-    return generated
 
 
 def starting_images(

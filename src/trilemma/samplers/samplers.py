@@ -9,9 +9,30 @@ import torch
 from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
+from trilemma.config.registry import SAMPLERS
+from trilemma.errors import ConfigError
 from trilemma.threat import image_norm
 from trilemma.walks.steps import descend
 from trilemma.walks.walk import Objective, StepRule, Walkers
+
+
+def run_sampler(
+    name: str, clf: Classifier, images: Tensor, energy: Objective, steps: int, **options: Any
+) -> Tensor:
+    """Runs the sampler ``name`` of the registry ``SAMPLERS``; arguments as in :func:`langevin`.
+
+    Raises:
+        UnknownNameError: unknown sampler.
+        ConfigError: the sampler returned something else than images of the shape of ``images``.
+    """
+    walked = SAMPLERS.get(name)(clf, images, energy, steps, **options)
+    if not isinstance(walked, Tensor) or walked.shape != images.shape:
+        returned = list(walked.shape) if isinstance(walked, Tensor) else type(walked).__name__
+        raise ConfigError(
+            f"sampler {name!r}: returned {returned} for images of shape {list(images.shape)}; a sampler returns the "
+            "moved images"
+        )
+    return walked
 
 
 def _step_rule(

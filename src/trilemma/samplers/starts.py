@@ -128,14 +128,23 @@ def create_start(context: StartContext) -> DrawStarts:
     """Returns the draw function of the registered start ``context.name``.
 
     Raises:
-        ConfigError: unknown name, or missing training images or statistics.
+        ConfigError: unknown name, or missing training images or statistics; when drawing, images of another shape.
     """
     if context.name not in STARTS:
         names = list(STARTS.rows())
         raise ConfigError(
             f"start: unknown start {context.name!r}.{nearest(context.name, names)} Starts: {', '.join(names)}"
         )
-    draw: DrawStarts = STARTS.get(context.name)(context)
+    draw_images: DrawStarts = STARTS.get(context.name)(context)
+
+    def draw(labels: Tensor, seeds: Tensor) -> Tensor:
+        images = draw_images(labels, seeds)
+        expected = [len(labels), *context.image_shape]
+        if not isinstance(images, Tensor) or list(images.shape) != expected:
+            returned = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ConfigError(f"start {context.name!r}: returned {returned}; needed are images {expected}")
+        return images
+
     return draw
 
 
