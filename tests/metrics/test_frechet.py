@@ -14,7 +14,6 @@ from trilemma.metrics.frechet import (
     Extractor,
     Moments,
     frechet_distance,
-    image_distance,
     image_moments,
     moments,
     penultimate,
@@ -91,14 +90,6 @@ def test_the_classifier_is_left_in_its_mode_with_its_statistics(toy):
 def test_a_network_without_a_linear_layer_is_refused():
     with pytest.raises(ConfigError, match="no linear layer"):
         penultimate(trilemma.Classifier(nn.Flatten(), 4), "flat")
-
-
-def test_a_row_names_its_extractor_and_counts_its_images(toy):
-    extractor = penultimate(toy.mlp(), "toy")
-    images = toy.images(40)
-    row = image_distance(extractor, images, image_moments(extractor, toy.images(30, seed=2)))
-    assert (row["name"], row["count"], row["reference_count"]) == ("FD-toy", 40, 30)
-    assert row["value"] > 0
 
 
 def test_float_and_stored_images_come_the_same_way(toy):

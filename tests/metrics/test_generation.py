@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import trilemma
-from trilemma.metrics.generation import compare_samples, named_share, nearest_distance
+from trilemma.metrics.generation import compare_samples, image_metrics, nearest_distance
 
 
 def _images(count: int, seed: int) -> torch.Tensor:
@@ -32,10 +32,11 @@ class _First(nn.Module):
         return -(images[:, 0, 0, 0, None] * 10 - torch.arange(4)).square()
 
 
-def test_named_share_counts_the_images_named_as_asked():
+def test_the_share_of_named_images_is_that_of_the_images_classified_as_their_label():
     images = torch.zeros(4, 3, 4, 4)
     images[:, 0, 0, 0] = torch.tensor([0.0, 0.1, 0.2, 0.3])
-    assert named_share(trilemma.Classifier(_First(), 4), images, torch.tensor([0, 1, 2, 0])) == 0.75
+    found = image_metrics(images, torch.tensor([0, 1, 2, 0]), namer=trilemma.Classifier(_First(), 4))
+    assert found["named"] == 0.75
 
 
 def test_samples_are_compared_with_starts_and_real_images():
