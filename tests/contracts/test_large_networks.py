@@ -1,4 +1,4 @@
-"""Every method on WRN-28-10, 100 classes, 64x64 pixels: shapes alone (meta device), so no memory and no arithmetic."""
+"""Every method on WRN-16-10, 100 classes, 64x64 pixels: shapes alone (meta device), so no memory and no arithmetic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES, SHAPE = 100, (3, 64, 64)
 @pytest.fixture(scope="module")
 def clf() -> Classifier:
     with torch.device("meta"):
-        network = create_network(WideResNetOptions(depth=28, width=10), CLASSES, SHAPE)
+        network = create_network(WideResNetOptions(depth=16, width=10), CLASSES, SHAPE)
     return Classifier(network, CLASSES, [0.5] * 3, [0.5] * 3, image_shape=SHAPE).to("meta").train()
 
 

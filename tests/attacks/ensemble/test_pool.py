@@ -204,7 +204,7 @@ def test_an_interruption_at_any_line_of_the_book_keeping_loses_and_repeats_nothi
 
     def pool_after(line: int, path: Path) -> tuple[Pool, bool]:
         """A pool that is interrupted at the ``line``-th line of its book-keeping, if it has so many."""
-        pool, passed = pool_of(case, batch_size=10), 0
+        pool, passed = pool_of(case, batch_size=15), 0
         file = PoolFile(path, pool, ["both"])
         file.restore()
 
