@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import tarfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from trilemma import Classifier, Threat
@@ -98,5 +101,24 @@ def reference(name: str, count: int = 250) -> tuple[Classifier, Tensor, Tensor, 
 
 def official_images(data: str, count: int) -> tuple[Tensor, Tensor]:
     """The first ``count`` official test images of ``cifar10`` (original pixels) or ``mnist``, and their labels."""
+    if data == "mnist":
+        images, labels = _first_of_mnist()
+        return images[:count], labels[:count]
     found = load_images(SHARED / "data" / {"cifar10": "cifar10-lossless-subset"}.get(data, data))
     return found.float_images(torch.arange(count)), found.labels[:count]
+
+
+@cache
+def _first_of_mnist() -> tuple[Tensor, Tensor]:
+    """The first 250 test images, read from the archive: the package would decode all 70,000 images of the folder."""
+    read: dict[int, tuple[np.ndarray, int]] = {}
+    with tarfile.open(SHARED / "data" / "mnist" / "test.tar.gz") as archive:
+        for member in archive:
+            _, label, name = member.name.split("/")
+            # the test images are numbered from 60000 on in the official order
+            number = int(name.removesuffix(".png")) - 60_000
+            if number < 250 and (file := archive.extractfile(member)) is not None:
+                read[number] = (np.array(Image.open(file)), int(label))
+    pixels = np.stack([read[number][0] for number in range(250)])
+    labels = torch.tensor([read[number][1] for number in range(250)])
+    return torch.from_numpy(pixels)[:, None].float() / 255, labels
