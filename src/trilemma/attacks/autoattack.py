@@ -16,6 +16,7 @@ from torch import Tensor
 from trilemma.attacks.ensemble.oracle import search_from_attack
 from trilemma.attacks.ensemble.pool import Attack, OnProgress, Pool, Work, show_progress
 from trilemma.attacks.ensemble.pool_file import PoolFile
+from trilemma.attacks.preset import run_preset
 from trilemma.classifier.batch_size import resolve_batch_size
 from trilemma.classifier.classifier import Classifier, check_labels
 from trilemma.config.presets import AUTOATTACK, CLASSES_OF_TARGETED_DLR, Preset, find_preset
@@ -142,8 +143,12 @@ def ensemble_attack(table: Mapping[str, Preset], name: str) -> Attack:
     """
     preset = find_preset(table, name, "autoattack")
     row = ATTACKS.row(preset.attack)
-    search = import_object(row.search) if row.search else search_from_attack(import_object(row.target))
-    return Attack(name, partial(search, **preset.settings), preset.passes, preset.stream)
+    search = (
+        partial(import_object(row.search), **preset.settings)
+        if row.search
+        else search_from_attack(partial(run_preset, preset))
+    )
+    return Attack(name, search, preset.passes, preset.stream)
 
 
 def _ensemble(names: Sequence[str], num_classes: int) -> list[Attack]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.classifier import Classifier, check_returned
+from trilemma.config.plug_ins import call_registered
 from trilemma.config.presets import Preset
 from trilemma.config.registry import ATTACKS, import_object
 from trilemma.errors import ConfigError
@@ -39,23 +41,36 @@ def run_preset(
     Raises:
         ConfigError: the attack returned something else than images of this shape inside the ball and [0, 1].
     """
+    attack = find_attack(preset)
+    what = f"attack {preset.attack!r}"
+    random = {"generator": generator} if "generator" in signature(attack).parameters else {}
+    # a copy, since a user's attack may write into its images
+    returned = call_registered(what, attack, clf, images.clone(), labels, threat, **random, **preset.settings)
+    adversarial = check_returned(what, returned, images.shape).detach().to(images.dtype)
+    if outside := count_outside(threat, adversarial, images):
+        raise ConfigError(
+            f"{what}: {outside} of {len(images)} adversarial images lie outside {threat} or [0, 1]; "
+            "an attack returns projected images, as threat.project does"
+        )
+    return adversarial
+
+
+def find_attack(preset: Preset) -> Callable[..., Tensor]:
+    """The function of a preset's attack."""
     attack: Callable[..., Tensor] = (
         import_object(preset.attack) if ":" in preset.attack else ATTACKS.get(preset.attack)
     )
-    random = {"generator": generator} if "generator" in signature(attack).parameters else {}
-    adversarial = attack(clf, images, labels, threat, **random, **preset.settings)
-    if not isinstance(adversarial, Tensor) or adversarial.shape != images.shape:
-        returned = list(adversarial.shape) if isinstance(adversarial, Tensor) else type(adversarial).__name__
-        raise ConfigError(
-            f"attack {preset.attack!r}: returned {returned} for images of shape {list(images.shape)}; an attack "
-            "returns one adversarial image per image"
-        )
-    if outside := count_outside(threat, adversarial, images):
-        raise ConfigError(
-            f"attack {preset.attack!r}: {outside} of {len(images)} adversarial images lie outside {threat} or [0, 1]; "
-            "an attack returns projected images, as threat.project does"
-        )
-    return adversarial.detach()
+    return attack
+
+
+def settings_of(preset: Preset) -> dict[str, Any]:
+    """The settings of a preset, with the defaults of its attack for those that it leaves open."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in signature(find_attack(preset)).parameters.items()
+        if isinstance(parameter.default, bool | int | float | str)
+    }
+    return defaults | preset.settings
 
 
 def count_outside(threat: Threat, adversarial: Tensor, clean: Tensor) -> int:

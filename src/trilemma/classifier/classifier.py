@@ -18,6 +18,23 @@ from trilemma.threat import Threat
 TOLERANCE = 1e-4
 
 
+def check_returned(what: str, images: object, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """Checks that a registered function returned float images of ``shape``, and returns them.
+
+    Args:
+        what: the registry row, for the message: ``"attack 'mine'"``.
+        images: the returned value.
+        shape: the expected shape, ``[N, C, H, W]``.
+
+    Raises:
+        ConfigError: something else was returned.
+    """
+    if isinstance(images, Tensor) and images.shape == tuple(shape) and images.is_floating_point():
+        return images
+    returned = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+    raise ConfigError(f"{what}: returned {returned}; its function returns float images {list(shape)}")
+
+
 def check_range(images: Tensor) -> None:
     """Checks that all values are in [0, 1], with a tolerance of 1e-4, and that none is NaN.
 

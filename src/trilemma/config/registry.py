@@ -74,7 +74,21 @@ class Registry:
         }
 
     def add(self, name: str, target: str, **about: str) -> None:
-        """Adds a row, or replaces the row of that name; ``about`` sets the other fields of :class:`Row`."""
+        """Adds a row; ``about`` sets the other fields of :class:`Row`. Adding the same row again has no effect.
+
+        Raises:
+            ConfigError: ``target`` is not of the form ``"module:object"``, or the name belongs to another object.
+        """
+        if not isinstance(target, str) or not all(target.partition(":")):
+            given = repr(target) if isinstance(target, str) else f"a {type(target).__name__}"
+            raise ConfigError(
+                f"{self.kind} {name!r}: the target must be a text 'module:object', got {given}; in a script, "
+                'f"{__name__}:NAME"'
+            )
+        if name in self._rows and self._rows[name].target != target:
+            raise ConfigError(
+                f"{self.kind} {name!r}: this name belongs to {self._rows[name].target}; choose another"
+            )
         self._rows[name] = Row(target=target, **about)
 
     def rows(self) -> dict[str, Row]:
@@ -108,16 +122,26 @@ class Registry:
 
         Raises:
             UnknownNameError: no such row, or a parameterised name without a value.
+            ConfigError: the object of another package's row cannot be imported.
         """
         row = self.row(name)
         if not row.blank:
-            return import_object(row.target)
+            return self._import(name, row.target)
         base, _, value = name.partition(":")
         if not value:
             raise UnknownNameError(
                 f"{self.kind} {base!r} needs a value; write {base}:{row.blank}; {row.summary}"
             )
-        return import_object(row.target)(value)
+        return self._import(base, row.target)(value)
+
+    def _import(self, name: str, target: str) -> Any:
+        """The object ``target`` of the row ``name``; a missing module or object of a user's row is a ConfigError."""
+        try:
+            return import_object(target)
+        except (ImportError, AttributeError) as error:
+            if target.startswith("trilemma."):
+                raise
+            raise ConfigError(f"{self.kind} {name!r}: cannot import {target}: {error}") from error
 
     def options(self, name: str) -> Any:
         """The options class of a method or network.

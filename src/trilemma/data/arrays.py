@@ -110,6 +110,8 @@ def as_arrays(content: Arrays | Mapping[str, Any], where: str) -> Arrays:
         )
     parts = {}
     for split in (split for split in splits if split in content):
+        if not isinstance(content[split], tuple | list) or len(content[split]) != 2:
+            raise DataError(f"{where}: {split} must be (images, labels), got {type(content[split]).__name__}")
         images, labels = (np.asarray(value) for value in content[split])
         images = _as_images(images, f"{where}: {split} images")
         parts[split] = (images, _as_labels(labels, len(images), f"{where}: {split} labels"))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trilemma.config.plug_ins import call_registered
 from trilemma.config.registry import DATASETS, import_object
 from trilemma.data import catalogue
 from trilemma.data.arrays import arrays_contents, as_arrays, read_npz, tensor_set
@@ -224,7 +225,18 @@ def _open_function(
     """Reads a data set by its function. Only this package's functions are cached, since their results never change."""
 
     def read() -> Contents:
-        arrays = as_arrays(_reader(dataset)(None if root is None else Path(root)), name)
+        try:
+            content = call_registered(
+                f"data set {name!r}", _reader(dataset), None if root is None else Path(root)
+            )
+        except OSError as error:
+            raise DataError(f"{name}: its function cannot read its files: {error}") from error
+        arrays = as_arrays(content, name)
+        shapes = {images.shape[1:] for images, _ in arrays.parts.values()}
+        if dataset.image_shape is not None and shapes != {dataset.image_shape}:
+            raise DataError(
+                f"{name}: its images have shape {shapes.pop()}, but its catalogue entry states {dataset.image_shape}"
+            )
         return arrays_contents(arrays, dataset.class_names, size, name)
 
     if isinstance(dataset.read, str) and dataset.read.startswith("trilemma."):

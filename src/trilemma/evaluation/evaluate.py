@@ -236,7 +236,7 @@ def _row(
 
 def _measurement(name: str, result: Verdicts | Measurement, count: int) -> Measurement:
     """The result of a protocol on ``count`` images as a measurement; a ConfigError for anything else."""
-    if isinstance(result, Measurement):
+    if isinstance(result, Measurement) and isinstance(result.value, int | float):
         return result
     correct = result.correct if isinstance(result, Verdicts) else None
     if correct is None or correct.dtype != torch.bool or correct.shape != (count,):

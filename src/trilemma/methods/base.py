@@ -18,6 +18,7 @@ from trilemma.config.config import MethodOptions
 from trilemma.config.sections import AttackConfig, SamplerConfig
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet
+from trilemma.errors import ConfigError
 from trilemma.samplers.replay_buffer import ReplayBuffer
 from trilemma.samplers.starts import TrainingStarts
 from trilemma.threat import Threat
@@ -168,8 +169,16 @@ class Method(ABC):
 
     @property
     def threat(self) -> Threat:
-        """The threat model. A method with an attack cannot be created without one; other methods must not read it."""
-        assert self._threat is not None
+        """The threat model. A method with an attack cannot be created without one.
+
+        Raises:
+            ConfigError: the options class states no attack.
+        """
+        if self._threat is None:
+            raise ConfigError(
+                f"method {self.options.name!r}: it has no threat; an attack needs "
+                "`uses_attack: ClassVar[bool] = True` in its options class"
+            )
         return self._threat
 
     @property
@@ -236,6 +245,20 @@ class Method(ABC):
             state: may be changed.
             step: the return value of ``terms``.
         """
+
+
+def check_step(name: str, step: object) -> Step:
+    """Checks what ``terms`` of the method ``name`` returned, and returns it.
+
+    Raises:
+        ConfigError: no :class:`Step`, or a loss that is no scalar or has no gradient.
+    """
+    if not isinstance(step, Step):
+        raise ConfigError(f"method {name!r}: terms returned {type(step).__name__}; it returns a Step")
+    if step.loss.shape != () or not step.loss.requires_grad:
+        problem = f"has shape {list(step.loss.shape)}" if step.loss.shape != () else "has no gradient"
+        raise ConfigError(f"method {name!r}: Step.loss {problem}; it is a scalar with its graph")
+    return step
 
 
 def detached(images: Tensor, logits: Tensor) -> ForwardResult:

@@ -63,7 +63,7 @@ def create(
     check_together(method_options, threat_config, der)
     check_used(method_options, "attack", attack_config)
     check_used(method_options, "sampler", sampler_config)
-    method: Method = METHODS.get(name)(
+    method: Method = _method_class(name)(
         method_options,
         threat,
         method_options.resolved_attack(attack_config, threat_config),
@@ -75,8 +75,21 @@ def create(
 def create_from_config(config: Config) -> Method:
     """Returns the method of a run's configuration, with its regulariser if it has one."""
     threat = None if config.threat is None else Threat(config.threat.norm, config.threat.radius)
-    method: Method = METHODS.get(config.method.name)(config.method, threat, config.attack, config.sampler)
+    method_class = _method_class(config.method.name)
+    method = method_class(config.method, threat, config.attack, config.sampler)
     return method if config.regulariser is None else _regularised(method, config.regulariser)
+
+
+def _method_class(name: str) -> type[Method]:
+    """The class of a registered method; a ConfigError if it is none, or lacks ``terms``."""
+    method_class = METHODS.get(name)
+    if not (isinstance(method_class, type) and issubclass(method_class, Method)):
+        raise ConfigError(
+            f"method {name!r}: {METHODS.row(name).target} is not a subclass of trilemma.methods.Method"
+        )
+    if missing := sorted(method_class.__abstractmethods__):
+        raise ConfigError(f"method {name!r}: {METHODS.row(name).target} does not define {', '.join(missing)}")
+    return method_class
 
 
 def _regularised(method: Method, der: RegulariserConfig) -> Method:

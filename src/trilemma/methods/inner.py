@@ -13,6 +13,7 @@ from trilemma import noise
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.config.sections import SamplerConfig
+from trilemma.errors import ConfigError
 from trilemma.methods.base import Method, MethodState
 from trilemma.samplers.samplers import run_sampler
 from trilemma.units import parse_fraction
@@ -77,8 +78,11 @@ def attacked(
         ConfigError: ``stop`` with an attack in train mode under BatchNorm.
     """
     attack = method.attack
-    # MethodOptions.resolved_attack has set both.
-    assert attack.steps is not None and attack.step_size is not None
+    threat = method.threat
+    if attack.steps is None or attack.step_size is None:
+        raise ConfigError(
+            f"method {method.options.name!r}: its options class gives no number of steps; set attack_defaults"
+        )
     last: deque[Tensor] = deque(maxlen=1)
     gradient = None if stop is None else torch.zeros_like(images)
 
@@ -90,7 +94,7 @@ def attacked(
 
     with inner_loop(clf, method.options.attack_mode):
         adversarial = ascend(
-            clf, start, images, method.threat, objective(), attack.steps, float(parse_fraction(attack.step_size)),
+            clf, start, images, threat, objective(), attack.steps, float(parse_fraction(attack.step_size)),
             project=project, clip=clip, step_rule=step_rule, seeds=seeds, stop=stop, callback=store_gradient,
         )  # fmt: skip
     return {
@@ -113,7 +117,10 @@ def chain(
     if state.buffer is not None:
         images, labels, indices = state.buffer.draw(count, state.generator)
     else:
-        assert state.starts is not None
+        if state.starts is None:
+            raise ConfigError(
+                "chain: no starts; set `uses_sampler: ClassVar[bool] = True` in the method's options class"
+            )
         labels = torch.randint(clf.num_classes, (count,), generator=state.generator).to(clf.device)
         images = state.starts(labels)
     seeds = noise.image_seeds(count, state.generator, images.device)

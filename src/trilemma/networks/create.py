@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
+from trilemma.config.plug_ins import call_registered
 from trilemma.config.registry import NETWORKS
 from trilemma.errors import ConfigError
 
@@ -32,8 +34,37 @@ def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, 
         raise ConfigError(
             f"network: image_shape must be (channels, height, width), each at least 1, got {tuple(image_shape)}"
         )
-    build = NETWORKS.get(options.name)
-    network: nn.Module = build(
-        num_classes=num_classes, in_channels=image_shape[0], **options.model_dump(exclude={"name"})
-    )
+    settings = {
+        "num_classes": num_classes,
+        "in_channels": image_shape[0],
+        **options.model_dump(exclude={"name"}),
+    }
+    network = call_registered(f"network {options.name!r}", NETWORKS.get(options.name), **settings)
+    if not NETWORKS.row(options.name).target.startswith("trilemma."):
+        _check_network(options.name, network, num_classes, image_shape)
+    assert isinstance(network, nn.Module)
     return network
+
+
+def _check_network(name: str, network: object, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+    """Checks on two black images that a user's network is a module that returns one logit per class."""
+    if not isinstance(network, nn.Module):
+        raise ConfigError(
+            f"network {name!r}: returned a {type(network).__name__}; its function returns a torch.nn.Module"
+        )
+    was_training = network.training
+    try:
+        with torch.no_grad():
+            logits = network.eval()(torch.zeros(2, *image_shape))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ConfigError(
+            f"network {name!r}: cannot classify images of shape {image_shape}: {str(error).splitlines()[0]}"
+        ) from error
+    finally:
+        network.train(was_training)
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+        returned = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ConfigError(
+            f"network {name!r}: returned {returned} for 2 images and {num_classes} classes; it returns logits "
+            f"[2, {num_classes}]"
+        )

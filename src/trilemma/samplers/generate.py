@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from trilemma import energies, noise
 from trilemma.classifier.classifier import Classifier, check_labels, check_range
 from trilemma.classifier.contexts import inner_loop
+from trilemma.config.plug_ins import unknown_options
 from trilemma.config.registry import SAMPLERS
 from trilemma.data.image_set import ImageSet
 from trilemma.data.sources import load_images
@@ -148,8 +150,11 @@ def generate(
     check_labels(labels, labels, clf.num_classes)
     labels = labels.to(clf.device)
     seeds = noise.image_seeds(len(labels), generator, clf.device)
-    # an unknown name is reported before the starts are fitted
-    SAMPLERS.row(sampler)
+    if unknown := unknown_options(SAMPLERS.get(sampler), options):
+        allowed = ("step_size", "noise_std", "clamp", *signature(SAMPLERS.get(sampler)).parameters)
+        raise ConfigError(
+            f"generate: sampler {sampler!r} has no option {unknown[0]!r}.{nearest(unknown[0], allowed)}"
+        )
     images = (
         start.to(clf.device)
         if isinstance(start, Tensor)
@@ -159,7 +164,7 @@ def generate(
     with inner_loop(clf, "eval"):
         objective = energy_objective(clf, energy, labels)
         stop_rule = reference_stop(clf, labels) if stop else None
-        return run_sampler(
+        generated = run_sampler(
             sampler,
             clf,
             images,
@@ -172,6 +177,9 @@ def generate(
             callback=callback,
             **options,
         )
+    if not SAMPLERS.row(sampler).target.startswith("trilemma."):
+        check_range(generated)
+    return generated
 
 
 def starting_images(

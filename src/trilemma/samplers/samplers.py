@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.classifier import Classifier, check_returned
+from trilemma.config.plug_ins import call_registered
 from trilemma.config.registry import SAMPLERS
-from trilemma.errors import ConfigError
 from trilemma.threat import image_norm
 from trilemma.walks.steps import descend
 from trilemma.walks.walk import Objective, StepRule, Walkers
@@ -23,16 +23,12 @@ def run_sampler(
 
     Raises:
         UnknownNameError: unknown sampler.
-        ConfigError: the sampler returned something else than images of the shape of ``images``.
+        ConfigError: the sampler does not take these arguments, or returned no images of this shape.
     """
-    walked = SAMPLERS.get(name)(clf, images, energy, steps, **options)
-    if not isinstance(walked, Tensor) or walked.shape != images.shape:
-        returned = list(walked.shape) if isinstance(walked, Tensor) else type(walked).__name__
-        raise ConfigError(
-            f"sampler {name!r}: returned {returned} for images of shape {list(images.shape)}; a sampler returns the "
-            "moved images"
-        )
-    return walked
+    what = f"sampler {name!r}"
+    # a copy, since a user's sampler may write into its images
+    walked = call_registered(what, SAMPLERS.get(name), clf, images.clone(), energy, steps, **options)
+    return check_returned(what, walked, images.shape)
 
 
 def _step_rule(

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from trilemma import noise
+from trilemma.classifier.classifier import check_range, check_returned
+from trilemma.config.plug_ins import call_registered
 from trilemma.config.registry import STARTS
 from trilemma.data.image_set import ImageSet
 from trilemma.data.outlier_images import OutsideImages
@@ -128,21 +130,25 @@ def create_start(context: StartContext) -> DrawStarts:
     """Returns the draw function of the registered start ``context.name``.
 
     Raises:
-        ConfigError: unknown name, or missing training images or statistics; when drawing, images of another shape.
+        ConfigError: unknown name, missing training images or statistics, or a function of another signature; when
+            drawing, images of another shape.
+        ImageError: when drawing, images outside [0, 1].
     """
     if context.name not in STARTS:
         names = list(STARTS.rows())
         raise ConfigError(
             f"start: unknown start {context.name!r}.{nearest(context.name, names)} Starts: {', '.join(names)}"
         )
-    draw_images: DrawStarts = STARTS.get(context.name)(context)
+    what = f"start {context.name!r}"
+    built_in = STARTS.row(context.name).target.startswith("trilemma.")
+    draw_images: DrawStarts = call_registered(what, STARTS.get(context.name), context)
 
     def draw(labels: Tensor, seeds: Tensor) -> Tensor:
-        images = draw_images(labels, seeds)
-        expected = [len(labels), *context.image_shape]
-        if not isinstance(images, Tensor) or list(images.shape) != expected:
-            returned = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise ConfigError(f"start {context.name!r}: returned {returned}; needed are images {expected}")
+        drawn = call_registered(f"{what}, its draw function", draw_images, labels, seeds)
+        images = check_returned(what, drawn, (len(labels), *context.image_shape))
+        # one value to wait for on an accelerator, so only where it is not known
+        if not built_in:
+            check_range(images)
         return images
 
     return draw

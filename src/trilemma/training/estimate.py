@@ -17,6 +17,7 @@ from trilemma.config.registry import DATASETS
 from trilemma.data.cache import cache_folder
 from trilemma.data.catalogue import Dataset, find_dataset
 from trilemma.errors import TrilemmaError
+from trilemma.methods.creation import create_from_config
 from trilemma.networks.cost import count_macs, count_parameters
 from trilemma.networks.create import create_network
 from trilemma.training import build
@@ -46,6 +47,7 @@ def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
         return {"checks": checks}
     classes, shape, images = data
     resolved_device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    create_from_config(config)
     network = create_network(config.network, classes, shape).to(resolved_device if checks[0]["ok"] else "cpu")
     macs, parameters = count_macs(network, shape), count_parameters(network)
     if config.training.start is not None:

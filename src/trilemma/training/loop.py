@@ -18,7 +18,7 @@ from trilemma.config.config import Config
 from trilemma.config.recipe import with_options
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import Splits
-from trilemma.methods.base import ForwardResult, Points, Step
+from trilemma.methods.base import ForwardResult, Points, Step, check_step
 from trilemma.methods.creation import create_from_config
 from trilemma.monitors.monitor import Alarm, Rollback, ScaleRate, SetOption
 from trilemma.monitors.readings import Readings, read_gradients, read_step
@@ -179,7 +179,9 @@ class Loop:
         with self.fabric.autocast():
             points = self.method.points(self.clf, batch, state.method_state)
             step = update(
-                lambda: self.method.terms(self.clf, points, state.method_state),
+                lambda: check_step(
+                    self.config.method.name, self.method.terms(self.clf, points, state.method_state)
+                ),
                 state.optimiser,
                 self._average_gradients,
             )

@@ -17,7 +17,7 @@ from trilemma.data.image_set import Splits
 from trilemma.errors import ConfigError, RunError
 from trilemma.methods.creation import create_from_config
 from trilemma.runs.run_directory import RunDirectory
-from trilemma.training.build import build_data
+from trilemma.training.build import build_data, check_network
 from trilemma.training.interrupt import stop_on_signals
 from trilemma.training.loop import Loop
 from trilemma.training.progress import reporter
@@ -89,6 +89,7 @@ def train(
         RunDirectory.check_unused(path)
     data = build_data(config)
     if run is None or not run.state_file.is_file():
+        check_network(config, data.train)
         check_start(config, data.train)
         create_from_config(config).check(data.train)
     # Further processes start here: each runs the program from its beginning up to this line. They too check that the

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from inspect import signature
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -153,14 +151,10 @@ def search_from_attack(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Wraps a registered attack as a search function for the pool, so that an oracle counts its passes.
 
     Args:
-        attack: ``(clf, images, labels, threat, **settings) -> images``, with an argument ``generator`` if it draws
-            random numbers; the generator is then seeded from the images' seeds.
+        attack: ``(clf, images, labels, threat, generator) -> images``; the generator is seeded from the images' seeds.
     """
-    takes_generator = "generator" in signature(attack).parameters
 
-    def search(
-        oracle: Oracle, images: Tensor, labels: Tensor, threat: Threat, seeds: Tensor, **settings: Any
-    ) -> Tensor:
+    def search(oracle: Oracle, images: Tensor, labels: Tensor, threat: Threat, seeds: Tensor) -> Tensor:
         clf = oracle.clf
         counting_clf = Classifier(
             _CountingNetwork(clf.network, oracle),
@@ -171,8 +165,7 @@ def search_from_attack(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
             image_shape=clf.image_shape,
             threat=clf.threat,
         ).eval()
-        if takes_generator:
-            settings["generator"] = torch.Generator().manual_seed(int(seeds.sum()) % 2**62)
-        return attack(counting_clf, images, labels, threat, **settings).detach()
+        generator = torch.Generator().manual_seed(int(seeds.sum()) % 2**62)
+        return attack(counting_clf, images, labels, threat, generator)
 
     return search

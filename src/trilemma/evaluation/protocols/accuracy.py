@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trilemma.attacks import pgd
-from trilemma.attacks.preset import count_outside, run_preset
+from trilemma.attacks.preset import count_outside, run_preset, settings_of
 from trilemma.classifier.correctness import correct_in_batches, is_correct
 from trilemma.config.presets import DIAGNOSE, find_preset
 from trilemma.config.registry import ATTACKS
@@ -62,7 +62,7 @@ def attack(name: str) -> Protocol:
         verdicts = _attacked(f"attack:{name}", request, run, restarts=1)
         function = preset.attack if ":" in preset.attack else ATTACKS.row(preset.attack).target
         return Verdicts(
-            verdicts.correct, {**verdicts.facts, "function": function, "settings": preset.settings}
+            verdicts.correct, {**verdicts.facts, "function": function, "settings": settings_of(preset)}
         )
 
     return Protocol(version=1, needs_threat=True, measure=measure)
