@@ -73,7 +73,7 @@ def _imported(tree: ast.AST, known: dict[str, Path]) -> Iterator[tuple[int, str]
 
 def room(module: str) -> str:
     """The room of a module; ``errors`` and the other files at the top are the ground."""
-    first = module.split(".")[1]
+    first = module.partition(".")[2].partition(".")[0]
     return "ground" if first in GROUND else first
 
 

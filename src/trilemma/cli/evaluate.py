@@ -154,10 +154,7 @@ def evaluate(
         with resumable(out):
             rows = evaluate_into(out, clf, image_set, protocols, threat, images, seed, **options)
     print_progress(lint_summary(rows.values()), quiet)
-    if as_json:
-        print_json(rows)
-    else:
-        _print(rows)
+    (print_json if as_json else _print)(rows)
 
 
 def _check_names(

@@ -31,8 +31,3 @@ def call_registered(what: str, function: Callable[..., Any], *arguments: Any, **
             f"{what}: {error}; its function is called with {len(arguments)} positional arguments{named}"
         ) from None
     return function(*arguments, **options)
-
-
-def unknown_options(function: Callable[..., Any], options: dict[str, Any]) -> list[str]:
-    """The names in ``options`` that are no explicit parameter of ``function``."""
-    return [name for name in options if name not in signature(function).parameters]

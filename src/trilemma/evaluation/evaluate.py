@@ -86,14 +86,7 @@ def evaluate(
             f"evaluate: got a {kind}; wrap the network first: trilemma.Classifier(network, num_classes=K)"
         )
     names = [protocols] if isinstance(protocols, str) else list(protocols)
-    definitions: dict[str, Protocol] = {name: PROTOCOLS.get(name) for name in names}
-    for name, definition in definitions.items():
-        if not isinstance(definition, Protocol):
-            raise ConfigError(
-                f"protocol {name!r}: its registry row names a {type(definition).__name__}; name a Protocol, which "
-                "@protocol(version=1, needs_threat=...) makes of a function"
-            )
-        definition.check_classifier(clf)
+    definitions = _definitions(names, clf)
     threat = threat or clf.threat
     attacking = [name for name, definition in definitions.items() if definition.needs_threat]
     if attacking and threat is None:
@@ -118,6 +111,19 @@ def evaluate(
         rows[name] = _row(name, definition, clf, part, about, used_threat, seed, size, progress, resume_state)
     add_lint(rows, lint_result)
     return rows
+
+
+def _definitions(names: Sequence[str], clf: Classifier) -> dict[str, Protocol]:
+    """The protocols of these names, each after a check that it is one and is defined for the classifier."""
+    definitions: dict[str, Protocol] = {name: PROTOCOLS.get(name) for name in names}
+    for name, definition in definitions.items():
+        if not isinstance(definition, Protocol):
+            raise ConfigError(
+                f"protocol {name!r}: its registry row names a {type(definition).__name__}; name a Protocol, which "
+                "@protocol(version=1, needs_threat=...) makes of a function"
+            )
+        definition.check_classifier(clf)
+    return definitions
 
 
 def state_file(folder: str | Path, protocol: str) -> Path:

@@ -11,7 +11,6 @@ from torch import Tensor
 from trilemma import energies, noise
 from trilemma.classifier.classifier import Classifier, check_labels, check_range
 from trilemma.classifier.contexts import inner_loop
-from trilemma.config.plug_ins import unknown_options
 from trilemma.config.registry import SAMPLERS
 from trilemma.data.image_set import ImageSet
 from trilemma.data.sources import load_images
@@ -150,11 +149,7 @@ def generate(
     check_labels(labels, labels, clf.num_classes)
     labels = labels.to(clf.device)
     seeds = noise.image_seeds(len(labels), generator, clf.device)
-    if unknown := unknown_options(SAMPLERS.get(sampler), options):
-        allowed = ("step_size", "noise_std", "clamp", *signature(SAMPLERS.get(sampler)).parameters)
-        raise ConfigError(
-            f"generate: sampler {sampler!r} has no option {unknown[0]!r}.{nearest(unknown[0], allowed)}"
-        )
+    _check_options(sampler, options)
     images = (
         start.to(clf.device)
         if isinstance(start, Tensor)
@@ -180,6 +175,16 @@ def generate(
     if not SAMPLERS.row(sampler).target.startswith("trilemma."):
         check_range(generated)
     return generated
+
+
+def _check_options(sampler: str, options: dict[str, Any]) -> None:
+    """Checks that each option is a parameter of the sampler, not swallowed by its ``**options``."""
+    allowed = signature(SAMPLERS.get(sampler)).parameters
+    for name in options:
+        if name not in allowed:
+            raise ConfigError(
+                f"generate: sampler {sampler!r} has no option {name!r}.{nearest(name, allowed)}"
+            )
 
 
 def starting_images(
