@@ -21,13 +21,13 @@ from trilemma.evaluation.diagnose import diagnose, landscape
 
 @pytest.fixture(scope="module")
 def standard(tmp_path_factory: pytest.TempPathFactory, shared_cache: None) -> dict[str, Any]:
-    """How each attack moves 50 test images of a network of the digits that was trained without any attack."""
+    """How each attack moves 100 test images of a network of the digits that was trained without any attack."""
     path = Path(tmp_path_factory.mktemp("runs") / "standard")
     short = {"training.epochs": 10, "training.evaluate_every": 10}
     trilemma.train("digits/standard", short, out=path, progress=False)
     clf = trilemma.load(path)
     assert clf.threat is not None
-    data = load_splits("digits").test.first(50)
+    data = load_splits("digits").test.first(100)
     return landscape(
         clf, data, clf.threat, diagnose_presets([*DIAGNOSE_DEFAULT, "apgd-dlr"]), "uniform", seed=0
     ).moves()
