@@ -24,6 +24,8 @@ from trilemma.methods import Method, Step
 from trilemma.methods.inner import attacked
 from trilemma.samplers.generate import generate
 from trilemma.walks import objectives
+from trilemma.walks.steps import descend
+from trilemma.walks.walk import Walkers
 
 THREAT = trilemma.Threat("linf", 0.1)
 
@@ -159,7 +161,7 @@ def no_options(clf, images, energy, steps):
     [
         (other_shape, ConfigError, r"sampler 'wrong': returned torch.float32 \[6, 1, 3, 4\]"),
         (nothing, ConfigError, "sampler 'wrong': returned NoneType"),
-        (beyond, ImageError, "images: values"),
+        (beyond, ConfigError, r"sampler 'wrong': returned values outside \[0, 1\]"),
         (no_options, ConfigError, "sampler 'wrong': got an unexpected keyword argument 'seeds'"),
     ],
 )
@@ -170,6 +172,15 @@ def test_samplers(toy, sampler: Callable[..., Any], error: type[Exception], mess
     with pytest.raises(error, match=message):
         generate(toy.mlp(), toy.labels(), start=starts, sampler="wrong", steps=1)
     assert torch.equal(starts, before)
+
+
+def test_a_step_rule_that_returns_another_shape_is_refused(toy) -> None:
+    def step_rule(walkers: Walkers, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient[:, :, 1:]
+
+    clf = toy.mlp()
+    with pytest.raises(ConfigError, match=r"the step rule returned \[6, 1, 3, 4\] for images \[6, 1, 4, 4\]"):
+        descend(clf, toy.images(), objectives.marginal_energy(clf), step_rule, 1)
 
 
 def test_a_misspelt_option_of_a_sampler_is_named(toy) -> None:

@@ -127,7 +127,9 @@ def evaluate(
     _check_out(run, out, resume)
     threat = parse_threat(norm, radius)
     print_progress(f"evaluating {source or model}: {', '.join(protocols)}", quiet)
-    needs_threat = any(PROTOCOLS.get(name).needs_threat for name in protocols)
+    from trilemma.evaluation.protocol import find_protocol
+
+    needs_threat = any(find_protocol(name).needs_threat for name in protocols)
     options: dict[str, Any] = {"progress": show_progress_bar(quiet), "resume": resume, "lint": not no_lint}
     if run is not None:
         from trilemma.evaluation.evaluate import evaluate_run
@@ -228,7 +230,9 @@ def _accuracy_table(rows: Rows) -> list[dict[str, Any]]:
         {
             "protocol": name.removesuffix("@last"),
             "accuracy": percent(row["value"]),
-            "95 % interval": f"{percent(row['lower'])} to {percent(row['upper'])}",
+            "95 % interval": None
+            if row["lower"] is None
+            else f"{percent(row['lower'])} to {percent(row['upper'])}",
             **_conditions(row),
         }
         for name, row in rows.items()

@@ -16,12 +16,11 @@ from trilemma.classifier.batch_size import resolve_batch_size
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.load import load
-from trilemma.config.registry import PROTOCOLS
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.data.sources import load_images
 from trilemma.errors import CheckpointError, ConfigError, DataError, ImageError
 from trilemma.evaluation.lint.rows import add_lint, lint_data, print_findings
-from trilemma.evaluation.protocol import Measurement, Protocol, Request, ResumeState, Verdicts
+from trilemma.evaluation.protocol import Measurement, Protocol, Request, ResumeState, Verdicts, find_protocol
 from trilemma.progress import bar
 from trilemma.runs.records import LAST, write_row
 from trilemma.runs.run_directory import RunDirectory
@@ -114,14 +113,9 @@ def evaluate(
 
 
 def _definitions(names: Sequence[str], clf: Classifier) -> dict[str, Protocol]:
-    """The protocols of these names, each after a check that it is one and is defined for the classifier."""
-    definitions: dict[str, Protocol] = {name: PROTOCOLS.get(name) for name in names}
-    for name, definition in definitions.items():
-        if not isinstance(definition, Protocol):
-            raise ConfigError(
-                f"protocol {name!r}: its registry row names a {type(definition).__name__}; name a Protocol, which "
-                "@protocol(version=1, needs_threat=...) makes of a function"
-            )
+    """The protocols of these names, each after a check that it is defined for the classifier."""
+    definitions = {name: find_protocol(name) for name in names}
+    for definition in definitions.values():
         definition.check_classifier(clf)
     return definitions
 

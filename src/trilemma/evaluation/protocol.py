@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
+from trilemma.config.registry import PROTOCOLS
 from trilemma.data.image_set import as_float
+from trilemma.errors import ConfigError
 from trilemma.metrics.accuracy import share
 from trilemma.progress import Advance, silent
 from trilemma.threat import Threat
@@ -151,3 +153,19 @@ def protocol(
 ) -> Callable[[MeasureFunction], Protocol]:
     """Decorator that turns a function into a :class:`Protocol`; the registry gives it its name."""
     return lambda measure: Protocol(version, needs_threat, measure, quantity)
+
+
+def find_protocol(name: str) -> Protocol:
+    """The protocol of a registry name.
+
+    Raises:
+        UnknownNameError: no such name.
+        ConfigError: the registry row names something else, such as a function without ``@protocol``.
+    """
+    definition = PROTOCOLS.get(name)
+    if isinstance(definition, Protocol):
+        return definition
+    raise ConfigError(
+        f"protocol {name!r}: its registry row names a {type(definition).__name__}; name a Protocol, which "
+        "@protocol(version=1, needs_threat=...) makes of a function"
+    )

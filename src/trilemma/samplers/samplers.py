@@ -11,6 +11,7 @@ from torch import Tensor
 from trilemma.classifier.classifier import Classifier, check_returned
 from trilemma.config.plug_ins import call_registered
 from trilemma.config.registry import SAMPLERS
+from trilemma.errors import ConfigError
 from trilemma.threat import image_norm
 from trilemma.walks.steps import descend
 from trilemma.walks.walk import Objective, StepRule, Walkers
@@ -23,12 +24,18 @@ def run_sampler(
 
     Raises:
         UnknownNameError: unknown sampler.
-        ConfigError: the sampler does not take these arguments, or returned no images of this shape.
+        ConfigError: the sampler does not take these arguments, or returned no images of this shape in [0, 1].
     """
     what = f"sampler {name!r}"
     # a copy, since a user's sampler may write into its images
     walked = call_registered(what, SAMPLERS.get(name), clf, images.clone(), energy, steps, **options)
-    return check_returned(what, walked, images.shape)
+    images = check_returned(what, walked, images.shape)
+    # one value to wait for on an accelerator, so only for a user's sampler; NaN is for the divergence monitor
+    built_in = SAMPLERS.row(name).target.startswith("trilemma.")
+    clipped = options.get("clip", True) and not images.is_meta
+    if not built_in and clipped and bool(((images < 0) | (images > 1)).any()):
+        raise ConfigError(f"{what}: returned values outside [0, 1]; its walk has to clip, as descend does")
+    return images
 
 
 def _step_rule(

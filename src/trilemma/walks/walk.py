@@ -139,7 +139,7 @@ def walk(
 
     Raises:
         ConfigError: ``stop`` with BatchNorm in train mode, where removing an image changes the logits of the others; or
-            values without a gradient with respect to the images.
+            values without a gradient with respect to the images; or a step rule that returns another shape.
     """
     if stop is not None and batch_norm_trains(network):
         raise ConfigError(
@@ -169,7 +169,13 @@ def walk(
                     gradient, values = gradient[remaining], values[remaining]
                     if not len(remaining):
                         return final
-            walkers.images = constraint(step_rule(walkers, gradient), walkers.index)
+            moved = step_rule(walkers, gradient)
+            if moved.shape != walkers.images.shape:
+                raise ConfigError(
+                    f"walk: the step rule returned {list(moved.shape)} for images {list(walkers.images.shape)}; it "
+                    "returns the moved images"
+                )
+            walkers.images = constraint(moved, walkers.index)
         if callback is not None:
             tensors = {"images": walkers.images, "values": values.detach(), "gradient": gradient}
             callback({"step": step, "index": walkers.index, **tensors})
