@@ -127,9 +127,7 @@ def evaluate(
     _check_out(run, out, resume)
     threat = parse_threat(norm, radius)
     print_progress(f"evaluating {source or model}: {', '.join(protocols)}", quiet)
-    from trilemma.evaluation.protocol import find_protocol
-
-    needs_threat = any(find_protocol(name).needs_threat for name in protocols)
+    needs_threat = _attacks(protocols)
     options: dict[str, Any] = {"progress": show_progress_bar(quiet), "resume": resume, "lint": not no_lint}
     if run is not None:
         from trilemma.evaluation.evaluate import evaluate_run
@@ -157,6 +155,13 @@ def evaluate(
             rows = evaluate_into(out, clf, image_set, protocols, threat, images, seed, **options)
     print_progress(lint_summary(rows.values()), quiet)
     (print_json if as_json else _print)(rows)
+
+
+def _attacks(protocols: Sequence[str]) -> bool:
+    """Whether any of the protocols attacks, and so needs a threat model."""
+    from trilemma.evaluation.protocol import find_protocol
+
+    return any(find_protocol(name).needs_threat for name in protocols)
 
 
 def _check_names(
