@@ -55,6 +55,11 @@ def run_preset(
     return adversarial
 
 
+def attack_target(preset: Preset) -> str:
+    """The ``"module:function"`` of a preset's attack."""
+    return preset.attack if ":" in preset.attack else ATTACKS.row(preset.attack).target
+
+
 def find_attack(preset: Preset) -> Callable[..., Tensor]:
     """The function of a preset's attack."""
     attack: Callable[..., Tensor] = (

@@ -41,6 +41,11 @@ class Row:
     blank: str = ""
     search: str = ""
 
+    @property
+    def built_in(self) -> bool:
+        """Whether the target is this package's own, whose results need no check."""
+        return self.target.startswith("trilemma.")
+
 
 def import_object(target: str) -> Any:
     """The object named ``"module:object"``."""
@@ -126,22 +131,22 @@ class Registry:
         """
         row = self.row(name)
         if not row.blank:
-            return self._import(name, row.target)
+            return self._import(name, row)
         base, _, value = name.partition(":")
         if not value:
             raise UnknownNameError(
                 f"{self.kind} {base!r} needs a value; write {base}:{row.blank}; {row.summary}"
             )
-        return self._import(base, row.target)(value)
+        return self._import(base, row)(value)
 
-    def _import(self, name: str, target: str) -> Any:
-        """The object ``target`` of the row ``name``; a missing module or object of a user's row is a ConfigError."""
+    def _import(self, name: str, row: Row) -> Any:
+        """The object of the row ``name``; a missing module or object of a user's row is a ConfigError."""
         try:
-            return import_object(target)
+            return import_object(row.target)
         except (ImportError, AttributeError) as error:
-            if target.startswith("trilemma."):
+            if row.built_in:
                 raise
-            raise ConfigError(f"{self.kind} {name!r}: cannot import {target}: {error}") from error
+            raise ConfigError(f"{self.kind} {name!r}: cannot import {row.target}: {error}") from error
 
     def options(self, name: str) -> Any:
         """The options class of a method or network.

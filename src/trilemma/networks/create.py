@@ -40,7 +40,7 @@ def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, 
         **options.model_dump(exclude={"name"}),
     }
     network = call_registered(f"network {options.name!r}", NETWORKS.get(options.name), **settings)
-    if not NETWORKS.row(options.name).target.startswith("trilemma."):
+    if not NETWORKS.row(options.name).built_in:
         _check_network(options.name, network, num_classes, image_shape)
     assert isinstance(network, nn.Module)
     return network

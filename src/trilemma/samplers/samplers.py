@@ -27,11 +27,12 @@ def run_sampler(
         ConfigError: the sampler does not take these arguments, or returned no images of this shape in [0, 1].
     """
     what = f"sampler {name!r}"
-    # a copy, since a user's sampler may write into its images
-    walked = call_registered(what, SAMPLERS.get(name), clf, images.clone(), energy, steps, **options)
+    built_in = SAMPLERS.row(name).built_in
+    # a user's sampler may write into its images
+    given = images if built_in else images.clone()
+    walked = call_registered(what, SAMPLERS.get(name), clf, given, energy, steps, **options)
     images = check_returned(what, walked, images.shape)
     # one value to wait for on an accelerator, so only for a user's sampler; NaN is for the divergence monitor
-    built_in = SAMPLERS.row(name).target.startswith("trilemma.")
     clipped = options.get("clip", True) and not images.is_meta
     if not built_in and clipped and bool(((images < 0) | (images > 1)).any()):
         raise ConfigError(f"{what}: returned values outside [0, 1]; its walk has to clip, as descend does")

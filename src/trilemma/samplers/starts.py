@@ -140,7 +140,7 @@ def create_start(context: StartContext) -> DrawStarts:
             f"start: unknown start {context.name!r}.{nearest(context.name, names)} Starts: {', '.join(names)}"
         )
     what = f"start {context.name!r}"
-    built_in = STARTS.row(context.name).target.startswith("trilemma.")
+    built_in = STARTS.row(context.name).built_in
     draw_images: DrawStarts = call_registered(what, STARTS.get(context.name), context)
 
     def draw(labels: Tensor, seeds: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def check_network(config: Config, train: ImageSet) -> None:
     Raises:
         ConfigError: as of :func:`trilemma.networks.create.create_network`.
     """
-    if not NETWORKS.row(config.network.model_dump()["name"]).target.startswith("trilemma."):
+    if not NETWORKS.row(config.network.model_dump()["name"]).built_in:
         with torch.random.fork_rng(devices=()):
             create_network(config.network, train.num_classes, train.image_shape)
 

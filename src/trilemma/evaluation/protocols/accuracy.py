@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from trilemma.attacks import pgd
-from trilemma.attacks.preset import count_outside, run_preset, settings_of
+from trilemma.attacks.preset import attack_target, count_outside, run_preset, settings_of
 from trilemma.classifier.correctness import correct_in_batches, is_correct
 from trilemma.config.presets import DIAGNOSE, find_preset
-from trilemma.config.registry import ATTACKS
 from trilemma.data.image_set import as_float
 from trilemma.evaluation.protocol import Protocol, Request, Verdicts, protocol
 
@@ -60,7 +59,7 @@ def attack(name: str) -> Protocol:
             return run_preset(preset, request.clf, images, labels, request.required_threat, generator)
 
         verdicts = _attacked(f"attack:{name}", request, run, restarts=1)
-        function = preset.attack if ":" in preset.attack else ATTACKS.row(preset.attack).target
+        function = attack_target(preset)
         return Verdicts(
             verdicts.correct, {**verdicts.facts, "function": function, "settings": settings_of(preset)}
         )
