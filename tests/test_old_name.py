@@ -11,7 +11,7 @@ import torch
 
 import trilemma
 from trilemma.data import load_images
-from trilemma.report.html import write_report
+from trilemma.pages.html import write_report
 from trilemma.runs.read import read_contents
 
 OLD = Path(__file__).parent / "old_name"

@@ -54,8 +54,8 @@ def done(monkeypatch, untrained_run):
     monkeypatch.setattr("trilemma.evaluation.evaluate.evaluate_run", evaluate_run)
     monkeypatch.setattr("trilemma.evaluation.samples.generate_samples", generate_samples)
     monkeypatch.setattr("trilemma.evaluation.diagnose.diagnose_run", diagnose_run)
-    monkeypatch.setattr("trilemma.report.html.write_report", lambda run: jobs.append(("report", run.name)))
-    monkeypatch.setattr("trilemma.report.comparison.write_comparison", write_comparison)
+    monkeypatch.setattr("trilemma.pages.html.write_report", lambda run: jobs.append(("report", run.name)))
+    monkeypatch.setattr("trilemma.pages.comparison.write_comparison", write_comparison)
     return jobs
 
 
@@ -124,7 +124,7 @@ def test_what_was_measured_is_not_measured_again(trilemma, done):
     [
         "trilemma.training.train.train",
         "trilemma.evaluation.evaluate.evaluate_run",
-        "trilemma.report.comparison.write_comparison",
+        "trilemma.pages.comparison.write_comparison",
     ],
 )
 def test_an_interruption_at_any_stage_says_how_to_go_on(trilemma, done, monkeypatch, target):

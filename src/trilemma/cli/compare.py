@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from trilemma.cli.common import Json, argument, option, print_json, print_table, run_results, writable_folder
 from trilemma.errors import ConfigError, RunError
 from trilemma.files import write_text
-from trilemma.report.table import Table, as_csv, as_markdown, as_tree, cell, comparison_table
-from trilemma.report.words import DASH
+from trilemma.pages.table import Table, as_csv, as_markdown, as_tree, cell, comparison_table
+from trilemma.pages.words import DASH
 from trilemma.runs.run_directory import RunDirectory
 
 Format = Literal["html", "markdown", "csv", "json"]
@@ -51,7 +51,7 @@ def compare(runs: Runs, out: OutFile = None, form: OutFormat = None, as_json: Js
         writable_folder(out.parent)
     table = comparison_table(runs)
     if chosen == "html" and out is not None:
-        from trilemma.report.comparison import write_comparison
+        from trilemma.pages.comparison import write_comparison
 
         write_comparison(runs, out)
     else:

@@ -128,8 +128,8 @@ def run_all_stages(out: Path, page: Path, device: str | None, quiet: bool) -> No
     for name in NAMES:
         stage(f"{name}: evaluating, sampling, diagnosing")
         analyse(out / name, out / NAMER, chosen, quiet)
-    from trilemma.report.comparison import write_comparison
-    from trilemma.report.html import write_report
+    from trilemma.pages.comparison import write_comparison
+    from trilemma.pages.html import write_report
 
     stage("writing the reports")
     for name in NAMES:

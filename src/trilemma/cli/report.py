@@ -17,7 +17,7 @@ def report(run: Run, as_json: Json = False) -> None:
       trilemma report runs/digits-eb-jdat
     """
     folder = RunDirectory.open(run)
-    from trilemma.report.html import write_report
+    from trilemma.pages.html import write_report
 
     page = write_report(folder.path)
     if as_json:

@@ -11,9 +11,9 @@ from typing import Any
 from trilemma.figures.reliability import draw_reliability, reliability_rows
 from trilemma.figures.style import render, write_pair
 from trilemma.figures.training_curves import CURVES
-from trilemma.report.lint import lint_result
-from trilemma.report.page import Picture, picture, write_page
-from trilemma.report.words import facts, footer, shown_path, state_words
+from trilemma.pages.lint import lint_result
+from trilemma.pages.page import Picture, picture, write_page
+from trilemma.pages.words import facts, footer, shown_path, state_words
 from trilemma.runs.read import Contents, read_contents
 
 HISTOGRAMS = (

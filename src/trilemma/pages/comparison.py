@@ -12,10 +12,10 @@ from trilemma.figures.energy_landscape import TITLES, draw_histograms, energy_ra
 from trilemma.figures.style import render
 from trilemma.figures.trade_off import draw_generation, draw_trade_off
 from trilemma.metrics.energy_landscape import read_points
-from trilemma.report.html import sample_picture
-from trilemma.report.lint import lint_lines
-from trilemma.report.page import Picture, picture, read_script, write_page
-from trilemma.report.table import (
+from trilemma.pages.html import sample_picture
+from trilemma.pages.lint import lint_lines
+from trilemma.pages.page import Picture, picture, read_script, write_page
+from trilemma.pages.table import (
     DISTANCE,
     Column,
     Entry,
@@ -25,7 +25,7 @@ from trilemma.report.table import (
     distinct_names,
     incomparable,
 )
-from trilemma.report.words import footer, method_words, shown_path, threat_words
+from trilemma.pages.words import footer, method_words, shown_path, threat_words
 from trilemma.runs.read import Contents, read_contents, start_order
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from trilemma.figures.trade_off import draw_trade_off
-from trilemma.report.comparison import trade_off_pictures, write_comparison
-from trilemma.report.table import as_csv, as_markdown, as_tree, comparison_table
-from trilemma.report.words import DASH
+from trilemma.pages.comparison import trade_off_pictures, write_comparison
+from trilemma.pages.table import as_csv, as_markdown, as_tree, comparison_table
+from trilemma.pages.words import DASH
 from trilemma.runs.records import write_row
 
 BEST = {"checkpoint": "best", "epoch": 4.0}
@@ -175,6 +175,6 @@ def test_the_strongest_attack_that_all_have_is_plotted(two, monkeypatch):
         plotted.append(robust_name)
         return draw_trade_off(runs, robust_name, *rest)
 
-    monkeypatch.setattr("trilemma.report.comparison.draw_trade_off", noted)
+    monkeypatch.setattr("trilemma.pages.comparison.draw_trade_off", noted)
     trade_off_pictures(comparison_table(two))
     assert set(plotted) == {"autoattack-standard"}

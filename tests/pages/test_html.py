@@ -15,8 +15,8 @@ import pytest
 
 from trilemma.errors import RunError
 from trilemma.evaluation.evaluate import evaluate_run
-from trilemma.report.comparison import write_comparison
-from trilemma.report.html import write_report
+from trilemma.pages.comparison import write_comparison
+from trilemma.pages.html import write_report
 from trilemma.runs.records import write_row
 
 LOADING = {"src", "srcset", "href", "data", "poster", "action", "xlink:href"}

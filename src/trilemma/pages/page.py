@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from trilemma.errors import RunError
 from trilemma.figures.style import DARK, LIGHT
 from trilemma.files import write_text
-from trilemma.report.words import duration, interval, number, percent, threat_words
+from trilemma.pages.words import duration, interval, number, percent, threat_words
 from trilemma.runs.records import checkpoint_name
 
 
@@ -61,7 +61,7 @@ class Script:
 
 def read_script(name: str) -> Script:
     """Returns the script ``name`` of the template folder."""
-    text = files("trilemma.report").joinpath("templates", name).read_text(encoding="utf-8")
+    text = files("trilemma.pages").joinpath("templates", name).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
     return Script(Markup(text), f"sha256-{digest}")
 
@@ -75,7 +75,7 @@ def breakable(text: str) -> Markup:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("trilemma", "report/templates"), autoescape=True, undefined=StrictUndefined,
+        loader=PackageLoader("trilemma", "pages/templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {

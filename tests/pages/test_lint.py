@@ -10,8 +10,8 @@ import pytest
 from trilemma.evaluation.evaluate import evaluate_run
 from trilemma.evaluation.lint import Finding
 from trilemma.evaluation.lint.run import Lint
-from trilemma.report.comparison import write_comparison
-from trilemma.report.html import write_report
+from trilemma.pages.comparison import write_comparison
+from trilemma.pages.html import write_report
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trilemma.report.words import DASH, threat_words
+from trilemma.pages.words import DASH, threat_words
 from trilemma.runs.read import Contents, Record, read_contents
 from trilemma.runs.records import checkpoint_name
 

@@ -1,0 +1,1 @@
+"""Pages and tables about one run or several: self-contained HTML, with light and dark figures."""
