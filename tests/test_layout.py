@@ -18,7 +18,7 @@ ROOMS = (
     "updates", "monitors", "metrics", "figures", "training", "evaluation", "pages", "cli",
 )  # fmt: skip
 # Single files at the top of the package, which import nothing of the other rooms.
-GROUND = ("_version", "errors", "files", "progress", "energies", "noise", "threat", "units")
+GROUND = ("_version", "errors", "files", "progress", "energies", "noise", "tables", "threat", "units")
 # The package's own doors: they name what every room offers, and import it on first use.
 DOORS = ("trilemma", "trilemma.__main__")
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import trilemma as package
-from trilemma.cli.predict import read_images
 from trilemma.energies import marginal_energy
+from trilemma.evaluation.predict import read_images
 
 
 @pytest.fixture
@@ -76,5 +76,16 @@ def test_a_truncated_image_is_named(mistake, run_folder, picture):
     assert mistake("predict", run_folder, path).startswith(f"{path}: cannot be decoded as an image")
 
 
-def test_a_folder_is_no_image(mistake, run_folder, tmp_path):
-    assert mistake("predict", run_folder, tmp_path) == f"{tmp_path}: is a folder; expected image files"
+def test_a_folder_gives_its_image_files_at_any_depth_sorted_by_path(
+    trilemma, mistake, run_folder, tmp_path, picture
+):
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    (folder / "notes.txt").write_text("no image")
+    assert mistake("predict", run_folder, folder).startswith(f"{folder}: no image files in this folder")
+    paths = [
+        picture(np.zeros((8, 8)), name)
+        for name in ("pictures/b.png", "pictures/a.PNG", "pictures/more/c.png")
+    ]
+    rows = json.loads(trilemma("predict", run_folder, folder, "--json").stdout)
+    assert [row["image"] for row in rows] == [str(path) for path in (paths[1], paths[0], paths[2])]

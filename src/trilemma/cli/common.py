@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trilemma.errors import ConfigError, DataError, RunError, nearest
+from trilemma.errors import ConfigError, RunError, nearest
 from trilemma.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -268,32 +268,11 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def load_test_images(clf: Classifier, run: RunDirectory | None, name: str | None) -> ImageSet:
-    """Returns the test images of ``name``, by default those of the run's or the classifier's own data.
-
-    A classifier file stores only the name of its data; a run also stores their path and image size.
-
-    Args:
-        clf: its class names give the label order, its image shape the size of other data.
-        run: the run that the classifier belongs to, or ``None``.
-        name: value of ``--data``, a data set or a path.
+    """Returns the test images of ``--data``, by default those of the run's or the classifier's own data.
 
     Raises:
         DataError: the data are unknown or cannot be read.
     """
-    from trilemma.config.registry import DATASETS
-    from trilemma.data.image_set import source_name
-    from trilemma.evaluation.evaluate import open_data
+    from trilemma.evaluation.source import test_images
 
-    run_data = None if run is None else run.config().data
-    if run_data is not None and name in (None, run_data.name):
-        return open_data(clf, run_data.name, run_data.root, run_data.size)
-    if name is None:
-        name = source_name(str(clf.about.get("data", "not stored")))
-        if name not in DATASETS:
-            raise DataError(
-                f"the training data of this classifier are not a known data set ({name}); add --data NAME or a path"
-            )
-    images = open_data(clf, name)
-    if clf.image_shape is None or images.image_shape == clf.image_shape:
-        return images
-    return open_data(clf, name, size=clf.image_shape[1])
+    return test_images(clf, run, name)

@@ -1,4 +1,4 @@
-"""Statistics of the training data that are stored with a classifier: class PCA and energies of real images."""
+"""Statistics of the training data that are stored with a classifier: class PCA and energies of training images."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from trilemma.classifier.contexts import inner_loop
 from trilemma.data.image_set import ImageSet
 from trilemma.data.statistics import ClassPCA
 
-# Training images for the mean and standard deviation of the energy per class, and PCA directions per class.
+# Training images for the statistics of energies, PCA directions per class, and steps between quantiles of E(x).
 IMAGES = 5_000
 COMPONENTS = 64
+QUANTILE_STEPS = 1_000
 
 
 def fit_pca(data: ImageSet) -> ClassPCA:
@@ -23,7 +24,7 @@ def fit_pca(data: ImageSet) -> ClassPCA:
 
 @torch.no_grad()
 def attach(clf: Classifier, data: ImageSet, pca: ClassPCA | None = None) -> None:
-    """Stores class PCA, and mean and standard deviation of E(x, y) per class, in ``clf.statistics``.
+    """Stores class PCA, mean and standard deviation of E(x, y) per class, and quantiles of E(x), in ``clf.statistics``.
 
     Args:
         clf: the finished classifier.
@@ -33,12 +34,17 @@ def attach(clf: Classifier, data: ImageSet, pca: ClassPCA | None = None) -> None
     clf.statistics = {f"pca.{name}": value for name, value in (pca or fit_pca(data)).state_dict().items()}
     subset = data.first(IMAGES)
     joint: list[Tensor] = []
+    marginal: list[Tensor] = []
     with inner_loop(clf, "eval"):
         for indices in torch.arange(len(subset)).split(500):
             images = subset.float_images(indices, device=clf.device)
             labels = subset.labels[indices].to(clf.device)
-            joint.append(energies.joint_energy(clf.logits(images), labels).cpu())
+            logits = clf.logits(images)
+            joint.append(energies.joint_energy(logits, labels).cpu())
+            marginal.append(energies.marginal_energy(logits).cpu())
     energy = torch.cat(joint)
     per_class = [energy[subset.labels == k] for k in range(clf.num_classes)]
     clf.statistics["energy_mean"] = torch.stack([e.mean() if len(e) else energy.mean() for e in per_class])
     clf.statistics["energy_std"] = torch.stack([e.std() if len(e) > 1 else energy.std() for e in per_class])
+    levels = torch.linspace(0.0, 1.0, QUANTILE_STEPS + 1)
+    clf.statistics["energy_quantiles"] = torch.cat(marginal).quantile(levels)

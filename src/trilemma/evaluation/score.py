@@ -1,0 +1,115 @@
+"""``trilemma.score``: per image, how far the classifier rates it from its training images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trilemma.classifier.classifier import Classifier
+from trilemma.data.image_set import ImageSet
+from trilemma.data.pictures import EXTENSIONS
+from trilemma.energies import marginal_energy
+from trilemma.errors import CheckpointError, ConfigError
+from trilemma.evaluation.evaluate import Data
+from trilemma.evaluation.predict import BATCH_SIZE, Items, eval_logits, open_items
+from trilemma.evaluation.source import Source, find_run, open_source, test_images
+from trilemma.tables import Records
+
+
+def score(
+    source: Source,
+    data: Data | Tensor | list[str | Path] | None = None,
+    images: int | None = None,
+    *,
+    device: torch.device | str | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Records:
+    """Energy, class, confidence and out-of-distribution percentile of each image.
+
+    Args:
+        source: a run folder, a classifier file, a :class:`Run`, a :class:`Classifier` or a network; its state is
+            restored.
+        data: name of a data set or a path (of both, the test images as in :func:`trilemma.evaluate`),
+            ``(images, labels)`` or an image set; without labels, one image file, a list of files and folders, or a
+            tensor ``[N, C, H, W]``. By default the run's own test images.
+        images: number of labelled images, the first ones of a fixed stratified order; ``None`` for all.
+        device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
+        batch_size: images per forward pass.
+
+    Returns:
+        One row per image: ``image`` (path, or index), ``label`` (name of the true class; only of labelled images),
+        ``class`` (name of the predicted class), ``confidence`` in [0, 1], ``marginal energy`` E(x) in logit units, and
+        ``percentile``: the percentage of training images whose E(x) is below that of the image, from 0 to 100. Images
+        unlike the training images have percentiles near 100. It is ``None`` if the classifier stores no energies of
+        its training images, as one from elsewhere.
+
+    Raises:
+        ConfigError: a count below 1, or a plain network without labelled data.
+        DataError: data that cannot be read or have other classes.
+        ImageError: images of a shape that the classifier does not take.
+        CheckpointError: an energy is not finite.
+    """
+    if images is not None and images < 1:
+        raise ConfigError(f"images: {images}; must be at least 1, or None for all")
+    if isinstance(data, Tensor | list) or (isinstance(data, str | Path) and _is_image_file(Path(data))):
+        clf, items, labels = open_source(source, None, device), open_items(data), None
+    else:
+        clf = open_source(source, data, device)
+        image_set: ImageSet = test_images(clf, find_run(source), data)
+        part = image_set if images is None or images >= len(image_set) else image_set.first(images)
+        items, labels = open_items(part), part.labels.tolist()
+    rows = Records()
+    for number, batch in enumerate(items.split(batch_size)):
+        start = number * batch_size
+        rows += _rows(clf, batch, None if labels is None else labels[start : start + batch_size])
+    return rows
+
+
+def _is_image_file(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and path.is_file()
+
+
+def _rows(clf: Classifier, batch: Items, labels: list[int] | None) -> list[dict[str, Any]]:
+    logits = eval_logits(clf, batch.read(clf))
+    energy = marginal_energy(logits)
+    if not bool(torch.isfinite(energy).all()):
+        raise CheckpointError(
+            f"score: E(x) of image {batch.names[int((~torch.isfinite(energy)).nonzero()[0])]} is not finite; the "
+            "classifier has diverged, use an earlier checkpoint"
+        )
+    confidence, predicted = logits.softmax(1).max(1)
+    ranks = energy_percentiles(clf, energy)
+    return [
+        {
+            "image": name,
+            **({} if labels is None else {"label": clf.class_names[labels[k]]}),
+            "class": clf.class_names[int(predicted[k])],
+            "confidence": float(confidence[k]),
+            "marginal energy": float(energy[k]),
+            "percentile": None if ranks is None else float(ranks[k]),
+        }
+        for k, name in enumerate(batch.names)
+    ]
+
+
+def energy_percentiles(clf: Classifier, energy: Tensor) -> Tensor | None:
+    """The percentage of training images whose E(x) is below each of ``energy`` ``[N]``; ``None`` if unknown.
+
+    ``clf.statistics["energy_quantiles"]`` holds evenly spaced quantiles of E(x) over training images, in ascending
+    order. Between two quantiles the percentage is interpolated.
+    """
+    quantiles = clf.statistics.get("energy_quantiles")
+    if quantiles is None:
+        return None
+    return torch.as_tensor(_interpolate(energy, quantiles.to(energy)))
+
+
+def _interpolate(values: Tensor, quantiles: Tensor) -> Tensor:
+    """Percentages 0 to 100 of ``values`` among quantiles at equal steps from 0 to 1."""
+    right = torch.searchsorted(quantiles, values).clamp(1, len(quantiles) - 1)
+    low, high = quantiles[right - 1], quantiles[right]
+    share = ((values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny)).clamp(0.0, 1.0)
+    return 100 * (right - 1 + share) / (len(quantiles) - 1)

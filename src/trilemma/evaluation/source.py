@@ -1,0 +1,104 @@
+"""The first argument of the public functions: a run, a file, a classifier or a plain network, and its test images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.load import load
+from trilemma.config.registry import DATASETS
+from trilemma.data.image_set import ImageSet, source_name
+from trilemma.data.sources import load_images
+from trilemma.errors import ConfigError, DataError
+from trilemma.evaluation.evaluate import Data, open_data
+from trilemma.runs.run_directory import RunDirectory
+from trilemma.training.train import Run
+
+# A run folder, a classifier file or the name of a published network; a run; a classifier, or a network around which a
+# classifier is made.
+Source = str | Path | Run | nn.Module
+
+
+def find_run(source: object) -> RunDirectory | None:
+    """The run folder of a source; ``None`` for everything else.
+
+    Raises:
+        RunError: a folder that is not a run.
+    """
+    if isinstance(source, Run):
+        return RunDirectory.open(source.path)
+    return RunDirectory.open(source) if isinstance(source, str | Path) and Path(source).is_dir() else None
+
+
+def open_source(
+    source: Source, data: Data | None = None, device: torch.device | str | None = None
+) -> Classifier:
+    """The classifier of a source, on the chosen device, with the modes of its layers as they are.
+
+    Args:
+        source: a run folder, a classifier file, ``timm:NAME`` or ``robustbench:NAME``; the :class:`Run` that
+            :func:`trilemma.train` returns; a :class:`Classifier`; or any network from images in [0, 1] to logits, which
+            then has the classes of ``data``.
+        data: images of the classes of a plain network.
+        device: device to run on; by default that of a given module, and the CPU for everything that is loaded.
+
+    Raises:
+        ConfigError: something else, or a plain network without data.
+        UserError: the classifier or the data cannot be loaded.
+    """
+    if isinstance(source, Run):
+        clf = source.classifier
+    elif isinstance(source, Classifier):
+        clf = source
+    elif isinstance(source, str | Path):
+        clf = load(source)
+    elif isinstance(source, nn.Module):
+        clf = _wrapped(source, data)
+    else:
+        raise ConfigError(
+            f"source: of type {type(source).__name__}; pass a run folder, a file, a Run, a Classifier or a "
+            "torch.nn.Module"
+        )
+    return clf if device is None else clf.to(device)
+
+
+def _wrapped(network: nn.Module, data: Data | None) -> Classifier:
+    """A classifier around ``network`` with the class names of ``data``."""
+    if data is None:
+        raise ConfigError(
+            "source: a plain network has no data of its own; pass data, or wrap it: "
+            "trilemma.Classifier(network, num_classes=K)"
+        )
+    names = load_images(data).class_names if not isinstance(data, ImageSet) else data.class_names
+    return Classifier(network, len(names), class_names=names)
+
+
+def test_images(clf: Classifier, run: RunDirectory | None, data: Data | None) -> ImageSet:
+    """The test images of ``data``, by default those of the run's or the classifier's own data.
+
+    A classifier file stores only the name of its data; a run also stores their path and image size.
+
+    Args:
+        clf: its class names give the label order, its image shape the size of other data.
+        run: the run that the classifier belongs to, or ``None``.
+        data: name of a data set or a path, ``(images, labels)``, or an image set.
+
+    Raises:
+        DataError: the data are unknown or cannot be read.
+    """
+    run_data = None if run is None else run.config().data
+    if run_data is not None and (data is None or data == run_data.name):
+        return open_data(clf, run_data.name, run_data.root, run_data.size)
+    if data is None:
+        data = source_name(str(clf.about.get("data", "not stored")))
+        if data not in DATASETS:
+            raise DataError(
+                f"the training data of this classifier are not a known data set ({data}); add --data NAME or a path"
+            )
+    images = open_data(clf, data)
+    if not isinstance(data, str | Path) or clf.image_shape is None or images.image_shape == clf.image_shape:
+        return images
+    return open_data(clf, data, size=clf.image_shape[1])
