@@ -12,6 +12,7 @@ import torch
 from trilemma import evaluate, load
 from trilemma.errors import CheckpointError
 from trilemma.evaluation.evaluate import evaluate_run
+from trilemma.runs.read import read_contents
 from trilemma.runs.run_directory import RunDirectory
 
 
@@ -34,6 +35,14 @@ def test_a_row_of_other_settings_moves_aside_instead_of_being_lost(run_copy):
     evaluate_run(run_copy, ["clean"], images=30)
     assert json.loads((run_copy / "evaluation" / "clean.json").read_text())["count"] == 30
     assert json.loads((run_copy / "evaluation" / "earlier" / "clean-1.json").read_text())["count"] == 20
+
+
+def test_other_images_do_not_replace_the_runs_own(run_copy):
+    own = evaluate_run(run_copy, ["clean"], images=20)["clean"]
+    other = (torch.rand(20, 1, 8, 8), torch.arange(20) % 10)
+    row = evaluate_run(run_copy, ["clean"], other)["clean"]
+    contents = read_contents(run_copy)
+    assert contents.rows == {"clean": own} and contents.others == [row]
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(run_copy, monkeypatch, capsys):

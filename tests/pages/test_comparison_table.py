@@ -17,11 +17,11 @@ from trilemma.pages.table import as_csv, as_markdown, as_tree, comparison_table
 from trilemma.pages.words import DASH
 from trilemma.runs.records import write_row
 
-BEST = {"checkpoint": "best", "epoch": 4.0}
+BEST = {"checkpoint": "best", "epoch": 4.0, "data": "digits"}
 
 
 def row(protocol: str, value: float, **other: Any) -> dict[str, Any]:
-    threat = None if protocol in ("clean", "ece") else {"norm": "linf", "radius": "8/255"}
+    threat = None if protocol in ("clean", "ece") else {"norm": "linf", "radius": "0.2"}
     data = {"name": "digits", "split": "test", "images": "all 397"}
     return {
         "protocol": protocol, "version": 1, "quantity": "accuracy", "better": "higher", "value": value,
@@ -70,7 +70,7 @@ def test_a_column_names_protocol_version_quantity_threat_and_data(two):
     cards = [column.card for column in comparison_table(two).columns]
     assert cards[:2] == [
         ("clean v1", "accuracy, higher is better", "digits test, all 397"),
-        ("pgd-20 v1", "accuracy, higher is better", "L∞, radius 8/255", "digits test, all 397"),
+        ("pgd-20 v1", "accuracy, higher is better", "L∞, radius 0.2", "digits test, all 397"),
     ]
     assert ("ece v1", "ECE, lower is better", "digits test, all 397") in cards
 
@@ -104,6 +104,7 @@ def test_samples_are_named_by_whom_and_measured_by_real_images(two):
     ],
 )  # fmt: skip
 def test_rows_of_one_protocol_that_differ_stand_in_two_columns_and_say_why(two, other, expected):
+    (two[1] / "evaluation" / "pgd-20.json").unlink()
     write_row(two[1], row("pgd-20", 0.9, **other))
     table = comparison_table(two)
     assert [column.protocol for column in table.columns].count("pgd-20") == 2
@@ -113,6 +114,31 @@ def test_rows_of_one_protocol_that_differ_stand_in_two_columns_and_say_why(two, 
     assert as_csv(table).count(note) == 2
     assert as_tree(table)["rows"][0]["not_comparable"] == [note]
     assert len(trade_off_pictures(table)) == 2  # of the run that has both on the same images
+
+
+OTHER_DATA = {"data": {"name": "letters", "split": "test", "images": "all 50"}, "count": 50}
+
+
+def test_rows_of_other_data_are_compared_with_each_other_and_only_where_two_runs_have_them(two):
+    write_row(two[0], row("clean", 0.3, **OTHER_DATA))
+    assert [column.data for column in comparison_table(two).columns if column.protocol == "clean"] == [
+        "digits test, all 397"
+    ]
+    write_row(two[1], row("clean", 0.4, **OTHER_DATA))
+    table = comparison_table(two)
+    values = {
+        column.data: [entry.values[column]["value"] for entry in table.entries if column in entry.values]
+        for column in table.columns
+        if column.protocol == "clean"
+    }
+    assert values == {"digits test, all 397": [0.9, 0.95, 0.8], "letters test, all 50": [0.3, 0.4]}
+    assert not any(entry.notes for entry in table.entries)
+
+
+def test_a_run_that_has_only_other_data_says_so(two):
+    (two[1] / "evaluation" / "clean.json").unlink()
+    write_row(two[1], row("clean", 0.4, **OTHER_DATA))
+    assert [entry.notes for entry in comparison_table(two).entries] == [(), (), ("clean: other images",)]
 
 
 def test_where_most_agree_only_the_odd_one_says_so(two, tmp_path):
@@ -140,11 +166,11 @@ def test_csv_and_json_hold_the_numbers_as_they_are(two):
     table = comparison_table(two)
     first, *rows = csv.reader(io.StringIO(as_csv(table)))
     place = first.index(
-        "pgd-20 v1 | accuracy, higher is better | L∞, radius 8/255 | digits test, all 397 | lower"
+        "pgd-20 v1 | accuracy, higher is better | L∞, radius 0.2 | digits test, all 397 | lower"
     )
     assert [line[place] for line in rows] == ["0.38", "", "0.48"]
     tree = json.loads(json.dumps(as_tree(table)))
-    assert tree["columns"][1]["threat"] == "L∞, radius 8/255"
+    assert tree["columns"][1]["threat"] == "L∞, radius 0.2"
     value = {"value": 0.8, "lower": 0.78, "upper": 0.8 + 0.02, "seed": 0, "seconds": 1.0}
     assert tree["rows"][2]["values"][0] == value
 

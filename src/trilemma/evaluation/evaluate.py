@@ -281,6 +281,8 @@ def evaluate_run(
 ) -> dict[str, Row]:
     """Evaluates the classifiers of a run and writes the rows to ``evaluation/PROTOCOL.json`` of the run.
 
+    Rows of other data or another threat than the run's own are written beside those (:mod:`trilemma.runs.records`).
+
     Test images are never used for selection: ``best`` was selected during training, on held-out images. Every row
     records its checkpoint in ``checkpoint``. If the run has a best checkpoint, the rows of the last one are written to
     ``evaluation/last``.

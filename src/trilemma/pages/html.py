@@ -63,6 +63,7 @@ def write_report(run_path: str | Path, out: str | Path | None = None) -> Path:
         key_metrics=key_metrics(run),
         rows=[*ordered_rows(run), *last_rows(run)],
         measures=list(run.measures.values()),
+        others=run.others,
         reliability=reliability_picture(run),
         curves=training_pictures(run),
         events=[event for event in run.events if event.get("kind") != "checkpoint"],

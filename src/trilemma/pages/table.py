@@ -87,18 +87,30 @@ class Table:
 
 
 def build_table(names: Sequence[str], runs: Sequence[Contents]) -> Table:
-    """Returns the table of all results of several runs.
+    """Returns the table of the results of several runs.
+
+    It has the headline rows of every run: those on the run's own test images with its own threat. A row of other data
+    or another threat is in it if another run has a comparable one, or if its run has no headline for this protocol.
 
     Args:
         names: display names of the runs.
         runs: their contents; a run whose best and last checkpoints were both evaluated has two entries.
     """
     measured = [
-        (name, index, run, records)
+        (name, index, run, *records)
         for index, (name, run) in enumerate(zip(names, runs, strict=True))
         for records in _records_by_checkpoint(run)
     ]
-    all_columns = [column_of(record) for *_, records in measured for record in records]
+    available = Counter(
+        column
+        for *_, headlines, others in measured
+        for column in {column_of(row) for row in (*headlines, *others)}
+    )
+    chosen = [
+        (name, index, run, [*headlines, *_worth_comparing(headlines, others, available)])
+        for name, index, run, headlines, others in measured
+    ]
+    all_columns = [column_of(record) for *_, records in chosen for record in records]
     columns = sorted(set(all_columns), key=_order)
     entries = [
         Entry(
@@ -107,16 +119,29 @@ def build_table(names: Sequence[str], runs: Sequence[Contents]) -> Table:
             values={column_of(record): record for record in records},
             notes=_notes([column_of(record) for record in records], all_columns),
         )
-        for name, index, run, records in measured
+        for name, index, run, records in chosen
     ]  # fmt: skip
     return Table(tuple(columns), tuple(entries))
 
 
-def _records_by_checkpoint(run: Contents) -> list[list[Record]]:
-    """Returns the rows of the best checkpoint, including those of its samples, and, if there are any, of the last."""
+def _records_by_checkpoint(run: Contents) -> list[tuple[list[Record], list[Record]]]:
+    """Returns the headline rows and the other rows of the best checkpoint and, if it was evaluated, of the last."""
     samples = [row for record in run.samples for row in sample_rows(record)]
     best = [*run.rows.values(), *run.measures.values(), *samples]
-    return [best, list(run.last.values())] if run.last else [best]
+    groups = [best, list(run.last.values())] if run.last else [best]
+    checkpoints = [(group or run.others or [{}])[0].get("checkpoint") for group in groups]
+    return [
+        (group, [row for row in run.others if row.get("checkpoint") == checkpoint])
+        for group, checkpoint in zip(groups, checkpoints, strict=True)
+    ]
+
+
+def _worth_comparing(
+    headlines: Sequence[Record], others: Sequence[Record], available: Mapping[Column, int]
+) -> list[Record]:
+    """Returns the other rows whose column a further classifier has, or whose protocol has no headline row."""
+    protocols = {row["protocol"] for row in headlines}
+    return [row for row in others if row["protocol"] not in protocols or available[column_of(row)] > 1]
 
 
 def sample_rows(record: Record) -> list[Record]:
@@ -183,15 +208,15 @@ def _notes(entry_columns: Iterable[Column], all_columns: Sequence[Column]) -> tu
     """Returns notes such as ``clean: other images``, for values whose protocol has another column with as many values.
 
     Args:
-        entry_columns: the columns of one entry.
+        entry_columns: the columns of one entry; a protocol for which it has several is compared in each of them.
         all_columns: the columns of all entries; a column occurs once per value.
     """
-    counts = Counter(all_columns)
+    counts, own = Counter(all_columns), list(dict.fromkeys(entry_columns))
     notes = []
-    for column in entry_columns:
+    for column in own:
         rivals = [
             other for other in counts
-            if (other.protocol, other.quantity) == (column.protocol, column.quantity) and other != column
+            if (other.protocol, other.quantity) == (column.protocol, column.quantity) and other not in own
             and counts[other] >= counts[column]
         ]  # fmt: skip
         differing = [

@@ -13,7 +13,7 @@ import yaml
 from trilemma.config.registry import STARTS
 from trilemma.errors import CheckpointError
 from trilemma.files import CLASSIFIER, dark_path
-from trilemma.runs.records import LAST
+from trilemma.runs.records import LAST, file_stem, headline_stem, is_own, same_setting, stored_threat
 from trilemma.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -35,9 +35,12 @@ class Contents:
         status: contents of ``status.json``; empty before training has begun.
         environment: contents of ``environment.json``.
         about: metadata of the best classifier, or of the last one; empty if there is no classifier file.
-        rows: result rows by protocol name, those whose value is an accuracy.
-        measures: the other result rows by protocol name: calibration, out-of-distribution detection, generation.
-        last: result rows of the last classifier, of either kind, if it was evaluated too.
+        rows: headline rows by protocol name, those whose value is an accuracy: on the run's own test images, with its
+            own threat, of as many images as were evaluated.
+        measures: the other headline rows by protocol name: calibration, out-of-distribution detection, generation.
+        last: headline rows of the last classifier, of either kind, if it was evaluated too; never of other data or
+            another threat than the row of the best classifier under the same protocol.
+        others: all further rows: of other data, another threat, or fewer images.
         diagnosis: results of ``trilemma diagnose``, or ``None``; ``energies_file`` holds the energies per image.
         samples: records of ``trilemma generate``.
     """
@@ -53,6 +56,7 @@ class Contents:
     rows: dict[str, Record]
     measures: dict[str, Record]
     last: dict[str, Record]
+    others: list[Record]
     diagnosis: Record | None
     samples: list[Record]
 
@@ -92,7 +96,11 @@ def read_contents(path: str | Path) -> Contents:
         RunError: ``path`` is not a run folder.
     """
     run = RunDirectory.open(path)
-    rows = _rows(run.path / "evaluation")
+    folder, threat = run.path / "evaluation", stored_threat(run.path)
+    best, others = _headlines(folder, threat)
+    last, others_of_last = _headlines(folder / LAST, threat)
+    differing = [name for name, row in last.items() if name in best and not _comparable(row, best[name])]
+    others += [*others_of_last, *(last.pop(name) for name in differing)]
     text = run.config_file.read_text(encoding="utf-8")
     return Contents(
         path=run.path,
@@ -103,9 +111,10 @@ def read_contents(path: str | Path) -> Contents:
         status=run.status(),
         environment=run.environment(),
         about=_about(run),
-        rows={row["protocol"]: row for row in rows if _is_accuracy(row)},
-        measures={row["protocol"]: row for row in rows if not _is_accuracy(row)},
-        last={row["protocol"]: row for row in _rows(run.path / "evaluation" / LAST)},
+        rows={name: row for name, row in best.items() if _is_accuracy(row)},
+        measures={name: row for name, row in best.items() if not _is_accuracy(row)},
+        last=last,
+        others=others,
         diagnosis=_read_if_present(run.path / "figures" / "energies.json"),
         samples=sorted(
             (_read(file) for file in sorted((run.path / "samples").glob("*.json"))), key=start_order
@@ -122,8 +131,31 @@ def start_order(record: Record) -> int:
     return names.index(record["start"]) if record["start"] in names else len(names)
 
 
-def _rows(folder: Path) -> list[Record]:
-    return [row for file in sorted(folder.glob("*.json")) if "protocol" in (row := _read(file))]
+def _headlines(folder: Path, threat: Record | None) -> tuple[dict[str, Record], list[Record]]:
+    """Returns the headline row of each protocol in a folder, and all other rows.
+
+    Of several rows with the run's own data and threat, that in ``PROTOCOL.json`` is the headline, which is the one of
+    most images (:func:`trilemma.runs.records.write_row`).
+    """
+    found = [(file, row) for file in folder.glob("*.json") if "protocol" in (row := _read(file))]
+    found.sort(
+        key=lambda item: (item[0].stem != headline_stem(item[1]["protocol"]), -item[1]["count"], item[0].name)
+    )
+    headlines: dict[str, Record] = {}
+    others = []
+    for _, row in found:
+        if row["protocol"] not in headlines and is_own(row, threat):
+            headlines[row["protocol"]] = row
+        else:
+            others.append(row)
+    return dict(sorted(headlines.items())), sorted(others, key=file_stem)
+
+
+def _comparable(first: Record, second: Record) -> bool:
+    """Returns whether two rows of one protocol have the same images, threat and version."""
+    if not same_setting(first, second):
+        return False
+    return bool(first["data"]["images"] == second["data"]["images"] and first["version"] == second["version"])
 
 
 def _is_accuracy(row: Record) -> bool:

@@ -1,7 +1,13 @@
-"""Writes evaluation results into a run folder: atomically, and without overwriting the result of other settings."""
+"""Writes evaluation results into a run folder: atomically, and without overwriting the result of other settings.
+
+A row is identified by its protocol, data and threat. ``PROTOCOL.json`` holds the *headline*: the row on the run's own
+test images with the run's own threat. Rows of other data or threats are stored beside it, as
+``PROTOCOL@DATA-SPLIT@NORM-RADIUS.json``, and so is a row of fewer images than the stored one, with ``@N-images``.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -9,13 +15,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trilemma.files import write_text
+import yaml
 
-# Keys that identify a measurement: a new row replaces an older one only if all of these values are equal.
+from trilemma.files import write_text
+from trilemma.units import parse_fraction
+
+Row = Mapping[str, Any]
+
+# Keys that identify a measurement: a new row replaces an older one without a trace only if all of these values are
+# equal.
 IDENTITY = ("protocol", "version", "count", "data", "threat", "seed", "checkpoint")
 
 # Subfolder of ``evaluation`` with the rows of the last classifier; the rows of the best are in ``evaluation`` itself.
 LAST = "last"
+
+# Longest name of a row's file in bytes; file systems allow 255, and temporary files have longer names.
+LONGEST_NAME = 180
 
 
 def warn_unwritable(path: Path, error: OSError) -> None:
@@ -35,27 +50,125 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_row(run: Path, row: dict[str, Any], subfolder: str = "") -> None:
-    """Writes a result row to ``evaluation/PROTOCOL.json`` of a run; prints a warning if that fails.
+    """Writes a result row to the ``evaluation`` folder of a run; prints a warning if that fails.
 
-    An existing row with other settings is moved to the folder ``earlier`` beside it. Characters that are not valid in
-    file names, such as the colon of ``ood:SET``, are replaced by hyphens.
+    The row of the run's own test images and threat is written to ``PROTOCOL.json``, other rows beside it (see the head
+    of this module). A stored row of the same protocol, data and threat is replaced; if it was measured with other
+    settings, it is moved to the folder ``earlier``. A row of fewer images does not replace one of more images of the
+    same checkpoint: it is written beside it, and a line on standard error says so.
 
     Args:
-        run: the run folder.
+        run: the run folder, or another folder for rows.
         row: the result row.
         subfolder: subfolder of ``evaluation`` to write to.
     """
-    path = run / "evaluation" / subfolder / (re.sub(r"[^\w.@+-]+", "-", row["protocol"]) + ".json")
+    folder = run / "evaluation" / subfolder
     try:
-        existing = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        path = _row_path(folder, row, stored_threat(run))
+        existing = _read_row(path)
         if existing is not None and any(existing.get(key) != row[key] for key in IDENTITY):
-            earlier = path.parent / "earlier"
+            earlier = folder / "earlier"
             earlier.mkdir(exist_ok=True)
             count = sum(1 for _ in earlier.glob(f"{path.stem}-*.json"))
-            path.replace(earlier / f"{path.stem}-{count + 1}.json")
+            moved = path.replace(earlier / f"{path.stem}-{count + 1}.json")
+            if existing["count"] > row["count"]:
+                _note(
+                    f"{path}: replaces a row of {existing['count']} images of other settings, now in {moved}"
+                )
         write_text(path, json.dumps(row, indent=2) + "\n")
     except OSError as error:
-        warn_unwritable(path, error)
+        warn_unwritable(folder / file_stem(row), error)
+
+
+def _row_path(folder: Path, row: Row, threat: Row | None) -> Path:
+    """Returns the file to write a row to, after an older headline of other data or threat was given its own name."""
+    plain = folder / f"{headline_stem(row['protocol'])}.json"
+    headline = _read_row(plain)
+    if headline is not None and not is_own(headline, threat):
+        # Earlier versions kept one row per protocol, whatever its data.
+        plain.replace(folder / f"{file_stem(headline)}.json")
+        headline = None
+    own = is_own(row, threat) and (headline is None or same_setting(headline, row))
+    path = plain if own else folder / f"{file_stem(row)}.json"
+    existing = _read_row(path)
+    if existing is None or existing["count"] <= row["count"]:
+        return path
+    if any(existing.get(key) != row[key] for key in ("version", "checkpoint")):
+        return path
+    smaller = folder / f"{file_stem(row)}@{row['count']}-images.json"
+    _note(
+        f"{path}: keeps its row of {existing['count']} images; the one of {row['count']} is in {smaller.name}"
+    )
+    return smaller
+
+
+def is_own(row: Row, threat: Row | None) -> bool:
+    """Returns whether a row was measured on the classifier's own test images, with the threat ``threat`` if it attacks.
+
+    Rows that do not record the classifier's training data, and all threats if ``threat`` is ``None``, count as own.
+    """
+    data, trained_on = row["data"], row.get("checkpoint", {}).get("data")
+    # Of "digits[:300]", trained on the first 300 images, the test images are those of "digits".
+    own_data = trained_on is None or (data["name"], data["split"]) == (
+        str(trained_on).partition("[")[0],
+        "test",
+    )
+    # Samples are compared with training images, which the name of their row contains.
+    own_data = own_data or "extractor" in data
+    return own_data and (threat is None or row["threat"] is None or same_threat(row["threat"], threat))
+
+
+def same_setting(first: Row, second: Row) -> bool:
+    """Returns whether two rows of one protocol were measured on one part of one data set with the same threat."""
+    return all(first["data"][key] == second["data"][key] for key in ("name", "split")) and same_threat(
+        first["threat"], second["threat"]
+    )
+
+
+def same_threat(first: Row | None, second: Row | None) -> bool:
+    """Returns whether two threats have the same norm and radius, in whatever form the radius is written."""
+    if first is None or second is None:
+        return first is second
+    first_radius, second_radius = (parse_fraction(threat["radius"]) for threat in (first, second))
+    return bool(first["norm"] == second["norm"] and first_radius == second_radius)
+
+
+def stored_threat(run: Path) -> dict[str, Any] | None:
+    """Returns ``threat`` of the run's ``config.yaml``; ``None`` if the run has none, or there is no such file."""
+    file = run / "config.yaml"
+    threat = yaml.safe_load(file.read_text(encoding="utf-8")).get("threat") if file.is_file() else None
+    return dict(threat) if threat else None
+
+
+def headline_stem(protocol: str) -> str:
+    """Returns the file name, without suffix, of a protocol's headline; ``ood:SET`` becomes ``ood-SET``."""
+    return _file_name(protocol)
+
+
+def file_stem(row: Row) -> str:
+    """Returns the file name, without suffix, of a row that is no headline: ``pgd-20@svhn-test@linf-4-255``."""
+    parts = [row["protocol"], "-".join(text for text in (row["data"]["name"], row["data"]["split"]) if text)]
+    if row["threat"] is not None:
+        parts.append(f"{row['threat']['norm']}-{row['threat']['radius']}")
+    return _file_name("@".join(parts))
+
+
+def _file_name(text: str) -> str:
+    """Returns ``text`` with hyphens for what is not valid in file names, and a digest for the end of a long one."""
+    name = re.sub(r"[^\w.@+-]+", "-", text)
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return name.encode()[: LONGEST_NAME - 13].decode(errors="ignore") + "-" + digest
+
+
+def _read_row(path: Path) -> dict[str, Any] | None:
+    row: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return row
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def checkpoint_name(about: Mapping[str, Any]) -> str | None:
