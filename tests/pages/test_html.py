@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from trilemma.errors import RunError
-from trilemma.evaluation.evaluate import evaluate_run
+from trilemma.evaluation.evaluate import evaluate_into, evaluate_run
 from trilemma.pages.comparison import write_comparison
 from trilemma.pages.html import write_report
 from trilemma.runs.records import write_row
+from trilemma.threat import Threat
 
 LOADING = {"src", "srcset", "href", "data", "poster", "action", "xlink:href"}
 
@@ -143,8 +144,48 @@ def test_a_run_that_has_not_logged_a_step_still_has_a_page(run_without_steps):
 
 def test_a_report_can_lie_elsewhere_and_a_folder_without_a_run_is_refused(run_without_steps, tmp_path):
     assert write_report(run_without_steps, tmp_path / "page.html") == tmp_path / "page.html"
-    with pytest.raises(RunError, match="not a run folder"):
+    with pytest.raises(RunError, match=r"not a run folder .* nor a folder of result rows"):
         write_report(tmp_path)
+
+
+@pytest.fixture
+def row_folder(toy: Any, tmp_path: Path) -> Path:
+    """Rows of a classifier from elsewhere, on data of its own."""
+    clf = toy.mlp(threat=Threat("linf", "8/255"))
+    evaluate_into(tmp_path / "rows", clf, (toy.images(30), toy.labels(30)), ["clean", "pgd-20"])
+    return tmp_path / "rows"
+
+
+def test_rows_without_a_run_have_a_page_of_what_was_measured(row_folder):
+    page = Page(write_report(row_folder))
+    text = " ".join(page.text.split())
+    assert page.open == [] and page.loaded == []
+    for expected in (
+        "What was measured",
+        "made elsewhere",
+        "tensors:",
+        "8/255",
+        "The lint checked 30 images",
+    ):
+        assert expected in text
+    for part_of_runs in ("Training", "Energy landscape", "Environment", "Not run yet"):
+        assert part_of_runs not in text
+
+
+def test_rows_without_a_run_are_compared_with_runs(row_folder, run_copy, tmp_path):
+    evaluate_run(run_copy, ["clean"], images=20)
+    page = Page(write_comparison([run_copy, row_folder], tmp_path / "compare.html"))
+    text = " ".join(page.text.split())
+    assert "Result rows only." in text and "result rows without a run; classifier: made elsewhere" in text
+    assert "trilemma generate rows" not in text and "trilemma generate pgd-at" in text
+    # a classifier of other data is compared with nothing by mistake
+    assert text.count("clean: other images") == 2
+
+
+def test_the_title_is_the_name_of_the_folder_and_the_classes_stand_below(run_without_steps):
+    header = Page(write_report(run_without_steps)).html.split("</header>")[0]
+    assert "<h1>pgd-at</h1>" in header
+    assert "10 classes: 0, 1, 2, 3, 4, 5, 6, 7 and 2 more" in header
 
 
 def test_a_page_that_cannot_be_written_is_one_clear_line(run_without_steps, tmp_path):

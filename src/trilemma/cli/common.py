@@ -50,7 +50,7 @@ Overrides = Annotated[
     list[str] | None, argument("key=value", "config overrides with dotted keys, such as training.epochs=5")
 ]
 Source = Annotated[str, argument("RUN_OR_FILE", "run folder, classifier file, or timm:NAME")]
-Run = Annotated[Path, argument("RUN", "run folder")]
+Results = Annotated[Path, argument("RUN", "run folder, or a folder of result rows")]
 Seed = Annotated[int, option("--seed N", "random seed", min=0)]
 Device = Annotated[
     str | None, option("--device DEVICE", "cpu, cuda or cuda:N  [default: the GPU if there is one]")

@@ -11,7 +11,7 @@ from trilemma.errors import ConfigError, RunError
 from trilemma.files import write_text
 from trilemma.pages.table import Table, as_csv, as_markdown, as_tree, cell, comparison_table
 from trilemma.pages.words import DASH
-from trilemma.runs.run_directory import RunDirectory
+from trilemma.runs.read import check_results
 
 Format = Literal["html", "markdown", "csv", "json"]
 FORMAT_OF_SUFFIX: dict[str, Format] = {
@@ -19,7 +19,7 @@ FORMAT_OF_SUFFIX: dict[str, Format] = {
 }  # fmt: skip
 DEFAULT_PAGE = Path("compare.html")
 
-Runs = Annotated[list[Path], argument("RUN...", "run folders")]
+Runs = Annotated[list[Path], argument("RUN...", "run folders, or folders of result rows")]
 OutFile = Annotated[
     Path | None, option("--out FILE", "output file; its suffix sets the format  [default: compare.html]")
 ]
@@ -32,7 +32,8 @@ def compare(runs: Runs, out: OutFile = None, form: OutFormat = None, as_json: Js
     """Compares runs: a table, and an HTML page with plots.
 
     A column holds values of one protocol, measured on the same images with the same threat model; rows that differ in
-    one of these carry a note. The page is self-contained, and its table can be sorted. Evaluate each run first.
+    one of these carry a note. The page is self-contained, and its table can be sorted. Evaluate each run first. A
+    folder of result rows, which `trilemma evaluate FILE --out DIR` writes, is compared like a run.
 
     \b
     Examples:
@@ -41,7 +42,7 @@ def compare(runs: Runs, out: OutFile = None, form: OutFormat = None, as_json: Js
       trilemma compare runs/digits-standard runs/digits-pgd-at --out table.csv
     """
     for path in runs:
-        RunDirectory.open(path)
+        check_results(path)
     chosen = form or _format_from_suffix(out)
     if chosen == "html":
         out = out or DEFAULT_PAGE

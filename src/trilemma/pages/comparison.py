@@ -33,12 +33,12 @@ def write_comparison(runs: Sequence[str | Path], path: str | Path, title: str = 
     """Writes the page and returns its path.
 
     Args:
-        runs: run folders, in the order in which the page shows them.
+        runs: run folders, or folders of result rows, in the order in which the page shows them.
         path: output HTML file.
         title: heading of the page.
 
     Raises:
-        RunError: a folder is not a run folder, or the page cannot be written.
+        RunError: a folder is neither a run nor a folder of result rows, or the page cannot be written.
     """
     contents = [read_contents(run) for run in runs]
     names = distinct_names(contents)
@@ -52,8 +52,10 @@ def write_comparison(runs: Sequence[str | Path], path: str | Path, title: str = 
         cell=cell,
         incomparable=incomparable(table),
         script=read_script("sort.js"),
-        methods=[(name, run.method, method_words(run)) for name, run in zip(names, contents, strict=True)],
-        paths=[shown_path(run) for run in contents],
+        methods=[
+            (name, run.method or name, method_words(run)) for name, run in zip(names, contents, strict=True)
+        ],
+        paths=[shown_path(run) if run.is_run else None for run in contents],
         setting=setting(contents),
         warnings=mismatches(contents),
         lint=lint_lines(names, contents),

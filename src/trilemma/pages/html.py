@@ -13,7 +13,7 @@ from trilemma.figures.style import render, write_pair
 from trilemma.figures.training_curves import CURVES
 from trilemma.pages.lint import lint_result
 from trilemma.pages.page import Picture, picture, write_page
-from trilemma.pages.words import facts, footer, shown_path, state_words
+from trilemma.pages.words import class_words, facts, footer, shown_path, state_words
 from trilemma.runs.read import Contents, read_contents
 
 HISTOGRAMS = (
@@ -41,20 +41,22 @@ ATTACK_FIGURES = (("energy-attacks", MOVES), ("energy-deltas", DELTAS))
 def write_report(run_path: str | Path, out: str | Path | None = None) -> Path:
     """Writes one page about a run from the results in its folder, and returns the page's path.
 
-    For missing results, the page states the command that produces them.
+    For missing results, the page states the command that produces them. A folder of result rows without a run gets a
+    page with the rows, their lint findings, and what was measured.
 
     Args:
-        run_path: run folder.
-        out: output file, by default ``report.html`` in the run folder.
+        run_path: run folder, or a folder of result rows (``trilemma evaluate --out``).
+        out: output file, by default ``report.html`` in that folder.
 
     Raises:
-        RunError: not a run folder, or the page cannot be written.
+        RunError: neither kind of folder, or the page cannot be written.
     """
     run = read_contents(run_path)
     return write_page(
         "report.html.j2",
         Path(out) if out is not None else run.path / "report.html",
-        title=str(run.about.get("recipe") or run.name),
+        title=run.name,
+        classes=class_words(run.class_names),
         run=run,
         run_name=shown_path(run),
         state=state_words(run),

@@ -114,7 +114,7 @@ def build_table(names: Sequence[str], runs: Sequence[Contents]) -> Table:
     columns = sorted(set(all_columns), key=_order)
     entries = [
         Entry(
-            run=name, path=str(run.path), run_index=index, method=run.method,
+            run=name, path=str(run.path), run_index=index, method=run.method or DASH,
             checkpoint=_checkpoint(records, run), minutes=run.minutes,
             values={column_of(record): record for record in records},
             notes=_notes([column_of(record) for record in records], all_columns),
@@ -316,18 +316,18 @@ def _value(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def comparison_table(runs: Sequence[str | Path]) -> Table:
-    """Returns the table of several run folders.
+    """Returns the table of several run folders, or folders of result rows.
 
     Raises:
-        RunError: a folder is not a run folder.
+        RunError: a folder is neither a run nor a folder of result rows.
     """
     contents = [read_contents(run) for run in runs]
     return build_table(distinct_names(contents), contents)
 
 
 def distinct_names(runs: Sequence[Contents]) -> list[str]:
-    """Returns display names: the method names if they are distinct, else the folder names, else the paths."""
-    for names in ([run.method for run in runs], [run.name for run in runs]):
-        if len(set(names)) == len(names):
+    """Returns display names: of runs, the method names if they are distinct, else the folder names, else the paths."""
+    for names in ([run.method if run.is_run else "" for run in runs], [run.name for run in runs]):
+        if "" not in names and len(set(names)) == len(names):
             return names
     return [str(run.path) for run in runs]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trilemma import __version__
 from trilemma.config.registry import METHODS
 from trilemma.runs.read import Contents
 
+# Number of class names that a page lists.
+SHOWN_CLASSES = 8
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
@@ -52,7 +54,12 @@ STATES = {
 
 
 def method_words(run: Contents) -> str:
-    """Returns the method's summary, its options that differ from the defaults, and the regulariser."""
+    """Returns the method's summary, its options that differ from the defaults, and the regulariser.
+
+    For a folder without a run: the classifier that its rows record.
+    """
+    if not run.is_run:
+        return f"result rows without a run; classifier: {classifier_words(run.about)}"
     options = run.config.method
     defaults = type(options).model_fields
     changed = [
@@ -75,15 +82,40 @@ def network_words(run: Contents) -> str:
     return f"{name} ({', '.join(settings)})" if settings else str(name)
 
 
+def classifier_words(about: Mapping[str, Any]) -> str:
+    """Returns what a row records of a classifier, such as ``digits/pgd-at, best by pgd-10 on held-out images``."""
+    origin = about.get("recipe") or about.get("name") or about.get("method")
+    if origin is None:
+        return "made elsewhere"
+    return f"{origin}, {checkpoint_words(about)}" if "checkpoint" in about else str(origin)
+
+
+def class_words(names: Sequence[str]) -> str:
+    """Returns the number of classes and the first names: ``3 classes: cat, dog, owl``; empty without names."""
+    if not names:
+        return ""
+    first = ", ".join(shortened(name, 40) for name in names[:SHOWN_CLASSES])
+    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    return f"{len(names)} classes: {first}{more}"
+
+
+def shortened(text: str, longest: int) -> str:
+    """Returns the text in one line, with an ellipsis instead of its middle if it is longer than ``longest``."""
+    line = " ".join(text.split())
+    if len(line) <= longest:
+        return line
+    return f"{line[: longest - longest // 3 - 1]}\N{HORIZONTAL ELLIPSIS}{line[-(longest // 3) :]}"
+
+
 def state_words(run: Contents) -> str | None:
     """Returns a sentence about a run that is not finished, else ``None``."""
     state = run.status.get("status")
-    if state == "finished":
+    if state == "finished" or not run.is_run:
         return None
     return f"This run {STATES.get(str(state), 'has not started training')}."
 
 
-def checkpoint_words(about: dict[str, Any]) -> str:
+def checkpoint_words(about: Mapping[str, Any]) -> str:
     """Returns a text such as ``best by pgd-10 on held-out images, epoch 40``."""
     if not about:
         return "none yet"
@@ -96,7 +128,9 @@ def checkpoint_words(about: dict[str, Any]) -> str:
 
 
 def facts(run: Contents) -> list[tuple[str, str]]:
-    """Returns names and texts of the section "What was run"."""
+    """Returns names and texts of the section "What was run", or "What was measured" for rows without a run."""
+    if not run.is_run:
+        return _row_facts(run)
     config = run.config
     data = run.about.get("data") or config.data.name
     training = f"batch {config.training.batch_size}, {config.optimiser.name} at {config.training.lr:g}"
@@ -114,13 +148,37 @@ def facts(run: Contents) -> list[tuple[str, str]]:
     return [
         ("Recipe", str(run.about.get("recipe") or run.name)),
         ("Method", f"{config.method.name}: {method_words(run)}"),
-        ("Data", str(data)),
+        ("Data", f"{data}, {classes}" if (classes := class_words(run.class_names)) else str(data)),
         ("Network", network_words(run)),
         ("Threat", "none" if threat is None else f"{threat_words(threat.model_dump())} (pixels in [0, 1])"),
         ("Training", f"{done}; {training}"),
         ("Seed", str(config.training.seed)),
         ("Classifier shown", checkpoint_words(run.about)),
     ]
+
+
+def _row_facts(run: Contents) -> list[tuple[str, str]]:
+    rows = [*run.rows.values(), *run.measures.values(), *run.others]
+
+    def values(text: Callable[[Mapping[str, Any]], str]) -> str:
+        return "; ".join(dict.fromkeys(value for row in rows if (value := text(row)))) or "none"
+
+    named = [
+        ("Classifier", values(lambda row: classifier_words(row["checkpoint"]))),
+        (
+            "Data",
+            values(lambda row: f"{row['data']['name']} {row['data']['split']}, {row['data']['images']}"),
+        ),
+        ("Classes", class_words(run.class_names)),
+        ("Threat", values(lambda row: threat_words(row["threat"]))),
+        ("Seed", values(lambda row: str(row["seed"]))),
+        ("Device", values(lambda row: row.get("device", ""))),
+        (
+            "Versions",
+            values(lambda row: f"trilemma {row['trilemma']}, torch {row['torch']}" if "torch" in row else ""),
+        ),
+    ]
+    return [(name, text) for name, text in named if text]
 
 
 def footer() -> str:

@@ -1,8 +1,9 @@
-"""Reads the contents of a run folder; parts that do not exist yet are empty or ``None``. Imports no torch, no numpy."""
+"""Reads a run folder, or a folder of result rows; parts that do not exist are empty or ``None``. No torch, no numpy."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from trilemma.config.registry import STARTS
-from trilemma.errors import CheckpointError
+from trilemma.errors import CheckpointError, RunError
 from trilemma.files import CLASSIFIER, dark_path
 from trilemma.runs.records import LAST, file_stem, headline_stem, is_own, same_setting, stored_threat
 from trilemma.runs.run_directory import RunDirectory
@@ -24,17 +25,20 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Contents:
-    """The contents of one run folder.
+    """The contents of one run folder, or of a folder that holds result rows only (``trilemma evaluate --out``).
 
     Attributes:
         path: the folder.
-        method: name of the training method; set even if its plug-in is not installed.
-        config_text: text of ``config.yaml``.
+        method: name of the training method; set even if its plug-in is not installed. Of rows without a run, the method
+            that they record, or an empty string.
+        config_text: text of ``config.yaml``; empty if the folder is not a run.
         metrics: lines of ``metrics.jsonl``.
         events: lines of ``events.jsonl``.
         status: contents of ``status.json``; empty before training has begun.
         environment: contents of ``environment.json``.
-        about: metadata of the best classifier, or of the last one; empty if there is no classifier file.
+        about: metadata of the best classifier, or of the last one; of rows without a run, what they record of their
+            classifier. Empty if unknown.
+        class_names: names of the classifier's classes in label order; empty if unknown.
         rows: headline rows by protocol name, those whose value is an accuracy: on the run's own test images, with its
             own threat, of as many images as were evaluated.
         measures: the other headline rows by protocol name: calibration, out-of-distribution detection, generation.
@@ -53,6 +57,7 @@ class Contents:
     status: Record
     environment: Record
     about: Record
+    class_names: tuple[str, ...]
     rows: dict[str, Record]
     measures: dict[str, Record]
     last: dict[str, Record]
@@ -64,6 +69,11 @@ class Contents:
     def name(self) -> str:
         """The name of the run folder."""
         return self.path.resolve().name
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the folder is a run; otherwise it holds result rows only."""
+        return bool(self.config_text)
 
     @property
     def minutes(self) -> float | None:
@@ -89,28 +99,50 @@ class Contents:
         return (light.read_bytes(), dark.read_bytes()) if light.is_file() and dark.is_file() else None
 
 
-def read_contents(path: str | Path) -> Contents:
-    """Reads the contents of a run folder.
+def check_results(path: str | Path) -> Path:
+    """Returns ``path`` if it is a run folder, or a folder with result rows in ``evaluation``.
 
     Raises:
-        RunError: ``path`` is not a run folder.
+        RunError: it is neither.
     """
-    run = RunDirectory.open(path)
+    run = RunDirectory(path)
+    rows = run.path / "evaluation"
+    if run.path.is_dir() and not run.config_file.is_file():
+        if any("protocol" in _read(file) for file in rows.glob("*.json")):
+            return run.path
+        raise RunError(
+            f"{path}: not a run folder (no config.yaml), nor a folder of result rows (no evaluation/*.json); give a folder "
+            "that `trilemma train` or `trilemma evaluate --out` wrote"
+        )
+    return RunDirectory.open(path).path
+
+
+def read_contents(path: str | Path) -> Contents:
+    """Reads the contents of a run folder, or of a folder of result rows.
+
+    Raises:
+        RunError: ``path`` is neither.
+    """
+    run = RunDirectory(check_results(path))
     folder, threat = run.path / "evaluation", stored_threat(run.path)
     best, others = _headlines(folder, threat)
     last, others_of_last = _headlines(folder / LAST, threat)
     differing = [name for name, row in last.items() if name in best and not _comparable(row, best[name])]
     others += [*others_of_last, *(last.pop(name) for name in differing)]
-    text = run.config_file.read_text(encoding="utf-8")
+    is_run = run.config_file.is_file()
+    text = run.config_file.read_text(encoding="utf-8") if is_run else ""
+    header = _header(run)
+    about: Record = header.get("about") or next((row["checkpoint"] for row in (*best.values(), *others)), {})
     return Contents(
         path=run.path,
-        method=str(yaml.safe_load(text)["method"]["name"]),
+        method=str(yaml.safe_load(text)["method"]["name"] if is_run else about.get("method", "")),
         config_text=text,
         metrics=run.metrics(),
         events=run.events(),
         status=run.status(),
         environment=run.environment(),
-        about=_about(run),
+        about=dict(about),
+        class_names=tuple(header.get("class_names") or _class_names(best)),
         rows={name: row for name, row in best.items() if _is_accuracy(row)},
         measures={name: row for name, row in best.items() if not _is_accuracy(row)},
         last=last,
@@ -172,13 +204,18 @@ def _read_if_present(path: Path) -> Record | None:
     return _read(path) if path.is_file() else None
 
 
-def _about(run: RunDirectory) -> Record:
-    """Returns the metadata in the header of the best classifier, or of the last one; empty if neither is readable."""
+def _header(run: RunDirectory) -> Record:
+    """Returns the header of the best classifier, or of the last one; empty if neither is readable."""
     for file in (run.best_classifier, run.last_classifier):
         if file.is_file():
             try:
-                return dict(CLASSIFIER.read_header(file)["about"])
+                return dict(CLASSIFIER.read_header(file))
             except CheckpointError:
                 # Evaluation raises this error; a report shows the parts that can be read.
                 continue
     return {}
+
+
+def _class_names(rows: Mapping[str, Record]) -> list[str]:
+    """Returns the class names that a row records; empty if none does."""
+    return next((row["facts"]["class_names"] for row in rows.values() if row["facts"].get("class_names")), [])
