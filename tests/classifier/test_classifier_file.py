@@ -47,6 +47,8 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert loaded.class_names == ("ant", "bee", "cat")
     assert loaded.num_classes == 3 and loaded.image_shape == (1, 8, 8)
     assert loaded.threat == trilemma.Threat("linf", "8/255") and loaded.threat.radius == "8/255"
+    source = loaded.about.pop("source")
+    assert source["source"] == str(tmp_path / "new" / "model.safetensors")
     assert loaded.about == clf.about and loaded.network_config == clf.network_config
     assert loaded.statistics.keys() == clf.statistics.keys()
     assert all(torch.equal(loaded.statistics[name], value) for name, value in clf.statistics.items())

@@ -57,7 +57,7 @@ FORMS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 def test_weights_are_found_and_fitted_wherever_scripts_put_them(form: str, tmp_path: Path) -> None:
     theirs, ours = Small(0).eval(), Small(1).eval()
     torch.save(FORMS[form](theirs.state_dict()), tmp_path / "weights.pt")
-    load_weights(ours, tmp_path / "weights.pt")
+    load_weights(ours, read_weights(tmp_path / "weights.pt"))
     images = torch.rand(4, 1, 4, 4)
     assert torch.equal(ours(images), theirs(images))
 
@@ -65,7 +65,7 @@ def test_weights_are_found_and_fitted_wherever_scripts_put_them(form: str, tmp_p
 def test_safetensors_weights_are_read_too(tmp_path: Path) -> None:
     theirs, ours = Small(0), Small(1)
     save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
-    load_weights(ours, tmp_path / "weights.safetensors")
+    load_weights(ours, read_weights(tmp_path / "weights.safetensors"))
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
 
 
@@ -74,13 +74,13 @@ def test_a_prefix_that_the_network_has_itself_stays(tmp_path: Path) -> None:
     for seed, network in enumerate((theirs, ours)):
         network.add_module("model", Small(seed))
     torch.save(theirs.state_dict(), tmp_path / "weights.pt")
-    load_weights(ours, tmp_path / "weights.pt")
+    load_weights(ours, read_weights(tmp_path / "weights.pt"))
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
 
 
 def refused(path: Path, network: nn.Module | None = None) -> str:
     with pytest.raises(CheckpointError) as caught:
-        load_weights(network or Small(0), path)
+        load_weights(network or Small(0), read_weights(path))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

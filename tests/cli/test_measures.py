@@ -86,7 +86,10 @@ def test_samples_made_before_are_judged_the_same(trilemma, run_folder, other_run
         (["--samples", "x"], "requires --extractor"),
         (["--extractor", "x"], "requires --samples"),
         (["--samples", "x", "--extractor", "y"], "add a run folder or --data"),
-        (["--samples", "x", "--extractor", "y", "--data", "digits"], "y: no such file"),
+        (
+            ["--samples", "x", "--extractor", "y", "--data", "digits"],
+            "y: no such run folder or classifier file",
+        ),
         (["--protocol", "ood"], "write ood:SET"),
         (["--protocol", "eec"], "Did you mean 'ece'?"),
     ],

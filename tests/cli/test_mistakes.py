@@ -51,7 +51,7 @@ MISTAKES = {
     ),
     "unknown sampler": (["generate", "runs/x", "--sampler", "moment"], "Did you mean 'momentum'?"),
     "unknown kind": (["list", "metods"], "unknown kind 'metods'. Did you mean 'methods'? Kinds: recipes, "),
-    "nothing to evaluate": (["evaluate"], "nothing to evaluate; add a run folder"),
+    "nothing to evaluate": (["evaluate"], "no classifier given; add a run folder"),
     "missing image": (["predict", "runs/x", "a.png"], "a.png: no such image file"),
     "a count of nothing": (["evaluate", "runs/x", "--images", "0"], "Invalid value for '--images'"),
 }
@@ -82,9 +82,7 @@ class Bomb:
 @pytest.mark.parametrize("command", [["evaluate"], ["generate"], ["diagnose"]])
 def test_a_pickle_offered_as_checkpoint_is_refused_and_not_run(mistake, tmp_path, command):
     (tmp_path / "model.pt").write_bytes(pickle.dumps(Bomb()))
-    assert "pickled checkpoint, which can run code when loaded, so it is refused" in mistake(
-        *command, "model.pt"
-    )
+    assert "reading it could run code, so it is refused" in mistake(*command, "model.pt")
     assert not (tmp_path / "exploded").exists()
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import trilemma as package
-from trilemma.cli.model import own_classifier
+from trilemma.classifier.load import load
 from trilemma.networks.create import create_network
 from trilemma.networks.options import SmallResNetOptions
 
@@ -107,7 +107,7 @@ def test_mean_and_std_normalise_before_the_network(nets, monkeypatch):
     monkeypatch.chdir(nets)
     network = linear()
     torch.save(network.state_dict(), nets / "w.pt")
-    clf = own_classifier("theirnets:network", None, nets / "w.pt", "digits", "0.9", "0.5")
+    clf = load("w.pt", model="theirnets:network", classes=10, mean=0.9, std=0.5)
     images = torch.rand(3, 1, 8, 8)
     assert torch.equal(clf(images), network((images - 0.9) / 0.5))
 
@@ -130,8 +130,7 @@ MISTAKES = {
     "form": (["w.pt", "--network", "small-resnet,4"], "'4' is not of the form key=value"),
     "keys": (["w.pt", "--network", "small-resnet"], "w.pt: weights of another architecture ("),
     "missing": (["v.pt", "--model", "theirnets:network"], "v.pt: no such run folder or classifier file"),
-    "alone": (["w.pt"], "pickled checkpoint, which can run code when loaded, so it is refused; `trilemma "
-    "evaluate` takes "),
+    "alone": (["w.pt"], "w.pt: holds weights but does not say which network they belong to; add --network NAME"),
     "mean": (["w.pt", "--model", "theirnets:network", "--mean", "0.5"], "give both mean and std, or neither"),
     "twice": (
         ["n.pt", "--model", "theirnets:whole"],
@@ -145,7 +144,10 @@ MISTAKES = {
         ["w.pt", "--model", "theirnets:network", "--mean", "a", "--std", "1"],
         "--mean a: expects numbers separated",
     ),
-    "whole": (["w.pt", "--model", "theirnets:whole", "--mean", "0", "--std", "1"], "which contains them; remove both"),
+    "whole": (
+        ["w.pt", "--model", "theirnets:whole", "--mean", "0", "--std", "1"],
+        "of --model stores its own normalisation; remove both",
+    ),
     "shape": (["--model", "theirnets:colour"], "digits: the network cannot take images of 1x8x8 (C, H, W): "),
     "classes": (["--model", "theirnets:two"], "digits: the network returns [1, 2] for one image, but 10 classes need"),
     "arguments": (["--model", "theirnets:sized"], "requires arguments (width); name a function that needs none"),
@@ -179,4 +181,6 @@ def test_a_run_knows_its_network_and_normalisation(mistake, run_folder):
 def test_data_are_asked_for_where_nothing_names_them(mistake, nets):
     torch.save(linear().state_dict(), nets / "w.pt")
     line = mistake("evaluate", "w.pt", "--model", "theirnets:network")
-    assert line.startswith("--model theirnets:network: needs images to evaluate on; add --data")
+    assert line.startswith("the number of classes of this network is not known; add --classes")
+    line = mistake("evaluate", "w.pt", "--model", "theirnets:network", "--classes", 10)
+    assert "not a known data set (not stored); add --data NAME" in line

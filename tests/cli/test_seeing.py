@@ -68,14 +68,14 @@ def test_evaluate_a_network_of_ones_own(trilemma, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--model", "ownnets", "--data", "digits"], "--model ownnets: not of the form MODULE:FUNCTION"),
+        (["--model", "ownnets", "--data", "digits"], "model ownnets: not of the form MODULE:FUNCTION"),
         (
             ["--model", "ownnets:netwrk", "--data", "digits"],
             "has no function 'netwrk'. Did you mean 'network'?",
         ),
         (["--model", "nowhere:network", "--data", "digits"], "no module named 'nowhere'"),
         (["--model", "ownnets:number", "--data", "digits"], "returned int; return a torch.nn.Module"),
-        (["--model", "ownnets:network"], "needs images to evaluate on; add --data"),
+        (["--model", "ownnets:network"], "the number of classes of this network is not known; add --classes"),
         (
             ["--model", "ownnets:network", "--data", "digits"],
             "no threat model is stored with this classifier",

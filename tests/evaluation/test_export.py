@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import trilemma
-from trilemma.classifier.foreign_weights import load_weights
+from trilemma.classifier.foreign_weights import load_weights, read_weights
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import CheckpointError, DataError, MissingExtraError, RunError, UserError
 from trilemma.evaluation.evaluate import evaluate
@@ -86,7 +86,9 @@ def test_weights_give_the_same_logits_bit_for_bit_in_plain_torch(clf, images, tm
     with torch.no_grad():
         assert torch.equal(plain.eval()(batch), clf(batch))
     again = Plain()
-    load_weights(again, tmp_path / "plain.pt")  # as `trilemma evaluate plain.pt --model ...` reads it
+    load_weights(
+        again, read_weights(tmp_path / "plain.pt")
+    )  # as `trilemma evaluate plain.pt --model ...` reads it
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in again.state_dict().items())
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trilemma.errors import CheckpointError
+from trilemma.files import PREFIXES as FORMAT_PREFIXES
+from trilemma.files import is_safetensors
 
 # Keys under which training scripts store the state dict in a checkpoint.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "network", "net")
@@ -24,8 +28,23 @@ NORMALISATIONS = (("mean", "std"), ("mu", "sigma"))
 CONSTANTS = (*NORMALISATIONS[0], *NORMALISATIONS[1], "num_batches_tracked")
 
 
-def load_weights(network: nn.Module, path: str | Path) -> tuple[list[float], list[float]] | None:
-    """Loads the weights of the file ``path`` into ``network``.
+@dataclass(frozen=True)
+class StoredWeights:
+    """The content of a weights file.
+
+    Attributes:
+        path: the file, for messages.
+        tensors: the state dict.
+        metadata: what ``trilemma export`` wrote beside it; empty for other files.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+def load_weights(network: nn.Module, stored: StoredWeights) -> tuple[list[float], list[float]] | None:
+    """Loads the weights of a file into ``network``.
 
     Prefixes such as ``module.`` are removed if the network's names do not have them. Constants that the network creates
     itself (:data:`CONSTANTS`) may be missing in the file; no other tensor may.
@@ -35,23 +54,27 @@ def load_weights(network: nn.Module, path: str | Path) -> tuple[list[float], lis
         ``trilemma export --state-dict`` writes it; ``None`` if the file has none.
 
     Raises:
-        CheckpointError: the file has no weights, or those of another architecture.
+        CheckpointError: weights of another architecture.
     """
-    file_weights, network_weights = read_weights(path), network.state_dict()
-    weights = max(
-        _without_prefixes(file_weights), key=lambda named: len(named.keys() & network_weights.keys())
-    )
+    network_weights = network.state_dict()
+    weights = named_as_in(network, stored.tensors)
     normalisation = _normalisation(weights.keys() - network_weights.keys())
     fit_weights(
         network,
         {name: value for name, value in weights.items() if name not in normalisation},
-        path,
+        stored.path,
         constants=CONSTANTS,
     )
     if not normalisation:
         return None
     mean, std = (weights[name].double().flatten().tolist() for name in normalisation)
     return mean, std
+
+
+def named_as_in(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with the prefixes removed that ``network`` does not have in its names."""
+    names = network.state_dict().keys()
+    return max(_without_prefixes(tensors), key=lambda named: len(named.keys() & names))
 
 
 def _normalisation(names: Set[str]) -> tuple[str, ...]:
@@ -63,8 +86,8 @@ def _normalisation(names: Set[str]) -> tuple[str, ...]:
     return ()
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Returns the state dict of a ``.pt``, ``.pth`` or ``.safetensors`` file, at the top level or in a container key.
+def read_weights(path: str | Path) -> StoredWeights:
+    """Reads the state dict of a PyTorch or safetensors file, at the top level or in a container key.
 
     Raises:
         CheckpointError: the file is missing, cannot be read without running code, or has no weights.
@@ -73,9 +96,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the file with the weights")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if is_safetensors(path) or path.suffix == ".safetensors":
+            return StoredWeights(path, load_file(path), {})
+        with warnings.catch_warnings():
+            # About pickle protocols, which the unpickler either supports or refuses.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None
     # Any exception: torch.load raises many kinds for bytes that are not a pickle.
@@ -86,7 +112,16 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
                 "if you trust it, and save its weights alone: torch.save(network.state_dict(), FILE)"
             ) from None
         raise CheckpointError(f"{path}: not a file of weights, or cut short; copy it again") from None
-    return _state_dict(content, path)
+    return StoredWeights(path, _state_dict(content, path), _export_metadata(content))
+
+
+def _export_metadata(content: Any) -> dict[str, Any]:
+    """The metadata of a file that ``trilemma export --state-dict`` wrote; empty for others."""
+    metadata = content.get("metadata") if isinstance(content, Mapping) else None
+    exported = isinstance(metadata, Mapping) and metadata.get("format") in [
+        prefix + "export" for prefix in FORMAT_PREFIXES
+    ]
+    return dict(metadata) if exported and metadata is not None else {}
 
 
 def _is_pickle(path: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trilemma.errors import ConfigError, RunError, nearest
+from trilemma.errors import ConfigError, RunError
 from trilemma.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ Recipe = Annotated[
 Overrides = Annotated[
     list[str] | None, argument("key=value", "config overrides with dotted keys, such as training.epochs=5")
 ]
-Source = Annotated[str, argument("RUN_OR_FILE", "run folder, classifier file, or timm:NAME")]
 Results = Annotated[Path, argument("RUN", "run folder, or a folder of result rows")]
 Seed = Annotated[int, option("--seed N", "random seed", min=0)]
 Device = Annotated[
@@ -212,36 +211,6 @@ def require_threat(given: Threat | None, stored: object | None) -> None:
         raise ConfigError(
             "no threat model is stored with this classifier; add one, such as --norm linf --radius 8/255"
         )
-
-
-# Sources that name a published network instead of a path.
-PUBLISHED = ("timm:", "robustbench:")
-
-
-def find_run(source: str) -> RunDirectory | None:
-    """Returns the run folder at ``source``, or ``None`` for a file or a published network. Does not import torch.
-
-    Raises:
-        RunError: the path does not exist, or the folder is not a run.
-    """
-    path = Path(source)
-    if source.startswith(PUBLISHED) or path.is_file():
-        return None
-    if path.is_dir():
-        return RunDirectory.open(path)
-    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = nearest(path.name, siblings)
-    raise RunError(
-        f"{source}: no such run folder or classifier file.{hint} `trilemma train RECIPE` creates a run"
-    )
-
-
-def load_classifier(source: str, device: str | None) -> Classifier:
-    """Returns the classifier of ``source`` on the chosen device, in eval mode."""
-    from trilemma.classifier.load import load
-
-    chosen = choose_device(device)
-    return load(source).to(chosen).eval()
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import (
     Data,
     Device,
@@ -13,10 +14,8 @@ from trilemma.cli.common import (
     Quiet,
     Radius,
     Seed,
-    Source,
-    find_run,
+    choose_device,
     lint_summary,
-    load_classifier,
     load_test_images,
     option,
     output_folder,
@@ -28,6 +27,7 @@ from trilemma.cli.common import (
     require_threat,
     show_progress_bar,
 )
+from trilemma.cli.model import with_classifier
 from trilemma.config.presets import DIAGNOSE, DIAGNOSE_DEFAULT, diagnose_presets
 
 ATTACK_HELP = (
@@ -35,8 +35,9 @@ ATTACK_HELP = (
 )
 
 
+@with_classifier
 def diagnose(
-    source: Source,
+    classifier: ClassifierSource,
     data: Data = None,
     images: Annotated[int, option("--images N", "number of test images, class-balanced", min=1)] = 512,
     attack: Annotated[list[str] | None, option("--attack NAME", ATTACK_HELP)] = None,
@@ -61,12 +62,13 @@ def diagnose(
       trilemma diagnose runs/digits-pgd-at --attack square --attack he-pgd --images 100
     """
     names = list(diagnose_presets(attack))
-    run = find_run(source)
+    classifier.check()
+    run = classifier.run
     threat = parse_threat(norm, radius)
     folder = output_folder(out, run, "figures")
     from trilemma.evaluation.diagnose import diagnose as diagnose_classifier
 
-    clf = load_classifier(source, device)
+    clf = classifier.open(choose_device(device), data)
     require_threat(threat, clf.threat)
     print_progress(f"generating and attacking up to {images} images: {', '.join(names)}", quiet)
     test_images = load_test_images(clf, run, data)

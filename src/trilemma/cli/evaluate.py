@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import (
     Data,
     Device,
@@ -14,11 +16,8 @@ from trilemma.cli.common import (
     Quiet,
     Radius,
     Seed,
-    argument,
     choose_device,
-    find_run,
     lint_summary,
-    load_classifier,
     load_test_images,
     option,
     parse_threat,
@@ -30,20 +29,13 @@ from trilemma.cli.common import (
     show_progress_bar,
 )
 from trilemma.cli.exits import resumable
-from trilemma.cli.model import own_classifier
+from trilemma.cli.model import with_classifier
 from trilemma.cli.samples import ExtractorName, Origin, SamplesPath, evaluate_samples
-from trilemma.config.registry import NETWORKS, PROTOCOLS
+from trilemma.config.registry import PROTOCOLS
 from trilemma.errors import ConfigError
 from trilemma.runs.records import checkpoint_name
 from trilemma.runs.run_directory import RunDirectory
 
-if TYPE_CHECKING:
-    from trilemma.classifier.classifier import Classifier
-
-MaybeSource = Annotated[
-    str | None,
-    argument("RUN_OR_FILE", "run folder, classifier file, weights, timm:NAME or robustbench:NAME"),
-]
 Protocols = Annotated[
     list[str] | None,
     option("--protocol NAME", "repeatable; see `trilemma list protocols`  [default: clean, pgd-20]"),
@@ -51,17 +43,6 @@ Protocols = Annotated[
 Images = Annotated[
     int | None, option("--images N", "number of test images, class-balanced  [default: all]", min=1)
 ]
-Model = Annotated[
-    str | None, option("--model MOD:FN", "FN() returns the network, which maps images in [0, 1] to logits")
-]
-Network = Annotated[
-    str | None,
-    option("--network NAME", "architecture of a weights file, with options: NAME,key=value,..."),
-]
-Mean = Annotated[
-    str | None, option("--mean M,...", "mean per channel, if the network expects normalised images")
-]
-Std = Annotated[str | None, option("--std S,...", "standard deviation per channel; requires --mean")]
 Checkpoint = Annotated[
     Literal["best", "last", "both"],
     option("--checkpoint", "checkpoint of a run: best on held-out images, last, or both"),
@@ -76,17 +57,14 @@ NoLint = Annotated[bool, option("--no-lint", "skip the checks of the classifier 
 Rows = dict[str, dict[str, Any]]
 
 
+@with_classifier
 def evaluate(
-    source: MaybeSource = None,
+    classifier: ClassifierSource,
     protocol: Protocols = None,
     data: Data = None,
     images: Images = None,
     norm: Norm = None,
     radius: Radius = None,
-    model: Model = None,
-    network: Network = None,
-    mean: Mean = None,
-    std: Std = None,
     checkpoint: Checkpoint = "both",
     samples: SamplesPath = None,
     extractor: ExtractorName = None,
@@ -118,15 +96,16 @@ def evaluate(
       trilemma evaluate --samples photos/ --extractor runs/digits-standard --data digits
     """
     if samples is not None or extractor is not None:
-        return evaluate_samples(source, samples, extractor, origin, data, seed, device, quiet, as_json)
+        return evaluate_samples(classifier, samples, extractor, origin, data, seed, device, quiet, as_json)
     protocols = protocol or ["clean", "pgd-20"]
-    _check_names(protocols, source, model, network)
-    source_run = None if source is None else find_run(source)
-    # With --model or --network, a run only provides weights.
-    run = source_run if model is None and network is None else None
+    for name in protocols:
+        PROTOCOLS.row(name)
+    classifier = replace(classifier, checkpoint="last" if checkpoint == "last" else "best")
+    classifier.check()
+    run = classifier.run
     _check_out(run, out, resume)
     threat = parse_threat(norm, radius)
-    print_progress(f"evaluating {source or model}: {', '.join(protocols)}", quiet)
+    print_progress(f"evaluating {classifier}: {', '.join(protocols)}", quiet)
     needs_threat = _attacks(protocols)
     options: dict[str, Any] = {"progress": show_progress_bar(quiet), "resume": resume, "lint": not no_lint}
     if run is not None:
@@ -139,15 +118,13 @@ def evaluate(
                 "evaluating the best and the last checkpoint; --checkpoint best skips the last", quiet
             )
         options |= {"device": choose_device(device), "checkpoint": checkpoint}
-        other_data = (
-            None if data is None else load_test_images(load_classifier(str(run.path), "cpu"), run, data)
-        )
+        other_data = None if data is None else load_test_images(classifier.open(), run, data)
         with resumable(run.path):
             rows = evaluate_run(run.path, protocols, other_data, threat, images, seed, **options)
     else:
         from trilemma.evaluation.evaluate import evaluate_into
 
-        clf = _classifier(source, model, network, data, mean, std, device)
+        clf = classifier.open(choose_device(device), data)
         image_set = load_test_images(clf, None, data)
         if needs_threat:
             require_threat(threat, clf.threat)
@@ -162,26 +139,6 @@ def _attacks(protocols: Sequence[str]) -> bool:
     from trilemma.evaluation.protocol import find_protocol
 
     return any(find_protocol(name).needs_threat for name in protocols)
-
-
-def _check_names(
-    protocols: Sequence[str], source: str | None, model: str | None, network: str | None
-) -> None:
-    """Checks the names on the command line; does not import torch.
-
-    Raises:
-        UserError: an unknown protocol or network, no classifier at all, or two networks.
-    """
-    for name in protocols:
-        PROTOCOLS.row(name)
-    if model is not None and network is not None:
-        raise ConfigError("--model and --network: both set the network; use one of them")
-    if network is not None:
-        NETWORKS.row(network.partition(",")[0])
-    if source is None and model is None and network is None:
-        raise ConfigError(
-            "nothing to evaluate; add a run folder, a classifier file, or --model MODULE:FUNCTION"
-        )
 
 
 def _check_out(run: RunDirectory | None, out: Path | None, resume: bool) -> None:
@@ -206,27 +163,6 @@ def _print(rows: Rows) -> None:
         if "note" in row["facts"]:
             print(f"{name}: {row['facts']['note']}")
     print_table(_measure_table([row for name, row in rows.items() if name not in accuracies]))
-
-
-def _classifier(
-    source: str | None, model: str | None, network: str | None, data: str | None,
-    mean: str | None, std: str | None, device: str | None,
-) -> Classifier:  # fmt: skip
-    """Returns the classifier to evaluate: that of a file, or one around the network of --model or --network."""
-    if model is None and network is None:
-        if mean is not None or std is not None:
-            raise ConfigError(f"--mean, --std: {source} stores its own normalisation; remove both options")
-        return load_classifier(str(source), device)
-    run = None if source is None else find_run(source)
-    if run is not None and network is not None:
-        raise ConfigError(
-            f"--network {network}: {source} is a run, which stores its network; remove --network"
-        )
-    weights = Path(source) if source is not None else None
-    if run is not None:
-        classifiers = run.classifiers()
-        weights = classifiers.get("best") or classifiers.get("last") or run.best_classifier
-    return own_classifier(model, network, weights, data, mean, std).to(choose_device(device))
 
 
 def _accuracy_table(rows: Rows) -> list[dict[str, Any]]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
+from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import (
     Data,
     Json,
     Quiet,
-    Source,
-    find_run,
     load_test_images,
     option,
     print_json,
     print_progress,
     writable_folder,
 )
+from trilemma.cli.model import with_classifier
 from trilemma.errors import ConfigError, RunError
 from trilemma.runs.run_directory import RunDirectory
 
@@ -25,17 +25,14 @@ StateDict = Annotated[bool, option("--state-dict", "write a .pt file of PyTorch 
 OutFile = Annotated[
     Path | None, option("--out FILE", "output file  [default: RUN/export/classifier.onnx or .pt]")
 ]
-Checkpoint = Literal["best", "last"]
 
 
+@with_classifier
 def export(
-    source: Source,
+    classifier: ClassifierSource,
     onnx: Onnx = False,
     state_dict: StateDict = False,
     out: OutFile = None,
-    checkpoint: Annotated[
-        Checkpoint, option("--checkpoint", "checkpoint of a run: best on held-out images, or last")
-    ] = "best",
     data: Data = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -53,14 +50,15 @@ def export(
     """
     if onnx == state_dict:
         raise ConfigError("export: add either --onnx or --state-dict")
-    run = find_run(source)
+    classifier.check()
+    run = classifier.run
     path = out or _default_path(run, ".onnx" if onnx else ".pt")
     if path.exists():
         raise RunError(f"{path}: already exists; refusing to overwrite, choose another --out or remove it")
     writable_folder(path.parent)
     from trilemma.evaluation.export import export_onnx, export_state_dict
 
-    clf = _classifier(source, run, checkpoint)
+    clf = classifier.open(data=data)
     images = load_test_images(clf, run, data)
     print_progress(f"exporting, then checking on {len(images)} images of {images.name}", quiet)
     metadata = (export_onnx if onnx else export_state_dict)(clf, path, images)
@@ -72,12 +70,3 @@ def export(
 
 def _default_path(run: RunDirectory | None, suffix: str) -> Path:
     return (Path() if run is None else run.path / "export") / f"classifier{suffix}"
-
-
-def _classifier(source: str, run: RunDirectory | None, checkpoint: Checkpoint) -> Any:
-    from trilemma.classifier.load import load
-    from trilemma.evaluation.evaluate import chosen_checkpoints
-
-    if run is None:
-        return load(source)
-    return load(run.classifiers()[chosen_checkpoints(run, checkpoint)[0]])

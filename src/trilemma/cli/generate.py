@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import (
     Device,
     Json,
     Out,
     Quiet,
     Seed,
-    Source,
-    find_run,
-    load_classifier,
+    choose_device,
     option,
     output_folder,
     percent,
@@ -21,6 +20,7 @@ from trilemma.cli.common import (
     print_table,
     show_progress_bar,
 )
+from trilemma.cli.model import with_classifier
 from trilemma.cli.samples import ExtractorName, independent_extractor, print_row, sample_row
 from trilemma.config.registry import SAMPLERS
 from trilemma.errors import ConfigError
@@ -33,8 +33,9 @@ STEP_SIZE_HELP = (
 )
 
 
+@with_classifier
 def generate(
-    source: Source,
+    classifier: ClassifierSource,
     per_class: Annotated[int, option("--per-class N", "images per class", min=1)] = 10,
     start: Annotated[str, option("--start S", START_HELP)] = "class-pca",
     sampler: Annotated[str | None, option("--sampler S", SAMPLER_HELP)] = None,
@@ -65,22 +66,24 @@ def generate(
     """
     if sampler is not None:
         SAMPLERS.row(sampler)
-    run = find_run(source)
-    if namer is not None:
-        find_run(namer)
+    classifier.check()
+    run = classifier.run
+    naming = None if namer is None else ClassifierSource(namer)
+    if naming is not None:
+        naming.check()
     if extractor is not None and run is None:
         raise ConfigError(
-            f"--extractor {extractor}: {source} is not a run, so there are no training images to compare with; "
+            f"--extractor {extractor}: {classifier} is not a run, so there are no training images to compare with; "
             "generate first, then use `trilemma evaluate --samples`"
         )
     folder = output_folder(out, run, "samples")
     from trilemma.evaluation.evaluate import run_splits
     from trilemma.evaluation.samples import generate_samples, training_chain
 
-    clf = load_classifier(source, device)
-    naming_classifier = None if namer is None else load_classifier(namer, device)
+    clf = classifier.open(choose_device(device))
+    naming_classifier = None if naming is None else naming.open(choose_device(device))
     feature_extractor = None if extractor is None else independent_extractor(extractor, run, device)
-    print_progress(f"generating {per_class} images per class from {source}", quiet)
+    print_progress(f"generating {per_class} images per class from {classifier}", quiet)
     chain = training_chain(clf, sampler, energy)
     options = chain.options if step_size is None else {**chain.options, "step_size": step_size}
     record = generate_samples(

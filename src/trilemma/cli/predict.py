@@ -5,21 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import (
     Device,
     Json,
-    Source,
     argument,
-    find_run,
-    load_classifier,
+    choose_device,
     print_json,
     print_table,
 )
+from trilemma.cli.model import with_classifier
 from trilemma.errors import DataError
 
 
+@with_classifier
 def predict(
-    source: Source,
+    classifier: ClassifierSource,
     images: Annotated[list[Path], argument("IMAGES...", "image files, or folders of them")],
     device: Device = None,
     as_json: Json = False,
@@ -40,10 +41,10 @@ def predict(
     for path in images:
         if not path.exists():
             raise DataError(f"{path}: no such image file")
-    find_run(source)
+    classifier.check()
     from trilemma.evaluation.predict import predict as predict_images
 
-    rows = predict_images(load_classifier(source, device), images)
+    rows = predict_images(classifier.open(choose_device(device)), images)
     if as_json:
         print_json(rows)
     else:

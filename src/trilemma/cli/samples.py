@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from trilemma.cli.common import choose_device, find_run, option, print_json, print_progress, print_table
+from trilemma.classifier.source import ClassifierSource
+from trilemma.cli.common import choose_device, option, print_json, print_progress, print_table
 from trilemma.errors import ConfigError
 
 # Metrics whose table columns do not carry the extractor's name.
@@ -29,8 +30,8 @@ Origin = Annotated[
 
 
 def evaluate_samples(
-    source: str | None, samples: str | None, extractor: str | None, origin: str | None, data: str | None, seed: int,
-    device: str | None, quiet: bool, as_json: bool,
+    source: ClassifierSource, samples: str | None, extractor: str | None, origin: str | None, data: str | None,
+    seed: int, device: str | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Prints the result row of the samples; with a run, also writes it to the run's evaluation folder.
 
@@ -43,12 +44,14 @@ def evaluate_samples(
         raise ConfigError(
             f"--samples {samples}: requires --extractor, the network whose features are compared"
         )
-    if source is None and data is None:
+    if source.empty and data is None:
         raise ConfigError(
             f"--samples {samples}: needs training images to compare with; add a run folder or --data"
         )
-    run = None if source is None else find_run(source)
-    if source is not None and run is None:
+    if not source.empty:
+        source.check()
+    run = source.run
+    if not source.empty and run is None:
         raise ConfigError(f"--samples {samples}: {source} is not a run folder; replace it by --data")
     row = sample_row(run, samples, independent_extractor(extractor, run, device), origin, data, seed, quiet)
     if as_json:

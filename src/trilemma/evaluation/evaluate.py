@@ -309,7 +309,7 @@ def evaluate_run(
     previous: Classifier | None = None
     folders: list[Path] = []
     for name in chosen_checkpoints(run, checkpoint):
-        clf = load(run.classifiers()[name]).to(device)
+        clf = Classifier.load(run.classifiers()[name]).to(device)
         beside_best = name == "last" and "best" in run.classifiers()
         folder = run.path / "evaluation" / (LAST if beside_best else "")
         if data is None:
