@@ -45,6 +45,7 @@ def apgd(
     generator: torch.Generator | None = None,
     *,
     early_stop: bool = True,
+    expectation: int = 1,
 ) -> Tensor:
     """Adversarial images by Auto-PGD: the first misclassified iterate, or that of highest loss if there is none.
 
@@ -63,6 +64,8 @@ def apgd(
         generator: source of the random starts.
         early_stop: stop an image at its first misclassified iterate, just behind the decision boundary; otherwise
             all steps are done, and the iterate of highest loss is returned, misclassified or not.
+        expectation: number of forward passes whose mean loss, gradient and logits are used, for networks with random
+            forward passes (expectation over transformations; 20 in the paper). Their random numbers are torch's own.
 
     Returns:
         Images ``[N, C, H, W]``, inside the ball and [0, 1].
@@ -74,9 +77,11 @@ def apgd(
     clf.check(images)
     check_labels(labels, images, clf.num_classes)
     count = _check(loss, steps, targets, clf.num_classes)
+    if expectation < 1:
+        raise ConfigError(f"apgd: expectation={expectation}; must be at least 1")
     seeds = noise.image_seeds(len(images), generator, images.device)
     with inner_loop(clf, "eval"):
-        oracle = Oracle(clf, batch_size=max(1, len(images)))
+        oracle = Oracle(clf, batch_size=max(1, len(images)), expectation=expectation)
         correct = (~margins.is_wrong(oracle.logits(images), labels)).nonzero().squeeze(1)
         adversarial = images.clone()
         adversarial[correct] = search(
@@ -287,8 +292,8 @@ def _climb(
             value, logits, gradient = oracle.gradient(walks.iterate, values_of)
         # The last iterate needs no gradient.
         else:
-            logits = oracle.logits(walks.iterate)
-            value, gradient = values_of(logits), walks.gradient
+            value, logits = oracle.values_and_logits(walks.iterate, values_of)
+            gradient = walks.gradient
         if adversarial is not None and bool((wrong := margins.is_wrong(logits, walks.label)).any()):
             broken = walks.index[wrong]
             first = torch.cat([broken.new_ones(1).bool(), broken[1:] != broken[:-1]])

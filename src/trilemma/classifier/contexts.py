@@ -1,11 +1,13 @@
-"""Context managers that restore the state of a network on exit: modes, gradient flags and BatchNorm buffers."""
+"""Context managers that restore the state of a network: modes, gradient flags, BatchNorm buffers, random numbers."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +43,28 @@ def inner_loop(network: nn.Module, mode: Mode | None = "eval") -> Iterator[None]
         for buffer, saved in buffers:
             # The values are the same as before, so .data avoids invalidating a graph that was built earlier.
             buffer.data.copy_(saved)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds the default random generators of torch, NumPy and Python, which a random network draws from.
+
+    Their states are restored on exit.
+
+    Args:
+        seed: any integer.
+        device: the device of the network; its generator is seeded too.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 @contextmanager

@@ -73,6 +73,18 @@ SCREEN = {
     "square-400": Preset("square", {"queries": 400}, passes=400, stream=2),
 }
 
+# The number of forward passes whose mean gradient AutoAttack's version for random networks follows.
+EXPECTATION = 20
+# All steps are done: at the first misclassified iterate a random network may still be right in half of its passes.
+AUTOATTACK_RAND = {
+    "apgd-ce": Preset("apgd", {"loss": "ce", "steps": 100, "early_stop": False}, stream=0),
+    "apgd-dlr": Preset("apgd", {"loss": "dlr", "steps": 100, "early_stop": False}, stream=1),
+    # DLR is undefined for 2 classes; its numerator alone replaces it.
+    "apgd-margin": Preset(
+        "apgd", {"loss": "margin-targeted", "steps": 100, "targets": 1, "early_stop": False}, stream=2
+    ),
+}
+
 # No early stopping: the energy landscape shows the end point of the optimisation, not the first decision boundary.
 _ALL_STEPS = {"steps": 50, "early_stop": False}
 

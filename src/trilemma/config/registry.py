@@ -434,6 +434,11 @@ PROTOCOLS = Registry(
             "autoattack-standard with a margin loss instead of DLR, for 2 or 3 classes",
             paper="Croce and Hein 2020",
         ),
+        "autoattack-rand": Row(
+            "trilemma.evaluation.protocols.autoattack_rand:autoattack_rand",
+            "expected accuracy of a random network under APGD-CE and APGD-DLR along mean gradients",
+            paper="Croce and Hein 2020",
+        ),
         "ece": Row(
             "trilemma.evaluation.protocols.calibration:ece",
             "expected calibration error, 15 confidence bins of equal width",

@@ -11,11 +11,12 @@ from torch import Tensor
 Z_95 = 1.959963984540054
 
 
-def wilson_interval(successes: int, count: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(successes: float, count: int, z: float = Z_95) -> tuple[float, float]:
     """The score interval of a proportion (Wilson 1927), which unlike the normal interval is valid near 0 and 1.
 
     Args:
-        successes: number of successes among ``count``.
+        successes: number of successes among ``count``; or a sum of ``count`` values in [0, 1], for whose mean the
+            interval is at least as wide as needed, as none varies more than an outcome of 0 or 1.
         count: number of images, at least 1.
         z: standard normal quantile; for 95 % by default.
 

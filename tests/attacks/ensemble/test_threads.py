@@ -69,14 +69,14 @@ def test_two_threads_find_what_one_does_and_count_the_same(toy, monkeypatch, cha
     for threads in (1, 2):
         torch.set_num_threads(threads)
         seen: set[int] = set()
-        logits: Any = Oracle.logits
+        logits: Any = Oracle._logits
 
         def noted(oracle: Oracle, x: torch.Tensor, logits: Any = logits, seen: set[int] = seen) -> Any:
             seen.add(threading.get_ident())
             return logits(oracle, x)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Oracle, "logits", noted)
+            patch.setattr(Oracle, "_logits", noted)
             found.append(autoattack(clf, images, labels, THREAT, batch_size=60, progress=False))
         assert len(seen) >= threads
     one, two = found

@@ -40,6 +40,8 @@ class Oracle:
         before_pass: called before each :meth:`logits` and :meth:`gradient`; an exception that it raises ends the
             attack.
         passes: counter to add to; by default a new one.
+        expectation: number of forward passes whose mean is returned, for networks with random forward passes. The
+            passes are separate, since a network may draw one random number for a whole batch.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class Oracle:
         batch_size: int | None = None,
         before_pass: Callable[[], None] = lambda: None,
         passes: Passes | None = None,
+        expectation: int = 1,
     ) -> None:
         self.clf = clf
         self.batch_size = batch_size
         self.before_pass = before_pass
         self.passes = Passes() if passes is None else passes
+        self.expectation = expectation
 
     @property
     def forwards(self) -> int:
@@ -66,7 +70,29 @@ class Oracle:
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """Logits ``[n, K]`` of images ``[n, C, H, W]``, detached; costs one forward pass per image."""
+        """Logits ``[n, K]`` of images ``[n, C, H, W]``, detached; costs ``expectation`` forward passes per image."""
+        (logits,) = self._mean(lambda: (self._logits(images),))
+        return logits
+
+    @torch.no_grad()
+    def values_and_logits(self, images: Tensor, values_of: Margin) -> tuple[Tensor, Tensor]:
+        """Values and logits as of :meth:`gradient`, without the gradient."""
+
+        def once() -> tuple[Tensor, ...]:
+            logits = self._logits(images)
+            return values_of(logits), logits
+
+        values, logits = self._mean(once)
+        return values, logits
+
+    def _mean(self, once: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """The mean of ``expectation`` calls of ``once``, each tensor by itself."""
+        total = once()
+        for _ in range(self.expectation - 1):
+            total = tuple(one + other for one, other in zip(total, once(), strict=True))
+        return total if self.expectation == 1 else tuple(each / self.expectation for each in total)
+
+    def _logits(self, images: Tensor) -> Tensor:
         self.before_pass()
         self.passes.add(forwards=len(images))
         if self.batch_size is None or len(images) <= self.batch_size:
@@ -76,7 +102,7 @@ class Oracle:
     def gradient(self, images: Tensor, values_of: Margin) -> tuple[Tensor, Tensor, Tensor]:
         """Values, logits, and the gradient of each value with respect to its own image.
 
-        Costs one forward pass per image and one backward pass per value.
+        Costs one forward pass per image and one backward pass per value, ``expectation`` times.
 
         Args:
             images: ``[n, C, H, W]``.
@@ -89,6 +115,10 @@ class Oracle:
         Raises:
             ConfigError: the logits are detached from the images.
         """
+        values, logits, gradient = self._mean(lambda: self._gradient_in_parts(images, values_of))
+        return values, logits, gradient
+
+    def _gradient_in_parts(self, images: Tensor, values_of: Margin) -> tuple[Tensor, Tensor, Tensor]:
         self.before_pass()
         self.passes.add(forwards=len(images))
         if self.batch_size is None or len(images) <= self.batch_size:
