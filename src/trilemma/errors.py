@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from traceback import walk_tb
 
 
 class TrilemmaError(Exception):
@@ -20,6 +21,10 @@ class UserError(TrilemmaError):
 
 class ConfigError(UserError):
     """A key, override, option or combination of options is unknown, of the wrong type, or invalid."""
+
+
+class NetworkError(ConfigError):
+    """A network raised an exception, or returned something else than one row of finite logits per image."""
 
 
 class UnknownNameError(UserError):
@@ -54,3 +59,29 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """The text ``" Did you mean 'x'?"`` with the most similar of ``names``; empty if none is similar."""
     matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+# Packages whose frames are not the user's code.
+_LIBRARIES = ("torch", "trilemma")
+# First words of a message that continues with a traceback; its last line is the error.
+_BEFORE_TRACEBACK = "The following operation failed"
+_LONGEST = 300
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line: its type, the main line of its message, and file and line of the user's code.
+
+    The file is left out if no frame between the place where the exception was caught and the one where it was raised
+    belongs to another package than torch and trilemma.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith(_BEFORE_TRACEBACK):
+        lines = lines[-1:]
+    first = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    text = f"{type(error).__name__}: {first[:_LONGEST]}".removesuffix(": ")
+    place = ""
+    for frame, line in walk_tb(error.__traceback__):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package and package not in _LIBRARIES:
+            place = f" ({frame.f_code.co_filename}, line {line})"
+    return text + place

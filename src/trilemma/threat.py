@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trilemma import noise
 from trilemma.errors import ConfigError
-from trilemma.units import Norm, parse_fraction
-
-NORMS: tuple[str, ...] = get_args(Norm)
+from trilemma.units import parse_fraction, parse_norm
 
 
 def _per_image(value: Tensor, images: Tensor) -> Tensor:
@@ -27,13 +25,24 @@ def image_norm(images: Tensor) -> Tensor:
     return _per_image(images.flatten(1).norm(dim=1), images)
 
 
+def _written(radius: str | float) -> str:
+    """The radius as text, ``"8/255"`` for the number ``8 / 255``, whose decimals are longer."""
+    text = str(radius).replace(" ", "")
+    if isinstance(radius, str):
+        return text
+    grey_levels = f"{round(255 * float(radius))}/255"
+    same = float(parse_fraction(grey_levels)) == float(radius)
+    return grey_levels if same and len(grey_levels) < len(text) else text
+
+
 @dataclass(frozen=True)
 class Threat:
     """The images within ``radius`` of the clean image in ``norm`` (the ball) and in [0, 1] (the box).
 
     Attributes:
-        norm: ``"linf"`` or ``"l2"``.
-        radius: as written in papers, ``"8/255"`` or 0.3, in pixel units of images in [0, 1]; stored exactly.
+        norm: ``"linf"`` or ``"l2"``; also given as ``"Linf"``, ``"l_inf"``, ``"inf"``, ``math.inf``, ``"L2"`` or 2.
+        radius: as written in papers, ``"8/255"`` or 0.3, in pixel units of images in [0, 1]; stored exactly. The number
+            ``8 / 255`` is stored as ``"8/255"``.
 
     Raises:
         ConfigError: unknown norm, or a radius that is not a number above 0 (and at most 1 for ``"linf"``).
@@ -43,8 +52,10 @@ class Threat:
     radius: str | float = "8/255"
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise ConfigError(f"threat.norm: {self.norm!r} is unknown; choose one of {', '.join(NORMS)}")
+        try:
+            object.__setattr__(self, "norm", parse_norm(self.norm))
+        except ValueError as error:
+            raise ConfigError(f"threat.norm: {error}") from None
         try:
             fraction = parse_fraction(self.radius)
         except ValueError as error:
@@ -55,7 +66,7 @@ class Threat:
             raise ConfigError(
                 f"threat.radius: {self.radius!r} is more than the whole range [0, 1]; write '{self.radius}/255'?"
             )
-        object.__setattr__(self, "radius", str(self.radius).replace(" ", ""))
+        object.__setattr__(self, "radius", _written(self.radius))
 
     @property
     def fraction(self) -> Fraction:
@@ -69,6 +80,28 @@ class Threat:
 
     def __str__(self) -> str:
         return f"{self.norm} {self.radius}"
+
+    @classmethod
+    def of(cls, threat: Any, norm: Any = None, *, default: Threat | None = None) -> Threat:
+        """The threat that an argument ``threat`` of a public function stands for.
+
+        Args:
+            threat: a threat, a radius such as ``8 / 255`` or ``"8/255"``, or ``None`` for ``default``.
+            norm: norm of a radius; ``None`` for ``"linf"``.
+            default: the threat stored with the classifier.
+
+        Raises:
+            ConfigError: no threat at all, an invalid norm or radius, or a norm that contradicts the threat.
+        """
+        if threat is None and norm is None and default is not None:
+            return default
+        if threat is None:
+            raise ConfigError("threat: none given; pass threat=trilemma.Threat(norm, radius), or a radius")
+        if not isinstance(threat, Threat):
+            return cls("linf" if norm is None else norm, threat)
+        if norm is not None and cls(norm, threat.radius).norm != threat.norm:
+            raise ConfigError(f"norm={norm!r} contradicts threat={threat}; leave norm out")
+        return threat
 
     def project(self, images: Tensor, clean: Tensor) -> Tensor:
         """Projects images ``[N, C, H, W]`` onto the ball around ``clean``, then onto the box [0, 1].

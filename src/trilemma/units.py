@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
-from typing import Annotated, Literal
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
+
+from trilemma.errors import ConfigError
 
 
 def parse_fraction(value: object) -> Fraction:
@@ -14,7 +18,8 @@ def parse_fraction(value: object) -> Fraction:
     Raises:
         ValueError: ``value`` is not a number.
     """
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Fraction):
+    # Real includes the numbers of NumPy; a bool of Python is an int.
+    if isinstance(value, bool) or not isinstance(value, str | Real):
         raise ValueError(f"{value!r} is not a number such as 0.03 or '8/255'")
     try:
         return Fraction(str(value).replace(" ", ""))
@@ -30,10 +35,82 @@ def _written_fraction(value: object) -> object:
 
 
 # The norms of a threat model.
-Norm = Literal["linf", "l2"]
+NormName = Literal["linf", "l2"]
+NORMS: tuple[str, ...] = get_args(NormName)
+# Further spellings, without case, spaces, "_" and "-".
+_SPELLINGS = {"linf": "linf", "inf": "linf", "linfinity": "linf", "infinity": "linf", "l2": "l2", "2": "l2"}
+
+
+def parse_norm(value: object) -> str:
+    """Parses a norm: ``"linf"``, ``"Linf"``, ``"l_inf"``, ``"inf"``, ``math.inf``, ``"l2"``, ``"L2"`` or ``2``.
+
+    Returns:
+        ``"linf"`` or ``"l2"``.
+
+    Raises:
+        ValueError: any other value.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    text = f"{float(value):g}" if is_number else value  # type: ignore[arg-type]
+    if isinstance(text, str):
+        for separator in " _-":
+            text = text.replace(separator, "")
+        if (norm := _SPELLINGS.get(text.lower())) is not None:
+            return norm
+    raise ValueError(f"{value!r} is unknown; choose one of {', '.join(NORMS)}")
+
+
+Norm = Annotated[NormName, BeforeValidator(parse_norm)]
 
 PixelLength = Annotated[
     str,
     BeforeValidator(_written_fraction),
     Field(description="a length in pixel units of images in [0, 1], exact: '8/255' or 0.3"),
 ]
+
+
+def count(where: str, name: str, value: Any, at_least: int = 1) -> int:
+    """Returns a whole number, such as ``steps``, as ``int``; whole numbers of NumPy are accepted.
+
+    Args:
+        where: the function that ``value`` was passed to, for the message.
+        name: name of the argument.
+        value: the argument.
+        at_least: its lowest value.
+
+    Raises:
+        ConfigError: not a whole number, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < at_least:
+        raise ConfigError(f"{where}: {name}={value!r}; must be a whole number, at least {at_least}")
+    return int(value)
+
+
+def length(where: str, name: str, value: Any, *, zero: bool = False) -> float:
+    """Returns a length in pixel units, such as ``step_size="2/255"``, as ``float``.
+
+    Args:
+        where, name, value: as in :func:`count`.
+        zero: whether 0 is allowed.
+
+    Raises:
+        ConfigError: not a number, or not above 0 (below 0 if ``zero``).
+    """
+    try:
+        result = float(parse_fraction(value))
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"{where}: {name}: {error}") from None
+    if result < 0 or (result == 0 and not zero):
+        raise ConfigError(f"{where}: {name}={value!r}; must be {'at least' if zero else 'above'} 0")
+    return result
+
+
+def number(where: str, name: str, value: Any) -> float:
+    """Returns any finite number, such as a weight, as ``float``; arguments as in :func:`count`.
+
+    Raises:
+        ConfigError: not a finite number.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ConfigError(f"{where}: {name}={value!r}; must be a finite number")
+    return float(value)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
+from unicodedata import normalize
 
 import torch
 from torch import Tensor, nn
 
 from trilemma.classifier import file
 from trilemma.classifier.foreign_weights import fit_weights
-from trilemma.errors import ConfigError, ImageError
+from trilemma.classifier.output import as_module, check_logits, logits_in, raised
+from trilemma.errors import CheckpointError, ConfigError, ImageError
 from trilemma.files import CLASSIFIER
 from trilemma.threat import Threat
+from trilemma.units import count
 
 TOLERANCE = 1e-4
 
@@ -85,21 +90,27 @@ class Classifier(nn.Module):
     Calling it checks the images' shape, type and range. Attacks, samplers and training losses check their arguments
     once and then call :meth:`logits`, which does not check the range.
 
+    The network gets a tensor of its own, so that it may write on its input. An exception in its forward pass is raised
+    as a :class:`trilemma.errors.NetworkError` of one line.
+
     Args:
-        network: any module from ``[N, C, H, W]`` to logits ``[N, K]`` (not probabilities).
+        network: any module, or function, from ``[N, C, H, W]`` to logits ``[N, K]`` (not probabilities), in any
+            floating-point type; the logits of a classifier are float32.
         num_classes: K.
         mean, std: per-channel normalisation, applied to the images first; ``None`` for none.
-        class_names: K names; ``None`` for the class numbers.
+        class_names: K different names; ``None`` for the class numbers. Bytes are decoded as UTF-8.
         image_shape: the only accepted ``(C, H, W)``; ``None`` for any shape that the network accepts.
         threat: the threat model it was trained for; the default threat of ``trilemma.evaluate``.
         network_config: registry name and options of the network, from which :meth:`load` rebuilds it.
+        output: key, index or attribute of the logits in what the network returns; ``None`` if it returns the logits.
 
     Attributes:
         statistics: named tensors about the training data (class means, PCA, mean energies).
         about: free-form metadata stored with the file (recipe, data name).
 
     Raises:
-        ConfigError: mean without std, a std of 0, or the wrong number of class names.
+        ConfigError: an argument of a wrong type or range, mean without std, a std of 0, constants for another number of
+            channels, or class names that are not K different ones.
     """
 
     mean: Tensor | None
@@ -107,7 +118,7 @@ class Classifier(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | Callable[[Tensor], Any],
         num_classes: int = 10,
         mean: Sequence[float] | Tensor | None = None,
         std: Sequence[float] | Tensor | None = None,
@@ -116,38 +127,50 @@ class Classifier(nn.Module):
         image_shape: tuple[int, int, int] | None = None,
         threat: Threat | None = None,
         network_config: dict[str, Any] | None = None,
+        output: str | int | None = None,
     ) -> None:
         super().__init__()
         if (mean is None) != (std is None):
             raise ConfigError("classifier: give both mean and std, or neither")
-        names = [str(k) for k in range(num_classes)] if class_names is None else list(class_names)
-        if len(names) != num_classes:
-            raise ConfigError(f"classifier: {len(names)} class names for {num_classes} classes")
-        self.network = network
-        self.num_classes = num_classes
-        self.class_names = tuple(names)
-        self.image_shape = image_shape
+        if threat is not None and not isinstance(threat, Threat):
+            raise ConfigError(f"classifier: threat={threat!r}; pass trilemma.Threat(norm, radius)")
+        if isinstance(output, bool) or not isinstance(output, str | int | None):
+            raise ConfigError(f"classifier: output={output!r}; pass a key, an index or None")
+        self.network = as_module(network)
+        self.num_classes = count("classifier", "num_classes", num_classes)
+        self.class_names = _names(class_names, self.num_classes)
+        self.image_shape = None if image_shape is None else _shape(image_shape)
         self.threat = threat
         self.network_config = network_config
+        self.output = output
         self.statistics: dict[str, Tensor] = {}
         self.about: dict[str, Any] = {}
         for name, values in (("mean", mean), ("std", std)):
-            tensor = (
-                None if values is None else torch.as_tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
-            )
-            self.register_buffer(name, tensor, persistent=False)
+            constants = None if values is None else _constants(name, values, self.image_shape)
+            self.register_buffer(name, constants, persistent=False)
         if self.std is not None and not bool((self.std > 0).all()):
             raise ConfigError("classifier: every std must be above 0")
+        if self.mean is not None and self.std is not None and 1 != self.mean.numel() != self.std.numel() != 1:
+            raise ConfigError(
+                f"classifier: {self.mean.numel()} values of mean and {self.std.numel()} of std; give one per channel"
+            )
 
     @property
     def device(self) -> torch.device:
-        """The device of the parameters; the CPU for a network without parameters."""
-        return next((p.device for p in self.parameters()), torch.device("cpu"))
+        """The device of the weights; the CPU for a network without parameters and buffers."""
+        return next((value.device for value in chain(self.parameters(), self.buffers())), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the parameters; float32 for a network without parameters."""
-        return next((p.dtype for p in self.parameters()), torch.float32)
+        """The type of the first floating-point parameter; float32 for a network without any."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode of the network, except of a graph made by ``torch.export``, whose mode is fixed."""
+        # Those graphs raise NotImplementedError.
+        with suppress(NotImplementedError):
+            return super().train(mode)
+        return self
 
     def _check_form(self, images: Tensor) -> None:
         """Checks type and shape of ``images``; raises :class:`ImageError`."""
@@ -183,9 +206,17 @@ class Classifier(nn.Module):
     def logits(self, images: Tensor) -> Tensor:
         """Logits ``[N, K]`` float32 of images ``[N, C, H, W]``; only shape and type are checked."""
         self._check_form(images)
+        # Always a tensor that is not the caller's, since a network may write on its input.
         if self.mean is not None and self.std is not None:
-            images = (images - self.mean) / self.std
-        logits: Tensor = self.network(images.to(self.dtype))
+            inputs = ((images - self.mean) / self.std).to(self.dtype)
+        else:
+            inputs = images.to(self.dtype, copy=True)
+        try:
+            output = self.network(inputs)
+        except Exception as error:
+            raise raised(error, images) from error
+        logits = logits_in(output, self.output)
+        check_logits(logits, images, self.num_classes)
         return logits.float()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -200,7 +231,7 @@ class Classifier(nn.Module):
         Raises:
             CheckpointError: the folder cannot be written.
         """
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors = {f"network.{name}": value for name, value in self._weights(path).items()}
         tensors |= {f"statistics.{name}": value for name, value in self.statistics.items()}
         header = {
             "num_classes": self.num_classes,
@@ -213,8 +244,29 @@ class Classifier(nn.Module):
             else {"norm": self.threat.norm, "radius": self.threat.radius},
             "network": self.network_config,
             "about": self.about,
+            "output": self.output,
         }
         CLASSIFIER.write(Path(path), tensors, header)
+
+    def _weights(self, path: str | Path) -> dict[str, Tensor]:
+        """The network's state dict, under the names of the network inside ``torch.compile`` or ``DataParallel``.
+
+        Raises:
+            CheckpointError: the network holds weights that are no tensors of numbers, or hides them.
+        """
+        network = self.network
+        parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+        while isinstance(network, parallel) or hasattr(network, "_orig_mod"):
+            inner: nn.Module = network.module if isinstance(network, parallel) else network._orig_mod
+            network = inner
+        weights = network.state_dict()
+        # A frozen TorchScript network has its weights in its code.
+        frozen = isinstance(network, torch.jit.ScriptModule) and not weights
+        other = [name for name, value in weights.items() if not isinstance(value, Tensor) or value.is_quantized]
+        if frozen or other:
+            kind = "a frozen network" if frozen else f"a quantised network ({other[0]})"
+            raise CheckpointError(f"{path}: {kind} cannot be written; save the network from which it was made")
+        return weights
 
     @classmethod
     def load(cls, path: str | Path, network: nn.Module | None = None) -> Self:
@@ -240,6 +292,8 @@ class Classifier(nn.Module):
             image_shape=None if header["image_shape"] is None else tuple(header["image_shape"]),
             threat=None if header["threat"] is None else Threat(**header["threat"]),
             network_config=header["network"],
+            # Files of earlier versions do not have it.
+            output=header.get("output"),
         )
         clf.statistics = _with_prefix(tensors, "statistics.")
         clf.about = header["about"]
@@ -248,6 +302,55 @@ class Classifier(nn.Module):
     def extra_repr(self) -> str:
         shape = "any" if self.image_shape is None else "x".join(map(str, self.image_shape))
         return f"num_classes={self.num_classes}, image_shape={shape}, threat={self.threat}"
+
+
+def _names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    """The class names as text in one Unicode form; the class numbers for ``None``.
+
+    Raises:
+        ConfigError: not one different name per class.
+    """
+    if class_names is None:
+        return tuple(map(str, range(num_classes)))
+    if isinstance(class_names, str | bytes):
+        raise ConfigError(f"classifier: class_names={class_names!r}; pass a list with one name per class")
+    decoded = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in class_names]
+    names = tuple(normalize("NFC", name) for name in decoded)
+    if len(names) != num_classes:
+        raise ConfigError(f"classifier: {len(names)} class names for {num_classes} classes")
+    if len(set(names)) < num_classes:
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise ConfigError(f"classifier: two classes are named {twice!r}; give every class a name of its own")
+    return names
+
+
+def _shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
+    """Checks an image shape (C, H, W); raises :class:`ConfigError`."""
+    if isinstance(image_shape, str) or not isinstance(image_shape, Sequence) or len(image_shape) != 3:
+        raise ConfigError(f"classifier: image_shape={image_shape!r}; pass (channels, height, width) in pixels")
+    channels, height, width = (count("classifier", "image_shape", side) for side in image_shape)
+    return channels, height, width
+
+
+def _constants(name: str, values: Any, image_shape: tuple[int, int, int] | None) -> Tensor:
+    """Mean or std as ``[1, C, 1, 1]``, one value per channel or one for all.
+
+    Raises:
+        ConfigError: not finite numbers, or not one per channel.
+    """
+    try:
+        constants = torch.as_tensor(values, dtype=torch.float32).detach().clone().view(1, -1, 1, 1)
+    # torch raises different types for text, for None and for lists of lists.
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(f"classifier: {name}={values!r}; pass one number per channel") from None
+    if not constants.numel() or not bool(torch.isfinite(constants).all()):
+        raise ConfigError(f"classifier: {name}={values!r}; pass one finite number per channel")
+    if image_shape is not None and constants.numel() not in (1, image_shape[0]):
+        raise ConfigError(
+            f"classifier: {constants.numel()} values of {name} for images of {image_shape[0]} channels; "
+            "give one per channel"
+        )
+    return constants
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ def inner_loop(network: nn.Module, mode: Mode | None = "eval") -> Iterator[None]
         network: the network through which input gradients are computed.
         mode: mode of all submodules inside the context; ``None`` leaves the modes unchanged.
     """
-    modules = [(module, module.training) for module in network.modules()]
+    modules = _modes(network)
     flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
@@ -43,6 +43,11 @@ def inner_loop(network: nn.Module, mode: Mode | None = "eval") -> Iterator[None]
         for buffer, saved in buffers:
             # The values are the same as before, so .data avoids invalidating a graph that was built earlier.
             buffer.data.copy_(saved)
+
+
+def _modes(network: nn.Module) -> list[tuple[nn.Module, bool]]:
+    """The modules that have a train/eval mode, with it; a frozen TorchScript module has none."""
+    return [(module, module.training) for module in network.modules() if hasattr(module, "training")]
 
 
 @contextmanager
@@ -141,7 +146,7 @@ def reestimate_batch_norm(
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
-    modes = [(module, module.training) for module in network.modules()]
+    modes = _modes(network)
     network.eval()
     for layer in layers:
         layer.reset_running_stats()

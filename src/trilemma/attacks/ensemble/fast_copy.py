@@ -34,6 +34,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.memory_format import preferred_memory_format, set_memory_format
+from trilemma.classifier.output import logits_in
 
 # Largest difference of logits that counts as rounding, relative to the largest logit.
 _LOGIT_TOLERANCE = 1e-4
@@ -84,12 +85,15 @@ def fast_copy(clf: Classifier, images: Tensor) -> Classifier:
         # A traced graph that fails prints its location before it raises.
         with redirect_stderr(StringIO()):
             other = copy.deepcopy(clf).eval().requires_grad_(False)
-            traced = trace(_NormalisedNetwork(other.network, other.mean, other.std))
+            traced = trace(_NormalisedNetwork(other.network, other.mean, other.std, other.output))
             if traced is None:
                 set_memory_format(other, preferred_memory_format(other.network, images.device))
             else:
-                # The graph contains the normalisation.
-                other.network, other.mean, other.std = _fast_network(traced, images.to(clf.dtype)), None, None
+                # A copy, as the network may write on its input.
+                inputs = images.to(clf.dtype, copy=True)
+                # The graph contains the normalisation and selects the logits.
+                other.network, other.mean, other.std = _fast_network(traced, inputs), None, None
+                other.output = None
             return other if _agree(other, clf, torch.cat([images, images[:1]])) else clf
     # Tracing runs the user's forward on proxies: it may raise anything.
     except Exception:
@@ -160,22 +164,23 @@ def _freeze(traced: fx.GraphModule, images: Tensor) -> Callable[[Tensor], Tensor
 
 
 class _NormalisedNetwork(nn.Module):
-    """Normalisation and network as one module, so that both are traced together."""
+    """Normalisation, network and selection of the logits as one module, so that they are traced together."""
 
     mean: Tensor | None
     std: Tensor | None
 
-    def __init__(self, network: nn.Module, mean: Tensor | None, std: Tensor | None) -> None:
+    def __init__(
+        self, network: nn.Module, mean: Tensor | None, std: Tensor | None, output: str | int | None = None
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.output = network, output
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
     def forward(self, images: Tensor) -> Tensor:
         if self.mean is not None and self.std is not None:
             images = (images - self.mean) / self.std
-        logits: Tensor = self.network(images)
-        return logits
+        return logits_in(self.network(images), self.output)
 
 
 class _Tracer(fx.Tracer):

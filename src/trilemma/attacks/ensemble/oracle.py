@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.output import logits_in
 from trilemma.threat import Threat
 from trilemma.walks.walk import input_gradient
 
@@ -159,11 +160,11 @@ class Oracle:
 
 
 class _CountingNetwork(nn.Module):
-    """A network whose forward and backward passes are counted by an oracle."""
+    """The network of an oracle's classifier, from its input to logits; the oracle counts its passes."""
 
-    def __init__(self, network: nn.Module, oracle: Oracle) -> None:
+    def __init__(self, oracle: Oracle) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.output = oracle.clf.network, oracle.clf.output
         # In a tuple, as the oracle's classifier must not become a submodule.
         self.oracle = (oracle,)
 
@@ -171,7 +172,7 @@ class _CountingNetwork(nn.Module):
         (oracle,) = self.oracle
         oracle.before_pass()
         oracle.passes.add(forwards=len(images))
-        logits: Tensor = self.network(images)
+        logits = logits_in(self.network(images), self.output)
         if logits.requires_grad:
             logits.register_hook(lambda gradient: oracle.passes.add(backwards=len(images)))
         return logits
@@ -187,7 +188,7 @@ def search_from_attack(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def search(oracle: Oracle, images: Tensor, labels: Tensor, threat: Threat, seeds: Tensor) -> Tensor:
         clf = oracle.clf
         counting_clf = Classifier(
-            _CountingNetwork(clf.network, oracle),
+            _CountingNetwork(oracle),
             clf.num_classes,
             clf.mean,
             clf.std,

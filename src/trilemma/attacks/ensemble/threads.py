@@ -16,6 +16,7 @@ from torch import Tensor
 from trilemma.attacks.ensemble.fast_copy import FastNetwork
 from trilemma.attacks.ensemble.oracle import Oracle
 from trilemma.classifier.classifier import Classifier
+from trilemma.errors import TrilemmaError
 from trilemma.threat import Threat
 
 # oracle, images [n, C, H, W], labels [n], threat, seeds [n] -> images [n, C, H, W]
@@ -29,7 +30,7 @@ MIN_IMAGES_PER_THREAD = 16
 _POLL_INTERVAL = 0.25
 
 
-class _StoppedError(Exception):
+class _StoppedError(TrilemmaError):
     """Ends a thread after another one has failed or the user has interrupted."""
 
 

@@ -1,0 +1,184 @@
+"""The boundary to a user's network: its logits in whatever it returns, and one line for whatever it raises."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from trilemma.errors import NetworkError, TrilemmaError, describe
+
+# Sides in pixels of usual images, tried when a network refuses those given; a message may name further ones up to 1024.
+USUAL_SIDES = (28, 32, 64, 96, 128, 224)
+_SIDES = range(8, 1025)
+# Types of exceptions that a wrong image shape causes, among many other reasons.
+_SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError, IndexError)
+
+
+# A tensor is a proxy while the network is traced.
+_TENSORS = (Tensor, fx.Proxy)
+
+
+class Function(nn.Module):
+    """A function from images to logits as a module.
+
+    Args:
+        function: any callable; a module that it uses keeps its own mode and device.
+    """
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Any:
+        return self.function(images)
+
+
+def as_module(network: object) -> nn.Module:
+    """``network`` itself if it is a module, or a function as a :class:`Function`.
+
+    Raises:
+        NetworkError: a class, or something that cannot be called.
+    """
+    if isinstance(network, nn.Module):
+        return network
+    if isinstance(network, type) or not callable(network):
+        given = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
+        raise NetworkError(f"classifier: the network is {given}; pass a torch.nn.Module, such as MyNetwork()")
+    return Function(network)
+
+
+def logits_in(output: Any, key: str | int | None) -> Tensor:
+    """The logits in the output of a network.
+
+    Args:
+        output: a tensor, which is returned as it is, or a mapping, sequence, named tuple or dataclass that holds one.
+        key: key, index or attribute of the logits in an output that is not a tensor.
+
+    Raises:
+        NetworkError: the output is not a tensor, and ``key`` is ``None`` or selects none.
+    """
+    if isinstance(output, _TENSORS):
+        return output
+    parts = _parts(output)
+    selected = parts.get(str(key)) if key is not None else None
+    # A named tuple has names and indices.
+    if selected is None and isinstance(output, tuple) and str(key).isdigit() and int(str(key)) < len(output):
+        selected = output[int(str(key))]
+    if isinstance(selected, _TENSORS):
+        return selected
+    names = [name for name, value in parts.items() if isinstance(value, Tensor)]
+    kind = type(output).__name__
+    if not names:
+        raise NetworkError(f"network: returned {kind}, not a tensor; return logits [N, K]")
+    select = f"select the logits with --output {names[0]}, in Python Classifier(output={names[0]!r})"
+    if key is None:
+        raise NetworkError(
+            f"network: returned {kind} with {', '.join(names)}, not a tensor of logits [N, K]; {select}"
+        )
+    raise NetworkError(f"network: returned {kind} with {', '.join(names)}, and no {key!r}; {select}")
+
+
+def _parts(output: Any) -> dict[str, Any]:
+    """The named parts of an output that is not a tensor; empty if it has none."""
+    if isinstance(output, Mapping):
+        return {str(key): value for key, value in output.items()}
+    if dataclasses.is_dataclass(output):
+        return {field.name: getattr(output, field.name, None) for field in dataclasses.fields(output)}
+    if isinstance(output, tuple) and (names := getattr(output, "_fields", None)):
+        return dict(zip(names, output, strict=True))
+    if isinstance(output, Sequence) and not isinstance(output, str | bytes):
+        return {str(index): value for index, value in enumerate(output)}
+    return {name: value for name, value in getattr(output, "__dict__", {}).items() if name[:1] != "_"}
+
+
+def check_logits(logits: Tensor, images: Tensor, num_classes: int) -> None:
+    """Checks that logits are real numbers ``[N, K]``.
+
+    Raises:
+        NetworkError: they are not.
+    """
+    fits = logits.shape == (len(images), num_classes)
+    if fits and not logits.is_complex() and not logits.is_quantized:
+        return
+    if fits:
+        raise NetworkError(f"network: returned {logits.dtype}; return logits as floating-point numbers")
+    remedy = (
+        "set num_classes to the network's number of classes"
+        if logits.dim() == 2 and len(logits) == len(images)
+        else "return logits [N, K], one row per image"
+    )
+    raise NetworkError(
+        f"network: returned {list(logits.shape)} for {_counted(len(images))} and {num_classes} classes, which need "
+        f"[{len(images)}, {num_classes}]; {remedy}"
+    )
+
+
+def raised(error: Exception, images: Tensor) -> TrilemmaError:
+    """The one-line error for an exception of the network's forward pass on ``images``; this package's own is kept."""
+    if isinstance(error, TrilemmaError):
+        return error
+    on = f"{_counted(len(images))} of {text(images.shape[1:])} (C, H, W)"
+    if _is_out_of_memory(error):
+        return NetworkError(f"network: not enough memory for {on}; pass a smaller batch_size")
+    return NetworkError(f"network: raised {describe(error)}, on {on}")
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    # On a CPU, a failed allocation is a RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _counted(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
+
+
+def text(shape: Sequence[int]) -> str:
+    """An image shape in words: ``3x32x32``."""
+    return "x".join(map(str, shape))
+
+
+def accepted_shape(
+    network: nn.Module, image: Tensor, error: BaseException | None
+) -> tuple[int, int, int] | None:
+    """Another image shape that the network accepts, after it raised ``error``; ``None`` if no wrong shape is the reason.
+
+    It is found by trial, with the image resized to the sizes that the message may speak of and to usual sizes. Only a
+    trial tells a wrong shape from the other reasons for an exception of the same type.
+
+    Args:
+        network: in eval mode.
+        image: ``[1, C, H, W]``, as passed to the network.
+        error: what it raised.
+    """
+    if not isinstance(error, _SHAPE_ERRORS) or _is_out_of_memory(error):
+        return None
+    for shape in _candidates(tuple(image.shape[1:]), str(error)):
+        grey = image.mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
+        same_channels = image if shape[0] == image.shape[1] else grey
+        try:
+            with torch.no_grad():
+                network(nn.functional.interpolate(same_channels, shape[1:]).contiguous())
+        # The user's code may raise anything.
+        except Exception:
+            continue
+        return shape
+    return None
+
+
+def _candidates(given: tuple[int, ...], message: str) -> Iterator[tuple[int, int, int]]:
+    """Image shapes to try, the likeliest first and each once."""
+    channels, height, width = given
+    numbers = [int(digits) for digits in re.findall(r"\d{1,9}", message)]
+    # A linear layer's message speaks of the number of pixel values.
+    areas = [(c, math.isqrt(number // c)) for c in (channels, 4 - channels) if c > 0 for number in numbers]
+    shapes = [(c, side, side) for c, side in areas if side in _SIDES and c * side**2 in numbers]
+    shapes += [(c, height, width) for c in (1, 3)]
+    sides = [*(number for number in numbers if number in _SIDES), *USUAL_SIDES]
+    shapes += [(c, side, side) for c in (channels, 1, 3) for side in sides]
+    yield from (shape for shape in dict.fromkeys(shapes) if shape != given)
