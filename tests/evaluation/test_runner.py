@@ -11,7 +11,7 @@ from torch import nn
 import trilemma
 from trilemma.config.registry import PROTOCOLS
 from trilemma.data.image_set import ImageSet
-from trilemma.errors import ConfigError, DataError, UnknownNameError
+from trilemma.errors import ConfigError, DataError, NetworkError, UnknownNameError
 from trilemma.evaluation.protocol import ACCURACY, Protocol, Request
 from trilemma.metrics.accuracy import wilson_interval
 
@@ -92,9 +92,19 @@ def test_the_classifier_is_left_as_it_was(clf, grey):
 def test_logits_that_are_not_finite_count_as_wrong(grey):
     class Broken(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.full((len(images), 2), torch.nan)
+            bright = images[:, 0, 0, :1] > 0.5
+            return torch.where(bright, torch.nan, torch.tensor([1.0, 0.0]))
 
-    assert trilemma.evaluate(trilemma.Classifier(Broken(), 2), grey, ["clean"])["clean"]["value"] == 0
+    # Four of the five dark images are of class 0.
+    assert trilemma.evaluate(trilemma.Classifier(Broken(), 2), grey, ["clean"])["clean"]["value"] == 0.4
+
+
+def test_a_network_without_any_finite_logit_is_refused_in_one_line(grey):
+    network = trilemma.Classifier(lambda images: images.new_full((len(images), 2), torch.nan), 2)
+    with pytest.raises(
+        NetworkError, match="returns NaN or infinite logits for 10 of 10 images; check its weights"
+    ):
+        trilemma.evaluate(network, grey, ["clean"])
 
 
 def test_the_stored_threat_serves_where_none_is_given(clf, grey):

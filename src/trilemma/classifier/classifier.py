@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -254,18 +254,21 @@ class Classifier(nn.Module):
         Raises:
             CheckpointError: the network holds weights that are no tensors of numbers, or hides them.
         """
-        network = self.network
+        network: Any = self.network
         parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
         while isinstance(network, parallel) or hasattr(network, "_orig_mod"):
-            inner: nn.Module = network.module if isinstance(network, parallel) else network._orig_mod
-            network = inner
-        weights = network.state_dict()
+            network = network.module if isinstance(network, parallel) else network._orig_mod
+        weights: dict[str, Tensor] = network.state_dict()
         # A frozen TorchScript network has its weights in its code.
         frozen = isinstance(network, torch.jit.ScriptModule) and not weights
-        other = [name for name, value in weights.items() if not isinstance(value, Tensor) or value.is_quantized]
+        other = [
+            name for name, value in weights.items() if not isinstance(value, Tensor) or value.is_quantized
+        ]
         if frozen or other:
             kind = "a frozen network" if frozen else f"a quantised network ({other[0]})"
-            raise CheckpointError(f"{path}: {kind} cannot be written; save the network from which it was made")
+            raise CheckpointError(
+                f"{path}: {kind} cannot be written; save the network from which it was made"
+            )
         return weights
 
     @classmethod
@@ -312,9 +315,11 @@ def _names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ..
     """
     if class_names is None:
         return tuple(map(str, range(num_classes)))
-    if isinstance(class_names, str | bytes):
+    if isinstance(class_names, bytes) or not isinstance(class_names, Iterable):
         raise ConfigError(f"classifier: class_names={class_names!r}; pass a list with one name per class")
-    decoded = [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in class_names]
+    decoded = [
+        name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in class_names
+    ]
     names = tuple(normalize("NFC", name) for name in decoded)
     if len(names) != num_classes:
         raise ConfigError(f"classifier: {len(names)} class names for {num_classes} classes")
@@ -327,7 +332,9 @@ def _names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ..
 def _shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
     """Checks an image shape (C, H, W); raises :class:`ConfigError`."""
     if isinstance(image_shape, str) or not isinstance(image_shape, Sequence) or len(image_shape) != 3:
-        raise ConfigError(f"classifier: image_shape={image_shape!r}; pass (channels, height, width) in pixels")
+        raise ConfigError(
+            f"classifier: image_shape={image_shape!r}; pass (channels, height, width) in pixels"
+        )
     channels, height, width = (count("classifier", "image_shape", side) for side in image_shape)
     return channels, height, width
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,10 +18,6 @@ USUAL_SIDES = (28, 32, 64, 96, 128, 224)
 _SIDES = range(8, 1025)
 # Types of exceptions that a wrong image shape causes, among many other reasons.
 _SHAPE_ERRORS = (RuntimeError, ValueError, AssertionError, IndexError)
-
-
-# A tensor is a proxy while the network is traced.
-_TENSORS = (Tensor, fx.Proxy)
 
 
 class Function(nn.Module):
@@ -48,7 +44,9 @@ def as_module(network: object) -> nn.Module:
     if isinstance(network, nn.Module):
         return network
     if isinstance(network, type) or not callable(network):
-        given = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
+        given = (
+            f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
+        )
         raise NetworkError(f"classifier: the network is {given}; pass a torch.nn.Module, such as MyNetwork()")
     return Function(network)
 
@@ -63,14 +61,14 @@ def logits_in(output: Any, key: str | int | None) -> Tensor:
     Raises:
         NetworkError: the output is not a tensor, and ``key`` is ``None`` or selects none.
     """
-    if isinstance(output, _TENSORS):
+    if _is_tensor(output):
         return output
     parts = _parts(output)
     selected = parts.get(str(key)) if key is not None else None
     # A named tuple has names and indices.
     if selected is None and isinstance(output, tuple) and str(key).isdigit() and int(str(key)) < len(output):
         selected = output[int(str(key))]
-    if isinstance(selected, _TENSORS):
+    if _is_tensor(selected):
         return selected
     names = [name for name, value in parts.items() if isinstance(value, Tensor)]
     kind = type(output).__name__
@@ -82,6 +80,11 @@ def logits_in(output: Any, key: str | int | None) -> Tensor:
             f"network: returned {kind} with {', '.join(names)}, not a tensor of logits [N, K]; {select}"
         )
     raise NetworkError(f"network: returned {kind} with {', '.join(names)}, and no {key!r}; {select}")
+
+
+def _is_tensor(value: Any) -> TypeGuard[Tensor]:
+    # A tensor is a proxy while the network is traced.
+    return isinstance(value, Tensor | fx.Proxy)
 
 
 def _parts(output: Any) -> dict[str, Any]:
@@ -123,7 +126,7 @@ def raised(error: Exception, images: Tensor) -> TrilemmaError:
     """The one-line error for an exception of the network's forward pass on ``images``; this package's own is kept."""
     if isinstance(error, TrilemmaError):
         return error
-    on = f"{_counted(len(images))} of {text(images.shape[1:])} (C, H, W)"
+    on = f"{_counted(len(images))} of {shape_text(images.shape[1:])} (C, H, W)"
     if _is_out_of_memory(error):
         return NetworkError(f"network: not enough memory for {on}; pass a smaller batch_size")
     return NetworkError(f"network: raised {describe(error)}, on {on}")
@@ -138,7 +141,7 @@ def _counted(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 
 
-def text(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
     """An image shape in words: ``3x32x32``."""
     return "x".join(map(str, shape))
 
@@ -146,7 +149,7 @@ def text(shape: Sequence[int]) -> str:
 def accepted_shape(
     network: nn.Module, image: Tensor, error: BaseException | None
 ) -> tuple[int, int, int] | None:
-    """Another image shape that the network accepts, after it raised ``error``; ``None`` if no wrong shape is the reason.
+    """Another image shape that a network accepts that raised ``error``; ``None`` if the shape is not the reason.
 
     It is found by trial, with the image resized to the sizes that the message may speak of and to usual sizes. Only a
     trial tells a wrong shape from the other reasons for an exception of the same type.

@@ -16,9 +16,10 @@ from trilemma.classifier.batch_size import resolve_batch_size
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.load import load
+from trilemma.classifier.output import accepted_shape, shape_text
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.data.sources import load_images
-from trilemma.errors import CheckpointError, ConfigError, DataError, ImageError
+from trilemma.errors import CheckpointError, ConfigError, DataError, ImageError, NetworkError
 from trilemma.evaluation.lint.rows import add_lint, lint_data, print_findings
 from trilemma.evaluation.protocol import Measurement, Protocol, Request, ResumeState, Verdicts, find_protocol
 from trilemma.progress import bar
@@ -28,6 +29,9 @@ from trilemma.threat import Threat
 from trilemma.training.build import build_data
 
 DEFAULT_PROTOCOLS = ("clean", "pgd-20")
+
+# Largest number of images on which logits that are not finite are counted before a refusal.
+_FINITE_IMAGES = 128
 
 Data = str | Path | tuple[Tensor, Tensor] | ImageSet
 
@@ -155,34 +159,50 @@ def check_fit(clf: Classifier, data: ImageSet) -> None:
             "evaluate it on data with the classes it was trained for"
         )
     if clf.image_shape is not None and data.image_shape != tuple(clf.image_shape):
-        actual, expected = ("x".join(map(str, shape)) for shape in (data.image_shape, clf.image_shape))
         raise DataError(
-            f"{data.name}: images are {actual} (C, H, W), but the classifier takes {expected}; resize the data"
+            f"{data.name}: images are {shape_text(data.image_shape)} (C, H, W), but the classifier takes "
+            f"{shape_text(clf.image_shape)}; {_resize(data.image_shape, clf.image_shape)}"
         )
 
 
 def check_output(clf: Classifier, data: ImageSet) -> None:
-    """Checks with one image that the network takes this image shape and returns one logit per class.
+    """Checks with one image that the network takes this image shape and returns one finite logit per class.
+
+    If the logits of the first image are not finite, more images are checked.
 
     Raises:
-        ImageError: the network cannot take images of this shape.
-        ConfigError: its output is not ``[1, K]``.
+        ImageError: the network takes images of another shape.
+        NetworkError: it raises an exception, returns no logits ``[1, K]``, or returns NaN for all images checked.
     """
     image = data.float_images([0], device=clf.device)
-    try:
-        with inner_loop(clf, "eval"), torch.no_grad():
+    with inner_loop(clf, "eval"), torch.no_grad():
+        try:
             logits = clf(image)
-    except RuntimeError as error:
-        shape = "x".join(map(str, data.image_shape))
-        raise ImageError(
-            f"{data.name}: the network cannot take images of {shape} (C, H, W): {str(error).splitlines()[0]}; "
-            "evaluate it on data of the shape that it was trained for"
-        ) from error
-    if logits.shape != (1, clf.num_classes):
-        raise ConfigError(
-            f"{data.name}: the network returns {list(logits.shape)} for one image, but {clf.num_classes} classes "
-            f"need [1, {clf.num_classes}]; set num_classes to the network's number of classes"
-        )
+        except NetworkError as error:
+            shape = accepted_shape(clf.network, image.to(clf.dtype), error.__cause__)
+            if shape is None:
+                raise NetworkError(f"{data.name}: {error}") from error
+            raise ImageError(
+                f"{data.name}: images are {shape_text(data.image_shape)} (C, H, W), but the network takes {shape_text(shape)}; "
+                f"{_resize(data.image_shape, shape)}"
+            ) from error
+        if not bool(torch.isfinite(logits).all()):
+            images = data.float_images(range(min(len(data), _FINITE_IMAGES)), device=clf.device)
+            finite = torch.isfinite(clf(images)).all(1)
+            if not bool(finite.any()):
+                raise NetworkError(
+                    f"{data.name}: this classifier returns NaN or infinite logits for {len(images)} of {len(images)} "
+                    "images; check its weights, its normalisation and that it is in float32"
+                )
+
+
+def _resize(given: tuple[int, ...], needed: tuple[int, ...]) -> str:
+    """What to do about images of shape ``given`` (C, H, W) where ``needed`` is the shape that a network takes."""
+    if given[0] != needed[0]:
+        return f"convert the images to {needed[0]} channel{'s' if needed[0] > 1 else ''}"
+    if needed[1] == needed[2]:
+        return f"add --size {needed[1]} to resize them"
+    return "resize them"
 
 
 def _which(count: int, total: int) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trilemma import __version__
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
+from trilemma.classifier.output import logits_in
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import CheckpointError, ConfigError, MissingExtraError, RunError
 from trilemma.evaluation.evaluate import check_fit, check_output
@@ -32,27 +33,30 @@ class PlainClassifier(nn.Module):
     Args:
         network: module from normalised images to logits.
         mean, std: ``[1, C, 1, 1]``, or ``[1, 1, 1, 1]`` for no normalisation.
+        output: where the logits are in what the network returns, as of :class:`trilemma.Classifier`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
+    def __init__(
+        self, network: nn.Module, mean: Tensor, std: Tensor, output: str | int | None = None
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.output = network, output
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network((images - self.mean) / self.std)
-        return logits
+        return logits_in(self.network((images - self.mean) / self.std), self.output)
 
 
 def plain(clf: Classifier) -> PlainClassifier:
     """A copy of ``clf`` as a :class:`PlainClassifier`, in eval mode, float32, on the CPU."""
     mean = torch.zeros(1, 1, 1, 1) if clf.mean is None else clf.mean.detach().clone()
     std = torch.ones(1, 1, 1, 1) if clf.std is None else clf.std.detach().clone()
-    return PlainClassifier(copy.deepcopy(clf.network), mean, std).float().cpu().eval().requires_grad_(False)
+    module = PlainClassifier(copy.deepcopy(clf.network), mean, std, clf.output)
+    return module.float().cpu().eval().requires_grad_(False)
 
 
 def export_state_dict(clf: Classifier, path: str | Path, images: ImageSet) -> dict[str, Any]:

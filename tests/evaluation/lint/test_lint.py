@@ -74,7 +74,7 @@ def test_what_cannot_be_looked_at(standard, digits):
         lint(standard, images[..., 0], labels)
     with pytest.raises(ImageError, match=r"classes are 0\.\.9"):
         lint(standard, images, labels + 1)
-    with pytest.raises(ConfigError, match=r"returned \[1, 1, 8, 8\]; return logits"):
+    with pytest.raises(ConfigError, match=r"returned \[1, 1, 8, 8\] for 1 image; return logits"):
         lint(torch.nn.Identity(), images, labels)
 
 

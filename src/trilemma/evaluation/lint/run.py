@@ -12,6 +12,7 @@ from trilemma import noise
 from trilemma.classifier.classifier import Classifier, check_labels
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.correctness import full_precision
+from trilemma.classifier.wrap import as_classifier
 from trilemma.errors import ConfigError, ImageError
 from trilemma.evaluation.lint.attacks import battery_findings, run_battery
 from trilemma.evaluation.lint.checks import (
@@ -117,7 +118,7 @@ def inspect(
     """:func:`lint` with its cost; a threat stored with the classifier is not used."""
     count = MAX_IMAGES if threat is not None else MAX_IMAGES_WITHOUT_THREAT
     images, labels = _first(images, labels, count)
-    clf = _as_classifier(clf, images)
+    clf = as_classifier(clf, images)
     images, labels = images.to(clf.device), labels.to(clf.device)
     check_labels(labels, images, clf.num_classes)
     devices = [clf.device] if clf.device.type == "cuda" else []
@@ -137,25 +138,6 @@ def _first(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
         raise ImageError(f"lint: images {given} given; pass at least one image, [N, C, H, W]")
     # uint8 images keep the range 0..255, as the classifier would get them.
     return images[:count].float(), labels[:count]
-
-
-def _as_classifier(network: nn.Module, images: Tensor) -> Classifier:
-    """The network itself if it is a :class:`Classifier`, otherwise wrapped in one, with a class per output.
-
-    Raises:
-        ConfigError: its output is not ``[N, K]``.
-    """
-    if isinstance(network, Classifier):
-        return network
-    wrapped = Classifier(network)
-    with torch.no_grad(), inner_loop(wrapped):
-        outputs = network(images[:1].to(wrapped.device))
-    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
-        kind = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ConfigError(f"lint: the network returned {kind}; return logits [N, K]")
-    wrapped = Classifier(network, outputs.shape[1])
-    wrapped.training = network.training
-    return wrapped
 
 
 def _inspect(
