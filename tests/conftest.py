@@ -87,14 +87,14 @@ class CompleteRun:
 @pytest.fixture(scope="session")
 def complete_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> CompleteRun:
     """A copy of :func:`finished_run` that was evaluated, diagnosed and sampled from. Do not write into it."""
-    from trilemma.evaluation.diagnose import diagnose_run
+    from trilemma.evaluation.diagnose import diagnose
     from trilemma.evaluation.evaluate import evaluate_run
-    from trilemma.evaluation.samples import generate_samples
+    from trilemma.evaluation.samples import generate
 
     path = Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("complete") / "full"))
     evaluate_run(path, images=20)
-    diagnosis = diagnose_run(path, images=20, attacks=["pgd", "apgd-t"])
-    generate_samples(path, per_class=2, steps=2)
+    diagnosis = diagnose(path, images=20, attacks=["pgd", "apgd-t"])
+    generate(path, per_class=2, steps=2)
     return CompleteRun(path, diagnosis)
 
 

@@ -26,7 +26,7 @@ import torch
 import trilemma
 from trilemma.cli.quickstart import CHAIN, STARTS
 from trilemma.data.sources import load_splits
-from trilemma.evaluation.samples import generate_samples
+from trilemma.evaluation.samples import generate
 from trilemma.runs.run_directory import RunDirectory
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -50,7 +50,7 @@ def one_seed(work: Path, seed: int) -> list[dict[str, Any]]:
         accuracy = trilemma.evaluate(clf, "digits", ["clean", "pgd-20"], trilemma.Threat("linf", "0.2"))
         row = {"seed": seed, "method": method, **{name: r["value"] for name, r in accuracy.items()}}
         for start, steps in STARTS.items():
-            record = generate_samples(clf, 20, start, steps=steps, seed=seed, namer=namer, data=data, **CHAIN)
+            record = generate(clf, 20, start, steps=steps, seed=seed, namer=namer, data=data, **CHAIN).record
             row[start] = record["figures"]
         rows.append(row)
         print(json.dumps(row))

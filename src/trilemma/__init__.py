@@ -12,21 +12,34 @@ if TYPE_CHECKING:
     from trilemma.classifier.classifier import Classifier
     from trilemma.classifier.load import load
     from trilemma.data.batch import Batch
+    from trilemma.evaluation.diagnose import diagnose
     from trilemma.evaluation.evaluate import evaluate
+    from trilemma.evaluation.export import export
+    from trilemma.evaluation.findings import lint
     from trilemma.evaluation.predict import predict
+    from trilemma.evaluation.samples import generate
     from trilemma.evaluation.score import score
+    from trilemma.pages.compare import compare
+    from trilemma.pages.html import write_report as report
     from trilemma.threat import Threat
     from trilemma.training.train import Run, train
 
-# Public names by module, imported on first use, so that `trilemma --help` and configuration errors need no torch.
+# Public names by module, or by "module:name" of an object with another name; imported on first use, so that
+# `trilemma --help` and configuration errors need no torch.
 _LAZY = {
     "Batch": "trilemma.data.batch",
     "Classifier": "trilemma.classifier.classifier",
     "Run": "trilemma.training.train",
     "Threat": "trilemma.threat",
+    "compare": "trilemma.pages.compare",
+    "diagnose": "trilemma.evaluation.diagnose",
     "evaluate": "trilemma.evaluation.evaluate",
+    "export": "trilemma.evaluation.export",
+    "generate": "trilemma.evaluation.samples",
+    "lint": "trilemma.evaluation.findings",
     "load": "trilemma.classifier.load",
     "predict": "trilemma.evaluation.predict",
+    "report": "trilemma.pages.html:write_report",
     "score": "trilemma.evaluation.score",
     "train": "trilemma.training.train",
 }
@@ -38,12 +51,18 @@ __all__ = [
     "Run",
     "Threat",
     "attacks",
+    "compare",
+    "diagnose",
     "energies",
     "evaluate",
+    "export",
     "figures",
+    "generate",
+    "lint",
     "load",
     "methods",
     "predict",
+    "report",
     "samplers",
     "score",
     "train",
@@ -52,7 +71,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        value = getattr(import_module(_LAZY[name]), name)
+        module, _, other_name = _LAZY[name].partition(":")
+        value = getattr(import_module(module), other_name or name)
     elif name in _SUBMODULES:
         value = import_module(f"trilemma.{name}")
     else:

@@ -33,14 +33,14 @@ def done(monkeypatch, untrained_run):
             row = {"protocol": name, "value": 0.5}
             (run / "evaluation" / f"{name}.json").write_text(json.dumps(row))
 
-    def generate_samples(run, *, start, namer, **_):
+    def generate(run, *, start, namer, **_):
         jobs.append(("generate", run.name, start, namer and namer.name))
         (run / "samples").mkdir(exist_ok=True)
         figures = {name: {"named": 0.9, "distance": 1.0} for name in ("start", "sample")}
         record = {"name": start, "start": start, "figures": figures}
         (run / "samples" / f"{start}.json").write_text(json.dumps(record))
 
-    def diagnose_run(run, **_):
+    def diagnose(run, **_):
         jobs.append(("diagnose", run.name))
         (run / "figures").mkdir(exist_ok=True)
         (run / "figures" / "energies.json").write_text("{}")
@@ -52,8 +52,8 @@ def done(monkeypatch, untrained_run):
 
     monkeypatch.setattr("trilemma.training.train.train", train)
     monkeypatch.setattr("trilemma.evaluation.evaluate.evaluate_run", evaluate_run)
-    monkeypatch.setattr("trilemma.evaluation.samples.generate_samples", generate_samples)
-    monkeypatch.setattr("trilemma.evaluation.diagnose.diagnose_run", diagnose_run)
+    monkeypatch.setattr("trilemma.evaluation.samples.generate", generate)
+    monkeypatch.setattr("trilemma.evaluation.diagnose.diagnose", diagnose)
     monkeypatch.setattr("trilemma.pages.html.write_report", lambda run: jobs.append(("report", run.name)))
     monkeypatch.setattr("trilemma.pages.comparison.write_comparison", write_comparison)
     return jobs

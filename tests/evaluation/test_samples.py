@@ -13,11 +13,11 @@ from PIL import Image
 import trilemma
 from trilemma.data.sources import load_splits
 from trilemma.errors import ConfigError
-from trilemma.evaluation.samples import as_uint8, draw_samples, generate_samples
+from trilemma.evaluation.samples import as_uint8, draw_samples, generate
 
 
 def test_files_hold_starts_and_samples_of_every_class(run_copy):
-    record = generate_samples(run_copy, per_class=2, steps=3)
+    record = generate(run_copy, per_class=2, steps=3).record
     folder = run_copy / "samples"
     assert json.loads((folder / f"{record['name']}.json").read_text()) == record
     assert (folder / f"{record['name']}.png").is_file()
@@ -46,7 +46,7 @@ def test_figures_stand_beside_those_of_starts_and_real_images(finished_run):
     namer = copy.deepcopy(clf)
     with torch.no_grad():
         next(namer.parameters()).add_(0.1)
-    record = generate_samples(clf, 2, "uniform", steps=2, namer=namer, data=data)
+    record = generate(clf, 2, "uniform", steps=2, namer=namer, data=data).record
     assert set(record["figures"]) == {"start", "sample", "real"}
     assert record["figures"]["real"]["distance"] == pytest.approx(1.06, abs=0.03)  # METHODS, section 3
     assert record["figures"]["start"]["distance"] > 2
@@ -54,7 +54,7 @@ def test_figures_stand_beside_those_of_starts_and_real_images(finished_run):
 
 def test_a_classifier_does_not_judge_its_own_samples(finished_run):
     with pytest.raises(ConfigError, match="trained independently"):
-        generate_samples(trilemma.load(finished_run), 1, steps=0, namer=finished_run)
+        generate(trilemma.load(finished_run), 1, steps=0, namer=finished_run)
 
 
 def test_rounding_to_bytes_and_back_is_exact():

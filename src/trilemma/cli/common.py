@@ -242,6 +242,6 @@ def load_test_images(clf: Classifier, run: RunDirectory | None, name: str | None
     Raises:
         DataError: the data are unknown or cannot be read.
     """
-    from trilemma.evaluation.source import test_images
+    from trilemma.evaluation.source import open_images
 
-    return test_images(clf, run, name)
+    return open_images(clf, run, name)

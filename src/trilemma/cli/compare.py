@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from trilemma.cli.common import Json, argument, option, print_json, print_table, run_results, writable_folder
-from trilemma.errors import ConfigError, RunError
-from trilemma.files import write_text
-from trilemma.pages.table import Table, as_csv, as_markdown, as_tree, cell, comparison_table
-from trilemma.pages.words import DASH
+from trilemma.pages.compare import Format, as_text
+from trilemma.pages.compare import compare as compare_runs
+from trilemma.pages.table import as_tree
 from trilemma.runs.read import check_results
 
-Format = Literal["html", "markdown", "csv", "json"]
-FORMAT_OF_SUFFIX: dict[str, Format] = {
-    ".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown", ".csv": "csv", ".json": "json",
-}  # fmt: skip
 DEFAULT_PAGE = Path("compare.html")
 
 Runs = Annotated[list[Path], argument("RUN...", "run folders, or folders of result rows")]
@@ -43,67 +37,21 @@ def compare(runs: Runs, out: OutFile = None, form: OutFormat = None, as_json: Js
     """
     for path in runs:
         check_results(path)
-    chosen = form or _format_from_suffix(out)
-    if chosen == "html":
-        out = out or DEFAULT_PAGE
+    if out is None and form in (None, "html"):
+        out = DEFAULT_PAGE
     if out is not None:
-        if out.is_dir():
-            raise RunError(f"{out}: is a folder; --out expects a file, such as {out / DEFAULT_PAGE}")
         writable_folder(out.parent)
-    table = comparison_table(runs)
-    if chosen == "html" and out is not None:
-        from trilemma.pages.comparison import write_comparison
-
-        write_comparison(runs, out)
-    else:
-        text = _text(table, chosen)
-        if out is None and not as_json:
-            print(text, end="")
-            return
-        if out is not None:
-            write_text(out, text)
+    table = compare_runs(runs, out, form)
+    if out is None and form is not None and not as_json:
+        print(as_text(table, form), end="")
+        return
     if as_json:
         print_json(
             {"runs": run_results(runs), "table": as_tree(table), "page": None if out is None else str(out)}
         )
     else:
-        print_table(table_by_value(table))
+        print_table(table.by_value())
         for entry in table.entries:
             for note in entry.notes:
                 print(f"not comparable: {entry.path}, {entry.checkpoint}: {note}")
         print(out)
-
-
-def _format_from_suffix(out: Path | None) -> Format:
-    """Returns the format that the suffix of ``--out`` stands for; HTML without ``--out`` or for a folder."""
-    if out is None or out.is_dir():
-        return "html"
-    if out.suffix.lower() not in FORMAT_OF_SUFFIX:
-        raise ConfigError(f"--out {out}: unknown suffix; use {', '.join(FORMAT_OF_SUFFIX)}, or add --format")
-    return FORMAT_OF_SUFFIX[out.suffix.lower()]
-
-
-def _text(table: Table, form: Format) -> str:
-    if form == "json":
-        return json.dumps(as_tree(table), indent=2) + "\n"
-    return as_csv(table) if form == "csv" else as_markdown(table)
-
-
-def table_by_value(table: Table) -> list[dict[str, str]]:
-    """Returns the table with one row per value, because one column per protocol would not fit a terminal."""
-    rows = []
-    for column in table.columns:
-        measured = [entry for entry in table.entries if entry.values.get(column) is not None]
-        for number, entry in enumerate(measured):
-            first = number == 0
-            rows.append(
-                {
-                    "protocol": f"{column.protocol} v{column.version}" if first else "",
-                    "value": f"{column.quantity}, {column.better} is better" if first else "",
-                    "threat": (column.threat or DASH) if first else "",
-                    "run": entry.path,
-                    "checkpoint": entry.checkpoint,
-                    "": cell(column, entry.values[column]),
-                }
-            )
-    return rows

@@ -56,16 +56,16 @@ def export(
     if path.exists():
         raise RunError(f"{path}: already exists; refusing to overwrite, choose another --out or remove it")
     writable_folder(path.parent)
-    from trilemma.evaluation.export import export_onnx, export_state_dict
+    from trilemma.evaluation.export import export as export_classifier
 
     clf = classifier.open(data=data)
     images = load_test_images(clf, run, data)
     print_progress(f"exporting, then checking on {len(images)} images of {images.name}", quiet)
-    metadata = (export_onnx if onnx else export_state_dict)(clf, path, images)
+    exported = export_classifier(clf, path, "onnx" if onnx else "state-dict", data=images)
     if as_json:
-        print_json({"file": str(path), **metadata})
+        print_json({"file": str(exported.path), **exported.metadata})
     else:
-        print(path)
+        print(exported.path)
 
 
 def _default_path(run: RunDirectory | None, suffix: str) -> Path:

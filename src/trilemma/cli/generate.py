@@ -78,19 +78,18 @@ def generate(
         )
     folder = output_folder(out, run, "samples")
     from trilemma.evaluation.evaluate import run_splits
-    from trilemma.evaluation.samples import generate_samples, training_chain
+    from trilemma.evaluation.samples import generate as generate_images
 
     clf = classifier.open(choose_device(device))
     naming_classifier = None if naming is None else naming.open(choose_device(device))
     feature_extractor = None if extractor is None else independent_extractor(extractor, run, device)
     print_progress(f"generating {per_class} images per class from {classifier}", quiet)
-    chain = training_chain(clf, sampler, energy)
-    options = chain.options if step_size is None else {**chain.options, "step_size": step_size}
-    record = generate_samples(
-        clf, per_class, start, chain.sampler, chain.energy, steps, seed, folder, naming_classifier,
+    options: dict[str, Any] = {} if step_size is None else {"step_size": step_size}
+    generated = generate_images(
+        clf, per_class, start, sampler, energy, steps, seed, folder, naming_classifier,
         None if run is None else run_splits(run.path), progress=show_progress_bar(quiet), **options,
     )  # fmt: skip
-    grid = folder / f"{record['name']}.png"
+    record, grid = generated.record, generated.grid
     row = None
     if feature_extractor is not None:
         row = sample_row(run, f"{folder / record['name']}.npz", feature_extractor, None, None, seed, quiet)

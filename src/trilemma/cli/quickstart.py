@@ -152,9 +152,9 @@ def analyse(run: Path, namer: Path, device: str, quiet: bool) -> None:
     Args:
         namer: run whose classifier labels the samples of the other runs.
     """
-    from trilemma.evaluation.diagnose import diagnose_run
+    from trilemma.evaluation.diagnose import diagnose
     from trilemma.evaluation.evaluate import evaluate_run
-    from trilemma.evaluation.samples import generate_samples
+    from trilemma.evaluation.samples import generate
     from trilemma.runs.read import read_contents
     from trilemma.threat import Threat
 
@@ -169,6 +169,6 @@ def analyse(run: Path, namer: Path, device: str, quiet: bool) -> None:
     for start, steps in STARTS.items():
         if start not in [record["start"] for record in contents.samples]:
             other_namer = None if run == namer else namer
-            generate_samples(run, start=start, steps=steps, namer=other_namer, progress=progress, **CHAIN)
+            generate(run, start=start, steps=steps, namer=other_namer, progress=progress, **CHAIN)
     if contents.diagnosis is None:
-        diagnose_run(run, attacks=ATTACKS, device=device, progress=progress)
+        diagnose(run, attacks=ATTACKS, device=device, progress=progress)

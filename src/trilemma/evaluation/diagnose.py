@@ -12,12 +12,12 @@ from torch import Tensor
 
 from trilemma.attacks.preset import run_preset
 from trilemma.classifier.classifier import Classifier
-from trilemma.classifier.load import load
 from trilemma.config.presets import Preset, diagnose_presets
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import ConfigError
-from trilemma.evaluation.evaluate import Data, check_fit, environment, open_data
+from trilemma.evaluation.evaluate import Data, check_fit, environment
 from trilemma.evaluation.lint.rows import lint_data
+from trilemma.evaluation.source import Source, find_run, open_images, open_source
 from trilemma.figures.energy_landscape import draw_deltas, draw_histograms, draw_moves, draw_quiver
 from trilemma.figures.style import save_figure
 from trilemma.metrics.energy_landscape import (
@@ -36,7 +36,6 @@ from trilemma.metrics.energy_landscape import (
 )
 from trilemma.progress import bar
 from trilemma.runs.records import warn_unwritable, write_json
-from trilemma.runs.run_directory import RunDirectory
 from trilemma.samplers.generate import generate, stored_pca
 from trilemma.threat import Threat
 
@@ -160,14 +159,15 @@ def _concatenate(parts: list[EnergyPoints]) -> EnergyPoints:
 
 
 def diagnose(
-    clf: Classifier,
-    data: Data,
+    source: Source,
+    data: Data | None = None,
     threat: Threat | None = None,
     images: int = 512,
     seed: int = 0,
     *,
     attacks: Sequence[str] | None = None,
     out: str | Path | None = None,
+    device: torch.device | str | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Energies of clean images, of the same images under several attacks, and of as many generated images.
@@ -176,8 +176,9 @@ def diagnose(
     the joint energy, from class-PCA starts if the classifier stores class statistics, otherwise from uniform noise.
 
     Args:
-        clf: the classifier; its state is restored.
-        data: as in :func:`trilemma.evaluate`.
+        source: a run folder, a classifier file, a :class:`Run`, a :class:`Classifier` or a network; its state is
+            restored.
+        data: as in :func:`trilemma.evaluate`; by default the test images of the data that it was trained on.
         threat: by default the threat stored with the classifier.
         images: number of images, the first ones of a fixed stratified order.
         seed: seed of each attack and of the sampler.
@@ -185,7 +186,8 @@ def diagnose(
             eight of them, PGD first. The first attack makes the set ``adversarial``.
         out: folder for ``energies.json``, ``energies.npz``, ``energies-attacks.npz`` and the figures
             ``energy-histograms.png``, ``energy-quiver.png``, ``energy-attacks.png`` and ``energy-deltas.png``, each
-            also as a ``-dark`` version.
+            also as a ``-dark`` version; by default ``figures/`` of a run, and nothing is written otherwise.
+        device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
         progress: show a progress bar on standard error.
 
     Returns:
@@ -198,6 +200,7 @@ def diagnose(
         UnknownNameError: unknown attack.
     """
     presets = diagnose_presets(attacks)
+    run, clf = find_run(source), open_source(source, data, device)
     threat = threat or clf.threat
     if threat is None:
         raise ConfigError(
@@ -205,7 +208,7 @@ def diagnose(
         )
     if images < 1:
         raise ConfigError(f"images: {images}; must be at least 1")
-    opened = open_data(clf, data)
+    opened = open_images(clf, run, data)
     check_fit(clf, opened)
     part = opened.first(images)
     lint_result = lint_data(clf, part, threat, seed)
@@ -225,26 +228,11 @@ def diagnose(
         "moves": energies.moves(),
         **environment(clf.device),
     }
+    if out is None and run is not None:
+        out = run.path / "figures"
     if out is not None:
         _write(Path(out), record, energies)
     return record
-
-
-def diagnose_run(
-    path: str | Path,
-    images: int = 512,
-    seed: int = 0,
-    *,
-    attacks: Sequence[str] | None = None,
-    device: torch.device | str = "cpu",
-    progress: bool = False,
-) -> dict[str, Any]:
-    """:func:`diagnose` on the run's own test images; its files are written to ``figures/`` of the run."""
-    config = RunDirectory.open(path).config()
-    clf = load(path).to(device)
-    data = open_data(clf, config.data.name, config.data.root, config.data.size)
-    figures = Path(path) / "figures"
-    return diagnose(clf, data, None, images, seed, attacks=attacks, out=figures, progress=progress)
 
 
 def _write(out: Path, record: dict[str, Any], energies: Landscape) -> None:

@@ -7,8 +7,9 @@ import json
 import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.output import logits_in
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import CheckpointError, ConfigError, MissingExtraError, RunError
-from trilemma.evaluation.evaluate import check_fit, check_output
+from trilemma.evaluation.evaluate import Data, check_fit, check_output, chosen_checkpoints
+from trilemma.evaluation.source import Source, find_run, open_images, open_source
 from trilemma.files import replacing
 
 BATCH_SIZE = 250
@@ -57,6 +59,73 @@ def plain(clf: Classifier) -> PlainClassifier:
     std = torch.ones(1, 1, 1, 1) if clf.std is None else clf.std.detach().clone()
     module = PlainClassifier(copy.deepcopy(clf.network), mean, std, clf.output)
     return module.float().cpu().eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written file.
+
+    Attributes:
+        path: the file; an :class:`Exported` can be passed where a path is expected.
+        metadata: what the file stores: format, versions, classes, image shape, input range, threat, network, and the
+            images of the check.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+Format = Literal["onnx", "state-dict"]
+SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt": "state-dict", ".pth": "state-dict"}
+
+
+def export(
+    source: Source,
+    out: str | Path | None = None,
+    form: Format | None = None,
+    *,
+    checkpoint: Literal["best", "last"] = "best",
+    data: Data | None = None,
+) -> Exported:
+    """Exports a classifier to ONNX or to PyTorch weights, for use without trilemma.
+
+    The exported network maps images in [0, 1] to logits and includes the normalisation. The file is read back and
+    compared with the classifier on real images before it is moved to its final name.
+
+    Args:
+        source: a run folder, a classifier file, a :class:`Run` or a :class:`Classifier`; its state is restored.
+        out: the file; by default ``export/classifier.onnx`` or ``.pt`` in a run, else in the working directory. An
+            existing file is never overwritten.
+        form: ``onnx`` (requires the extra ``onnx``) or ``state-dict``; by default that of the suffix of ``out``.
+        checkpoint: checkpoint of a run: best on held-out images (the last one if there is no best), or last.
+        data: images for the check, as in :func:`trilemma.evaluate`; by default those that the classifier knows.
+
+    Raises:
+        ConfigError: neither ``form`` nor a known suffix.
+        RunError: the file exists already or cannot be written.
+        CheckpointError: no such checkpoint, or the file does not give the same logits.
+        MissingExtraError: the extra ``onnx`` is not installed.
+    """
+    chosen = form or (None if out is None else SUFFIXES.get(Path(out).suffix.lower()))
+    if chosen not in ("onnx", "state-dict"):
+        raise ConfigError(
+            f"export: format {form!r} for {out}; pass form='onnx' or form='state-dict', or a file that ends in "
+            f"{', '.join(SUFFIXES)}"
+        )
+    run = find_run(source)
+    if out is None:
+        name = "classifier.onnx" if chosen == "onnx" else "classifier.pt"
+        out = (Path() if run is None else run.path / "export") / name
+    if Path(out).exists():
+        raise RunError(f"{out}: already exists; refusing to overwrite, choose another --out or remove it")
+    weights = source if run is None else run.classifiers()[chosen_checkpoints(run, checkpoint)[0]]
+    clf = open_source(weights, data)
+    images = open_images(clf, run, data)
+    write = export_onnx if chosen == "onnx" else export_state_dict
+    return Exported(Path(out), write(clf, out, images))
 
 
 def export_state_dict(clf: Classifier, path: str | Path, images: ImageSet) -> dict[str, Any]:

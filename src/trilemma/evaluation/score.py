@@ -15,7 +15,7 @@ from trilemma.energies import marginal_energy
 from trilemma.errors import CheckpointError, ConfigError
 from trilemma.evaluation.evaluate import Data
 from trilemma.evaluation.predict import BATCH_SIZE, Items, eval_logits, open_items
-from trilemma.evaluation.source import Source, find_run, open_source, test_images
+from trilemma.evaluation.source import Source, find_run, open_images, open_source
 from trilemma.tables import Records
 
 
@@ -58,7 +58,7 @@ def score(
         clf, items, labels = open_source(source, None, device), open_items(data), None
     else:
         clf = open_source(source, data, device)
-        image_set: ImageSet = test_images(clf, find_run(source), data)
+        image_set: ImageSet = open_images(clf, find_run(source), data)
         part = image_set if images is None or images >= len(image_set) else image_set.first(images)
         items, labels = open_items(part), part.labels.tolist()
     rows = Records()

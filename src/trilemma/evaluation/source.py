@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from trilemma.training.train import Run
 
 # A run folder, a classifier file or the name of a published network; a run; a classifier, or a network around which a
 # classifier is made.
-Source = str | Path | Run | nn.Module
+Source = str | PathLike[str] | Run | nn.Module
 
 
 def find_run(source: object) -> RunDirectory | None:
@@ -28,9 +29,9 @@ def find_run(source: object) -> RunDirectory | None:
     Raises:
         RunError: a folder that is not a run.
     """
-    if isinstance(source, Run):
-        return RunDirectory.open(source.path)
-    return RunDirectory.open(source) if isinstance(source, str | Path) and Path(source).is_dir() else None
+    if not isinstance(source, str | PathLike) or not Path(source).is_dir():
+        return None
+    return RunDirectory.open(source)
 
 
 def open_source(
@@ -53,8 +54,8 @@ def open_source(
         clf = source.classifier
     elif isinstance(source, Classifier):
         clf = source
-    elif isinstance(source, str | Path):
-        clf = load(source)
+    elif isinstance(source, str | PathLike):
+        return load(source if isinstance(source, str) else Path(source), device=device or "cpu")
     elif isinstance(source, nn.Module):
         clf = _wrapped(source, data)
     else:
@@ -76,7 +77,7 @@ def _wrapped(network: nn.Module, data: Data | None) -> Classifier:
     return Classifier(network, len(names), class_names=names)
 
 
-def test_images(clf: Classifier, run: RunDirectory | None, data: Data | None) -> ImageSet:
+def open_images(clf: Classifier, run: RunDirectory | None, data: Data | None) -> ImageSet:
     """The test images of ``data``, by default those of the run's or the classifier's own data.
 
     A classifier file stores only the name of its data; a run also stores their path and image size.

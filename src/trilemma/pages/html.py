@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,15 @@ ENERGY_FIGURES = (("energy-histograms", HISTOGRAMS), ("energy-quiver", QUIVER))
 ATTACK_FIGURES = (("energy-attacks", MOVES), ("energy-deltas", DELTAS))
 
 
-def write_report(run_path: str | Path, out: str | Path | None = None) -> Path:
+def write_report(run_path: str | PathLike[str], out: str | Path | None = None) -> Path:
     """Writes one page about a run from the results in its folder, and returns the page's path.
 
     For missing results, the page states the command that produces them. A folder of result rows without a run gets a
     page with the rows, their lint findings, and what was measured.
 
     Args:
-        run_path: run folder, or a folder of result rows (``trilemma evaluate --out``).
+        run_path: run folder, the run that :func:`trilemma.train` returns, or a folder of result rows
+            (``trilemma evaluate --out``).
         out: output file, by default ``report.html`` in that folder.
 
     Raises:

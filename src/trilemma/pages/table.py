@@ -13,6 +13,7 @@ from typing import Any
 from trilemma.pages.words import DASH, threat_words
 from trilemma.runs.read import Contents, Record, read_contents
 from trilemma.runs.records import checkpoint_name
+from trilemma.tables import Records, data_frame
 
 # Column fields that rows of one protocol must share to be comparable, and their names in notes.
 SETTINGS = {"version": "version", "data": "images", "threat": "threat"}
@@ -78,12 +79,58 @@ class Entry:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
-    """Columns, clean accuracy first, and one entry per classifier."""
+    """Columns, clean accuracy first, and one entry per classifier; prints itself with one row per value."""
 
     columns: tuple[Column, ...]
     entries: tuple[Entry, ...]
+
+    def by_value(self) -> Records:
+        """One row of texts per value, because one column per protocol would not fit a screen."""
+        return Records(
+            {
+                "protocol": f"{column.protocol} v{column.version}" if number == 0 else "",
+                "value": f"{column.quantity}, {column.better} is better" if number == 0 else "",
+                "threat": (column.threat or DASH) if number == 0 else "",
+                "run": entry.path,
+                "checkpoint": entry.checkpoint,
+                "": cell(column, entry.values[column]),
+            }
+            for column in self.columns
+            for number, entry in enumerate(entry for entry in self.entries if column in entry.values)
+        )
+
+    def to_markdown(self) -> str:
+        """The table as Markdown, with a column per protocol."""
+        return as_markdown(self)
+
+    def to_csv(self) -> str:
+        """The table as CSV, with the value and the 95 % interval of each protocol."""
+        return as_csv(self)
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row per value: run, checkpoint, protocol, quantity, value and interval.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return data_frame(
+            {
+                "run": entry.path, "method": entry.method, "checkpoint": entry.checkpoint,
+                "protocol": column.protocol, "quantity": column.quantity, "threat": column.threat,
+                "data": column.data, **{part: entry.values[column][part] for part in PARTS},
+            }
+            for column in self.columns
+            for entry in self.entries
+            if column in entry.values
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return repr(self.by_value())
+
+    def _repr_html_(self) -> str:
+        return self.by_value()._repr_html_()
 
 
 def build_table(names: Sequence[str], runs: Sequence[Contents]) -> Table:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ class Contents:
         return (light.read_bytes(), dark.read_bytes()) if light.is_file() and dark.is_file() else None
 
 
-def check_results(path: str | Path) -> Path:
+def check_results(path: str | PathLike[str]) -> Path:
     """Returns ``path`` if it is a run folder, or a folder with result rows in ``evaluation``.
 
     Raises:
@@ -117,7 +118,7 @@ def check_results(path: str | Path) -> Path:
     return RunDirectory.open(path).path
 
 
-def read_contents(path: str | Path) -> Contents:
+def read_contents(path: str | PathLike[str]) -> Contents:
     """Reads the contents of a run folder, or of a folder of result rows.
 
     Raises:

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from datetime import UTC, datetime
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class RunDirectory:
         path: the folder; it need not exist, and the constructor writes nothing.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
@@ -47,7 +48,7 @@ class RunDirectory:
         self.best_classifier = self.path / "checkpoints" / "best" / "classifier.safetensors"
 
     @classmethod
-    def open(cls, path: str | Path) -> RunDirectory:
+    def open(cls, path: str | PathLike[str]) -> RunDirectory:
         """Returns an existing run.
 
         Raises:

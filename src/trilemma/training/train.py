@@ -27,7 +27,7 @@ from trilemma.training.start import check_start, first_stage, load_start
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended.
+    """A run that has ended; where a run folder is expected, the run itself can be passed.
 
     Attributes:
         path: the run folder.
@@ -38,6 +38,9 @@ class Run:
     path: Path
     classifier: Classifier
     metrics: list[dict[str, Any]]
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
 
 def train(

@@ -20,7 +20,7 @@ from trilemma.evaluation.protocols.generation import (
     measure_samples,
     read_samples,
 )
-from trilemma.evaluation.samples import generate_samples
+from trilemma.evaluation.samples import generate
 from trilemma.metrics.frechet import Extractor, frechet_distance, moments, penultimate
 
 
@@ -97,7 +97,7 @@ def test_mistakes_get_one_line(toy, splits):
 
 
 def test_what_generate_wrote_is_read_with_its_starts_by_either_name(run_copy):
-    record = generate_samples(run_copy, per_class=2, steps=2, start="uniform", seed=5)
+    record = generate(run_copy, per_class=2, steps=2, start="uniform", seed=5).record
     found = [read_samples(run_copy / "samples" / f"{record['name']}{end}") for end in (".npz", "")]
     for samples in found:
         assert (samples.name, samples.origin, samples.seed) == (record["name"], "fresh", 5)
