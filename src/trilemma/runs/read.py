@@ -112,7 +112,7 @@ def check_results(path: str | PathLike[str]) -> Path:
         if any("protocol" in _read(file) for file in rows.glob("*.json")):
             return run.path
         raise RunError(
-            f"{path}: not a run folder (no config.yaml), nor a folder of result rows (no evaluation/*.json); give a folder "
+            f"{path}: not a run folder (no config.yaml), nor a folder of result rows (no evaluation/*.json); give one "
             "that `trilemma train` or `trilemma evaluate --out` wrote"
         )
     return RunDirectory.open(path).path
