@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from itertools import combinations
 
 import matplotlib as mpl
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trilemma import figures
 from trilemma.figures.style import DARK, LIGHT, Theme, new_figure, save_figure
 from trilemma.files import dark_path
 
@@ -54,6 +56,16 @@ def _oklab(colour: str, vision: str) -> np.ndarray:
 def _contrast(first: str, second: str) -> float:
     low, high = sorted(float(_linear(c) @ [0.2126, 0.7152, 0.0722]) for c in (first, second))
     return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("name", figures.__all__)
+def test_every_figure_is_a_documented_function_of_the_package_in_the_light_theme_by_default(name: str):
+    value = getattr(figures, name)
+    assert name in dir(figures)
+    if name.startswith("draw_"):
+        signature = inspect.signature(value)
+        assert signature.parameters["theme"].default is LIGHT and signature.return_annotation == "Figure"
+        assert value.__doc__.startswith("Draws ")
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)

@@ -162,6 +162,15 @@ def test_markdown_has_one_cell_per_column_with_interval(two):
     assert lines[4].rstrip(" |").endswith(f"| {DASH}")
 
 
+def test_names_of_runs_are_no_markup(two, tmp_path):
+    name = "a|b *c* <i>d __e__ $f_g$ `h`"
+    paths = [two[0].rename(tmp_path / name), two[1]]
+    lines = as_markdown(comparison_table(paths)).splitlines()
+    assert lines[2].startswith(r"| a\|b \*c\* \<i\>d \_\_e\_\_ \$f_g\$ \`h\` | pgd-at |")
+    html = write_comparison(paths, tmp_path / "page.html").read_text()
+    assert "<bdi>a|b *c* &lt;i&gt;d _<wbr>_<wbr>e" in html and "<i>" not in html
+
+
 def test_csv_and_json_hold_the_numbers_as_they_are(two):
     table = comparison_table(two)
     first, *rows = csv.reader(io.StringIO(as_csv(table)))

@@ -184,7 +184,7 @@ def test_rows_without_a_run_are_compared_with_runs(row_folder, run_copy, tmp_pat
 
 def test_the_title_is_the_name_of_the_folder_and_the_classes_stand_below(run_without_steps):
     header = Page(write_report(run_without_steps)).html.split("</header>")[0]
-    assert "<h1>pgd-at</h1>" in header
+    assert "<h1><bdi>pgd-at</bdi></h1>" in header
     assert "10 classes: 0, 1, 2, 3, 4, 5, 6, 7 and 2 more" in header
 
 

@@ -1,1 +1,65 @@
-"""Figures in a light and a dark variant, drawn from metrics and arrays; nothing here reads a run folder."""
+"""Figures in a light and a dark variant, drawn from metrics and arrays; nothing here reads a run folder.
+
+Every function returns a matplotlib figure that is not registered with pyplot: ``figure.savefig("name.png")`` writes
+it, and a notebook shows it. ``theme`` is :data:`LIGHT` (the default) or :data:`DARK`. The names below are imported on
+first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trilemma.figures.energy_landscape import draw_deltas, draw_histograms, draw_moves, draw_quiver
+    from trilemma.figures.reliability import draw_reliability
+    from trilemma.figures.sample_grid import draw_grid
+    from trilemma.figures.style import DARK, LIGHT, save_figure
+    from trilemma.figures.trade_off import draw_generation, draw_trade_off
+    from trilemma.figures.training_curves import draw_accuracy, draw_delta_energies, draw_energies, draw_loss
+
+_MODULES = {
+    "DARK": "style",
+    "LIGHT": "style",
+    "draw_accuracy": "training_curves",
+    "draw_delta_energies": "training_curves",
+    "draw_deltas": "energy_landscape",
+    "draw_energies": "training_curves",
+    "draw_generation": "trade_off",
+    "draw_grid": "sample_grid",
+    "draw_histograms": "energy_landscape",
+    "draw_loss": "training_curves",
+    "draw_moves": "energy_landscape",
+    "draw_quiver": "energy_landscape",
+    "draw_reliability": "reliability",
+    "draw_trade_off": "trade_off",
+    "save_figure": "style",
+}
+
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "draw_accuracy",
+    "draw_delta_energies",
+    "draw_deltas",
+    "draw_energies",
+    "draw_generation",
+    "draw_grid",
+    "draw_histograms",
+    "draw_loss",
+    "draw_moves",
+    "draw_quiver",
+    "draw_reliability",
+    "draw_trade_off",
+    "save_figure",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from trilemma.figures.style import SET_LINES, Theme, legend_above, new_figure
+from trilemma.figures.style import LIGHT, SET_LINES, Theme, drawn_labels, in_theme, legend_above, new_figure
 from trilemma.metrics.energy_landscape import SETS, EnergyPoints
 
 TITLES = {"marginal": "E(x)", "joint": "E(x, y)"}
@@ -34,8 +34,11 @@ def energy_range(points: Mapping[str, EnergyPoints], energy: str) -> tuple[float
     return low - margin, high + margin
 
 
+@in_theme
 def draw_histograms(
-    points: Mapping[str, EnergyPoints], theme: Theme, ranges: Mapping[str, tuple[float, float]] | None = None
+    points: Mapping[str, EnergyPoints],
+    theme: Theme = LIGHT,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Figure:
     """Draws histograms of E(x) and of E(x, y), one outline per image set.
 
@@ -66,10 +69,12 @@ def clipped(values: Tensor, low: float, high: float) -> np.ndarray[tuple[int], n
     return clipped
 
 
+@in_theme
 def draw_quiver(
-    clean: EnergyPoints, adversarial: EnergyPoints, theme: Theme, attack: str = "adversarial"
+    clean: EnergyPoints, adversarial: EnergyPoints, theme: Theme = LIGHT, attack: str = "adversarial"
 ) -> Figure:
     """Draws arrows from (E(x), E(x, y)) to (E(x*), E(x*, y)), coloured by length, for at most 300 images."""
+    (label,) = drawn_labels([attack], longest=36)
     figure, axes = new_figure(5.2, 4.4)
     index = np.unique(np.linspace(0, len(clean.marginal) - 1, min(ARROWS, len(clean.marginal))).astype(int))
     x, y = clean.marginal.numpy()[index], clean.joint.numpy()[index]
@@ -87,7 +92,7 @@ def draw_quiver(
     axes.margins(0.05)
     axes.set_xlabel("E(x), logits")
     axes.set_ylabel("E(x, y), logits")
-    axes.set_title(f"From clean to {attack}")
+    axes.set_title(f"From clean to {label}")
     bar = figure.colorbar(arrows, ax=axes, shrink=0.85, aspect=28, pad=0.02)
     bar.set_label("length of the shift")
     bar.outline.set_visible(False)
@@ -109,12 +114,14 @@ AIMS = {"loss": ("o", "increases the loss of the true class"), "class": ("D", "a
 _LABEL_GAP, _LABEL_TOP = 0.062, 0.96
 
 
-def draw_moves(moves: Mapping[str, Any], theme: Theme) -> Figure:
+@in_theme
+def draw_moves(moves: Mapping[str, Any], theme: Theme = LIGHT) -> Figure:
     """Draws a line per attack from the clean to the attacked images' mean in the plane of E(x) and E(x, y).
 
     Args:
         moves: the record of :meth:`trilemma.evaluation.diagnose.Landscape.moves`, with at least one attack.
     """
+    labels = dict(zip(moves["attacks"], drawn_labels(list(moves["attacks"])), strict=True))
     figure, axes = new_figure(6.0, 4.6)
     start = _means(moves["clean"])
     ends = {name: _means(move) for name, move in moves["attacks"].items()}
@@ -135,7 +142,7 @@ def draw_moves(moves: Mapping[str, Any], theme: Theme) -> Figure:
             markerfacecolor=theme.background if hollow else colour, markeredgewidth=1.5,
         )  # fmt: skip
     axes.plot(*start, "s", color=theme.sets["clean"], markersize=8, zorder=4)
-    _label_column(axes, ends, theme)
+    _label_column(axes, ends, labels, theme)
     axes.grid(True, axis="both")
     axes.set_xlabel("mean E(x), logits (right: rarer)")
     axes.set_ylabel("mean E(x, y), logits")
@@ -161,7 +168,9 @@ def _draw_zero_loss(axes: Axes, theme: Theme) -> None:
         label_zero_loss(axes, end, theme)
 
 
-def _label_column(axes: Axes, ends: Mapping[str, tuple[float, float]], theme: Theme) -> None:
+def _label_column(
+    axes: Axes, ends: Mapping[str, tuple[float, float]], labels: Mapping[str, str], theme: Theme
+) -> None:
     """Writes the attack names in a column right of the plot, ordered by height, each connected to its point."""
     bottom, top = axes.get_ylim()
     names = sorted(ends, key=lambda name: ends[name][1])
@@ -170,7 +179,8 @@ def _label_column(axes: Axes, ends: Mapping[str, tuple[float, float]], theme: Th
     )
     for name, height in zip(names, heights, strict=True):
         axes.annotate(
-            name, ends[name], (1.03, height), textcoords="axes fraction", va="center", fontsize=9.5, color=theme.text,
+            labels[name], ends[name], (1.03, height), textcoords="axes fraction", va="center", fontsize=9.5,
+            color=theme.text,
             arrowprops={"arrowstyle": "-", "color": theme.muted, "linewidth": 0.6, "alpha": 0.7,
                         "relpos": (0, 0.5), "shrinkB": 5},
         )  # fmt: skip
@@ -208,13 +218,15 @@ def _legend_handles(theme: Theme, aims: set[str]) -> list[Line2D]:
     ]  # fmt: skip
 
 
-def draw_deltas(clean: EnergyPoints, attacked: Mapping[str, EnergyPoints], theme: Theme) -> Figure:
+@in_theme
+def draw_deltas(clean: EnergyPoints, attacked: Mapping[str, EnergyPoints], theme: Theme = LIGHT) -> Figure:
     """Draws histograms of dE(x) and dE(x, y), clean minus attacked, one row per attack, on shared axes.
 
     Args:
         clean: energies of the clean images.
         attacked: attack name to the energies of the same images under that attack.
     """
+    labels = dict(zip(attacked, drawn_labels(list(attacked)), strict=True))
     figure, grid = new_figure(
         6.0, 0.9 + 0.72 * len(attacked), len(attacked), 2, sharex="col", sharey="col", squeeze=False
     )
@@ -237,7 +249,7 @@ def draw_deltas(clean: EnergyPoints, attacked: Mapping[str, EnergyPoints], theme
             axes.set_yticks([])
             axes.set_xlim(bins[0], bins[-1])
             if column == 0:
-                axes.set_ylabel(name, rotation=0, ha="right", va="center", color=theme.text)
+                axes.set_ylabel(labels[name], rotation=0, ha="right", va="center", color=theme.text)
         grid[0, column].set_title(f"d{title}")
         grid[-1, column].set_xlabel("clean minus attacked, logits")
     return figure

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from trilemma.figures.style import Theme, new_figure
+from trilemma.figures.style import LIGHT, Theme, in_theme, new_figure
 
 # Protocol to the image set that it evaluates, in the order of the panels.
 PANELS = {"ece": "clean", "ece-pgd-20": "adversarial"}
@@ -23,7 +23,8 @@ def reliability_rows(rows: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str,
     return [rows[name] for name in PANELS if name in rows]
 
 
-def draw_reliability(rows: Sequence[Mapping[str, Any]], theme: Theme) -> Figure:
+@in_theme
+def draw_reliability(rows: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -> Figure:
     """Draws one panel per row: accuracy per confidence bin against the diagonal, and the share of images in each bin.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from trilemma.figures.style import Theme, new_figure
+from trilemma.figures.style import LIGHT, Theme, drawn_labels, in_theme, new_figure
 
 COLUMNS = 5
 ROWS = 20
@@ -36,8 +36,14 @@ def _mosaic(
     return array
 
 
+@in_theme
 def draw_grid(
-    starts: Tensor, samples: Tensor, labels: Tensor, class_names: Sequence[str], steps: int, theme: Theme
+    starts: Tensor,
+    samples: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    steps: int,
+    theme: Theme = LIGHT,
 ) -> Figure:
     """Draws the first samples of each class, without selection, next to their start images in the same arrangement.
 
@@ -46,22 +52,28 @@ def draw_grid(
         labels: int64 ``[N]``.
         class_names: K names; at most 20 classes are drawn.
         steps: number of sampler steps, for the heading.
+        theme: ``LIGHT`` or ``DARK``.
     """
+    names = drawn_labels(class_names)
     classes = sorted(set(labels.tolist()))[:ROWS]
     class_indices = [(labels == label).nonzero().squeeze(1) for label in classes]
     columns = min(COLUMNS, max(len(indices) for indices in class_indices))
     cell = 0.42
-    figure, panels = new_figure(1.1 + 2 * columns * cell, 0.4 + len(classes) * cell, 1, 2)
+    # An average character at this size is at most 0.085 inches wide; a heading needs 1.25 inches.
+    name_width = max(0.9, 0.085 * max(len(names[k]) for k in classes))
+    panel_width = max(columns * cell, 1.25)
+    figure, panels = new_figure(0.2 + name_width + 2 * panel_width, 0.4 + len(classes) * cell, 1, 2)
     height = samples.shape[2] + max(1, samples.shape[2] // 12)
     for axes, images, title in ((panels[0], starts, "start"), (panels[1], samples, f"after {steps} steps")):
         axes.imshow(_mosaic(images, class_indices, columns, theme))
         axes.set_title(title, fontsize=10, loc="left")
+        axes.set_anchor("W")
         axes.grid(False)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
         axes.set_yticks([])
     panels[0].set_yticks(
         [row * height + samples.shape[2] / 2 for row in range(len(classes))],
-        [class_names[k] for k in classes],
+        [names[k] for k in classes],
     )
     return figure

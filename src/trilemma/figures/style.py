@@ -6,18 +6,23 @@ measures it), and a colour always has the same meaning: one per image set, one p
 
 from __future__ import annotations
 
+import functools
+import inspect
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from trilemma.figures.labels import DEFAULT, LONGEST, figure_labels, font_families
 from trilemma.files import dark_path, write_bytes
+
+Parameters = ParamSpec("Parameters")
 
 # Pixels per inch of saved figures; sharp on a phone's screen at half size.
 DPI = 200
@@ -73,11 +78,45 @@ def settings(theme: Theme) -> Any:
         "axes.grid": True, "axes.grid.axis": "y", "grid.color": theme.grid, "grid.linewidth": 0.8,
         "xtick.color": theme.grid, "ytick.color": theme.grid, "xtick.labelcolor": theme.muted,
         "ytick.labelcolor": theme.muted, "xtick.labelsize": 9.5, "ytick.labelsize": 9.5,
-        "ytick.major.size": 0, "xtick.major.size": 3, "text.color": theme.text, "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"], "font.size": 10, "lines.linewidth": 1.8,
+        "ytick.major.size": 0, "xtick.major.size": 3, "text.color": theme.text, "font.family": [DEFAULT],
+        # A dollar sign in a name is a dollar sign, not mathematics.
+        "text.parse_math": False, "font.size": 10, "lines.linewidth": 1.8,
         "lines.solid_capstyle": "round", "legend.frameon": False, "legend.fontsize": 9.5,
         "legend.labelcolor": theme.text, "image.interpolation": "nearest",
     }  # fmt: skip
+
+
+def in_theme(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
+    """Decorator of functions that draw: applies the settings of their argument ``theme``, also to ticks made later."""
+    signature = inspect.signature(draw)
+
+    @functools.wraps(draw)
+    def drawn(*arguments: Parameters.args, **options: Parameters.kwargs) -> Figure:
+        bound = signature.bind(*arguments, **options)
+        bound.apply_defaults()
+        with mpl.rc_context(settings(bound.arguments["theme"])):
+            figure = draw(*arguments, **options)
+            for axes in figure.axes:
+                # The first tick is made with these settings; matplotlib copies it for the others.
+                axes.xaxis.get_major_ticks(1)
+                axes.yaxis.get_major_ticks(1)
+        return figure
+
+    return drawn
+
+
+def drawn_labels(names: Sequence[str], longest: int = LONGEST) -> list[str]:
+    """Returns :func:`trilemma.figures.labels.figure_labels`, and lets texts made from now on use the fonts they need.
+
+    Call it first in a function with :func:`in_theme`, which restores the fonts at its end.
+    """
+    labels = figure_labels(names, longest)
+    families = dict.fromkeys([DEFAULT, *(family for label in labels for family in font_families(label))])
+    mpl.rcParams["font.family"] = list(families)
+    if len(families) > 1:
+        # Most of the further fonts have no bold face, which matplotlib would report for every title.
+        mpl.rcParams["axes.titleweight"] = "normal"
+    return labels
 
 
 def new_figure(

@@ -8,15 +8,16 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trilemma.figures.style import RUN_MARKERS, Theme, legend_above, new_figure
+from trilemma.figures.style import LIGHT, RUN_MARKERS, Theme, drawn_labels, in_theme, legend_above, new_figure
 
 Row = Mapping[str, Any]
 
 
+@in_theme
 def draw_trade_off(
     runs: Sequence[tuple[str, Row, Row]],
     robust_name: str,
-    theme: Theme,
+    theme: Theme = LIGHT,
     run_indices: Sequence[int] | None = None,
 ) -> Figure:
     """Draws robust against clean accuracy; up and to the right is better.
@@ -26,9 +27,10 @@ def draw_trade_off(
         robust_name: robust protocol, for the axis label.
         run_indices: indices of these runs among all runs of a page, which set their colours; default 0, 1, ...
     """
+    labels = drawn_labels([name for name, *_ in runs])
     figure, axes = new_figure(5.2, 4.2)
-    for index, (name, clean, robust) in zip(run_indices or range(len(runs)), runs, strict=True):
-        _point(axes, index, name, clean, robust, theme)
+    for index, label, (_, clean, robust) in zip(run_indices or range(len(runs)), labels, runs, strict=True):
+        _point(axes, index, label, clean, robust, theme)
     low = min(clean["lower"] for _, clean, _ in runs)
     margin = 0.05 * max(1.0 - low, 0.05)
     axes.set_xlim(low - margin, 1.0 + margin)
@@ -39,11 +41,12 @@ def draw_trade_off(
     return figure
 
 
+@in_theme
 def draw_generation(
     runs: Sequence[tuple[str, Row, Row]],
     generation_name: str,
     robust_name: str,
-    theme: Theme,
+    theme: Theme = LIGHT,
     run_indices: Sequence[int] | None = None,
 ) -> Figure:
     """Draws robust accuracy against a metric of generated images, of which less is better.
@@ -53,9 +56,12 @@ def draw_generation(
         generation_name, robust_name: axis labels.
         run_indices: as in :func:`draw_trade_off`.
     """
+    labels = drawn_labels([name for name, *_ in runs])
     figure, axes = new_figure(5.2, 4.2)
-    for index, (name, generation, robust) in zip(run_indices or range(len(runs)), runs, strict=True):
-        _point(axes, index, name, generation, robust, theme)
+    for index, label, (_, generation, robust) in zip(
+        run_indices or range(len(runs)), labels, runs, strict=True
+    ):
+        _point(axes, index, label, generation, robust, theme)
     ends = [row[key] for *_, row, _ in runs for key in ("value", "upper") if row[key] is not None]
     # reversed, so that right is better
     axes.set_xlim(1.12 * max(ends) if max(ends) > 0 else 1.0, 0)

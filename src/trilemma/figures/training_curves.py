@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trilemma.figures.style import Theme, legend_above, new_figure
+from trilemma.figures.style import LIGHT, Theme, in_theme, legend_above, new_figure
 
 Rows = list[dict[str, Any]]
 
@@ -94,7 +94,8 @@ def _panel(title: str, unit: str, legend_rows: int = 1) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def draw_loss(rows: Rows, events: Rows, theme: Theme) -> Figure:
+@in_theme
+def draw_loss(rows: Rows, events: Rows, theme: Theme = LIGHT) -> Figure:
     """Draws the loss of each logged step."""
     figure, axes = _panel("Loss", "loss")
     _line(axes, _steps(rows), "loss", "training loss", theme.muted)
@@ -103,7 +104,8 @@ def draw_loss(rows: Rows, events: Rows, theme: Theme) -> Figure:
     return figure
 
 
-def draw_accuracy(rows: Rows, events: Rows, theme: Theme) -> Figure:
+@in_theme
+def draw_accuracy(rows: Rows, events: Rows, theme: Theme = LIGHT) -> Figure:
     """Draws accuracy on training batches (lines) and on held-out images (points; hollow: under FGSM)."""
     figure, axes = _panel("Accuracy", "accuracy", legend_rows=2)
     for kind, key, held in (
@@ -137,7 +139,8 @@ def draw_accuracy(rows: Rows, events: Rows, theme: Theme) -> Figure:
     return figure
 
 
-def draw_energies(rows: Rows, events: Rows, theme: Theme) -> Figure:
+@in_theme
+def draw_energies(rows: Rows, events: Rows, theme: Theme = LIGHT) -> Figure:
     """Draws the mean marginal energy of clean, adversarial and generated images of each logged step."""
     figure, axes = _panel("Mean energy E(x)", "logits")
     for kind, colour in theme.sets.items():
@@ -147,7 +150,8 @@ def draw_energies(rows: Rows, events: Rows, theme: Theme) -> Figure:
     return figure
 
 
-def draw_deltas(rows: Rows, events: Rows, theme: Theme) -> Figure:
+@in_theme
+def draw_delta_energies(rows: Rows, events: Rows, theme: Theme = LIGHT) -> Figure:
     """Draws the delta energies, clean minus adversarial: of E(x) (solid) and of E(x, y) (dashed)."""
     figure, axes = _panel("Delta energies", "logits")
     _line(axes, _steps(rows), "delta_marginal", "dE(x)", theme.text)
@@ -179,7 +183,7 @@ CURVES: tuple[tuple[str, Callable[[Rows, Rows, Theme], Figure], str, str], ...] 
         "The lines should stay close together; a line that diverges from the others indicates a collapse.",
     ),
     (
-        "training-deltas", draw_deltas, "delta_marginal",
+        "training-deltas", draw_delta_energies, "delta_marginal",
         "Clean minus adversarial energy: near 0 the landscape is flat around images; a jump indicates catastrophic "
         "overfitting, a slow decrease of dE(x) below 0 robust overfitting.",
     ),

@@ -116,6 +116,7 @@ def trade_off_pictures(table: Table) -> list[Picture]:
             render(lambda theme: draw_trade_off(accuracy_points, robust.protocol, theme, accuracy_indices)),
             "clean accuracy against robust accuracy",
             "Up and to the right is better; lines are 95 % intervals.",
+            names=[entry.run for entry in shown],
         )
     ]
     feature_distances = [column for column in table.columns if column.quantity.startswith(("FID", "FD-"))]
@@ -130,7 +131,9 @@ def trade_off_pictures(table: Table) -> list[Picture]:
     images = render(lambda theme: draw_generation(points, name, robust.protocol, theme, indices))
     sampling = generation.protocol.removeprefix("samples ").replace(":", ", ")
     caption = f"Up and to the right is better. Samples: {sampling}."
-    return [*pictures, picture(images, "metric of generated images against robust accuracy", caption)]
+    names = [entry.run for entry in sampled]
+    alt = "metric of generated images against robust accuracy"
+    return [*pictures, picture(images, alt, caption, names=names)]
 
 
 def _best_covered(columns: Sequence[Column], entries: Sequence[Entry]) -> Column | None:

@@ -160,6 +160,7 @@ def energy_pictures(run: Contents, wanted: Sequence[tuple[str, str]]) -> list[Pi
 def sample_picture(run: Contents, record: dict[str, Any]) -> Picture | None:
     """Returns the sample grid of a record of ``trilemma generate``, or ``None`` if the file is missing."""
     images = run.read_figure(f"samples/{record['name']}.png")
-    return (
-        None if images is None else picture(images, f"samples of {run.name} next to their starts", GRID, 640)
-    )
+    if images is None:
+        return None
+    alt = f"samples of {run.name} next to their starts"
+    return picture(images, alt, GRID, 640, record.get("class_names", ()))

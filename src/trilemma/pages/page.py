@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -17,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from trilemma.errors import RunError
+from trilemma.figures.labels import label_key
 from trilemma.figures.style import DARK, LIGHT
 from trilemma.files import write_text
 from trilemma.pages.words import duration, interval, number, percent, threat_words
@@ -37,6 +40,7 @@ class Picture:
         alt: alternative text.
         caption: one sentence on how to read the figure.
         width: largest width on the page in CSS pixels.
+        key: pairs (text in the figure, full name) of names that the figure shortens or numbers.
     """
 
     light: str
@@ -44,11 +48,14 @@ class Picture:
     alt: str
     caption: str
     width: int = 520
+    key: tuple[tuple[str, str], ...] = ()
 
 
-def picture(images: tuple[bytes, bytes], alt: str, caption: str, width: int = 520) -> Picture:
-    """Returns a :class:`Picture` of PNG bytes, light and dark."""
-    return Picture(data_uri(images[0]), data_uri(images[1]), alt, caption, width)
+def picture(
+    images: tuple[bytes, bytes], alt: str, caption: str, width: int = 520, names: Sequence[str] = ()
+) -> Picture:
+    """Returns a :class:`Picture` of PNG bytes, light and dark; ``names`` are those of classes or runs in the figure."""
+    return Picture(data_uri(images[0]), data_uri(images[1]), alt, caption, width, tuple(label_key(names)))
 
 
 @dataclass(frozen=True)
@@ -67,9 +74,9 @@ def read_script(name: str) -> Script:
 
 
 def breakable(text: str) -> Markup:
-    """Returns the escaped text with optional line breaks after colons and underscores."""
+    """Returns the escaped text with optional line breaks after colons, slashes and underscores."""
     escaped = str(escape(text))
-    return Markup(escaped.replace(":", ":<wbr>").replace("_", "_<wbr>"))
+    return Markup(re.sub("[:/_]", r"\g<0><wbr>", escaped))
 
 
 @cache

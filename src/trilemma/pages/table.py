@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trilemma.figures.labels import one_line
 from trilemma.pages.words import DASH, threat_words
 from trilemma.runs.read import Contents, Record, read_contents
 from trilemma.runs.records import checkpoint_name
@@ -302,16 +304,16 @@ def head(entry: Entry) -> tuple[str, ...]:
 
 def as_markdown(table: Table) -> str:
     """Returns the table as Markdown, with a last column for notes on comparability if there are any."""
-    titles = [*HEAD, *("<br>".join(column.card) for column in table.columns)]
+    titles = [*HEAD, *("<br>".join(map(_escaped, column.card)) for column in table.columns)]
     lines = [titles, ["---"] * len(HEAD) + ["---:"] * len(table.columns)]
     lines += [
-        [*head(entry), *(cell(column, entry.values.get(column)) for column in table.columns)]
+        [*map(_escaped, head(entry)), *(cell(column, entry.values.get(column)) for column in table.columns)]
         for entry in table.entries
     ]
     if incomparable(table):
-        notes = [INCOMPARABLE, "---", *("; ".join(entry.notes) for entry in table.entries)]
+        notes = [INCOMPARABLE, "---", *(_escaped("; ".join(entry.notes)) for entry in table.entries)]
         lines = [[*line, note] for line, note in zip(lines, notes, strict=True)]
-    return "".join("| " + " | ".join(_escaped(text) for text in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def incomparable(table: Table) -> bool:
@@ -320,7 +322,10 @@ def incomparable(table: Table) -> bool:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Returns the text in one line, with backslashes before characters that Markdown would read as markup."""
+    line = re.sub(r"[\\`*|<>\[\]$]", r"\\\g<0>", one_line(text))
+    # Inside a word an underscore is no markup.
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", line)
 
 
 def as_csv(table: Table) -> str:

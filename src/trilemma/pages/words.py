@@ -7,6 +7,7 @@ from typing import Any
 
 from trilemma import __version__
 from trilemma.config.registry import METHODS
+from trilemma.figures.labels import shortened
 from trilemma.runs.read import Contents
 
 # Number of class names that a page lists.
@@ -97,14 +98,6 @@ def class_words(names: Sequence[str]) -> str:
     first = ", ".join(shortened(name, 40) for name in names[:SHOWN_CLASSES])
     more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
     return f"{len(names)} classes: {first}{more}"
-
-
-def shortened(text: str, longest: int) -> str:
-    """Returns the text in one line, with an ellipsis instead of its middle if it is longer than ``longest``."""
-    line = " ".join(text.split())
-    if len(line) <= longest:
-        return line
-    return f"{line[: longest - longest // 3 - 1]}\N{HORIZONTAL ELLIPSIS}{line[-(longest // 3) :]}"
 
 
 def state_words(run: Contents) -> str | None:
