@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from trilemma.pages.compare import compare
     from trilemma.pages.html import write_report as report
     from trilemma.threat import Threat
-    from trilemma.training.train import Run, train
+    from trilemma.training.run import Run
+    from trilemma.training.train import train
 
 # Public names by module, or by "module:name" of an object with another name; imported on first use, so that
 # `trilemma --help` and configuration errors need no torch.
 _LAZY = {
     "Batch": "trilemma.data.batch",
     "Classifier": "trilemma.classifier.classifier",
-    "Run": "trilemma.training.train",
+    "Run": "trilemma.training.run",
     "Threat": "trilemma.threat",
     "compare": "trilemma.pages.compare",
     "diagnose": "trilemma.evaluation.diagnose",

@@ -11,7 +11,7 @@ import torch
 import trilemma
 from trilemma.data.sources import load_images
 from trilemma.errors import ConfigError, RunError
-from trilemma.training.train import Run
+from trilemma.training.run import Run
 
 FUNCTIONS = (
     "compare", "diagnose", "evaluate", "export", "generate", "lint", "load", "predict", "report", "score", "train",

@@ -22,6 +22,7 @@ from trilemma.classifier.classifier import Classifier, check_labels
 from trilemma.config.presets import AUTOATTACK, CLASSES_OF_TARGETED_DLR, Preset, find_preset
 from trilemma.config.registry import ATTACKS, import_object
 from trilemma.errors import ConfigError
+from trilemma.tables import text_table
 from trilemma.threat import Threat
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -29,7 +30,7 @@ STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 FEW_CLASSES = ("apgd-ce", "apgd-margin-t", "fab-t", "square")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AutoAttackResult:
     """The result of :func:`autoattack`.
 
@@ -45,6 +46,16 @@ class AutoAttackResult:
     adversarial: Tensor
     broken_by: list[str | None]
     work: dict[str, Work]
+
+    def __repr__(self) -> str:
+        count, total = int(self.robust.sum()), len(self.robust)
+        wrong = sum(name == "clean" for name in self.broken_by)
+        head = f"AutoAttackResult: {count} of {total} images robust, {wrong} misclassified without attack"
+        attacks = [
+            {"attack": name, **{key: getattr(work, key) for key in ("attacked", "broken", "seconds")}}
+            for name, work in self.work.items()
+        ]
+        return f"{head}\n{text_table(attacks)}" if attacks else head
 
 
 def autoattack(

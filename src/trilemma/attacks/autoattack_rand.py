@@ -33,7 +33,7 @@ FORWARDS = 100
 CHECKED_IMAGES, CHECKED_FORWARDS, ROUNDING = 32, 8, 1e-5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AutoAttackRandResult:
     """The result of :func:`autoattack_rand`.
 
@@ -50,6 +50,11 @@ class AutoAttackRandResult:
     adversarial: Tensor
     broken_by: list[str | None]
     attacked: dict[str, int]
+
+    def __repr__(self) -> str:
+        means = ", ".join(f"{name} {float(getattr(self, name).mean()):.3f}" for name in ("clean", "robust"))
+        attacks = ", ".join(f"{name} attacked {count}" for name, count in self.attacked.items())
+        return f"AutoAttackRandResult: {len(self.robust)} images, mean share correct: {means}; {attacks}"
 
 
 def autoattack_rand(

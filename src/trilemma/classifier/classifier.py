@@ -302,6 +302,16 @@ class Classifier(nn.Module):
         clf.about = header["about"]
         return clf.eval()
 
+    def __repr__(self) -> str:
+        """One line; ``print(clf.network)`` shows the layers."""
+        name = (self.network_config or {}).get("name") or type(self.network).__name__
+        texts = [name, self.extra_repr(), f"{sum(p.numel() for p in self.parameters()):,} parameters"]
+        if self.class_names != tuple(map(str, range(self.num_classes))):
+            names = ", ".join(self.class_names[:5]) + (", ..." if self.num_classes > 5 else "")
+            texts.append(f"class_names=({names})")
+        origin = [str(self.about[key]) for key in ("recipe", "checkpoint") if key in self.about]
+        return f"Classifier({', '.join(texts)}{'; ' + ', '.join(origin) if origin else ''})"
+
     def extra_repr(self) -> str:
         shape = "any" if self.image_shape is None else "x".join(map(str, self.image_shape))
         return f"num_classes={self.num_classes}, image_shape={shape}, threat={self.threat}"

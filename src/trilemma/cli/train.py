@@ -67,7 +67,7 @@ def train(
     # Of several processes, only the first prints.
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
-    result = summary(RunDirectory(out))
+    result = RunDirectory(out).summary()
     if as_json:
         print_json(result)
     else:
@@ -99,24 +99,6 @@ def run_training(
         )
         print_error(f"interrupted; {outcome}", prefix="")
         raise typer.Exit(INTERRUPTED) from None
-
-
-def summary(run: RunDirectory) -> dict[str, Any]:
-    """Returns the status of a run and the held-out accuracies of its selected checkpoint."""
-    epochs = [row for row in run.metrics() if row["kind"] == "epoch"]
-    selected = [row for row in epochs if row.get("selected")] or epochs
-    best = selected[-1] if selected else {}
-    status = run.status()
-    return {
-        "run": str(run.path),
-        "status": status.get("status"),
-        "epochs": status.get("epochs"),
-        "minutes": status.get("minutes"),
-        "best_epoch": best.get("epoch"),
-        "held_out_clean": best.get("held_out_clean"),
-        "held_out_pgd10": best.get("held_out_pgd10"),
-        "events": len(run.events()),
-    }
 
 
 def _print_summary(result: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ def source_name(name: str) -> str:
     return name.partition("[")[0].partition("@")[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageSet:
     """Labelled images on the CPU.
 
@@ -63,6 +63,13 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        names = ", ".join(self.class_names[:10]) + (", ..." if self.num_classes > 10 else "")
+        shape = "x".join(map(str, self.image_shape))
+        kind = str(self.images.dtype).removeprefix("torch.")
+        size = f"{len(self)} images {shape} {kind}, {self.num_classes} classes"
+        return f"ImageSet({self.name!r}, {self.split}: {size}: {names})"
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
@@ -99,13 +106,16 @@ def _integers(index: Tensor | Sequence[int]) -> Tensor:
     return tensor.nonzero().flatten() if tensor.dtype == torch.bool else tensor.long()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Splits:
     """The three parts of a data set; checkpoints are selected on ``held_out``, never on ``test``."""
 
     train: ImageSet
     held_out: ImageSet
     test: ImageSet
+
+    def __repr__(self) -> str:
+        return f"Splits(\n  train={self.train},\n  held_out={self.held_out},\n  test={self.test},\n)"
 
 
 def check_labels(labels: Tensor, num_classes: int, where: str) -> None:

@@ -25,6 +25,7 @@ from trilemma.evaluation.protocol import Measurement, Protocol, Request, ResumeS
 from trilemma.progress import bar
 from trilemma.runs.records import LAST, write_row
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.tables import Rows
 from trilemma.threat import Threat
 from trilemma.training.build import build_data
 
@@ -49,7 +50,7 @@ def evaluate(
     progress: bool = False,
     state: str | Path | None = None,
     resume: bool = False,
-) -> dict[str, dict[str, Any]]:
+) -> Rows:
     """Runs protocols on a classifier and returns one result row per protocol.
 
     Args:
@@ -107,7 +108,7 @@ def evaluate(
     lint_result = lint_data(clf, part, threat if attacking else None, seed, size) if lint else None
     # Printed before the protocols, which may take hours.
     print_findings(lint_result.findings if lint_result else ())
-    rows = {}
+    rows = Rows()
     for name, definition in definitions.items():
         resume_state = None if state is None else ResumeState(state_file(state, name), resume)
         used_threat = threat if definition.needs_threat else None
@@ -298,7 +299,7 @@ def evaluate_run(
     lint: bool = True,
     progress: bool = False,
     resume: bool = False,
-) -> dict[str, Row]:
+) -> Rows:
     """Evaluates the classifiers of a run and writes the rows to ``evaluation/PROTOCOL.json`` of the run.
 
     Rows of other data or another threat than the run's own are written beside those (:mod:`trilemma.runs.records`).
@@ -325,7 +326,7 @@ def evaluate_run(
     """
     run = RunDirectory.open(path)
     config = run.config()
-    all_rows: dict[str, Row] = {}
+    all_rows = Rows()
     previous: Classifier | None = None
     folders: list[Path] = []
     for name in chosen_checkpoints(run, checkpoint):
@@ -344,7 +345,7 @@ def evaluate_run(
             )  # fmt: skip
         for row in rows.values():
             write_row(run.path, row, LAST if beside_best else "")
-        all_rows |= rows if previous is None else {f"{key}@{name}": row for key, row in rows.items()}
+        all_rows.update(rows if previous is None else {f"{key}@{name}": row for key, row in rows.items()})
         previous = clf
         folders.append(folder)
     # Deleted at the end only, so that interrupting the second evaluation does not lose the first.
@@ -389,7 +390,7 @@ def evaluate_into(
     lint: bool = True,
     progress: bool = False,
     resume: bool = False,
-) -> dict[str, dict[str, Any]]:
+) -> Rows:
     """Rows of :func:`evaluate`, also written to ``evaluation/PROTOCOL.json`` of ``folder`` as for a run.
 
     Args:

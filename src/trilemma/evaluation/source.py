@@ -16,7 +16,7 @@ from trilemma.data.sources import load_images
 from trilemma.errors import ConfigError, DataError
 from trilemma.evaluation.evaluate import Data, open_data
 from trilemma.runs.run_directory import RunDirectory
-from trilemma.training.train import Run
+from trilemma.training.run import Run
 
 # A run folder, a classifier file or the name of a published network; a run; a classifier, or a network around which a
 # classifier is made.

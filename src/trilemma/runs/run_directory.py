@@ -100,7 +100,8 @@ class RunDirectory:
         run = cls(path)
         if run.config_file.exists():
             raise RunError(
-                f"{path}: holds a run already; add --resume to continue it, or choose another --out"
+                f"{path}: holds a run already; add --resume (in Python resume='auto') to continue it, or choose "
+                "another --out"
             )
         if run.path.exists() and not run.path.is_dir():
             raise RunError(f"{path}: is a file, not a folder; choose another --out")
@@ -150,6 +151,23 @@ class RunDirectory:
             json.loads(self.status_file.read_text()) if self.status_file.is_file() else {}
         )
         return status
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the status of the run, and the held-out accuracies of its selected checkpoint."""
+        epochs = [row for row in self.metrics() if row["kind"] == "epoch"]
+        selected = [row for row in epochs if row.get("selected")] or epochs
+        best = selected[-1] if selected else {}
+        status = self.status()
+        return {
+            "run": str(self.path),
+            "status": status.get("status"),
+            "epochs": status.get("epochs"),
+            "minutes": status.get("minutes"),
+            "best_epoch": best.get("epoch"),
+            "held_out_clean": best.get("held_out_clean"),
+            "held_out_pgd10": best.get("held_out_pgd10"),
+            "events": len(self.events()),
+        }
 
     def environment(self) -> dict[str, Any]:
         """Returns the contents of ``environment.json``; empty if the file does not exist."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -22,32 +21,15 @@ from trilemma.training.interrupt import stop_on_signals
 from trilemma.training.loop import Loop
 from trilemma.training.progress import reporter
 from trilemma.training.record import Record
+from trilemma.training.run import Run
 from trilemma.training.start import check_start, first_stage, load_start
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run that has ended; where a run folder is expected, the run itself can be passed.
-
-    Attributes:
-        path: the run folder.
-        classifier: the best finished classifier.
-        metrics: lines of ``metrics.jsonl``.
-    """
-
-    path: Path
-    classifier: Classifier
-    metrics: list[dict[str, Any]]
-
-    def __fspath__(self) -> str:
-        return str(self.path)
 
 
 def train(
     recipe: str | Config,
     overrides: Mapping[str, Any] | Iterable[str] = (),
     out: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     progress: bool = True,
     device: str = "auto",
 ) -> Run:
@@ -58,7 +40,8 @@ def train(
             :class:`trilemma.config.config.Config`.
         overrides: configuration values, as ``{"training.lr": 0.1}`` or ``["training.lr=0.1"]``.
         out: run folder; ``runs/`` and the name of the recipe by default.
-        resume: continue from the last checkpoint; the configuration must be that of the run.
+        resume: continue from the last checkpoint; the configuration must be that of the run. ``"auto"`` continues a run
+            that exists (a finished one is returned at once) and starts a new one otherwise.
         progress: show progress on standard error.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
@@ -79,8 +62,10 @@ def train(
         else recipe
     )
     path = Path(out) if out is not None else Path("runs") / name.replace("/", "-")
-    resuming = resume and (path / "config.yaml").is_file()
-    if resume and not resuming:
+    if resume not in (True, False, "auto"):
+        raise ConfigError(f"resume: {resume!r}; pass True, False or 'auto'")
+    resuming = bool(resume) and (path / "config.yaml").is_file()
+    if resume is True and not resuming:
         raise RunError(f"{path}: no run to resume; start it without --resume")
     run = RunDirectory.open(path) if resuming else None
     if run is not None:
