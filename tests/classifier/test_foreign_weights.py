@@ -89,7 +89,9 @@ def test_weights_of_another_network_are_counted_and_the_first_names_given(tmp_pa
     torch.save({"conv1.weight": torch.zeros(2), "fc.bias": torch.zeros(2)}, tmp_path / "other.pt")
     line = refused(tmp_path / "other.pt")
     assert "8 tensors missing, 2 unknown, 0 of another shape" in line
-    assert "missing: body.0.bias, body.0.weight; unknown: conv1.weight, fc.bias" in line
+    assert (
+        "first missing: body.0.bias, body.0.weight, " in line and "; unknown: conv1.weight, fc.bias" in line
+    )
 
 
 def test_a_layer_of_another_shape_is_named_with_both_shapes(tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from trilemma.classifier.foreign_weights import is_pickle
 from trilemma.config.registry import NETWORKS
 from trilemma.errors import CheckpointError
 from trilemma.files import CLASSIFIER, is_safetensors
@@ -23,19 +23,13 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give a run folder or a classifier file")
-    if not is_safetensors(path) and _is_pickle(path):
+    if not is_safetensors(path) and is_pickle(path):
         raise CheckpointError(
             f"{path}: a pickled checkpoint, which can run code when loaded, so it is refused; `trilemma evaluate` "
             "takes its weights with --model or --network, and in Python load it yourself with "
             "torch.load(..., weights_only=True) and wrap the network: trilemma.Classifier(network, ...)"
         )
     return CLASSIFIER.read(path)
-
-
-def _is_pickle(path: Path) -> bool:
-    """Whether the file begins like a pickle or is a zip archive, as ``torch.save`` writes."""
-    with path.open("rb") as file:
-        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def rebuild_network(header: dict[str, Any], path: str | Path) -> nn.Module:

@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from trilemma.classifier.namings import recognise, translations, unsupported
 from trilemma.errors import CheckpointError
 from trilemma.files import PREFIXES as FORMAT_PREFIXES
 from trilemma.files import is_safetensors
 
 # Keys under which training scripts store the state dict in a checkpoint.
-CONTAINERS = ("state_dict", "model_state_dict", "model", "network", "net")
-# Prefixes that wrappers such as DataParallel and torch.compile add to parameter names.
-PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
+CONTAINERS = (
+    "state_dict", "model_state_dict", "model_state", "state_dict_model", "model", "network", "net", "net_state_dict",
+    "params", "weights", "module", "last",
+)  # fmt: skip
+# Keys under which they store an average of the weights over the training: ``state_dict_ema``, ``averaged_model``, ...
+AVERAGE = re.compile(r"(^|[_.-])(ema|swa|avg|averaged?|polyak|shadow)([_.-]|$)", re.IGNORECASE)
+# Prefixes that wrappers such as DataParallel and torch.compile add to parameter names; "1." is that of a network
+# behind a normalisation in a Sequential.
+PREFIXES = (
+    "module.", "_orig_mod.", "model.", "network.", "net.", "backbone.", "encoder.", "basic_net.", "base_model.",
+    "base.", "f.", "1.",
+)  # fmt: skip
+# Prefixes of a copy of the network whose weights are an average.
+AVERAGE_PREFIXES = ("ema.", "model_ema.", "ema_model.", "ema_net.", "swa_model.", "averaged_model.")
 # Usual names of the mean and the standard deviation of a normalisation.
 NORMALISATIONS = (("mean", "std"), ("mu", "sigma"))
 # Buffers that a file may lack, since a network creates them itself: its normalisation, and BatchNorm's batch counter.
 CONSTANTS = (*NORMALISATIONS[0], *NORMALISATIONS[1], "num_batches_tracked")
+# Tensors that are no part of a network: the counter of AveragedModel, and what profilers leave behind.
+COUNTERS = ("n_averaged", "total_ops", "total_params")
+# Names of tensors in the message about weights that do not fit.
+SHOWN_NAMES = 10
 
 
 @dataclass(frozen=True)
@@ -34,85 +53,94 @@ class StoredWeights:
 
     Attributes:
         path: the file, for messages.
-        tensors: the state dict.
+        tensors: the state dict, floating-point values as float32.
         metadata: what ``trilemma export`` wrote beside it; empty for other files.
+        notes: what was chosen or converted, one line each.
     """
 
     path: Path
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
-
-
-def load_weights(network: nn.Module, stored: StoredWeights) -> tuple[list[float], list[float]] | None:
-    """Loads the weights of a file into ``network``.
-
-    Prefixes such as ``module.`` are removed if the network's names do not have them. Constants that the network creates
-    itself (:data:`CONSTANTS`) may be missing in the file; no other tensor may.
-
-    Returns:
-        Mean and standard deviation of a normalisation that is in the file but not in the network, as
-        ``trilemma export --state-dict`` writes it; ``None`` if the file has none.
-
-    Raises:
-        CheckpointError: weights of another architecture.
-    """
-    network_weights = network.state_dict()
-    weights = named_as_in(network, stored.tensors)
-    normalisation = _normalisation(weights.keys() - network_weights.keys())
-    fit_weights(
-        network,
-        {name: value for name, value in weights.items() if name not in normalisation},
-        stored.path,
-        constants=CONSTANTS,
-    )
-    if not normalisation:
-        return None
-    mean, std = (weights[name].double().flatten().tolist() for name in normalisation)
-    return mean, std
-
-
-def named_as_in(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with the prefixes removed that ``network`` does not have in its names."""
-    names = network.state_dict().keys()
-    return max(_without_prefixes(tensors), key=lambda named: len(named.keys() & names))
-
-
-def _normalisation(names: Set[str]) -> tuple[str, ...]:
-    """The names of mean and standard deviation among ``names``; empty unless there is exactly one of each."""
-    for pair in NORMALISATIONS:
-        matches = [[name for name in names if name.rpartition(".")[2] == last] for last in pair]
-        if all(len(match) == 1 for match in matches):
-            return matches[0][0], matches[1][0]
-    return ()
+    notes: tuple[str, ...] = ()
 
 
 def read_weights(path: str | Path) -> StoredWeights:
-    """Reads the state dict of a PyTorch or safetensors file, at the top level or in a container key.
+    """Reads the state dict of a PyTorch or safetensors file, at the top level or under a usual key.
+
+    If the file holds an average of the weights beside the weights of the last step, the average is taken. Half-
+    precision and double values are converted to float32. ``notes`` tells both.
 
     Raises:
         CheckpointError: the file is missing, cannot be read without running code, or has no weights.
     """
     path = Path(path)
+    content = _read(path)
+    tensors, notes = _state_dict(content, path)
+    if not all(bool(value.isfinite().all()) for value in tensors.values() if value.is_floating_point()):
+        broken = next(
+            name
+            for name, value in tensors.items()
+            if value.is_floating_point() and not value.isfinite().all()
+        )
+        raise CheckpointError(f"{path}: {broken} has values that are not finite; the training has diverged")
+    tensors, averaged = _one_copy(tensors)
+    types = {value.dtype for value in tensors.values() if value.is_floating_point()} - {torch.float32}
+    if types:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
+        notes = (*notes, f"{names} weights, converted to float32")
+        tensors = {name: value.float() if value.dtype in types else value for name, value in tensors.items()}
+    return StoredWeights(path, tensors, _export_metadata(content), (*notes, *averaged))
+
+
+def _read(path: Path) -> Any:
+    """The content of a file of weights; raises :class:`CheckpointError`."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the file with the weights")
+    if _is_torchscript(path):
+        raise CheckpointError(
+            f"{path}: a TorchScript archive, which holds a program and not only weights; if you trust it, write a "
+            f"function that returns torch.jit.load({str(path)!r}) and name it with --model MODULE:FUNCTION"
+        )
     try:
         if is_safetensors(path) or path.suffix == ".safetensors":
-            return StoredWeights(path, load_file(path), {})
-        with warnings.catch_warnings():
+            return load_file(path)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_types()):
             # About pickle protocols, which the unpickler either supports or refuses.
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None
     # Any exception: torch.load raises many kinds for bytes that are not a pickle.
     except Exception as error:
-        if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
+        if isinstance(error, pickle.UnpicklingError) and is_pickle(path):
             raise CheckpointError(
                 f"{path}: holds more than tensors, and reading it could run code, so it is refused; load it yourself "
                 "if you trust it, and save its weights alone: torch.save(network.state_dict(), FILE)"
             ) from None
         raise CheckpointError(f"{path}: not a file of weights, or cut short; copy it again") from None
-    return StoredWeights(path, _state_dict(content, path), _export_metadata(content))
+
+
+def _plain_types() -> list[Any]:
+    """Types that checkpoints often hold beside the weights, and that run no code: arguments and NumPy numbers."""
+    scalar = np.float64(0).__reduce__()[0]
+    # NumPy 2 renamed the module, which older files name.
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [Namespace, *names, np.dtype, *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd")]
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether the file begins like a pickle or is a zip archive, as ``torch.save`` writes."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether the file is an archive that ``torch.jit.save`` wrote: a zip file with a folder of code."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        parts = [name.split("/") for name in archive.namelist()]
+    return any("constants.pkl" in part for part in parts) and any("code" in part for part in parts)
 
 
 def _export_metadata(content: Any) -> dict[str, Any]:
@@ -124,27 +152,113 @@ def _export_metadata(content: Any) -> dict[str, Any]:
     return dict(metadata) if exported and metadata is not None else {}
 
 
-def _is_pickle(path: Path) -> bool:
-    """Whether the file begins like a pickle or is a zip archive, as ``torch.save`` writes."""
-    with path.open("rb") as file:
-        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
-
-
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """The mapping of names to tensors in ``content``, found by following the keys of :data:`CONTAINERS`."""
+def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The mapping of names to tensors in ``content``, found by following known keys, and notes about the choice."""
+    notes: tuple[str, ...] = ()
     while isinstance(content, Mapping):
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         if tensors and len(tensors) == len(content):
-            return tensors
-        inside = next((name for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
-        if inside is None:
+            return tensors, notes
+        inside = {str(key): value for key, value in content.items() if _holds_tensors(value)}
+        average = next((key for key in inside if AVERAGE.search(key)), None)
+        raw = next((key for key in CONTAINERS if key in inside), None)
+        key = average or raw
+        if key is None:
             break
-        content = content[inside]
+        if average is not None:
+            beside = "" if raw is None else f", not the weights of the last step ({raw})"
+            notes = (*notes, f"using the averaged weights ({average}){beside}")
+        content = inside[key] | (inside.get("stats", {}) if key == "params" else {})
     keys = ", ".join(list(map(str, content))[:5]) if isinstance(content, Mapping) else type(content).__name__
     raise CheckpointError(
-        f"{path}: no state dict at the top level or under {', '.join(CONTAINERS)} (found: {keys}); "
+        f"{path}: no state dict at the top level or under {', '.join(CONTAINERS[:7])}, ... (found: {keys}); "
         "save it alone: torch.save(network.state_dict(), FILE)"
     )
+
+
+def _holds_tensors(value: object) -> bool:
+    """Whether it is a mapping with a tensor among its values, at any depth."""
+    return isinstance(value, Mapping) and any(
+        isinstance(inner, Tensor) or _holds_tensors(inner) for inner in value.values()
+    )
+
+
+def _one_copy(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of the averaged copy, if there is one, and a note about it; without counters."""
+    note: tuple[str, ...] = ()
+    if "n_averaged" in tensors:
+        note = (f"an AveragedModel, using its average of {int(tensors['n_averaged'])} updates",)
+    for prefix in AVERAGE_PREFIXES:
+        copy = {
+            name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
+        }
+        if copy:
+            others = ", not the other copy in the file" if len(copy) < len(tensors) else ""
+            tensors, note = copy, (f"using the averaged weights ({prefix}*){others}",)
+            break
+    return {name: v for name, v in tensors.items() if name.rpartition(".")[2] not in COUNTERS}, note
+
+
+def load_weights(network: nn.Module, stored: StoredWeights) -> tuple[list[float], list[float]] | None:
+    """Loads the weights of a file into ``network``.
+
+    Prefixes such as ``module.`` are removed if the network's names do not have them, and names of public code bases are
+    translated (:mod:`trilemma.classifier.namings`). Constants that the network creates itself (:data:`CONSTANTS`) may
+    be missing in the file; no other tensor may.
+
+    Returns:
+        Mean and standard deviation of a normalisation that is in the file but not in the network, as
+        ``trilemma export --state-dict`` writes it; ``None`` if the file has none.
+
+    Raises:
+        CheckpointError: weights of another architecture, or of one with another order of operations.
+    """
+    weights = named_as_in(network, stored)
+    normalisation = _normalisation(weights.keys() - network.state_dict().keys())
+    network_weights = {name: value for name, value in weights.items() if name not in normalisation}
+    try:
+        fit_weights(network, network_weights, stored.path, constants=CONSTANTS)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{architecture(stored)}") from None
+    if not normalisation:
+        return None
+    mean, std = (weights[name].double().flatten().tolist() for name in normalisation)
+    return mean, std
+
+
+def named_as_in(network: nn.Module, stored: StoredWeights) -> dict[str, Tensor]:
+    """The tensors of a file under the names of ``network``, as far as the names can be translated.
+
+    Raises:
+        CheckpointError: the names are those of a network with another order of operations.
+    """
+    expected = network.state_dict()
+    best, order = stored.tensors, None
+    for tensors in _without_prefixes(stored.tensors):
+        for naming, named in [(None, tensors), *translations(network, tensors)]:
+            if _misfits(named, expected) < _misfits(best, expected):
+                best, order = named, naming
+    fits = all(name in expected or name.rpartition(".")[2] in CONSTANTS for name in best)
+    if order is not None and fits and (option := order.missing_option(network)) is not None:  # type: ignore[arg-type]
+        raise CheckpointError(
+            f"{stored.path}: has the names of {order.origin}, whose network computes something else than this one; "
+            f"add {option} to its options"
+        )
+    return best
+
+
+def _misfits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> int:
+    """The number of names that only one of the two has."""
+    return len(weights.keys() ^ expected.keys())
+
+
+def _normalisation(names: Set[str]) -> tuple[str, ...]:
+    """The names of mean and standard deviation among ``names``; empty unless there is exactly one of each."""
+    for pair in NORMALISATIONS:
+        matches = [[name for name in names if name.rpartition(".")[2] == last] for last in pair]
+        if all(len(match) == 1 for match in matches):
+            return matches[0][0], matches[1][0]
+    return ()
 
 
 def _without_prefixes(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -156,6 +270,17 @@ def _without_prefixes(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         if prefix is None:
             return candidates
         candidates.append({name.removeprefix(prefix): value for name, value in names.items()})
+
+
+def architecture(stored: StoredWeights) -> str:
+    """What the names of a file say about its network, as the end of a message; empty if they are not known."""
+    for tensors in reversed(_without_prefixes(stored.tensors)):
+        if (reason := unsupported(tensors)) is not None:
+            return f"; by their names they belong to {reason}, so use --model MODULE:FUNCTION"
+        names = {name for name in tensors if name.rpartition(".")[2] not in CONSTANTS}
+        if (network := recognise({name: tensors[name] for name in names})) is not None:
+            return f"; by their names they fit --network {network}"
+    return ""
 
 
 def fit_weights(
@@ -170,7 +295,7 @@ def fit_weights(
         constants: last components of names that ``weights`` may lack.
 
     Raises:
-        CheckpointError: tensors are missing, unknown or of another shape; the message has the first of their names.
+        CheckpointError: tensors are missing, unknown or of another shape; the message has the first ten of their names.
     """
     expected = network.state_dict()
     missing = sorted(
@@ -181,13 +306,22 @@ def fit_weights(
         name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape
     )
     if missing or unknown or wrong:
-        shapes = [
-            f"{name} {list(weights[name].shape)} for {list(expected[name].shape)}" for name in wrong[:1]
-        ]
-        lists = (("missing", missing[:2]), ("unknown", unknown[:2]), ("shape", shapes))
-        first = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in lists if names)
+        shapes = [f"{name} {list(weights[name].shape)} for {list(expected[name].shape)}" for name in wrong]
+        lists = {"missing": missing, "unknown": unknown, "shape": shapes}
         raise CheckpointError(
             f"{path}: weights of another architecture ({len(missing)} tensors missing, {len(unknown)} unknown, "
-            f"{len(wrong)} of another shape; first {first}); pass the network they belong to"
+            f"{len(wrong)} of another shape; first {_first_names(lists)}); pass the network they belong to"
         )
     network.load_state_dict(weights, strict=False)
+
+
+def _first_names(lists: Mapping[str, list[str]]) -> str:
+    """The first ten names of all lists, shared evenly between the lists."""
+    left, parts = SHOWN_NAMES, []
+    filled = [(kind, names) for kind, names in lists.items() if names]
+    for index, (kind, names) in enumerate(filled):
+        rest = sum(min(len(others), 3) for _, others in filled[index + 1 :])
+        shown = names[: max(1, left - rest)]
+        left -= len(shown)
+        parts.append(f"{kind}: {', '.join(shown)}")
+    return "; ".join(parts)

@@ -8,16 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trilemma.classifier import file as classifier_file
 from trilemma.classifier.classifier import Classifier
-from trilemma.classifier.foreign_weights import StoredWeights, load_weights, named_as_in, read_weights
+from trilemma.classifier.foreign_weights import (
+    StoredWeights,
+    architecture,
+    load_weights,
+    named_as_in,
+    read_weights,
+)
+from trilemma.classifier.output import accepted_shape, logits_in
 from trilemma.config.recipe import parse_overrides
 from trilemma.config.registry import NETWORKS
 from trilemma.data.image_set import ImageSet
 from trilemma.data.sources import load_images
-from trilemma.errors import CheckpointError, ConfigError, ImageError
+from trilemma.errors import CheckpointError, ConfigError, ImageError, NetworkError, describe
 from trilemma.files import CLASSIFIER
 from trilemma.networks.create import create_network
 from trilemma.networks.own_network import own_network
@@ -46,11 +53,11 @@ def from_weights(source: str, file: Path | None) -> Classifier:
         return PUBLISHED[publisher](name)
     if CLASSIFIER.matches(file):
         return Classifier.load(file)
-    stored = read_weights(file)
+    stored = _read(file)
     if not stored.metadata:
         raise CheckpointError(
             f"{source}: holds weights but does not say which network they belong to; "
-            "add --network NAME (`trilemma list networks`) or --model MODULE:FUNCTION"
+            f"add --network NAME (`trilemma list networks`) or --model MODULE:FUNCTION{architecture(stored)}"
         )
     if stored.metadata["network"] is None:
         raise CheckpointError(
@@ -88,7 +95,7 @@ def from_function(
     }  # fmt: skip
     if file is not None and CLASSIFIER.matches(file):
         return with_options(Classifier.load(file, _inner(module)), str(file), **given)
-    stored = None if file is None else read_weights(file)
+    stored = None if file is None else _read(file)
     if isinstance(module, Classifier):
         if stored is not None and load_weights(module.network, stored) is not None:
             raise _two_normalisations(stored, "the classifier of --model")
@@ -126,7 +133,7 @@ def from_name(
             f"--network {network}: already stored in the classifier file {file}; remove the option"
         )
     options = network_options(network)
-    stored = read_weights(file)
+    stored = _read(file)
     count, channels = _dimensions(options, stored)
     names = stored.metadata.get("class_names")
     images = None if data is None or (classes and count and channels and size) else _open(data, size)
@@ -175,7 +182,7 @@ def with_options(
             )
         clf.class_names = names or clf.class_names
     if output is not None:
-        clf.output = output  # type: ignore[assignment]
+        clf.output = output
     if size is not None and (clf.image_shape is None or clf.image_shape[1:] != (size, size)):
         channels = clf.image_shape[0] if clf.image_shape else None if clf.mean is None else clf.mean.numel()
         clf.image_shape = _resized(clf.network, size, channels, clf.image_shape)
@@ -235,6 +242,14 @@ def _wrap(
     return clf
 
 
+def _read(file: Path) -> StoredWeights:
+    """The weights of a file, after printing what was chosen or converted."""
+    stored = read_weights(file)
+    for line in stored.notes:
+        note(f"{file}: {line}")
+    return stored
+
+
 def note(text: str) -> None:
     """Prints a line on standard error about a choice that was made while a classifier was opened."""
     print(text, file=sys.stderr, flush=True)
@@ -276,21 +291,10 @@ def _probe(network: nn.Module, shape: tuple[int, int, int] | None, output: str |
     advice = "add --classes with the number or the names of its classes, or --data"
     if shape is None:
         raise ConfigError(f"the number of classes of this network is not known; {advice}")
-    logits: Any = _forward(network, shape)
-    if output is not None and not isinstance(logits, Tensor):
-        try:
-            logits = logits[output]
-        except (KeyError, IndexError, TypeError):
-            raise ConfigError(f"--output {output}: the network returns {_kind(logits)}") from None
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise ConfigError(f"the network returns {_kind(logits)} instead of logits [1, K]; {advice}")
+    logits = logits_in(_forward(network, shape), output)
+    if logits.ndim != 2:
+        raise NetworkError(f"network: returned {list(logits.shape)} for 1 image; return logits [N, K]")
     return logits.shape[1], None
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, Mapping):
-        return f"a dictionary with the keys {', '.join(map(str, value))}"
-    return f"{list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _resized(
@@ -307,29 +311,31 @@ def _resized(
     Raises:
         ImageError: the network does not take images of this size.
     """
-    failure: Exception | None = None
+    failure: Exception = NetworkError("")
     for count in (3, 1) if channels is None else (channels,):
         try:
             _forward(network, (count, size, size))
         # Any exception: networks refuse sizes with assertions and errors of many types.
         except Exception as error:
-            failure = failure or error
+            failure = error
         else:
             return count, size, size
-    remedy = f"use --size {native[1]}" if native is not None else "choose another --size"
-    reason = " ".join(str(failure).split())[:200]
+    fits = native or accepted_shape(network.eval(), torch.zeros(1, channels or 3, size, size), failure)
+    remedy = f"; use --size {fits[1]}" if fits is not None and fits[1] != size else ""
     raise ImageError(
-        f"--size {size}: the network cannot take images of {size}x{size} ({reason}); {remedy}"
+        f"--size {size}: the network cannot take images of {size}x{size} ({describe(failure)}){remedy}"
     ) from failure
 
 
 @torch.no_grad()
 def _forward(network: nn.Module, shape: tuple[int, int, int]) -> Any:
     parameter = next(network.parameters(), None)
-    dtype = torch.float32 if parameter is None or not parameter.is_floating_point() else parameter.dtype
+    image = torch.zeros(1, *shape)
+    if parameter is not None and parameter.is_floating_point():
+        image = image.to(parameter)
     training = {name: module.training for name, module in network.named_modules()}
     try:
-        return network.eval()(torch.zeros(1, *shape, dtype=dtype))
+        return network.eval()(image)
     finally:
         for name, module in network.named_modules():
             module.training = training[name]
@@ -342,7 +348,7 @@ def _dimensions(options: Any, stored: StoredWeights) -> tuple[int | None, int | 
     dimension of the stored tensors to read.
     """
     base, other = _created(options, 2, 1), (_created(options, 3, 1), _created(options, 2, 2))
-    tensors = named_as_in(base, stored.tensors)
+    tensors = named_as_in(base, stored)
     shapes = {name: value.shape for name, value in base.state_dict().items()}
     found: list[int | None] = []
     for changed in other:

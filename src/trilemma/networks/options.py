@@ -52,6 +52,12 @@ class PreActResNetOptions(Section):
     depth: Literal[18] = Field(18, description="number of layers")
     norm: Norm = "batch"
     activation: Activation = "relu"
+    shortcut: Literal["activated", "raw"] = Field(
+        "activated", description="input of the projections: activated, or raw as in Wong et al. 2020"
+    )
+    final_norm: bool = Field(
+        True, description="normalise and activate before the pooling; false as in Wong et al. 2020"
+    )
 
 
 class WideResNetOptions(Section):

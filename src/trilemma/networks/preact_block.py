@@ -20,6 +20,7 @@ class BlockStyle:
         stride_conv: which 3x3 convolution has the stride. 2 is JEM's block (Grathwohl et al. 2020), in which the
             projection is applied to the input of the block instead of the activated input.
         dropout: dropout probability before the second convolution.
+        shortcut: ``raw`` applies the projection to the input of the block with ``stride_conv`` 1 too.
     """
 
     norm: str = "batch"
@@ -27,11 +28,12 @@ class BlockStyle:
     bias: bool = False
     stride_conv: int = 1
     dropout: float = 0.0
+    shortcut: str = "activated"
 
     @property
     def raw_shortcut(self) -> bool:
         """Whether the projection is applied to the input of the block instead of the activated input."""
-        return self.stride_conv == 2
+        return self.stride_conv == 2 or self.shortcut == "raw"
 
 
 class PreActBlock(nn.Module):

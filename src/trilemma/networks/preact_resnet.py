@@ -19,9 +19,12 @@ class PreActResNet(ResidualNetwork):
         depth: 18.
         norm: batch, group or none; with none, convolutions have biases.
         activation: relu, leaky_relu (slope 0.2) or silu.
+        shortcut: input of the projections, activated or raw.
+        final_norm: normalise and activate before the pooling. Published weights exist in three forms: with it and
+            activated shortcuts (Rice et al. 2020), without it and with raw ones (Wong et al. 2020) or activated ones.
 
     Raises:
-        ConfigError: a depth other than 18.
+        ConfigError: a depth other than 18, or a shortcut that is neither activated nor raw.
         UnknownNameError: an unknown norm or activation.
     """
 
@@ -32,14 +35,19 @@ class PreActResNet(ResidualNetwork):
         depth: int = 18,
         norm: str = "batch",
         activation: str = "relu",
+        shortcut: str = "activated",
+        final_norm: bool = True,
     ) -> None:
         if depth != 18:
             raise ConfigError(f"network.depth: preact-resnet has depth 18, got {depth}")
+        if shortcut not in ("activated", "raw"):
+            raise ConfigError(f"network.shortcut: must be activated or raw, got {shortcut!r}")
         super().__init__(
             num_classes,
             in_channels,
             stem=64,
             stages=(64, 128, 256, 512),
             blocks=2,
-            style=BlockStyle(norm, activation, bias=norm == "none"),
+            style=BlockStyle(norm, activation, bias=norm == "none", shortcut=shortcut),
+            final_norm=final_norm,
         )

@@ -25,6 +25,7 @@ class ResidualNetwork(nn.Module):
         stages: number of channels of each stage.
         blocks: number of residual blocks per stage.
         style: norm, activation and other options of the blocks.
+        final_norm: normalise and activate the output of the last block.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class ResidualNetwork(nn.Module):
         stages: Sequence[int],
         blocks: int,
         style: BlockStyle,
+        final_norm: bool = True,
     ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(in_channels, stem, 3, padding=1, bias=style.bias)
@@ -46,8 +48,8 @@ class ResidualNetwork(nn.Module):
                 body.append(PreActBlock(channels, width, stride, style))
                 channels = width
         self.blocks = nn.Sequential(*body)
-        self.norm = make_norm(style.norm, channels)
-        self.activation = make_activation(style.activation)
+        self.norm = make_norm(style.norm, channels) if final_norm else nn.Identity()
+        self.activation = make_activation(style.activation) if final_norm else nn.Identity()
         self.classifier = nn.Linear(channels, num_classes)
         initialise(self, style)
 
