@@ -55,10 +55,16 @@ class TrainingFailedError(TrilemmaError):
     """Training failed and no remedy is left. The best checkpoint is kept."""
 
 
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """The most similar of ``names``; ``None`` if none is similar."""
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """The text ``" Did you mean 'x'?"`` with the most similar of ``names``; empty if none is similar."""
-    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
+    match = closest(name, names)
+    return f" Did you mean {match!r}?" if match else ""
 
 
 # Packages whose frames are not the user's code.

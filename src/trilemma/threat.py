@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trilemma import noise
 from trilemma.errors import ConfigError
-from trilemma.units import parse_fraction, parse_norm
+from trilemma.units import check_radius, parse_fraction, parse_norm
 
 
 def _per_image(value: Tensor, images: Tensor) -> Tensor:
@@ -57,15 +57,9 @@ class Threat:
         except ValueError as error:
             raise ConfigError(f"threat.norm: {error}") from None
         try:
-            fraction = parse_fraction(self.radius)
+            check_radius(self.norm, self.radius)
         except ValueError as error:
             raise ConfigError(f"threat.radius: {error}") from None
-        if fraction <= 0:
-            raise ConfigError(f"threat.radius: {self.radius!r} must be above 0")
-        if self.norm == "linf" and fraction > 1:
-            raise ConfigError(
-                f"threat.radius: {self.radius!r} is more than the whole range [0, 1]; write '{self.radius}/255'?"
-            )
         object.__setattr__(self, "radius", _written(self.radius))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, get_args
@@ -10,6 +11,11 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field
 
 from trilemma.errors import ConfigError
+
+
+# A decimal number without leading zeros or underscores, which Python and YAML 1.1 read in several ways.
+DECIMAL = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_RATIO = re.compile(r"[-+]?(?:0|[1-9][0-9]*)/[1-9][0-9]*")
 
 
 def parse_fraction(value: object) -> Fraction:
@@ -21,10 +27,23 @@ def parse_fraction(value: object) -> Fraction:
     # Real includes the numbers of NumPy; a bool of Python is an int.
     if isinstance(value, bool) or not isinstance(value, str | Real):
         raise ValueError(f"{value!r} is not a number such as 0.03 or '8/255'")
-    try:
-        return Fraction(str(value).replace(" ", ""))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{value!r} is not a number such as 0.03 or '8/255'") from None
+    text = str(value).replace(" ", "")
+    if not (DECIMAL.fullmatch(text) or _RATIO.fullmatch(text)):
+        raise ValueError(f"{value!r} is not a number such as 0.03 or '8/255'")
+    return Fraction(text)
+
+
+def check_radius(norm: str, radius: object) -> None:
+    """Checks that a radius is a number above 0 and, for ``"linf"``, within the range [0, 1] of the images.
+
+    Raises:
+        ValueError: the radius is not.
+    """
+    fraction = parse_fraction(radius)
+    if fraction <= 0:
+        raise ValueError(f"{radius!r} must be above 0")
+    if norm == "linf" and fraction > 1:
+        raise ValueError(f"{radius!r} is more than the whole range [0, 1]; write '{radius}/255'?")
 
 
 def _written_fraction(value: object) -> object:

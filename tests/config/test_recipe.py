@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from trilemma.config.recipe import dump_config, load_config, parse_overrides, recipe_names, recipe_text
+from trilemma.config.overrides import parse_overrides
+from trilemma.config.recipe import dump_config, load_config, recipe_names, recipe_text
 from trilemma.config.registry import METHODS
 from trilemma.errors import ConfigError, UnknownNameError
 
@@ -106,7 +107,7 @@ def test_a_short_form_takes_options(tmp_path: Path) -> None:
         ("digits/pgd-at", ("lr",), ("override 'lr' is not of the form key=value, such as training.lr=0.1",)),
         ("digits/pgd-at", ("=3",), ("override '=3' is not of the form key=value",)),
         ("digits/pgd-at", ("training.lr.x=3",), ("training.lr is a single value, not a section",)),
-        ("digits/pgd-at", ("training.lr=[1",), ("override value '[1' is not valid YAML",)),
+        ("digits/pgd-at", ("training.lr=[1",), ("override training.lr=[1: not valid YAML",)),
         ("digits/eb-jdat", ("method.name=pgd-at",), ("sampler: method 'pgd-at' has no sampler", "sampler={}")),
     ],
 )  # fmt: skip
@@ -119,7 +120,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(recipe: str, overrides, part
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1", "line 1 is not valid YAML"),
+        ("a: [1", "line 1: not valid YAML"),
         ("- a\n- b", "a recipe is a YAML mapping of sections such as data, network, method"),
         ("", "a recipe is a YAML mapping"),
         ("just words", "a recipe is a YAML mapping"),

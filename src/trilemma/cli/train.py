@@ -23,7 +23,8 @@ from trilemma.cli.common import (
     print_json,
 )
 from trilemma.cli.exits import INTERRUPTED
-from trilemma.config.recipe import load_config, parse_overrides
+from trilemma.config.overrides import parse_overrides
+from trilemma.config.recipe import load_config
 from trilemma.errors import RunError
 from trilemma.runs.run_directory import RunDirectory
 

@@ -1,8 +1,7 @@
-"""Loading a configuration from a recipe (a packaged name or a YAML file) and ``key=value`` overrides."""
+"""Loading a configuration from a recipe (a packaged name or a YAML file), its ``base`` and ``key=value`` overrides."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,11 +11,15 @@ import yaml
 from pydantic import ValidationError
 
 from trilemma.config.config import Config, SharedConfig
+from trilemma.config.mistakes import one_line
+from trilemma.config.overrides import apply_overrides, merge, parse_overrides
 from trilemma.config.registry import METHODS, NETWORKS
 from trilemma.config.remedies import SetAction
+from trilemma.config.yaml_text import parse_yaml, read_text
 from trilemma.errors import ConfigError, UnknownNameError, nearest
 
-_FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+# The key of a recipe that names the recipe it changes.
+BASE = "base"
 
 
 def recipe_names() -> list[str]:
@@ -36,14 +39,16 @@ def recipe_text(recipe: str) -> str:
 
     Raises:
         UnknownNameError: neither a packaged name nor a file.
+        ConfigError: a file that cannot be read, or is not UTF-8.
     """
     path = Path(recipe)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
+    if path.suffix in (".yaml", ".yml") or _is_file(path):
+        if not _is_file(path):
+            what = "is a folder" if path.is_dir() else "does not exist"
             raise UnknownNameError(
-                f"recipe file {recipe} does not exist; `trilemma list recipes` shows the packaged recipes"
+                f"recipe file {recipe} {what}; `trilemma list recipes` shows the packaged recipes"
             )
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     names = recipe_names()
     if recipe not in names:
         raise UnknownNameError(
@@ -54,81 +59,55 @@ def recipe_text(recipe: str) -> str:
     return (resources.files("trilemma") / "recipes" / folder / f"{file}.yaml").read_text(encoding="utf-8")
 
 
-def _scalar(text: str) -> Any:
-    """One override value, parsed as YAML, except that ``1e-4`` is a number (YAML 1.1 reads it as text)."""
+def _is_file(path: Path) -> bool:
     try:
-        return float(text) if _FLOAT.match(text) else yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"override value {text!r} is not valid YAML; quote it") from None
+        return path.is_file()
+    except (OSError, ValueError):
+        # A name that the file system cannot hold.
+        return False
 
 
-def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """``["training.lr=0.1", ...]`` as a flat dictionary of dotted keys.
+def recipe_tree(recipe: str, derived: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The sections of a recipe as written, merged into those of the recipe that its key ``base`` names.
+
+    Args:
+        recipe: a packaged name or the path of a YAML file.
+        derived: the recipes that have this one as their base, for the message about a circle.
 
     Raises:
-        ConfigError: an entry without ``=`` or without a key.
+        UnknownNameError: no such recipe.
+        ConfigError: not a YAML mapping of sections, or recipes that are based on each other.
     """
-    flat: dict[str, Any] = {}
-    for entry in overrides:
-        key, equals, value = entry.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"override {entry!r} is not of the form key=value, such as training.lr=0.1")
-        flat[key.strip()] = _scalar(value)
-    return flat
+    tree = parse_yaml(recipe_text(recipe), recipe)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{recipe}: a recipe is a YAML mapping of sections such as data, network, method")
+    if dotted := next((key for key in tree if "." in key), None):
+        section, _, key = dotted.partition(".")
+        raise ConfigError(
+            f"{recipe}: {dotted}: keys with dots are for the command line; in a file write it as {section}: {{{key}: ...}}"
+        )
+    if BASE not in tree:
+        return tree
+    base = tree.pop(BASE)
+    if not isinstance(base, str):
+        raise ConfigError(f"{recipe}: base: {base!r} is not the name or the path of a recipe")
+    beside = Path(recipe).parent / base
+    if base not in recipe_names() and (base.endswith((".yaml", ".yml")) or _is_file(beside)):
+        base = str(beside)
+    chain = (*derived, recipe)
+    if any(_same_recipe(base, earlier) for earlier in chain):
+        raise ConfigError(
+            f"{recipe}: base: recipes are based on each other ({' -> '.join([*chain, base])}); change the base of one "
+            "of them"
+        )
+    try:
+        return merge(recipe_tree(base, chain), tree)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{recipe}: base: {error}") from None
 
 
-def _apply(tree: dict[str, Any], flat: Mapping[str, Any]) -> None:
-    """Sets the dotted keys of ``flat`` in ``tree``; a new method or network name removes the options of the old one."""
-    # Names first, so that a new name removes the old options but none of the options in ``flat``.
-    for dotted, value in sorted(flat.items(), key=lambda item: not item[0].endswith(".name")):
-        *parents, leaf = dotted.split(".")
-        node = tree
-        for depth, parent in enumerate(parents):
-            child = node.get(parent)
-            if isinstance(child, str) and parent in ("method", "network", "regulariser", "update"):
-                child = {"name": child}
-            elif child is None:
-                child = {}
-            if not isinstance(child, dict):
-                where = ".".join(parents[: depth + 1])
-                raise ConfigError(f"{dotted}: {where} is a single value, not a section with keys")
-            node[parent] = node = child
-        if leaf == "name" and parents in (["method"], ["network"]) and node.get("name") not in (None, value):
-            node.clear()
-        node[leaf] = value
-
-
-def _allowed(location: tuple[Any, ...], tree: Any) -> list[str]:
-    """The keys allowed in the section that holds ``location``, for the message about an unknown key."""
-    model: Any = Config
-    for part in location[:-1]:
-        name = tree.get(part, {}).get("name") if isinstance(tree.get(part), dict) else None
-        if part == "method" and name:
-            model = METHODS.options(name)
-        elif part == "network" and name:
-            model = NETWORKS.options(name)
-        else:
-            annotation = model.model_fields[part].annotation
-            candidates = [annotation, *getattr(annotation, "__args__", ())]
-            model = next(c for c in candidates if hasattr(c, "model_fields"))
-    return list(model.model_fields)
-
-
-def _one_line(error: ValidationError, tree: Any) -> str:
-    """The first of pydantic's errors as one line, with the number of further errors."""
-    details = error.errors(include_url=False)
-    first = details[0]
-    location = first["loc"]
-    key = ".".join(str(part) for part in location) or "recipe"
-    if first["type"] == "extra_forbidden":
-        allowed = _allowed(location, tree)
-        text = f"{key}: unknown key.{nearest(str(location[-1]), allowed)} Allowed here: {', '.join(allowed)}"
-    elif first["type"] == "missing":
-        text = f"{key}: missing; every recipe needs it"
-    else:
-        message = first["msg"].removeprefix("Value error, ")
-        text = f"{key}: {message}; got {first['input']!r}"
-    return text + (f" (and {len(details) - 1} more)" if len(details) > 1 else "")
+def _same_recipe(first: str, second: str) -> bool:
+    return first == second or (Path(first).is_file() and Path(first).resolve() == Path(second).resolve())
 
 
 def _check_names(tree: Mapping[str, Any]) -> None:
@@ -163,7 +142,7 @@ def build_config(tree: Mapping[str, Any], where: str = "config") -> Config:
             _check_names(tree)
         config = Config.model_validate(dict(tree))
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_one_line(error, tree)}") from None
+        raise ConfigError(f"{where}: {one_line(error, tree)}") from None
     except (ConfigError, UnknownNameError) as error:
         raise type(error)(f"{where}: {error}") from None
     for alarm, ladder in config.monitors.remedies.items():
@@ -188,7 +167,7 @@ def with_options(config: Config, options: Mapping[str, Any], where: str = "confi
         UnknownNameError: an unknown method or network.
     """
     tree = {**config.model_dump(mode="json"), "monitors": {}}
-    _apply(tree, options)
+    apply_overrides(tree, options)
     return build_config(tree, where).model_copy(update={"monitors": config.monitors})
 
 
@@ -203,17 +182,11 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | Iterable[str] = ()) 
         UnknownNameError: no such recipe.
         ConfigError: unknown key, wrong type or impossible combination.
     """
-    try:
-        tree = yaml.safe_load(recipe_text(recipe))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(
-            f"{recipe}:{line} is not valid YAML: {getattr(error, 'problem', 'cannot be read')}; correct it"
-        ) from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{recipe}: a recipe is a YAML mapping of sections such as data, network, method")
-    _apply(tree, overrides if isinstance(overrides, Mapping) else parse_overrides(overrides))
+    tree = recipe_tree(recipe)
+    flat = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    if BASE in flat:
+        raise ConfigError(f"{BASE}={flat[BASE]}: a base is a key of recipe files; train the other recipe instead")
+    apply_overrides(tree, flat)
     return build_config(tree, recipe)
 
 

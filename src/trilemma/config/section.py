@@ -2,22 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import Parameter, signature
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from trilemma.errors import ConfigError
+from trilemma.units import DECIMAL
 
 # Parameters of a network that are determined by the data, and are therefore not options.
 _FROM_THE_DATA = ("num_classes", "in_channels")
 
 
 class Section(BaseModel):
-    """Base class of every section of a configuration: frozen, and unknown keys are errors."""
+    """Base class of every section of a configuration: frozen, and unknown keys are errors.
+
+    A section that has a ``name`` may be given as the name alone. Truth values are not numbers, nor numbers truth
+    values, and a number given as a text is a decimal number.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) and "name" in cls.model_fields else value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses a value that pydantic would convert to another one: ``True`` to 1, ``"010"`` to 10, 1 to ``True``."""
+        assert info.field_name is not None
+        kinds = set(_kinds(cls.model_fields[info.field_name].annotation))
+        for item in value if isinstance(value, list | tuple) else (value,):
+            _check_scalar(item, kinds)
+        return value
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The classes in an annotation, and the classes of its literals; of a mapping only the class itself."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        yield from (type(value) for value in get_args(annotation))
+    elif origin is None or origin is dict:
+        yield origin or annotation
+    else:
+        for part in get_args(annotation):
+            yield from _kinds(part)
+
+
+def _check_scalar(value: Any, kinds: set[Any]) -> None:
+    """Raises ``ValueError`` if ``value`` has another kind than the field and pydantic would convert it."""
+    numeric, logical = bool(kinds & {int, float}), bool in kinds
+    if isinstance(value, bool):
+        if numeric and not logical:
+            raise ValueError("is a truth value, not a number")
+    elif isinstance(value, int | float):
+        if logical and not numeric:
+            raise ValueError("is a number; write true or false")
+    elif isinstance(value, str):
+        text = value.strip()
+        if numeric and _reads_as_number(text) and not DECIMAL.fullmatch(text):
+            raise ValueError("is not a decimal number")
+        if logical and str not in kinds and text.lower() not in ("true", "false"):
+            raise ValueError("is not a truth value; write true or false")
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def section_of(function: Callable[..., Any], name: str) -> type[Section]:

@@ -15,13 +15,15 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-)  # fmt: skip
+    ValidationInfo,
+    field_validator,
+)
 
 from trilemma.config.registry import SAMPLERS, STARTS, Registry
 from trilemma.config.remedies import Ladders
 from trilemma.config.section import Section
 from trilemma.errors import UnknownNameError
-from trilemma.units import Norm, PixelLength
+from trilemma.units import Norm, PixelLength, check_radius
 
 
 def _row_of(registry: Registry) -> AfterValidator:
@@ -64,6 +66,13 @@ class ThreatConfig(Section):
 
     norm: Norm = "linf"
     radius: PixelLength = "8/255"
+
+    @field_validator("radius")
+    @classmethod
+    def _check_radius(cls, value: str, info: ValidationInfo) -> str:
+        # Without a norm: its own validation failed, and pydantic reports that error.
+        check_radius(info.data.get("norm", "l2"), value)
+        return value
 
 
 class AttackConfig(Section):
@@ -221,7 +230,8 @@ class TrainingConfig(Section):
     )
     batch_size: PositiveInt = 128
     lr: PositiveFloat = 0.1
-    seed: NonNegativeInt = 0
+    # The seeds of methods and processes are this one times 1000, within 64 bits.
+    seed: int = Field(0, ge=0, le=2**53)
     ema: float | None = Field(
         None,
         gt=0,
