@@ -52,7 +52,7 @@ def test_ctrl_c_leaves_with_130():
     assert (result.exit_code, result.stderr) == (130, "trilemma: interrupted\n")
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOTDIR])
 def test_a_full_or_read_only_disk_is_one_line_that_names_the_file(number):
     result = leave(raising(OSError(number, os.strerror(number), "runs/x/a.png")))
     assert result.exit_code == 2

@@ -15,7 +15,9 @@ COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
 def test_the_commands_are_those_of_the_design():
     first = ["quickstart", "train", "evaluate", "generate", "predict"]
-    assert sorted([*first, "diagnose", "compare", "report", "export", "list", "validate"]) == COMMANDS
+    assert (
+        sorted([*first, "diagnose", "compare", "report", "export", "list", "recipe", "validate"]) == COMMANDS
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -11,6 +11,7 @@ CHECKS = [
     {"name": "disk", "ok": True, "message": "9 GB free"},
 ]
 ESTIMATE = {
+    "device": "cpu",
     "parameters": 78_330,
     "macs": 12_500_000,
     "forward_passes_per_image": 39.0,
@@ -36,6 +37,8 @@ def test_checks_and_estimates_are_printed(trilemma, found):
     assert "data ok 1,200 images" in lines
     assert "parameters 78,330" in lines
     assert "MACs per image 12.5 M" in lines
+    assert "time in all, on this CPU 90 seconds" in lines
+    assert "disk 1 MB" in lines
     assert not any("memory" in line for line in lines)
 
 

@@ -108,6 +108,13 @@ def test_a_short_form_takes_options(tmp_path: Path) -> None:
         ("digits/pgd-at", ("=3",), ("override '=3' is not of the form key=value",)),
         ("digits/pgd-at", ("training.lr.x=3",), ("training.lr is a single value, not a section",)),
         ("digits/pgd-at", ("training.lr=[1",), ("override training.lr=[1: not valid YAML",)),
+        ("digits/pgd-at", ("epochs=3",), ("epochs: unknown key. Did you mean 'training.epochs'",)),
+        ("digits/pgd-at", ("epoch=3",), ("epoch: unknown key. Did you mean 'training.epochs'",)),
+        ("digits/pgd-at", ("batch=3",), ("Did you mean 'training.batch_size'",)),
+        ("digits/pgd-at", ("steps=3",), ("Did you mean 'attack.steps' or 'sampler.steps'",)),
+        ("digits/pgd-at", ("width=3",), ("Did you mean 'network.width'",)),
+        ("digits/trades", ("beta=3",), ("Did you mean 'method.beta'",)),
+        ("digits/pgd-at", ("training.radius=0.1",), ("Did you mean 'threat.radius'",)),
         ("digits/eb-jdat", ("method.name=pgd-at",), ("sampler: method 'pgd-at' has no sampler", "sampler={}")),
     ],
 )  # fmt: skip

@@ -81,7 +81,8 @@ def test_missing_data_is_a_failed_check(tmp_path: Path) -> None:
 
 def test_a_batch_larger_than_the_data_is_a_failed_check() -> None:
     result = estimate(tiny("standard", {"batch_size": 2000}), device="cpu")
-    assert [check["name"] for check in result["checks"] if not check["ok"]] == ["steps"]
+    (failed,) = [check for check in result["checks"] if not check["ok"]]
+    assert failed["name"] == "run" and "batch size 2000 is larger than the 300" in failed["message"]
 
 
 def test_a_device_that_is_not_there_is_a_failed_check() -> None:

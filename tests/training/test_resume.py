@@ -78,8 +78,18 @@ def test_resuming_with_another_configuration_is_refused(tmp_path: Path, interrup
     interrupt_after(1)
     interrupted(tiny("standard"), tmp_path / "run")
     interrupt_after(0)
-    with pytest.raises(ConfigError, match=r"another 'training'.*0\.05.*0\.01.*config\.yaml, or a new --out"):
+    with pytest.raises(
+        ConfigError, match=r"cannot resume with training\.lr=0\.01: .* with training\.lr=0\.05; leave"
+    ):
         train(tiny("standard", {"lr": 0.01}), out=tmp_path / "run", resume=True, progress=False)
+
+
+def test_of_several_differences_the_name_that_decides_the_others_is_said(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "run", tiny("trades"))
+    with pytest.raises(
+        ConfigError, match=r"with method\.name=mart: .* with method\.name=trades \(and \d+ more\)"
+    ):
+        train(tiny("mart", {"lr": 0.01}), out=tmp_path / "run", resume=True, progress=False)
 
 
 def test_resuming_a_finished_run_returns_at_once(tmp_path: Path, interrupt_after: Interrupt) -> None:

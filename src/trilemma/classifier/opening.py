@@ -20,7 +20,7 @@ from trilemma.classifier.foreign_weights import (
     read_weights,
 )
 from trilemma.classifier.output import accepted_shape, logits_in
-from trilemma.config.recipe import parse_overrides
+from trilemma.config.overrides import parse_overrides
 from trilemma.config.registry import NETWORKS
 from trilemma.data.image_set import ImageSet
 from trilemma.data.sources import load_images

@@ -50,7 +50,9 @@ Overrides = Annotated[
     list[str] | None, argument("key=value", "config overrides with dotted keys, such as training.epochs=5")
 ]
 Results = Annotated[Path, argument("RUN", "run folder, or a folder of result rows")]
-Seed = Annotated[int, option("--seed N", "random seed", min=0)]
+# Sums and products of a seed with small numbers must fit into 64 bits.
+MAX_SEED = 2**53
+Seed = Annotated[int, option("--seed N", "random seed", min=0, max=MAX_SEED)]
 Device = Annotated[
     str | None, option("--device DEVICE", "cpu, cuda or cuda:N  [default: the GPU if there is one]")
 ]
@@ -233,7 +235,8 @@ def choose_device(name: str | None) -> torch.device:
         raise ConfigError(f"--device {name}: not available, this machine has {available}; use --device cpu")
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device {name}: not supported; use cpu, cuda or cuda:N")
-    return device
+    # Every CPU device is the same one.
+    return torch.device("cpu") if device.type == "cpu" else device
 
 
 def load_test_images(clf: Classifier, run: RunDirectory | None, name: str | None) -> ImageSet:

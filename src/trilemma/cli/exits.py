@@ -24,7 +24,9 @@ TRAINING_FAILED = 3
 INTERRUPTED = 130
 # ClickException. Newer versions of typer contain a copy of click, so the class is looked up through typer itself.
 COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
-_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 class OneLineErrors(TyperGroup):

@@ -55,20 +55,17 @@ def entries(kind: str) -> list[dict[str, str]]:
 
 
 def _recipes() -> list[dict[str, str]]:
-    import yaml
-
-    from trilemma.config.recipe import recipe_names, recipe_text
+    from trilemma.config.recipe import recipe_names, recipe_text, recipe_tree
 
     rows = []
     for name in recipe_names():
-        # Parsed as plain YAML, because validation would import the method, and torch with it.
-        text = recipe_text(name)
-        tree, first = yaml.safe_load(text), text.splitlines()[0]
+        # Without validation, which would import the method, and torch with it.
+        tree, first = recipe_tree(name), recipe_text(name).splitlines()[0]
         rows.append(
             {
                 "name": name,
                 "summary": first.lstrip("# ") if first.startswith("#") else "",
-                "data": tree.get("data", {}).get("name", "digits"),
+                "data": _name(tree.get("data", "digits")),
                 "method": _name(tree["method"]),
                 "network": _name(tree["network"]),
             }

@@ -18,6 +18,7 @@ from trilemma.cli.generate import generate
 from trilemma.cli.list import list_
 from trilemma.cli.predict import predict
 from trilemma.cli.quickstart import quickstart
+from trilemma.cli.recipe import recipe
 from trilemma.cli.report import report
 from trilemma.cli.train import train
 from trilemma.cli.validate import validate
@@ -42,6 +43,7 @@ app.command()(compare)
 app.command()(report)
 app.command()(export)
 app.command("list")(list_)
+app.command()(recipe)
 app.command()(validate)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from trilemma.cli.common import (
+    MAX_SEED,
     Device,
     Json,
     Overrides,
@@ -38,7 +39,7 @@ def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, option("--out DIR", "run folder  [default: runs/RECIPE]")] = None,
     resume: Annotated[bool, option("--resume", "resume the run in that folder")] = False,
-    seed: Annotated[int | None, option("--seed N", "short for training.seed=N", min=0)] = None,
+    seed: Annotated[int | None, option("--seed N", "short for training.seed=N", min=0, max=MAX_SEED)] = None,
     device: Device = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -57,7 +58,7 @@ def train(
     if resume and out is None and folder.is_dir():
         out, recipe = folder, str(RunDirectory.open(folder).config_file)
     out = out or default_out(recipe)
-    settings = parse_overrides(overrides or ()) | ({} if seed is None else {"training.seed": seed})
+    settings = parse_overrides([*(overrides or ()), *([] if seed is None else [f"training.seed={seed}"])])
     # Reports a mistake in the config before torch and the data are loaded.
     load_config(recipe, settings)
     if resume:

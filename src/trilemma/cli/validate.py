@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from trilemma.cli.common import Device, Json, Overrides, Recipe, print_error, print_json, print_table
 from trilemma.config.recipe import load_config
 from trilemma.errors import ConfigError
+from trilemma.units import byte_size, duration
 
-LABELS = {
-    "parameters": "parameters",
-    "macs": "MACs per image",
-    "forward_passes_per_image": "forward passes per training image",
-    "steps": "steps",
-    "seconds_per_step": "seconds per step",
-    "hours": "hours",
-    "memory_gb": "memory, GB",
-    "disk_gb": "disk, GB",
+# Keys of an estimate, with the words for them and for their values.
+LABELS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "parameters": ("parameters", lambda count: f"{count:,}"),
+    "macs": ("MACs per image", lambda count: _in_millions(count)),
+    "forward_passes_per_image": ("forward passes per training image", lambda count: f"{count:g}"),
+    "steps": ("steps", lambda count: f"{count:,}"),
+    "seconds_per_step": ("time per step", duration),
+    "hours": ("time in all, on this {device}", lambda hours: duration(3600 * hours)),
+    "memory_gb": ("memory", lambda size: byte_size(1e9 * size)),
+    "disk_gb": ("disk", lambda size: byte_size(1e9 * size)),
 }
 
 
@@ -55,15 +58,16 @@ def validate(
 
 def estimates(result: dict[str, Any]) -> list[dict[str, str]]:
     """Returns the values of an estimate as table rows; values that could not be estimated are left out."""
+    device = "GPU" if str(result.get("device")).startswith("cuda") else "CPU"
     return [
-        {"estimate": label, "value": _readable(result[key])}
-        for key, label in LABELS.items()
+        {"estimate": label.format(device=device), "value": words(result[key])}
+        for key, (label, words) in LABELS.items()
         if result.get(key) is not None
     ]
 
 
-def _readable(value: float) -> str:
+def _in_millions(count: int) -> str:
     for limit, unit in ((1e9, "G"), (1e6, "M")):
-        if value >= limit:
-            return f"{value / limit:.4g} {unit}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+        if count >= limit:
+            return f"{count / limit:.4g} {unit}"
+    return f"{count:,}"

@@ -25,7 +25,9 @@ def one_line(error: ValidationError, tree: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in location) or "recipe"
     if first["type"] == "extra_forbidden":
         allowed = list(_section_class(location[:-1], tree).model_fields)
-        text = f"{key}: unknown key.{_did_you_mean(location, allowed, tree)} Allowed here: {', '.join(allowed)}"
+        text = (
+            f"{key}: unknown key.{_did_you_mean(location, allowed, tree)} Allowed here: {', '.join(allowed)}"
+        )
     elif first["type"] == "missing":
         text = f"{key}: missing; every recipe needs it"
     else:
@@ -84,7 +86,9 @@ def _dotted_keys(tree: Mapping[str, Any]) -> Iterator[list[str]]:
     chosen = {"network": NETWORKS, "method": METHODS}
     shared = {name: model for name, model in sections.items() if model is not None and name not in chosen}
     lacking = [name for name in shared if name not in tree and Config.model_fields[name].default is None]
-    yield [f"{name}.{key}" for name, model in shared.items() if name not in lacking for key in model.model_fields]
+    yield [
+        f"{name}.{key}" for name, model in shared.items() if name not in lacking for key in model.model_fields
+    ]
     for section, registry in chosen.items():
         name = _name(tree, section)
         try:

@@ -49,7 +49,9 @@ def apply_overrides(tree: dict[str, Any], flat: Mapping[str, Any]) -> None:
         ConfigError: a key below a single value.
     """
     # A section as a whole first, then names, so that neither removes a key that is given beside it.
-    for dotted, value in sorted(flat.items(), key=lambda item: ("." in item[0], not item[0].endswith(".name"))):
+    for dotted, value in sorted(
+        flat.items(), key=lambda item: ("." in item[0], not item[0].endswith(".name"))
+    ):
         *parents, leaf = dotted.split(".")
         node = tree
         for depth, parent in enumerate(parents):

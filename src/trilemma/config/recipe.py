@@ -84,7 +84,7 @@ def recipe_tree(recipe: str, derived: tuple[str, ...] = ()) -> dict[str, Any]:
     if dotted := next((key for key in tree if "." in key), None):
         section, _, key = dotted.partition(".")
         raise ConfigError(
-            f"{recipe}: {dotted}: keys with dots are for the command line; in a file write it as {section}: {{{key}: ...}}"
+            f"{recipe}: {dotted}: keys with dots are for the command line; in a file write {section}: {{{key}: ...}}"
         )
     if BASE not in tree:
         return tree
@@ -185,7 +185,9 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | Iterable[str] = ()) 
     tree = recipe_tree(recipe)
     flat = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
     if BASE in flat:
-        raise ConfigError(f"{BASE}={flat[BASE]}: a base is a key of recipe files; train the other recipe instead")
+        raise ConfigError(
+            f"{BASE}={flat[BASE]}: a base is a key of recipe files; train the other recipe instead"
+        )
     apply_overrides(tree, flat)
     return build_config(tree, recipe)
 
@@ -193,3 +195,14 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | Iterable[str] = ()) 
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML, loadable by :func:`load_config`."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def flatten_config(config: Config) -> dict[str, Any]:
+    """The resolved configuration by dotted key; an absent section is one key with ``None``."""
+    flat: dict[str, Any] = {}
+    for name, section in config.model_dump(mode="json").items():
+        if isinstance(section, dict):
+            flat |= {f"{name}.{key}": value for key, value in section.items()}
+        else:
+            flat[name] = section
+    return flat

@@ -15,8 +15,8 @@ from trilemma.units import DECIMAL
 _INT, _FLOAT, _BOOL = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool"
 _NULL, _MERGE, _TEXT = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
 _AMBIGUOUS = "!ambiguous"
-# Plain values by their pattern, as in YAML 1.2. The ambiguous ones are truth values, or numbers of another base, in YAML
-# 1.1 and texts in YAML 1.2: either reading would surprise half of the readers.
+# Plain values by their pattern, as in YAML 1.2. The ambiguous ones are truth values, or numbers of another base, in
+# YAML 1.1 and texts in YAML 1.2: either reading would surprise half of the readers.
 _PATTERNS = {
     _NULL: r"~|null|Null|NULL|",
     _BOOL: r"true|True|TRUE|false|False|FALSE",
@@ -124,7 +124,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 def _load(text: str) -> Any:
     # A subclass of SafeLoader.
-    return yaml.load(text, Loader=_Loader)  # noqa: S506
+    return yaml.load(text, Loader=_Loader)
 
 
 def parse_value(text: str, where: str) -> Any:

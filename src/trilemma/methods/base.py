@@ -247,6 +247,19 @@ class Method(ABC):
         """
 
 
+def check_state(name: str, state: object) -> MethodState:
+    """Checks what ``init_state`` of the method ``name`` returned, and returns it.
+
+    Raises:
+        ConfigError: no :class:`MethodState`.
+    """
+    if not isinstance(state, MethodState):
+        raise ConfigError(
+            f"method {name!r}: init_state returned {type(state).__name__}; it returns a MethodState"
+        )
+    return state
+
+
 def check_step(name: str, step: object) -> Step:
     """Checks what ``terms`` of the method ``name`` returned, and returns it.
 

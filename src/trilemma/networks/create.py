@@ -41,13 +41,23 @@ def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, 
     }
     network = call_registered(f"network {options.name!r}", NETWORKS.get(options.name), **settings)
     if not NETWORKS.row(options.name).built_in:
-        _check_network(options.name, network, num_classes, image_shape)
+        check_outputs(options.name, network, num_classes, image_shape)
     assert isinstance(network, nn.Module)
     return network
 
 
-def _check_network(name: str, network: object, num_classes: int, image_shape: tuple[int, int, int]) -> None:
-    """Checks on two black images that a user's network is a module that returns one logit per class."""
+def check_outputs(name: str, network: object, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+    """Checks on two black images that a network is a module that returns one logit per class.
+
+    Args:
+        name: the network's name, for messages.
+        network: what its function returned.
+        num_classes: K.
+        image_shape: ``(C, H, W)``.
+
+    Raises:
+        ConfigError: it is no module, fails for such images, or returns something else.
+    """
     if not isinstance(network, nn.Module):
         raise ConfigError(
             f"network {name!r}: returned a {type(network).__name__}; its function returns a torch.nn.Module"

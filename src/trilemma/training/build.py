@@ -11,7 +11,6 @@ from torch import nn
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import set_batch_norm_momentum
 from trilemma.config.config import Config
-from trilemma.config.registry import NETWORKS
 from trilemma.config.sections import AugmentationConfig, UpdateConfig
 from trilemma.data.augmentation import Augmentation, default_augmentation
 from trilemma.data.image_set import ImageSet, Splits
@@ -42,17 +41,6 @@ def build_classifier(config: Config, train: ImageSet) -> Classifier:
     if config.training.bn_momentum is not None:
         set_batch_norm_momentum(network, config.training.bn_momentum)
     return wrap_network(config, network, train.num_classes, train.image_shape, train.class_names)
-
-
-def check_network(config: Config, train: ImageSet) -> None:
-    """Builds the network once if it is a user's own, so that its mistakes are reported before anything is written.
-
-    Raises:
-        ConfigError: as of :func:`trilemma.networks.create.create_network`.
-    """
-    if not NETWORKS.row(config.network.model_dump()["name"]).built_in:
-        with torch.random.fork_rng(devices=()):
-            create_network(config.network, train.num_classes, train.image_shape)
 
 
 def wrap_network(

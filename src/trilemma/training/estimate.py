@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.memory_format import preferred_memory_format, set_memory_format
 from trilemma.config.config import Config
 from trilemma.config.registry import DATASETS
 from trilemma.data.cache import cache_folder
 from trilemma.data.catalogue import Dataset, find_dataset
+from trilemma.data.image_set import Splits
 from trilemma.errors import TrilemmaError
-from trilemma.methods.creation import create_from_config
 from trilemma.networks.cost import count_macs, count_parameters
-from trilemma.networks.create import create_network
+from trilemma.networks.create import check_outputs, create_network
 from trilemma.training import build
-from trilemma.training.start import check_compatible, first_stage, load_start, provenance
+from trilemma.training.checks import check_run
+from trilemma.training.devices import check_devices
+from trilemma.training.start import check_start, first_stage, load_start, provenance
+from trilemma.units import byte_size
 
 # Largest number of multiply-accumulates of a timed forward pass: one or two seconds on a small CPU.
 MAX_TIMED_MACS = 40e9
 BYTES_PER_VALUE = 4
+# Class names in the check of the data.
+CLASSES_SHOWN = 5
 
 
 def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
@@ -36,22 +41,27 @@ def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Returns:
-        ``checks``: list of ``{"name", "ok", "message"}``. Unless the check of the data fails, also ``parameters``,
-        ``macs`` (per image and forward pass), ``forward_passes_per_image`` (see :func:`forward_passes`), ``steps``,
-        ``seconds_per_step``, ``hours``, ``memory_gb`` and ``disk_gb``.
+        ``checks``: list of ``{"name", "ok", "message"}``. Unless the check of the data fails, also ``device``,
+        ``parameters``, ``macs`` (per image and forward pass), ``forward_passes_per_image`` (see
+        :func:`forward_passes`), ``steps``, ``seconds_per_step``, ``hours``, ``memory_gb`` and ``disk_gb``.
     """
-    checks = [_check_device(device)]
-    data, message = _data(config)
-    checks.append({"name": "data", "ok": data is not None, "message": message})
-    if data is None:
+    chosen, check = _check_device(config, device)
+    checks = [check]
+    known, splits, message = _data(config)
+    checks.append({"name": "data", "ok": known is not None, "message": message})
+    if known is None:
         return {"checks": checks}
-    classes, shape, images = data
-    resolved_device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    create_from_config(config)
-    network = create_network(config.network, classes, shape).to(resolved_device if checks[0]["ok"] else "cpu")
-    macs, parameters = count_macs(network, shape), count_parameters(network)
+    classes, shape, images = known
     if config.training.start is not None:
-        checks.append(_check_start(config, build.wrap_network(config, network, classes, shape)))
+        checks.append(_check("start", lambda: _describe_start(config, splits)))
+    if splits is not None and checks[-1]["ok"]:
+        together = "network, method and batch work together"
+        checks.append(_check("run", lambda: check_run(config, splits), together))
+    network = create_network(config.network, classes, shape)
+    # Before the shapes are propagated, where a network that cannot take them raises an exception of its own.
+    check_outputs(config.network.model_dump()["name"], network, classes, shape)
+    network.to(chosen)
+    macs, parameters = count_macs(network, shape), count_parameters(network)
     passes = forward_passes(config)
     batch = config.training.batch_size
     steps = config.training.epochs * (images // batch) * config.method.repeats
@@ -59,11 +69,12 @@ def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
     memory = _memory_gb(config, network, shape, parameters, images)
     disk = _disk_gb(config, parameters, shape)
     checks.append(_check_disk(disk))
-    checks.append({"name": "steps", "ok": steps > 0, "message": f"{steps:,} steps of {batch} images"})
+    if splits is None or steps > 0:
+        checks.append({"name": "steps", "ok": steps > 0, "message": f"{steps:,} steps of {batch} images"})
     return {
-        "checks": checks, "parameters": parameters, "macs": macs, "forward_passes_per_image": passes,
-        "steps": steps, "seconds_per_step": seconds, "hours": steps * seconds / 3600,
-        "memory_gb": memory, "disk_gb": disk,
+        "checks": checks, "device": str(chosen), "parameters": parameters, "macs": macs,
+        "forward_passes_per_image": passes, "steps": steps, "seconds_per_step": seconds,
+        "hours": steps * seconds / 3600, "memory_gb": memory, "disk_gb": disk,
     }  # fmt: skip
 
 
@@ -85,29 +96,49 @@ def forward_passes(config: Config) -> int:
     return walks + method.extra_forwards + loss * (1 if config.update.name == "plain" else 2)
 
 
-def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None, str]:
-    """Returns classes, image shape and number of training images, and a message; downloads nothing.
+def _check(name: str, check: Callable[[], str | None], message: str = "") -> dict[str, Any]:
+    """Returns the outcome of ``check``: its message, or that of the error it raises."""
+    try:
+        return {"name": name, "ok": True, "message": check() or message}
+    except TrilemmaError as error:
+        return {"name": name, "ok": False, "message": str(error)}
 
-    The first value is ``None`` if they are not known; the message then says why.
+
+def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None, Splits | None, str]:
+    """Returns classes, image shape and number of training images, the images, and a message; downloads nothing.
+
+    The first value is ``None`` if they are not known; the message then says why. The second is ``None`` as long as the
+    images are not there.
     """
     section = config.data
     known = find_dataset(section.name) if section.name in DATASETS else None
     if known is not None and known.archives and section.root is None and not _in_cache(section.name, known):
         if known.num_classes is None or known.image_shape is None or known.train_images is None:
-            return (
-                None,
-                f"{section.name}: not downloaded yet, and its registry row does not state shape and counts",
-            )
+            reason = "not downloaded yet, and its registry row does not state shape and counts"
+            return None, None, f"{section.name}: {reason}"
         channels, *side = known.image_shape
         images = section.train_images or known.train_images
+        if not known.num_classes <= images <= known.train_images:
+            allowed = f"{known.num_classes} to {known.train_images}"
+            return None, None, f"data.train_images is {images}; {section.name} needs a number from {allowed}"
         height, width = (section.size, section.size) if section.size else side
         message = f"{section.name} will be downloaded when training starts"
-        return (known.num_classes, (channels, height, width), images), message
+        return (known.num_classes, (channels, height, width), images), None, message
     try:
-        train = build.build_data(config).train
+        splits = build.build_data(config)
     except TrilemmaError as error:
-        return None, str(error)
-    return (train.num_classes, train.image_shape, len(train)), f"{train.name}: {len(train):,} training images"
+        return None, None, str(error)
+    train = splits.train
+    return (train.num_classes, train.image_shape, len(train)), splits, _describe_data(splits)
+
+
+def _describe_data(splits: Splits) -> str:
+    """Returns the name of the data, the size of every part, and the first class names."""
+    train = splits.train
+    counts = ", ".join(f"{len(part):,} {part.split}" for part in (train, splits.held_out, splits.test))
+    names = ", ".join(train.class_names[:CLASSES_SHOWN])
+    more = ", ..." if train.num_classes > CLASSES_SHOWN else ""
+    return f"{train.name}: {counts} images in {train.num_classes} classes ({names}{more})"
 
 
 def _in_cache(name: str, dataset: Dataset) -> bool:
@@ -115,34 +146,28 @@ def _in_cache(name: str, dataset: Dataset) -> bool:
     return all((folder / archive.file).is_file() for archive in dataset.archives)
 
 
-def _check_device(device: str) -> dict[str, Any]:
-    try:
-        probe = torch.empty(
-            0,
-            device="cuda"
-            if device == "auto" and torch.cuda.is_available()
-            else device.replace("auto", "cpu"),
-        )
-    except (RuntimeError, AssertionError) as error:
-        return {"name": "device", "ok": False, "message": f"{device}: {str(error).splitlines()[0]}"}
-    threads = f", {torch.get_num_threads()} threads" if probe.device.type == "cpu" else ""
-    return {"name": "device", "ok": True, "message": f"{probe.device}{threads}"}
+def _check_device(config: Config, device: str) -> tuple[torch.device, dict[str, Any]]:
+    """Returns the device, the CPU if it does not exist, and the outcome of the check."""
+    chosen = torch.device("cpu")
+
+    def check() -> str:
+        nonlocal chosen
+        chosen = torch.device(check_devices(config, device))
+        return f"{chosen}, {torch.get_num_threads()} threads" if chosen.type == "cpu" else str(chosen)
+
+    outcome = _check("device", check)
+    return chosen, outcome
 
 
-def _check_start(config: Config, clf: Classifier) -> dict[str, Any]:
-    """Checks ``training.start``: the recipe of a first stage, or initial weights that fit ``clf``."""
+def _describe_start(config: Config, splits: Splits | None) -> str:
+    """Checks ``training.start`` against the training images, if they are there, and returns what it is."""
     start = str(config.training.start)
-    try:
-        stage = first_stage(config)
-        if stage is not None:
-            message = f"{start} is trained first ({stage.training.epochs} epochs), which is not counted here"
-        else:
-            initial = load_start(start)
-            check_compatible(clf, initial, start)
-            message = f"weights of {start}{provenance(initial)}"
-    except TrilemmaError as error:
-        return {"name": "start", "ok": False, "message": str(error)}
-    return {"name": "start", "ok": True, "message": message}
+    if splits is not None:
+        check_start(config, splits.train)
+    stage = first_stage(config)
+    if stage is not None:
+        return f"{start} is trained first ({stage.training.epochs} epochs), which is not counted here"
+    return f"weights of {start}{provenance(load_start(start))}"
 
 
 def _check_disk(needed_gb: float) -> dict[str, Any]:
@@ -150,7 +175,7 @@ def _check_disk(needed_gb: float) -> dict[str, Any]:
     return {
         "name": "disk",
         "ok": free > needed_gb,
-        "message": f"{free:.1f} GB free in the current folder, about {needed_gb:.2f} GB needed",
+        "message": f"{byte_size(1e9 * free)} free in the current folder, about {byte_size(1e9 * needed_gb)} needed",
     }
 
 

@@ -10,8 +10,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import Config
 from trilemma.data.image_set import ImageSet
 from trilemma.data.loader import Loader
-from trilemma.errors import ConfigError
-from trilemma.methods.base import Method, MethodState
+from trilemma.methods.base import Method, check_state
 from trilemma.monitors.watch import Watch
 from trilemma.training import build
 from trilemma.updates.ema import EMA
@@ -48,12 +47,7 @@ class TrainingState:
     ) -> None:
         decay = config.training.ema
         self.clf = clf
-        self.method_state = method.init_state(clf, train, seed)
-        if not isinstance(self.method_state, MethodState):
-            kind = type(self.method_state).__name__
-            raise ConfigError(
-                f"method {config.method.name!r}: init_state returned {kind}; it returns a MethodState"
-            )
+        self.method_state = check_state(config.method.name, method.init_state(clf, train, seed))
         self.method_state.to(clf.device)
         self.optimiser = build.build_optimiser(config, clf, self.method_state.parameters())
         self.ema = EMA(clf, decay) if decay is not None else None

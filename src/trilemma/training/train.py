@@ -11,18 +11,19 @@ import torch
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.load import load
 from trilemma.config.config import Config
-from trilemma.config.recipe import load_config
+from trilemma.config.recipe import flatten_config, load_config
 from trilemma.data.image_set import Splits
 from trilemma.errors import ConfigError, RunError
-from trilemma.methods.creation import create_from_config
 from trilemma.runs.run_directory import RunDirectory
-from trilemma.training.build import build_data, check_network
+from trilemma.training.build import build_data
+from trilemma.training.checks import check_run
+from trilemma.training.devices import check_devices
 from trilemma.training.interrupt import stop_on_signals
 from trilemma.training.loop import Loop
 from trilemma.training.progress import reporter
 from trilemma.training.record import Record
 from trilemma.training.run import Run
-from trilemma.training.start import check_start, first_stage, load_start
+from trilemma.training.start import first_stage, load_start
 
 
 def train(
@@ -54,6 +55,7 @@ def train(
         KeyboardInterrupt: SIGINT or SIGTERM, after the state was saved.
     """
     config = recipe if isinstance(recipe, Config) else load_config(recipe, overrides)
+    check_devices(config, device)
     name = (
         "run"
         if isinstance(recipe, Config)
@@ -77,9 +79,7 @@ def train(
         RunDirectory.check_unused(path)
     data = build_data(config)
     if run is None or not run.state_file.is_file():
-        check_network(config, data.train)
-        check_start(config, data.train)
-        create_from_config(config).check(data.train)
+        check_run(config, data)
     # Further processes start here: each runs the program from its beginning up to this line. They too check that the
     # folder is unused, so the folder is created after this line.
     fabric = _launch_fabric(config, device)
@@ -141,19 +141,24 @@ def _check_same_config(run: RunDirectory, config: Config) -> None:
     """Checks that ``config`` is the configuration of ``run``, except for devices and time limit.
 
     Raises:
-        ConfigError: they differ.
+        ConfigError: they differ; the message has the first key that does, and both values.
     """
-    saved = run.config().model_dump(mode="json")
-    given = config.model_dump(mode="json")
+    saved, given = (flatten_config(c) for c in (run.config(), config))
     # Neither of these changes the result of a step.
-    for tree in (saved, given):
-        del tree["devices"], tree["training"]["max_minutes"]
-    for section in given:
-        if given[section] != saved[section]:
-            raise ConfigError(
-                f"{run.path}: cannot resume with another {section!r} than the run was started with "
-                f"(saved: {saved[section]}, given: {given[section]}); use the run's own config.yaml, or a new --out"
-            )
+    different = [
+        key
+        for key in sorted(saved.keys() | given.keys())
+        if key not in ("devices", "training.max_minutes") and saved.get(key) != given.get(key)
+    ]
+    if not different:
+        return
+    # A name decides which keys its section has.
+    key = next((key for key in different if key.endswith(".name")), different[0])
+    more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+    raise ConfigError(
+        f"{run.path}: cannot resume with {key}={given.get(key)}: the run was started with {key}={saved.get(key)}"
+        f"{more}; leave it as it was, or give another --out for a new run"
+    )
 
 
 def _launch_fabric(config: Config, device: str) -> Any:
@@ -162,7 +167,9 @@ def _launch_fabric(config: Config, device: str) -> Any:
     from lightning_fabric import Fabric
 
     accelerator, _, device_index = device.partition(":")
-    devices: Any = [int(device_index)] if device_index else config.devices
+    # Every CPU device is the same one.
+    single = bool(device_index) and accelerator != "cpu"
+    devices: Any = [int(device_index)] if single else config.devices
     precision: Any = "bf16-mixed" if config.training.precision == "bf16" else "32-true"
     strategy = "ddp" if config.devices > 1 else "auto"
     fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
