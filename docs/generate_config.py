@@ -60,11 +60,20 @@ HEAD = """# Configuration keys
 
 A recipe is a YAML file with the sections below. On the command line a key is written with dots,
 `training.epochs=5`. An unknown key, a wrong type or an impossible combination is reported before any work begins.
+`trilemma recipe digits/pgd-at` prints a packaged recipe, and with `--resolved` every key of it; `trilemma validate`
+makes all checks that `train` makes before its first step, and estimates time, memory and disk.
 
 - *Pixel units* are those of images in [0, 1]: `8/255` is eight grey levels of an 8-bit image. A *pixel length* is
   kept exactly as written, `8/255` or `0.3`.
 - Every recipe needs `network` and `method`. A section with a name and no other key may be written as the name:
   `method: trades`.
+- A recipe may change another one. With `base: digits/pgd-at` (a packaged recipe, or a path relative to the file) it
+  states only what differs: sections are merged key by key, `null` in place of a section removes it, and another
+  `method.name` or `network.name` drops the options of the former one. Bases may have bases. A run's `config.yaml`
+  holds the resolved recipe.
+- Every value has one reading. Numbers are decimal, truth values are `true` and `false`; `yes`, `010`, `0x10`, `1_000`,
+  `1:30` and `.inf`, which YAML versions read differently, are refused, and so is a key that is given twice. Files
+  are UTF-8.
 - `null` as a default means: none, or (for `attack` and `sampler`) the method's default, see
   [the last table](#attack-and-sampler-defaults).
 """

@@ -1,4 +1,4 @@
-"""Exact lengths in pixel units, written as in papers (``8/255``) and parsed as fractions."""
+"""Exact lengths in pixel units (``8/255``), parsed as fractions; durations and sizes in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field
 
 from trilemma.errors import ConfigError
-
 
 # A decimal number without leading zeros or underscores, which Python and YAML 1.1 read in several ways.
 DECIMAL = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -133,3 +132,26 @@ def number(where: str, name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ConfigError(f"{where}: {name}={value!r}; must be a finite number")
     return float(value)
+
+
+_DURATIONS = ((365.25 * 86400, "year"), (86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+
+def duration(seconds: float) -> str:
+    """A duration in words with two digits: ``"2 years"``, ``"1.5 hours"``, ``"45 seconds"``, ``"0.12 seconds"``."""
+    # Fewer than two of a unit are more readable in the next smaller one: 90 seconds, 36 hours.
+    size, unit = next(((size, unit) for size, unit in _DURATIONS if seconds >= 2 * size), _DURATIONS[-1])
+    text = _two_digits(seconds / size)
+    return f"{text} {unit}" if text == "1" else f"{text} {unit}s"
+
+
+def byte_size(size: float) -> str:
+    """A number of bytes in words with two digits: ``"4.2 GB"``, ``"310 MB"``."""
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if size >= limit:
+            return f"{_two_digits(size / limit)} {unit}"
+    return f"{_two_digits(size / 1e3)} kB"
+
+
+def _two_digits(value: float) -> str:
+    return f"{round(value):,}" if value >= 9.95 else f"{value:.2g}"

@@ -77,7 +77,7 @@ def test_an_unknown_key_names_itself_the_nearest_and_what_is_allowed(change, mes
             ("training.select:", "'auto', 'clean', 'pgd-10' or 'last'", "got 'best'"),
         ),
         ({"training": 5}, ("training:", "dictionary", "got 5")),
-        ({"threat": {"norm": "l1", "radius": 1}}, ("threat.norm:", "'linf' or 'l2'", "got 'l1'")),
+        ({"threat": {"norm": "l1", "radius": 1}}, ("threat.norm:", "choose one of linf, l2", "got 'l1'")),
         ({"threat": {"radius": "8/0"}}, ("threat.radius:", "'8/0' is not a number such as 0.03 or '8/255'")),
         ({"threat": {"radius": -1}}, ("threat.radius:", "-1 must be above 0")),
         ({"attack": {"steps": 0}}, ("attack.steps:", "greater than 0", "got 0")),

@@ -280,7 +280,7 @@ def other_classes(num_classes: int, in_channels: int) -> nn.Module:
         (no_channels, "got an unexpected keyword argument 'in_channels'"),
         (no_module, "returned a builtin_function_or_method; its function returns a torch.nn.Module"),
         (feature_maps, r"returned \[2, 10, 6, 6\] for 2 images and 10 classes"),
-        (other_images, r"cannot classify images of shape \(1, 8, 8\): mat1 and mat2 shapes"),
+        (other_images, r"cannot classify images of shape \(1, 8, 8\): RuntimeError: mat1 and mat2 shapes"),
         (other_classes, r"returned \[2, 7\] for 2 images and 10 classes"),
     ],
 )

@@ -9,7 +9,7 @@ from torch import nn
 
 from trilemma.config.plug_ins import call_registered
 from trilemma.config.registry import NETWORKS
-from trilemma.errors import ConfigError
+from trilemma.errors import ConfigError, describe
 
 
 def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -66,9 +66,10 @@ def check_outputs(name: str, network: object, num_classes: int, image_shape: tup
     try:
         with torch.no_grad():
             logits = network.eval()(torch.zeros(2, *image_shape))
-    except (RuntimeError, ValueError, IndexError) as error:
+    # Any exception: it comes from the user's code, or from a library's.
+    except Exception as error:
         raise ConfigError(
-            f"network {name!r}: cannot classify images of shape {image_shape}: {str(error).splitlines()[0]}"
+            f"network {name!r}: cannot classify images of shape {image_shape}: {describe(error)}"
         ) from error
     finally:
         network.train(was_training)

@@ -6,7 +6,7 @@ import torch
 
 from trilemma.config.config import Config
 from trilemma.data.image_set import ImageSet, Splits
-from trilemma.errors import ConfigError
+from trilemma.errors import ConfigError, NetworkError
 from trilemma.methods.base import check_state, check_step
 from trilemma.methods.creation import create_from_config
 from trilemma.networks.create import check_outputs
@@ -62,7 +62,7 @@ def _try_step(config: Config, train: ImageSet) -> None:
         try:
             points = method.points(clf, batch, state)
             step = check_step(config.method.name, method.terms(clf, points, state))
-        except ValueError as error:
+        except NetworkError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise ConfigError(
