@@ -104,6 +104,6 @@ def test_a_data_set_is_accepted_by_a_recipe_and_known(name: str) -> None:
 
 @pytest.mark.parametrize("name", PROTOCOLS.names())
 def test_a_protocol_is_created_with_a_version(name: str) -> None:
-    example = {"ood": "ood:uniform-noise", "attack": "attack:fgsm"}.get(name, name)
+    example = {"ood": "ood:uniform-noise", "attack": "attack:fgsm", "top": "top:5"}.get(name, name)
     protocol = PROTOCOLS.get(example)
     assert isinstance(protocol, Protocol) and protocol.version >= 1

@@ -16,8 +16,8 @@ from trilemma.evaluation.protocol import ACCURACY, Protocol, Request
 from trilemma.metrics.accuracy import wilson_interval
 
 KEYS = {
-    "protocol", "version", "quantity", "better", "value", "lower", "upper", "also", "count", "data", "threat", "seed",
-    "checkpoint", "seconds", "device", "trilemma", "torch", "facts", "lint",
+    "protocol", "version", "quantity", "better", "value", "lower", "upper", "chance", "also", "count", "data", "threat",
+    "seed", "checkpoint", "seconds", "device", "trilemma", "torch", "facts", "lint",
 }  # fmt: skip
 # Protocols with a blank to fill, those whose value is no share of right images, long ones, and the one that takes only
 # random networks have their own tests.
@@ -54,6 +54,7 @@ def test_every_protocol_gives_a_whole_row(name, clf, grey):
     assert set(row) == KEYS
     assert (row["protocol"], row["version"], row["count"], row["seed"]) == (name, found.version, 6, 3)
     assert 0 <= row["lower"] <= row["value"] <= row["upper"] <= 1
+    assert row["chance"] == 0.5
     assert (row["quantity"], row["better"], row["also"]) == ("accuracy", "higher", {})
     assert row["data"]["images"] == "first 6 of 10, stratified order"
     assert row["threat"] == ({"norm": "linf", "radius": "8/255"} if found.needs_threat else None)

@@ -156,13 +156,17 @@ def _check_out(run: RunDirectory | None, out: Path | None, resume: bool) -> None
 
 
 def _print(rows: Rows) -> None:
-    """Prints accuracies in one table and all other quantities in a second one."""
+    """Prints accuracies in one table and all other quantities in a second one, each with the notes of its rows."""
     accuracies = {name: row for name, row in rows.items() if row["quantity"] == "accuracy"}
-    print_table(_accuracy_table(accuracies))
-    for name, row in accuracies.items():
-        if "note" in row["facts"]:
-            print(f"{name}: {row['facts']['note']}")
-    print_table(_measure_table([row for name, row in rows.items() if name not in accuracies]))
+    others = {name: row for name, row in rows.items() if name not in accuracies}
+    for part, table in (
+        (accuracies, _accuracy_table(accuracies)),
+        (others, _measure_table([*others.values()])),
+    ):
+        print_table(table)
+        for name, row in part.items():
+            if "note" in row["facts"]:
+                print(f"{name}: {row['facts']['note']}")
 
 
 def _accuracy_table(rows: Rows) -> list[dict[str, Any]]:
@@ -171,6 +175,7 @@ def _accuracy_table(rows: Rows) -> list[dict[str, Any]]:
         {
             "protocol": name.removesuffix("@last"),
             "accuracy": percent(row["value"]),
+            "chance": None if row.get("chance") is None else percent(row["chance"]),
             "95 % interval": None
             if row["lower"] is None
             else f"{percent(row['lower'])} to {percent(row['upper'])}",

@@ -420,6 +420,17 @@ PROTOCOLS = Registry(
             "one run of a registered attack (including a user's own) or of a preset of diagnose",
             blank="NAME",
         ),
+        "classes": Row(
+            "trilemma.evaluation.protocols.classes:classes",
+            "accuracy of each class, their mean as the value, and the confusion matrix",
+            cost="1",
+        ),
+        "top": Row(
+            "trilemma.evaluation.protocols.classes:top",
+            "share of images whose label is among the K classes with the largest logits",
+            cost="1",
+            blank="K",
+        ),
         "screen": Row(
             "trilemma.evaluation.protocols.autoattack:screen",
             "an estimate of autoattack-standard at 1/15 of its cost; refuses classifiers of single-step training",

@@ -21,7 +21,16 @@ from trilemma.data.image_set import ImageSet, Splits
 from trilemma.data.sources import load_images
 from trilemma.errors import CheckpointError, ConfigError, DataError, ImageError, NetworkError
 from trilemma.evaluation.lint.rows import add_lint, lint_data, print_findings
-from trilemma.evaluation.protocol import Measurement, Protocol, Request, ResumeState, Verdicts, find_protocol
+from trilemma.evaluation.protocol import (
+    ACCURACY,
+    Measurement,
+    Protocol,
+    Request,
+    ResumeState,
+    Verdicts,
+    find_protocol,
+)
+from trilemma.metrics.accuracy import chance
 from trilemma.progress import bar
 from trilemma.runs.records import LAST, write_row
 from trilemma.runs.run_directory import RunDirectory
@@ -71,10 +80,11 @@ def evaluate(
     Returns:
         Protocol name to row: ``protocol``, ``version``, ``quantity`` (``accuracy`` in [0, 1], or another quantity of
         the protocol), ``better`` (``higher`` or ``lower``), ``value``, ``lower`` and ``upper`` (95 % interval, Wilson's
-        for an accuracy; ``None`` if unknown), ``also`` (further metrics), ``count``, ``data`` (name, split, which
-        images), ``threat`` (norm and exact radius, or ``None``), ``seed``, ``checkpoint``, ``seconds``, ``device``,
-        ``trilemma``, ``torch``, the protocol's own ``facts``, and ``lint`` (findings and number of images checked, the
-        same in every row; ``None`` without lint).
+        for an accuracy; ``None`` if unknown), ``chance`` (the value that one answer for every image can have: for an
+        accuracy the share of the most frequent class; ``None`` for other quantities), ``also`` (further metrics),
+        ``count``, ``data`` (name, split, which images), ``threat`` (norm and exact radius, or ``None``), ``seed``,
+        ``checkpoint``, ``seconds``, ``device``, ``trilemma``, ``torch``, the protocol's own ``facts``, and ``lint``
+        (findings and number of images checked, the same in every row; ``None`` without lint).
 
     Raises:
         UnknownNameError: unknown protocol.
@@ -235,6 +245,9 @@ def _row(
             result = definition.measure(replace(request, advance=advance))
     measured = _measurement(name, result, len(data))
     lower, upper = measured.interval or (None, None)
+    by_chance = measured.chance
+    if by_chance is None and definition.quantity == ACCURACY:
+        by_chance = chance(data.labels)
     return {
         "protocol": measured.name or name,
         "version": definition.version,
@@ -243,6 +256,7 @@ def _row(
         "value": measured.value,
         "lower": lower,
         "upper": upper,
+        "chance": by_chance,
         "also": dict(measured.also),
         "count": measured.count,
         "data": about,

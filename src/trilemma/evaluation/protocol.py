@@ -44,6 +44,8 @@ class Measurement:
         also: further metrics of the same protocol, displayed beside the value.
         facts: further JSON-like values for the result row.
         name: name of the result row, if it differs from the protocol name, for example where that contains a path.
+        chance: the value that the same answer for every image can have; ``None`` if it has no meaning, or for an
+            accuracy, whose value by chance is the share of the most frequent class.
     """
 
     value: float
@@ -52,6 +54,7 @@ class Measurement:
     also: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     name: str | None = None
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,18 @@ class Verdicts:
     Attributes:
         correct: bool ``[N]`` on the CPU: images that are classified correctly, also under the protocol's attack.
         facts: further JSON-like values for the result row.
+        chance: as in :class:`Measurement`.
     """
 
     correct: Tensor
     facts: Mapping[str, Any] = field(default_factory=dict)
+    chance: float | None = None
 
     def measured(self) -> Measurement:
         """The accuracy with its Wilson interval."""
         accuracy = share(self.correct)
-        return Measurement(accuracy.value, accuracy.count, (accuracy.lower, accuracy.upper), facts=self.facts)
+        interval = accuracy.lower, accuracy.upper
+        return Measurement(accuracy.value, accuracy.count, interval, facts=self.facts, chance=self.chance)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Accuracy with a confidence interval."""
+"""Accuracy with a confidence interval, the accuracy of constant answers, and the confusion matrix."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 # The 97.5 % quantile of the standard normal distribution, for two-sided 95 % intervals.
@@ -52,3 +53,32 @@ def share(verdicts: Tensor) -> Share:
     successes, count = int(verdicts.sum()), len(verdicts)
     lower, upper = wilson_interval(successes, count)
     return Share(successes / count, lower, upper, count)
+
+
+def chance(labels: Tensor, answers: int = 1) -> float:
+    """The largest accuracy that the same answer for every image can have: the share of the most frequent class.
+
+    Args:
+        labels: int64 ``[N]``, N at least 1.
+        answers: number of classes that each image may be answered with, as in top-5 accuracy.
+    """
+    counts = labels.bincount().sort(descending=True).values
+    return int(counts[:answers].sum()) / len(labels)
+
+
+def answered_classes(logits: Tensor) -> Tensor:
+    """The class with the largest logit of each image, int64 ``[N]``; -1 if a logit is not finite."""
+    return logits.argmax(1).where(torch.isfinite(logits).all(1), -1)
+
+
+def confusion(answers: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Number of images by true class (rows) and answer (columns), int64 ``[K, K]``, without images that have no answer.
+
+    Args:
+        answers: int64 ``[N]``, as of :func:`answered_classes`; -1 for no answer.
+        labels: int64 ``[N]``.
+        num_classes: K.
+    """
+    answered = answers >= 0
+    pairs = labels[answered] * num_classes + answers[answered]
+    return pairs.bincount(minlength=num_classes**2).view(num_classes, num_classes)
