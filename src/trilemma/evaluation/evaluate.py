@@ -194,8 +194,8 @@ def check_output(clf: Classifier, data: ImageSet) -> None:
             if shape is None:
                 raise NetworkError(f"{data.name}: {error}") from error
             raise ImageError(
-                f"{data.name}: images are {shape_text(data.image_shape)} (C, H, W), but the network takes {shape_text(shape)}; "
-                f"{_resize(data.image_shape, shape)}"
+                f"{data.name}: images are {shape_text(data.image_shape)} (C, H, W), but the network takes "
+                f"{shape_text(shape)}; {_resize(data.image_shape, shape)}"
             ) from error
         if not bool(torch.isfinite(logits).all()):
             images = data.float_images(range(min(len(data), _FINITE_IMAGES)), device=clf.device)
