@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.quiver import Quiver
 
+from trilemma.figures.confusion import confusion_key, draw_confusion
 from trilemma.figures.energy_landscape import (
     draw_deltas,
     draw_histograms,
@@ -193,3 +194,21 @@ def test_generation_stands_at_its_values_with_less_to_the_right_and_no_invented_
     assert axes.get_xlim()[0] > 2.5 and axes.get_xlim()[1] == 0
     assert [len(container[2]) for container in axes.containers] == [1, 1]  # bars of the robust accuracy alone
     assert axes.containers[1][0].get_color() == LIGHT.runs[2]
+
+
+def test_the_confusion_matrix_shows_shares_of_true_classes_and_names_both_axes():
+    (axes,) = draw_confusion([[3, 1], [0, 0]], ["cat", "$dog$"], DARK).axes
+    np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), [[0.75, 0.25], [0, 0]])
+    assert [text.get_text() for text in axes.texts] == ["75", "25"]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [text.get_text() for text in labels] == ["cat", "$dog$"]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true class", "answered class")
+
+
+def test_a_large_confusion_matrix_has_class_numbers_and_its_key_all_names():
+    names = [f"class {k}" for k in range(100)]
+    (axes,) = draw_confusion(np.eye(100).tolist(), names).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == [str(k) for k in range(0, 100, 10)]
+    assert len(axes.texts) == 0
+    assert confusion_key(names)[42] == ("42", "class 42") and len(confusion_key(names)) == 100
+    assert confusion_key(["cat", "dog"]) == []

@@ -188,6 +188,52 @@ def test_the_title_is_the_name_of_the_folder_and_the_classes_stand_below(run_wit
     assert "10 classes: 0, 1, 2, 3, 4, 5, 6, 7 and 2 more" in header
 
 
+CHANCE_DATA = {"name": "digits", "split": "test", "images": "all 4"}
+
+
+def accuracy_row(protocol: str, value: float, **other: Any) -> dict[str, Any]:
+    return {
+        "protocol": protocol, "version": 1, "quantity": "accuracy", "better": "higher", "value": value,
+        "lower": 0.1, "upper": 0.9, "also": {}, "count": 4, "data": CHANCE_DATA, "threat": None, "seed": 0,
+        "checkpoint": {"checkpoint": "best", "data": "digits"}, "seconds": 1.0, "device": "cpu", "facts": {}, **other,
+    }  # fmt: skip
+
+
+def test_chance_stands_beside_every_accuracy_and_what_is_not_above_it_is_marked(run_without_steps, tmp_path):
+    write_row(run_without_steps, accuracy_row("clean", 0.5, chance=0.25))
+    write_row(run_without_steps, accuracy_row("top:2", 0.5, chance=0.5))
+    # a row of an early version
+    write_row(run_without_steps, accuracy_row("pgd-20", 0.1))
+    html = write_report(run_without_steps).read_text()
+    assert html.count("<small>chance: 25.0 %</small>") == 2  # at the top and in the table
+    assert html.count('<small class="alarm">not above chance: 50.0 %</small>') == 2
+    text = Page(write_comparison([run_without_steps], tmp_path / "compare.html")).text
+    assert "50.0 % (10.0 to 90.0), not above chance" in text and "chance: 25.0 %" in text
+    assert text.count("not above chance") == 1
+
+
+def test_each_class_and_the_confusion_of_classes_are_shown_worst_first(run_without_steps):
+    names = ["<cat>", "$dog$", "owl\nbird"]
+    per_class = [
+        {"class": k, "value": value, "lower": value, "upper": value, "count": 10}
+        for k, value in enumerate((0.9, 0.2, 0.6))
+    ]
+    facts = {
+        "class_names": names, "per_class": per_class, "confusion": [[9, 1, 0], [8, 2, 0], [0, 4, 6]],
+        "most_confused": [{"true": 1, "answer": 0, "count": 8}],
+    }  # fmt: skip
+    write_row(
+        run_without_steps,
+        accuracy_row("classes", 0.57, quantity="balanced accuracy", facts=facts, chance=1 / 3),
+    )
+    page = Page(write_report(run_without_steps))
+    text = " ".join(page.text.split())
+    assert page.open == [] and page.tags.count("img") == 1
+    assert (run_without_steps / "figures" / "confusion.png").is_file()
+    rows = text[text.index("Most frequent mistakes: 8 of $dog$ taken for <cat>") :]
+    assert rows.index("$dog$20.0 %") < rows.index("owl bird60.0 %") < rows.index("<cat>90.0 %")
+
+
 def test_a_page_that_cannot_be_written_is_one_clear_line(run_without_steps, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):

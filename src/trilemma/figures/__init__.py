@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trilemma.figures.confusion import draw_confusion
     from trilemma.figures.energy_landscape import draw_deltas, draw_histograms, draw_moves, draw_quiver
     from trilemma.figures.reliability import draw_reliability
     from trilemma.figures.sample_grid import draw_grid
@@ -22,6 +23,7 @@ _MODULES = {
     "DARK": "style",
     "LIGHT": "style",
     "draw_accuracy": "training_curves",
+    "draw_confusion": "confusion",
     "draw_delta_energies": "training_curves",
     "draw_deltas": "energy_landscape",
     "draw_energies": "training_curves",
@@ -40,6 +42,7 @@ __all__ = [
     "DARK",
     "LIGHT",
     "draw_accuracy",
+    "draw_confusion",
     "draw_delta_energies",
     "draw_deltas",
     "draw_energies",

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from trilemma.figures.confusion import confusion_key, draw_confusion
+from trilemma.figures.labels import one_line
 from trilemma.figures.reliability import draw_reliability, reliability_rows
 from trilemma.figures.style import render, write_pair
 from trilemma.figures.training_curves import CURVES
 from trilemma.pages.lint import lint_result
 from trilemma.pages.page import Picture, picture, write_page
-from trilemma.pages.words import class_words, facts, footer, shown_path, state_words
+from trilemma.pages.words import class_words, facts, footer, interval, shown_path, state_words
 from trilemma.runs.read import Contents, read_contents
 
 HISTOGRAMS = (
@@ -34,7 +37,10 @@ MOVES = (
     "higher density than real ones. An attack that only aims at another class ends near a boundary, where E(x) is high."
 )
 DELTAS = "Clean minus attacked, per image; dashed: the mean. Left of the line, the attack raised the energy."
+CONFUSION = "Rows are true classes, columns the answers; the diagonal is right. Colour: share of the images of a class."
 GRID = "One row per class, without selection: start images on the left, their samples in the same order on the right."
+# The protocol with the accuracy of each class.
+CLASSES = "classes"
 ENERGY_FIGURES = (("energy-histograms", HISTOGRAMS), ("energy-quiver", QUIVER))
 ATTACK_FIGURES = (("energy-attacks", MOVES), ("energy-deltas", DELTAS))
 
@@ -66,7 +72,10 @@ def write_report(run_path: str | PathLike[str], out: str | Path | None = None) -
         facts=facts(run),
         key_metrics=key_metrics(run),
         rows=[*ordered_rows(run), *last_rows(run)],
-        measures=list(run.measures.values()),
+        measures=[row for name, row in run.measures.items() if name != CLASSES],
+        classes_row=run.measures.get(CLASSES),
+        class_names=classes_of_row(run),
+        confusion=confusion_picture(run),
         others=run.others,
         reliability=reliability_picture(run),
         curves=training_pictures(run),
@@ -97,13 +106,14 @@ def last_rows(run: Contents) -> list[dict[str, Any]]:
     )
 
 
-def key_metrics(run: Contents) -> list[tuple[str, float, str]]:
-    """Returns label, value and note of the two or three shares at the top of the page."""
-    metrics = [
+def key_metrics(run: Contents) -> list[tuple[str, float, str, dict[str, Any] | None]]:
+    """Returns label, value, note and result row of the two or three shares at the top of the page."""
+    metrics: list[tuple[str, float, str, dict[str, Any] | None]] = [
         (
             "clean accuracy" if row["protocol"] == "clean" else f"under {row['protocol']}",
             row["value"],
-            f"95 %: {100 * row['lower']:.1f} to {100 * row['upper']:.1f}",
+            f"95 %: {interval(row)}",
+            row,
         )
         for row in ordered_rows(run)[:2]
     ]
@@ -111,7 +121,7 @@ def key_metrics(run: Contents) -> list[tuple[str, float, str]]:
     if named:
         sets = named[0]["figures"]
         note = f"their starts: {100 * sets['start']['named']:.1f} %"
-        metrics.append(("of samples named as their class", sets["sample"]["named"], note))
+        metrics.append(("of samples named as their class", sets["sample"]["named"], note, None))
     return metrics
 
 
@@ -121,6 +131,23 @@ def reliability_picture(run: Contents) -> Picture | None:
     if not rows:
         return None
     return _save_picture(run, "reliability", render(lambda theme: draw_reliability(rows, theme)), RELIABILITY)
+
+
+def classes_of_row(run: Contents) -> list[str]:
+    """Returns the class names of the row of ``classes``, each in one line; empty without this row."""
+    names = run.measures.get(CLASSES, {}).get("facts", {}).get("class_names", ())
+    return [one_line(name) for name in names]
+
+
+def confusion_picture(run: Contents) -> Picture | None:
+    """Returns the confusion matrix of the row of ``classes``, if it has one; also writes it to ``figures/``."""
+    facts = run.measures.get(CLASSES, {}).get("facts", {})
+    if "confusion" not in facts:
+        return None
+    names = facts["class_names"]
+    images = render(lambda theme: draw_confusion(facts["confusion"], names, theme))
+    shown = _save_picture(run, "confusion", images, CONFUSION)
+    return replace(shown, width=640, key=tuple(confusion_key(names)))
 
 
 def training_pictures(run: Contents) -> list[Picture]:

@@ -22,7 +22,15 @@ from trilemma.errors import RunError
 from trilemma.figures.labels import label_key
 from trilemma.figures.style import DARK, LIGHT
 from trilemma.files import write_text
-from trilemma.pages.words import duration, interval, number, percent, threat_words
+from trilemma.pages.words import (
+    chance_words,
+    duration,
+    interval,
+    not_above_chance,
+    number,
+    percent,
+    threat_words,
+)
 from trilemma.runs.records import checkpoint_name
 
 
@@ -87,9 +95,10 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.filters |= {
         "percent": percent, "interval": interval, "number": number, "duration": duration, "threat": threat_words,
-        "breakable": breakable, "checkpoint": checkpoint_name,
+        "breakable": breakable, "checkpoint": checkpoint_name, "chance": chance_words,
     }  # fmt: skip
     environment.globals |= {"light": LIGHT, "dark": DARK}
+    environment.tests |= {"not_above_chance": not_above_chance}
     return environment
 
 

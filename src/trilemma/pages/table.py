@@ -7,12 +7,12 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trilemma.figures.labels import one_line
-from trilemma.pages.words import DASH, threat_words
+from trilemma.pages.words import DASH, NOT_ABOVE, not_above_chance, percent, threat_words
 from trilemma.runs.read import Contents, Record, read_contents
 from trilemma.runs.records import checkpoint_name
 from trilemma.tables import Records, data_frame
@@ -34,6 +34,7 @@ class Column:
         threat: threat model as text, or empty.
         count: number of images.
         data: name, split and selection of the images, as text.
+        chance: the accuracy of one answer for every one of these images; ``None`` if no row of the column records it.
     """
 
     protocol: str
@@ -43,18 +44,20 @@ class Column:
     threat: str
     count: int
     data: str
+    chance: float | None = field(default=None, compare=False)
 
     @property
     def is_share(self) -> bool:
         """Whether values are shares of images, with Wilson intervals, displayed in per cent."""
-        return self.quantity in ("accuracy", NAMED)
+        return self.quantity in ("accuracy", "balanced accuracy", NAMED)
 
     @property
     def card(self) -> tuple[str, ...]:
         """The protocol in a few short lines, for the column heading."""
         name = f"{self.protocol} v{self.version}"
         quantity = f"{self.quantity}, {self.better} is better"
-        return tuple(text for text in (name, quantity, self.threat, self.data) if text)
+        chance = "" if self.chance is None else f"chance: {percent(self.chance)}"
+        return tuple(text for text in (name, quantity, self.threat, self.data, chance) if text)
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,9 @@ def build_table(names: Sequence[str], runs: Sequence[Contents]) -> Table:
         for name, index, run, headlines, others in measured
     ]
     all_columns = [column_of(record) for *_, records in chosen for record in records]
-    columns = sorted(set(all_columns), key=_order)
+    # Columns are equal whether or not their rows record the chance level; one that does is shown.
+    known = {column: column for column in sorted(all_columns, key=lambda column: column.chance is not None)}
+    columns = sorted(known.values(), key=_order)
     entries = [
         Entry(
             run=name, path=str(run.path), run_index=index, method=run.method or DASH,
@@ -240,6 +245,7 @@ def column_of(row: Record) -> Column:
         threat=threat_words(row["threat"]),
         count=row["count"],
         data=data_text + extractor,
+        chance=row.get("chance"),
     )
 
 
@@ -285,14 +291,15 @@ INCOMPARABLE = "not comparable"
 
 
 def cell(column: Column, row: Mapping[str, Any] | None) -> str:
-    """Returns the text of a table cell: ``63.5 % (58.6 to 68.1)``, ``2.263``, or a dash."""
+    """Returns the text of a table cell: ``63.5 % (58.6 to 68.1)``, ``2.263``, or a dash; a mark if not above chance."""
     if row is None:
         return DASH
     value, lower, upper = (row[part] for part in PARTS)
     if column.is_share:
-        return f"{100 * value:.1f} %" + (
+        text = f"{100 * value:.1f} %" + (
             f" ({100 * lower:.1f} to {100 * upper:.1f})" if lower is not None else ""
         )
+        return f"{text}, {NOT_ABOVE}" if not_above_chance(row) else text
     return f"{value:.4g}" + (f" ({lower:.4g} to {upper:.4g})" if lower is not None else "")
 
 
@@ -345,7 +352,7 @@ def as_csv(table: Table) -> str:
 
 def as_tree(table: Table) -> dict[str, Any]:
     """Returns the table for JSON: ``columns``, and ``rows`` whose ``values`` are in the order of the columns."""
-    names = ("protocol", "version", "quantity", "better", "threat", "count", "data")
+    names = ("protocol", "version", "quantity", "better", "threat", "count", "data", "chance")
     return {
         "columns": [{name: getattr(column, name) or None for name in names} for column in table.columns],
         "rows": [

@@ -10,6 +10,8 @@ from trilemma.config.registry import METHODS
 from trilemma.figures.labels import shortened
 from trilemma.runs.read import Contents
 
+# Mark of an accuracy that one answer for every image reaches too.
+NOT_ABOVE = "not above chance"
 # Number of class names that a page lists.
 SHOWN_CLASSES = 8
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -18,6 +20,21 @@ DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 def percent(value: float | None) -> str:
     """Returns ``81.2 %`` for 0.8125, a dash for ``None``."""
     return DASH if value is None else f"{100 * value:.1f} %"
+
+
+def chance_words(row: Mapping[str, Any]) -> str:
+    """Returns ``chance: 33.3 %`` or ``not above chance: 33.3 %``; an empty string for a row without a chance level.
+
+    The chance level is the accuracy of one answer for every image; rows of early versions do not have it.
+    """
+    if row.get("chance") is None:
+        return ""
+    return f"{NOT_ABOVE if not_above_chance(row) else 'chance'}: {percent(row['chance'])}"
+
+
+def not_above_chance(row: Mapping[str, Any]) -> bool:
+    """Returns whether one answer for every image is at least as accurate as the classifier of this row."""
+    return row.get("chance") is not None and bool(row["value"] <= row["chance"])
 
 
 def interval(row: Mapping[str, float]) -> str:
