@@ -42,3 +42,18 @@ def test_a_row_added_at_run_time_is_listed(trilemma, monkeypatch):
     monkeypatch.setattr(registry, "_rows", dict(registry._rows))
     registry.add("mine", "my.module:Mine", summary="my own")
     assert "my own" in trilemma("list", "methods").stdout
+
+
+def test_published_results_are_listed_by_leaderboard(trilemma):
+    text = trilemma("list", "published").stdout
+    assert text.startswith("RobustBench (https://robustbench.github.io) of 2025-03-31, MIT licence")
+    for title in ("cifar10, linf 8/255", "cifar10, l2 0.5", "cifar10, corruptions", "imagenet, linf 4/255"):
+        assert title in text.splitlines()
+    line = next(line for line in text.splitlines() if line.startswith(" Carmon2019Unlabeled"))
+    assert line.split() == ["Carmon2019Unlabeled", "89.7%", "59.5%", "WRN-28-10"]
+    rows = json.loads(trilemma("list", "published", "--json").stdout)
+    assert (
+        len(rows) == 211
+        and rows[0]["clean"] == 0.9368
+        and rows[0]["link"] == "https://arxiv.org/abs/2404.09349"
+    )

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from trilemma.cli.list import KINDS
+from trilemma.cli.list import KINDS, PUBLISHED
 from trilemma.cli.main import app
 from trilemma.config import registry
 from trilemma.config.recipe import build_config, load_config, recipe_names
@@ -118,7 +118,7 @@ def test_commands_in_blocks_would_run(command):
         load_config(recipe, given["overrides"] or ())
     for name in given.get("protocol") or ():
         registry.PROTOCOLS.row(name)
-    assert given.get("kind") in (None, *KINDS)
+    assert given.get("kind") in (None, *KINDS, PUBLISHED)
     if "sampler" in given:
         from trilemma.samplers.generate import ENERGIES
 

@@ -17,7 +17,7 @@ from trilemma.metrics.accuracy import wilson_interval
 
 KEYS = {
     "protocol", "version", "quantity", "better", "value", "lower", "upper", "chance", "also", "count", "data", "threat",
-    "seed", "checkpoint", "seconds", "device", "trilemma", "torch", "facts", "lint",
+    "seed", "checkpoint", "parameters", "seconds", "device", "trilemma", "torch", "facts", "lint",
 }  # fmt: skip
 # Protocols with a blank to fill, those whose value is no share of right images, long ones, and the one that takes only
 # random networks have their own tests.

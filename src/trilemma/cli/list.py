@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from itertools import groupby
 from typing import Annotated, Any
 
-from trilemma.cli.common import Json, argument, print_json, print_table
+from trilemma.cli.common import Json, argument, percent, print_json, print_table
 from trilemma.config import registry
 from trilemma.errors import UnknownNameError, nearest
 
@@ -18,21 +21,30 @@ REGISTRIES = {
     "protocols": registry.PROTOCOLS,
 }
 KINDS = ("recipes", *REGISTRIES)
+# Not a kind of name, and too long to be listed with the others.
+PUBLISHED = "published"
 
 
 def list_(
-    kind: Annotated[str | None, argument("KIND", f"one of {', '.join(KINDS)}  [default: all]")] = None,
+    kind: Annotated[
+        str | None, argument("KIND", f"one of {', '.join(KINDS)}  [default: all of these], or {PUBLISHED}")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Lists recipes, methods, protocols and other names.
+    """Lists recipes, methods, protocols and other names, or published results.
 
     \b
     Examples:
       trilemma list methods
       trilemma list recipes --json
+      trilemma list published
     """
+    if kind == PUBLISHED:
+        _list_published(as_json)
+        return
     if kind is not None and kind not in KINDS:
-        raise UnknownNameError(f"unknown kind {kind!r}.{nearest(kind, KINDS)} Kinds: {', '.join(KINDS)}")
+        known = (*KINDS, PUBLISHED)
+        raise UnknownNameError(f"unknown kind {kind!r}.{nearest(kind, known)} Kinds: {', '.join(known)}")
     chosen = KINDS if kind is None else (kind,)
     rows_by_kind = {name: entries(name) for name in chosen}
     if as_json:
@@ -41,6 +53,33 @@ def list_(
     for name, rows in rows_by_kind.items():
         used_columns = [key for key in rows[0] if any(row[key] for row in rows)] if rows else []
         print_table([{key: row[key] for key in used_columns} for row in rows], None if kind else name)
+
+
+def _list_published(as_json: bool) -> None:
+    """Prints the published leaderboards, a table each, or one JSON list, with its source on standard error."""
+    from trilemma.evaluation.published import published, source
+
+    if as_json:
+        print(source(), file=sys.stderr)
+        print_json([entry.record() for entry in published()])
+        return
+    print(source())
+    for (data, norm), board in groupby(published(), lambda entry: (entry.data, entry.norm)):
+        rows = list(board)
+        # The most frequent radius is that of the leaderboard; a few entries have 0.031 for 8/255.
+        radius = Counter(entry.radius for entry in rows).most_common(1)[0][0]
+        print_table(
+            [
+                {
+                    "model": entry.model,
+                    "clean": percent(entry.clean),
+                    "robust": percent(entry.robust),
+                    "network": entry.architecture.replace("WideResNet", "WRN"),
+                }
+                for entry in rows
+            ],
+            f"{data}, {norm} {radius}".rstrip(),
+        )
 
 
 def entries(kind: str) -> list[dict[str, str]]:

@@ -83,8 +83,9 @@ def evaluate(
         for an accuracy; ``None`` if unknown), ``chance`` (the value that one answer for every image can have: for an
         accuracy the share of the most frequent class; ``None`` for other quantities), ``also`` (further metrics),
         ``count``, ``data`` (name, split, which images), ``threat`` (norm and exact radius, or ``None``), ``seed``,
-        ``checkpoint``, ``seconds``, ``device``, ``trilemma``, ``torch``, the protocol's own ``facts``, and ``lint``
-        (findings and number of images checked, the same in every row; ``None`` without lint).
+        ``checkpoint``, ``parameters`` (number of weights of the network), ``seconds``, ``device``, ``trilemma``,
+        ``torch``, the protocol's own ``facts``, and ``lint`` (findings and number of images checked, the same in every
+        row; ``None`` without lint).
 
     Raises:
         UnknownNameError: unknown protocol.
@@ -263,6 +264,7 @@ def _row(
         "threat": None if threat is None else {"norm": threat.norm, "radius": threat.radius},
         "seed": seed,
         "checkpoint": dict(clf.about),
+        "parameters": sum(weight.numel() for weight in clf.parameters()),
         "seconds": round(time.perf_counter() - started, 2),
         "facts": dict(measured.facts),
         **environment(clf.device),

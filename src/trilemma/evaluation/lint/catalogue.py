@@ -136,4 +136,10 @@ CATALOGUE = {
         "The fast estimate is wrong for this classifier, as it can be with masked gradients.",
         "Report autoattack-standard only.",
     ),
+    "implausible": Entry(
+        WARNING,
+        "Nothing published for networks of this size or smaller is as robust: most likely hidden gradients, a wrong "
+        "radius, or test images in the training data.",
+        "Read the other findings, check threat and data, and attack the classifier with an adaptive attack.",
+    ),
 }

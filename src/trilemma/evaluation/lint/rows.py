@@ -10,6 +10,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.data.image_set import ImageSet
 from trilemma.evaluation.lint.finding import Finding
 from trilemma.evaluation.lint.run import MAX_IMAGES, Lint, inspect
+from trilemma.evaluation.published import implausible
 from trilemma.threat import Threat
 
 Row = dict[str, Any]
@@ -46,6 +47,14 @@ def add_lint(rows: Mapping[str, Row], result: Lint | None) -> None:
 
 
 def row_findings(rows: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Findings about rows: ``screen`` far from ``autoattack-standard``, or a result beyond all published ones."""
+    findings = _screen_findings(rows)
+    if STANDARD in rows and (observation := implausible(rows[STANDARD])) is not None:
+        findings.append(Finding.from_catalogue("implausible", observation, 0, 0))
+    return findings
+
+
+def _screen_findings(rows: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
     """A finding if ``screen`` and ``autoattack-standard`` on the same images and threat differ much; else empty."""
     if SCREEN not in rows or STANDARD not in rows:
         return []
