@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trilemma.pages.compare import compare
     from trilemma.pages.html import write_report as report
     from trilemma.threat import Threat
+    from trilemma.training import loggers
     from trilemma.training.run import Run
     from trilemma.training.train import train
 
@@ -44,7 +45,14 @@ _LAZY = {
     "score": "trilemma.evaluation.score",
     "train": "trilemma.training.train",
 }
-_SUBMODULES = ("attacks", "energies", "figures", "methods", "samplers")
+_SUBMODULES = {
+    "attacks": "trilemma.attacks",
+    "energies": "trilemma.energies",
+    "figures": "trilemma.figures",
+    "loggers": "trilemma.training.loggers",
+    "methods": "trilemma.methods",
+    "samplers": "trilemma.samplers",
+}
 
 __all__ = [
     "Batch",
@@ -61,6 +69,7 @@ __all__ = [
     "generate",
     "lint",
     "load",
+    "loggers",
     "methods",
     "predict",
     "report",
@@ -75,7 +84,7 @@ def __getattr__(name: str) -> Any:
         module, _, other_name = _LAZY[name].partition(":")
         value = getattr(import_module(module), other_name or name)
     elif name in _SUBMODULES:
-        value = import_module(f"trilemma.{name}")
+        value = import_module(_SUBMODULES[name])
     else:
         raise AttributeError(f"module 'trilemma' has no attribute {name!r}")
     globals()[name] = value

@@ -93,6 +93,8 @@ class Loop:
         self.total_steps = training.epochs * self.loader.steps_per_epoch
         # Step that the last rollback restored; ``None`` once a regular checkpoint was written after it.
         self.last_rollback: int | None = None
+        # The images of the last step, for loggers.
+        self.points: Points | None = None
         self.clf.train()
         if start is not None:
             record.event(self.state, "start", "weights", f"of {training.start}{provenance(start)}")
@@ -189,6 +191,7 @@ class Loop:
         if state.ema is not None:
             state.ema.update(self.clf)
         self.readings.add(self._read(step, points))
+        self.points = points
         state.step += 1
 
     def _with_noise(self, batch: Batch) -> Batch:
@@ -339,6 +342,8 @@ class Loop:
         score = [clean, robust or 0.0] if self.criterion == "clean" else [robust or 0.0, clean]
         selected = self.criterion == "last" or score > state.best
         self.record.held_out(state, accuracies, selected)
+        if self.points is not None:
+            self.record.images(state, self.points)
         if selected:
             state.best = score
             self.record.classifier(finished, self.data.train, state, "best", self.criterion)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import Config
 from trilemma.data.image_set import ImageSet
 from trilemma.data.statistics import ClassPCA
+from trilemma.errors import describe
+from trilemma.methods.base import Points
 from trilemma.monitors.readings import Reading, mean_reading
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.checkpoint import save_state
+from trilemma.training.loggers import IMAGES, Log
 from trilemma.training.progress import Reporter
 from trilemma.training.selection import HeldOut
 from trilemma.training.state import TrainingState
 from trilemma.training.statistics import attach, fit_pca
-from trilemma.training.tensorboard import TensorBoard
+from trilemma.training.tensorboard import tensorboard
 
 
 class Record:
@@ -30,16 +35,26 @@ class Record:
         reporter: shows every metric line and event.
         recipe: name of the recipe, for reports.
         writes: whether this is the process that writes.
+        logs: called with a copy of every record that is written, and with images; only by the process that writes.
     """
 
     def __init__(
-        self, run: RunDirectory, config: Config, reporter: Reporter, recipe: str, writes: bool
+        self,
+        run: RunDirectory,
+        config: Config,
+        reporter: Reporter,
+        recipe: str,
+        writes: bool,
+        logs: Sequence[Log] = (),
     ) -> None:
         self.run, self.config, self.reporter, self.recipe, self.writes = run, config, reporter, recipe, writes
         self.memory_format = "contiguous"
         self.saved_at = time.monotonic()
         self._pca: ClassPCA | None = None
-        self._tensorboard = TensorBoard(run.path / "tensorboard") if writes else None
+        events = tensorboard(run.path / "tensorboard") if writes else None
+        self._logs = [*([events] if events else []), *logs] if writes else []
+        # Loggers that have failed, by position.
+        self._failed: set[int] = set()
 
     def steps(self, state: TrainingState, readings: list[Reading], seconds: float, total_steps: int) -> None:
         """Writes one metric line with the means of ``readings``, one reading per step, which took ``seconds``."""
@@ -72,10 +87,36 @@ class Record:
             }
         )  # fmt: skip
 
+    def images(self, state: TrainingState, points: Points) -> None:
+        """Passes the first images of a batch to the loggers; nothing is written to the run folder."""
+        if not self._logs:
+            return
+        sets = {"clean": points.clean, "adversarial": points.adversarial, "generated": points.generated}
+        first = {name: images[:IMAGES].detach() for name, images in sets.items() if images is not None}
+        shown = {name: images.float().clamp(0.0, 1.0).cpu() for name, images in first.items()}
+        self._log({"kind": "images", "step": state.step, "epoch": state.epoch, **shown})
+
     def _write_metrics(self, line: dict[str, Any]) -> None:
-        if self._tensorboard is not None:
+        if self.writes:
             self.run.add_metrics(line)
-            self._tensorboard.add(line)
+            self._log(line)
+
+    def _log(self, record: dict[str, Any]) -> None:
+        """Calls the loggers. An exception of a logger does not end the run: its first one becomes an event."""
+        for position, log in enumerate(self._logs):
+            try:
+                log(copy.deepcopy(record), record["step"])
+            # A logger is the user's code, and may raise anything.
+            except Exception as error:
+                if position in self._failed:
+                    continue
+                self._failed.add(position)
+                message = (
+                    f"a logger raised {describe(error)}; training goes on, and later failures are not shown"
+                )
+                kept = {key: record[key] for key in ("step", "epoch")}
+                self.run.add_event({**kept, "kind": "warning", "name": "log", "message": message})
+                print(f"warning: log: {message}", file=sys.stderr, flush=True)
 
     def drop_later_metrics(self, state: TrainingState) -> None:
         """Removes the metric lines of steps after the current one, which will be run again."""
@@ -106,6 +147,7 @@ class Record:
                 "message": message,
             }
             self.run.add_event(line)
+            self._log(line)
         self.reporter.message(f"{kind}: {name}: {message}")
 
     def classifier(

@@ -1,33 +1,32 @@
-"""Writes metric lines for TensorBoard, if it is installed (extra ``tensorboard``)."""
+"""Writes the records of a run for TensorBoard, if it is installed (extra ``tensorboard``)."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+
+from trilemma.training.loggers import Log, Record, event, numbers, pictures
 
 
-class TensorBoard:
-    """Writes the numbers of metric lines as TensorBoard scalars; does nothing if TensorBoard is not installed.
+def tensorboard(folder: Path) -> Log | None:
+    """A logger that writes numbers as scalars, images as pictures and events as texts; ``None`` without TensorBoard.
 
     Args:
         folder: folder of the event files.
     """
+    # TensorBoard is optional: metrics.jsonl and events.jsonl hold the same numbers and events.
+    try:
+        writer = import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+    except ImportError:
+        return None
 
-    def __init__(self, folder: Path) -> None:
-        self._writer: Any = None
-        # TensorBoard is optional: metrics.jsonl holds the same numbers.
-        with suppress(ImportError):
-            self._writer = import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+    def log(record: Record, step: int) -> None:
+        for name, value in numbers(record).items():
+            writer.add_scalar(name, value, step)
+        for name, array in pictures(record).items():
+            writer.add_image(f"images/{name}", array, step, dataformats="HWC")
+        if (happened := event(record)) is not None:
+            writer.add_text(*happened, step)
+        writer.flush()
 
-    def add(self, line: dict[str, Any]) -> None:
-        """Writes the numbers of one metric line; nested terms become ``terms/NAME``."""
-        if self._writer is None:
-            return
-        flat = {name: value for name, value in line.items() if name not in ("kind", "step", "terms")}
-        flat |= {f"terms/{name}": value for name, value in line.get("terms", {}).items()}
-        for name, value in flat.items():
-            if isinstance(value, int | float):
-                self._writer.add_scalar(name, value, line["step"])
-        self._writer.flush()
+    return log

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from trilemma.training.build import build_data
 from trilemma.training.checks import check_run
 from trilemma.training.devices import check_devices
 from trilemma.training.interrupt import stop_on_signals
+from trilemma.training.loggers import Log
 from trilemma.training.loop import Loop
 from trilemma.training.progress import reporter
 from trilemma.training.record import Record
@@ -33,6 +34,7 @@ def train(
     resume: bool | Literal["auto"] = False,
     progress: bool = True,
     device: str = "auto",
+    log: Log | Sequence[Log] = (),
 ) -> Run:
     """Trains a classifier, or resumes a run.
 
@@ -45,6 +47,10 @@ def train(
             that exists (a finished one is returned at once) and starts a new one otherwise.
         progress: show progress on standard error.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        log: a function ``log(record, step)``, or several, called with a copy of every metric record and event, and with
+            images (:mod:`trilemma.training.loggers`, which has adapters for Weights & Biases, MLflow and Trackio). If
+            one raises an exception, training goes on; the first one is printed and becomes an event. Not called for
+            the first stage of a recipe of two stages.
 
     Returns:
         The run, with the best finished classifier in eval mode on the CPU.
@@ -54,6 +60,9 @@ def train(
         TrainingFailedError: an alarm after which no remedy is left, such as a further divergence.
         KeyboardInterrupt: SIGINT or SIGTERM, after the state was saved.
     """
+    logs = [log] if callable(log) else list(log)
+    if not all(callable(one) for one in logs):
+        raise ConfigError(f"log: {log!r}; pass a function log(record, step), or a list of them")
     config = recipe if isinstance(recipe, Config) else load_config(recipe, overrides)
     check_devices(config, device)
     name = (
@@ -87,12 +96,18 @@ def train(
         RunDirectory.create(path, config, name)
     fabric.barrier()
     run = RunDirectory(path)
-    _run_training(config, run, name, data, fabric, progress)
+    _run_training(config, run, name, data, fabric, progress, logs)
     return Run(path, load(path), run.metrics())
 
 
 def _run_training(
-    config: Config, run: RunDirectory, name: str, data: Splits, fabric: Any, progress: bool
+    config: Config,
+    run: RunDirectory,
+    name: str,
+    data: Splits,
+    fabric: Any,
+    progress: bool,
+    logs: Sequence[Log] = (),
 ) -> None:
     """Trains a run to its end, from its saved state if there is one, else from its initial weights."""
     has_state = run.state_file.is_file()
@@ -102,7 +117,7 @@ def _run_training(
         run_reporter.message(f"warning: {warning}")
     try:
         with torch.random.fork_rng(), stop_on_signals() as stop:
-            record = Record(run, config, run_reporter, name, writes=fabric.is_global_zero)
+            record = Record(run, config, run_reporter, name, fabric.is_global_zero, logs)
             loop = Loop(config, record, data, fabric, stop, start)
             if has_state:
                 loop.resume()
