@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # Prefixes of format names: the current one first. Until November 2026 the project was called ebat; its formats differ
 # only in the prefix.
 PREFIXES = ("trilemma-", "ebat-")
+_CHUNK_BYTES = 1 << 22
 
 
 @contextmanager
@@ -46,6 +48,32 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def reserve(path: Path) -> None:
+    """Allocates the disk space of a sparse file, so that writing to a memory map of it cannot run out of space.
+
+    Args:
+        path: a file of its final size that reads as zeros where it has not been written.
+
+    Raises:
+        OSError: the disk is full, or a quota is used up.
+    """
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+                return
+            except OSError as error:
+                # The file system cannot do it; a full disk is reported.
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise
+        # Reading and writing every byte allocates all blocks and changes nothing.
+        while chunk := file.read(_CHUNK_BYTES):
+            file.seek(-len(chunk), os.SEEK_CUR)
+            file.write(chunk)
+            file.flush()
 
 
 def write_text(path: Path, text: str) -> None:

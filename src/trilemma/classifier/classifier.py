@@ -7,7 +7,6 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
-from unicodedata import normalize
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from trilemma.classifier import file
 from trilemma.classifier.foreign_weights import fit_weights
 from trilemma.classifier.output import as_module, check_logits, logits_in, raised
+from trilemma.data.class_names import distinct_names, numbers
 from trilemma.errors import CheckpointError, ConfigError, ImageError
 from trilemma.files import CLASSIFIER
 from trilemma.threat import Threat
@@ -280,7 +280,8 @@ class Classifier(nn.Module):
             network: required if the file's network is not in the registry; its weights are overwritten.
 
         Raises:
-            CheckpointError: no such file, another format, a newer version, or weights that do not fit the network.
+            CheckpointError: no such file, another format, a newer version, two classes of one name, or weights that do
+                not fit the network.
         """
         header, tensors = file.read(path)
         if network is None:
@@ -291,7 +292,7 @@ class Classifier(nn.Module):
             header["num_classes"],
             header["mean"],
             header["std"],
-            class_names=header["class_names"],
+            class_names=distinct_names(header["class_names"], str(path), CheckpointError),
             image_shape=None if header["image_shape"] is None else tuple(header["image_shape"]),
             threat=None if header["threat"] is None else Threat(**header["threat"]),
             network_config=header["network"],
@@ -324,18 +325,12 @@ def _names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ..
         ConfigError: not one different name per class.
     """
     if class_names is None:
-        return tuple(map(str, range(num_classes)))
+        return numbers(num_classes)
     if isinstance(class_names, bytes) or not isinstance(class_names, Iterable):
         raise ConfigError(f"classifier: class_names={class_names!r}; pass a list with one name per class")
-    decoded = [
-        name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in class_names
-    ]
-    names = tuple(normalize("NFC", name) for name in decoded)
+    names = distinct_names(class_names, "classifier", ConfigError)
     if len(names) != num_classes:
         raise ConfigError(f"classifier: {len(names)} class names for {num_classes} classes")
-    if len(set(names)) < num_classes:
-        twice = next(name for index, name in enumerate(names) if name in names[:index])
-        raise ConfigError(f"classifier: two classes are named {twice!r}; give every class a name of its own")
     return names
 
 

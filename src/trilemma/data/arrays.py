@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from trilemma.data.cache import Contents
+from trilemma.data.cache import Contents, Size
+from trilemma.data.class_names import distinct_names, numbers
 from trilemma.data.image_set import ImageSet, check_labels
+from trilemma.data.layout import UNLABELLED, LayoutError
+from trilemma.data.left_out import LeftOut
 from trilemma.data.pictures import fit
 from trilemma.errors import DataError
 
@@ -26,6 +29,8 @@ _NPZ_PAIRS = (
     *((split, f"x_{split}", f"y_{split}") for split in ("train", "val", "test")),
     *((split, f"{split}_images", f"{split}_labels") for split in ("train", "val", "test")),
 )
+# The arrays of an npz file that may hold class names.
+_NPZ_NAMES = ("class_names", "label_names")
 
 
 @dataclass(frozen=True)
@@ -35,28 +40,29 @@ class Arrays:
     Attributes:
         parts: split name to (images uint8 ``[N, C, H, W]``, labels int64 ``[N]``).
         class_names: in label order; ``None`` if the source has none.
+        remarks: what the source has but is not read, one line per reason.
     """
 
     parts: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]
     class_names: tuple[str, ...] | None
+    remarks: tuple[str, ...] = ()
 
 
-def arrays_contents(
-    arrays: Arrays, class_names: tuple[str, ...] | None, size: int | None, where: str
-) -> Contents:
+def arrays_contents(arrays: Arrays, class_names: tuple[str, ...] | None, size: Size, where: str) -> Contents:
     """Converts arrays to :class:`Contents` for the decode cache.
 
     Args:
         arrays: the data set.
         class_names: in label order; ``None`` for those of ``arrays``, or the class numbers if it has none.
-        size: side to resize to, by the rules of :mod:`trilemma.data.pictures`; ``None`` to keep the size.
+        size: (height, width) to resize to, by the rules of :mod:`trilemma.data.pictures`; ``None`` to keep the size.
         where: the source, for messages.
 
     Raises:
-        DataError: labels out of range, or a class without an image in one of the splits.
+        DataError: two classes of one name, labels out of range, or a class without an image in one of the splits.
     """
     labels = np.concatenate([part_labels for _, part_labels in arrays.parts.values()])
-    names = class_names or arrays.class_names or tuple(str(k) for k in range(int(labels.max(initial=-1)) + 1))
+    names = class_names or arrays.class_names or numbers(int(labels.max(initial=-1)) + 1)
+    names = distinct_names(names, where)
     spans, start, digest = {}, 0, hashlib.sha256()
     for split, (images, part_labels) in arrays.parts.items():
         check_labels(torch.from_numpy(part_labels), len(names), f"{where} ({split})")
@@ -70,7 +76,7 @@ def arrays_contents(
         digest.update(f"{split} {images.shape}".encode())
         digest.update(np.ascontiguousarray(images).tobytes() + part_labels.tobytes())
     channels, height, width = next(iter(arrays.parts.values()))[0].shape[1:]
-    shape = (channels, size or height, size or width)
+    shape = (channels, *(size or (height, width)))
 
     def fill(out: NDArray[np.uint8]) -> None:
         for split, (first, last) in spans.items():
@@ -82,7 +88,7 @@ def arrays_contents(
                 picture = Image.fromarray(pixels[0] if channels == 1 else pixels.transpose(1, 2, 0))
                 out[index] = fit(picture, shape)
 
-    return Contents(shape, labels, spans, names, digest.hexdigest(), (height, width), fill)
+    return Contents(shape, labels, spans, names, digest.hexdigest(), (height, width), fill, arrays.remarks)
 
 
 def as_arrays(content: Arrays | Mapping[str, Any], where: str) -> Arrays:
@@ -118,20 +124,26 @@ def as_arrays(content: Arrays | Mapping[str, Any], where: str) -> Arrays:
     if len({images.shape[1:] for images, _ in parts.values()}) > 1:
         raise DataError(f"{where}: the splits have images of different shapes; make them equal")
     names = content.get("class_names")
-    return Arrays(parts, None if names is None else tuple(map(str, names)))
+    return Arrays(parts, None if names is None else distinct_names(names, where))
 
 
-def read_npz(path: Path) -> Arrays:
+def read_npz(path: Path, labelled: bool = True) -> Arrays:
     """Reads a data set from an ``.npz`` file.
 
     The file has ``images`` and ``labels``; or ``x_train, y_train, x_test, y_test`` (also ``x_val, y_val``); or
-    ``train_images, train_labels, test_images, test_labels`` (also ``val_``); and optionally ``class_names``.
+    ``train_images, train_labels, test_images, test_labels`` (also ``val_``); and optionally ``class_names`` or
+    ``label_names``, text or bytes.
 
     Images are uint8 0..255 or floating point in [0, 1] (rounded to 8 bits), shaped ``[N, H, W]``, ``[N, H, W,
     C]`` or ``[N, C, H, W]`` with 1 or 3 channels; labels are integers ``[N]`` or ``[N, 1]`` from 0. Pickled
     objects are refused.
 
+    Args:
+        path: the file.
+        labelled: without labels, all images of the file are one class without splits.
+
     Raises:
+        LayoutError: no labels.
         DataError: a damaged file, missing arrays, or a wrong type or shape.
     """
     try:
@@ -144,21 +156,48 @@ def read_npz(path: Path) -> Arrays:
         raise DataError(
             f"{path}: truncated, damaged or pickled npz file ({error}); write it again"
         ) from error
-    parts = {}
-    for split, images_name, labels_name in _NPZ_PAIRS:
-        if images_name in content and labels_name in content:
-            images = _as_images(content[images_name], f"{path}: {images_name}")
-            labels = _as_labels(content[labels_name], len(images), f"{path}: {labels_name}")
-            parts[split] = (images, labels)
-    if not parts or ("all" in parts and len(parts) > 1):
-        raise DataError(
+    found = [row for row in _NPZ_PAIRS if row[1] in content and (row[2] in content or not labelled)]
+    if not found and not labelled and len(content) == 1:
+        # np.savez of one array without a name.
+        found = [("all", next(iter(content)), "")]
+    splits = [split for split, _, _ in found]
+    if not found or len(set(splits)) < len(found) or ("all" in splits and len(found) > 1):
+        raise LayoutError(
             f"{path}: arrays {sorted(content)}; needs images and labels, or x_train, y_train, x_test, "
             "y_test, or train_images, train_labels, test_images, test_labels"
         )
-    if len({images.shape[1:] for images, _ in parts.values()}) > 1:
+    images = {split: _as_images(content[name], f"{path}: {name}") for split, name, _ in found}
+    if len({part.shape[1:] for part in images.values()}) > 1:
         raise DataError(f"{path}: the splits have images of different shapes; make them equal")
-    names = content.get("class_names")
-    return Arrays(parts, None if names is None else tuple(str(name) for name in names.tolist()))
+    used = {name for row in found for name in row[1:]} | set(_NPZ_NAMES)
+    unread = LeftOut()
+    unread.add("no array of images, labels or class names that is known", *sorted(set(content) - used))
+    if not labelled:
+        everything = np.concatenate(list(images.values()))
+        parts = {"all": (everything, np.zeros(len(everything), np.int64))}
+        return Arrays(parts, (UNLABELLED,), unread.lines())
+    parts = {
+        split: (images[split], _as_labels(content[name], len(images[split]), f"{path}: {name}"))
+        for split, _, name in found
+    }
+    return Arrays(parts, _names(content, path), unread.lines())
+
+
+def _names(content: Mapping[str, NDArray[Any]], path: Path) -> tuple[str, ...] | None:
+    """The class names of an npz file, ``None`` if it has none.
+
+    Raises:
+        DataError: two arrays of names, no list of texts, or two classes of one name.
+    """
+    stored = [name for name in _NPZ_NAMES if name in content]
+    if not stored:
+        return None
+    names = content[stored[0]]
+    if len(stored) > 1 or names.ndim != 1 or names.dtype.kind not in "SU":
+        raise DataError(
+            f"{path}: {' and '.join(stored)}: {names.dtype} {names.shape}; needs one list of texts, one per class"
+        )
+    return distinct_names(names.tolist(), str(path))
 
 
 def _as_images(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
@@ -225,6 +264,6 @@ def tensor_set(images: Tensor, labels: Tensor, split: str, class_names: Sequence
                 f"images range from {low:g} to {high:g}; float images must be in [0, 1], without NaN"
             )
         images = images.float().clamp(0, 1)
-    names = tuple(class_names) if class_names else tuple(str(k) for k in range(max(1, int(labels.max()) + 1)))
+    names = tuple(class_names) if class_names else numbers(max(1, int(labels.max()) + 1))
     digest = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
     return ImageSet(images, labels, names, f"tensors:{digest[:12]}", split)

@@ -18,9 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilemma.errors import DataError
-from trilemma.files import replacing, write_text
+from trilemma.files import replacing, reserve, write_text
 
-FORMAT = 1
+FORMAT = 2
+
+# (height, width) to resize to, or None to keep the size.
+Size = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Contents:
         identity: SHA-256 of the content, independent of the container that it is stored in.
         native: the most common (H, W) before resizing.
         fill: writes the decoded images into a uint8 ``[N, C, H, W]`` array.
+        remarks: the kinds of files if there are several, and what is not counted, one line each.
     """
 
     shape: tuple[int, int, int]
@@ -44,6 +48,7 @@ class Contents:
     identity: str
     native: tuple[int, int]
     fill: Callable[[NDArray[np.uint8]], None]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Entry:
     class_names: tuple[str, ...]
     identity: str
     native: tuple[int, int]
+    remarks: tuple[str, ...]
 
 
 def cache_folder() -> Path:
@@ -107,7 +113,15 @@ def _open(key: str) -> Entry | None:
             return None
         parts = {split: (int(span[0]), int(span[1])) for split, span in metadata["parts"].items()}
         native = (int(metadata["native"][0]), int(metadata["native"][1]))
-        return Entry(images, labels, parts, tuple(metadata["class_names"]), metadata["identity"], native)
+        return Entry(
+            images,
+            labels,
+            parts,
+            tuple(metadata["class_names"]),
+            metadata["identity"],
+            native,
+            tuple(metadata["remarks"]),
+        )
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
@@ -119,6 +133,8 @@ def _build(key: str, contents: Contents) -> None:
     try:
         with replacing(images_file) as temporary:
             images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+            # A memory map on a full disk ends the process with SIGBUS instead of an exception.
+            reserve(temporary)
             contents.fill(images)
             images.flush()
             images_bytes = temporary.stat().st_size
@@ -134,6 +150,7 @@ def _build(key: str, contents: Contents) -> None:
             "class_names": contents.class_names,
             "identity": contents.identity,
             "native": contents.native,
+            "remarks": contents.remarks,
         }
         write_text(metadata_file, json.dumps(metadata))
     except OSError as error:

@@ -59,10 +59,12 @@ class Pack:
     Attributes:
         name: name of its data set in result rows.
         numbered: whether file names are positions in the official order, by which the images are then sorted.
+        split: the split of images that are in no split folder, under any name of the archive.
     """
 
     name: str
     numbered: bool
+    split: str = "all"
 
 
 _DIGITS = tuple("0123456789")
@@ -159,22 +161,21 @@ def find_dataset(name: str) -> Dataset:
     return target if isinstance(target, Dataset) else Dataset(target)
 
 
-_JPEG = Pack("cifar10-jpeg", numbered=False)
-_SUBSET = Pack("cifar10-subset4000", numbered=True)
-_MNIST = Pack("mnist", numbered=True)
-_TINY = Pack("tiny-imagenet", numbered=False)
-
 PACKS: dict[str, Pack] = {
     # CIFAR-10 re-encoded as JPEG of quality 75: the pixels differ from the official release.
-    "3c711becd9d4e1929e667e85dc46bd671b938c16e46410296e2b27240a7b3399": _JPEG,
-    "33e6efe7655f1be7fb7373783dc369e9a809ff296896e9ff06f093b657170cc7": _JPEG,
+    "3c711becd9d4e1929e667e85dc46bd671b938c16e46410296e2b27240a7b3399": Pack("cifar10-jpeg", False, "train"),
+    "33e6efe7655f1be7fb7373783dc369e9a809ff296896e9ff06f093b657170cc7": Pack("cifar10-jpeg", False, "test"),
     # CIFAR-10's first 4,000 training and 1,000 test images, original pixels.
-    "cdbf78ec253e2657acaf5fe685a87d153ebc0bea105aaba1eaf821ba0acf3b9f": _SUBSET,
-    "532e93822f385ce774fea66723351bf6feeb77fc5bd89aeb56ddddbe97fada96": _SUBSET,
+    "cdbf78ec253e2657acaf5fe685a87d153ebc0bea105aaba1eaf821ba0acf3b9f": Pack(
+        "cifar10-subset4000", True, "train"
+    ),
+    "532e93822f385ce774fea66723351bf6feeb77fc5bd89aeb56ddddbe97fada96": Pack(
+        "cifar10-subset4000", True, "test"
+    ),
     # MNIST as PNG, with the pixels of the official release.
-    "06f5f08f05e20434eb8e93884b6f22c1ac6ecf354ce05bbf8a50ae1d9470a00d": _MNIST,
-    "139f7f7ac63e2cc6ad5c6d4efd125f5f6d3c444043a5ba14597fa013ae25b42f": _MNIST,
+    "06f5f08f05e20434eb8e93884b6f22c1ac6ecf354ce05bbf8a50ae1d9470a00d": Pack("mnist", True, "train"),
+    "139f7f7ac63e2cc6ad5c6d4efd125f5f6d3c444043a5ba14597fa013ae25b42f": Pack("mnist", True, "test"),
     # Tiny-ImageNet, 64x64: all validation images, and 100 training images of each of its 200 classes.
-    "b3ba1b6a1ba6eb975d40740f4e26336873de38653d0bdac9efe3386ca2672d5a": _TINY,
-    "700cf2ab5b08fdbcb0a4e9b29e22b60f70f8309572304ece3f4a866f6a20503c": _TINY,
+    "b3ba1b6a1ba6eb975d40740f4e26336873de38653d0bdac9efe3386ca2672d5a": Pack("tiny-imagenet", False, "val"),
+    "700cf2ab5b08fdbcb0a4e9b29e22b60f70f8309572304ece3f4a866f6a20503c": Pack("tiny-imagenet", False, "train"),
 }

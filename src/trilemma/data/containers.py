@@ -6,16 +6,28 @@ import gzip
 import io
 import mmap
 import os
+import posixpath
+import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from trilemma.data.left_out import LeftOut
 from trilemma.errors import DataError
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
+
+
+# Links are followed this often to reach a file, as by Linux.
+_MAX_LINKS = 40
+_LOOP = "a link to a folder above it"
+_COUNTED = "a link to a folder that is counted already"
+_NOWHERE = "a link to nothing in the archive"
+_SPECIAL = "no regular file"
 
 
 @dataclass(frozen=True)
@@ -24,15 +36,20 @@ class Container:
 
     Attributes:
         where: path of the container, for messages.
-        files: paths of the files, relative and ``/``-separated.
+        files: paths of the files, relative and ``/``-separated; links to files are files.
         folders: paths of the folders; an archive may list only some.
-        read: returns the bytes of one of ``files``; raises :class:`DataError` if it cannot be read.
+        read: returns the bytes of one of ``files``, or as many of the first as the second argument says; raises
+            :class:`DataError` if it cannot be read.
+        identity: equal for two of ``files`` if one is a link to the other.
+        left_out: links and special files that are not among ``files``.
     """
 
     where: str
     files: tuple[str, ...]
     folders: tuple[str, ...]
-    read: Callable[[str], bytes]
+    read: Callable[[str, int | None], bytes]
+    identity: Callable[[str], Hashable]
+    left_out: LeftOut
 
 
 def open_container(path: Path) -> Container:
@@ -58,51 +75,171 @@ def open_container(path: Path) -> Container:
     raise DataError(f"{path}: unknown kind of file; give a folder, {', '.join(SUFFIXES)} or .npz")
 
 
-def _open_folder(root: Path) -> Container:
-    files, folders = [], []
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        relative = Path(folder).relative_to(root)
-        files += [(relative / name).as_posix() for name in names]
-        folders += [(relative / name).as_posix() for name in subfolders]
+@dataclass(frozen=True)
+class Tree:
+    """The content of a folder and its subfolders, without hidden ones.
 
-    def read(member: str) -> bytes:
+    Attributes:
+        files: path relative to the folder, to the status of the file; ``None`` for a link to nothing.
+        folders: paths of the subfolders.
+        left_out: folders that are reached a second time, and special files.
+    """
+
+    files: dict[str, os.stat_result | None]
+    folders: list[str]
+    left_out: LeftOut
+
+
+def walk_folder(root: Path) -> Tree:
+    """Lists a folder. Links are followed, but every folder is listed once, at its own place rather than at a link.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    tree = Tree({}, [], LeftOut())
+    folders, links = deque([""]), deque[str]()
+    listed: set[tuple[int, int]] = set()
+    # Links wait until all other folders are listed.
+    while folders or links:
+        relative = (folders or links).popleft()
+        path = root / relative
         try:
-            return (root / member).read_bytes()
+            status = path.stat()
+            key = (status.st_dev, status.st_ino)
+            if key in listed or _is_above(path):
+                tree.left_out.add(_LOOP if _is_above(path) else _COUNTED, relative)
+                continue
+            listed.add(key)
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        if relative:
+            tree.folders.append(relative)
+        for entry in entries:
+            name = f"{relative}/{entry.name}" if relative else entry.name
+            if os.path.isdir(entry.path):
+                if not is_hidden(entry.name):
+                    (links if entry.is_symlink() else folders).append(name)
+                continue
+            # A link to nothing has no status; it is reported as an error when it is read.
+            file_status = os.stat(entry.path) if os.path.exists(entry.path) else None
+            if file_status is not None and not stat.S_ISREG(file_status.st_mode):
+                tree.left_out.add(_SPECIAL, name)
+            else:
+                tree.files[name] = file_status
+    return tree
+
+
+def _is_above(link: Path) -> bool:
+    """Whether the path is a link to a folder that contains the link."""
+    if not link.is_symlink():
+        return False
+    target, place = os.path.realpath(link), os.path.realpath(link.parent)
+    return os.path.commonpath((target, place)) == target
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is hidden."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _open_folder(root: Path) -> Container:
+    tree = walk_folder(root)
+
+    def read(member: str, count: int | None = None) -> bytes:
+        try:
+            with (root / member).open("rb") as stream:
+                return stream.read(-1 if count is None else count)
         except OSError as error:
             raise DataError(f"{root / member}: cannot be read ({error.strerror}); check the file") from error
 
-    return Container(str(root), tuple(files), tuple(folders), read)
+    def identity(member: str) -> Hashable:
+        status = tree.files[member]
+        return member if status is None else (status.st_dev, status.st_ino)
+
+    return Container(str(root), tuple(tree.files), tuple(tree.folders), read, identity, tree.left_out)
+
+
+def _follow(links: dict[str, str], files: Iterable[str], left_out: LeftOut) -> dict[str, str]:
+    """The file that each link in an archive leads to; links that lead to none are added to ``left_out``.
+
+    Args:
+        links: path of a link to the path of its target.
+        files: paths of the files.
+        left_out: links to folders, which are in the archive themselves, and links out of the archive.
+    """
+    known = set(files)
+    folders = {str(parent) for file in known for parent in PurePosixPath(file).parents}
+    targets: dict[str, str] = {}
+    for link in links:
+        path: str | None = link
+        for _ in range(_MAX_LINKS):
+            if path is None or path in known or path in folders:
+                break
+            path = _step(path, links)
+        if path in known:
+            targets[link] = str(path)
+        elif path is not None and path in folders:
+            above = path == "." or f"{link}/".startswith(f"{path}/")
+            left_out.add(_LOOP if above else _COUNTED, link)
+        else:
+            left_out.add(_NOWHERE, link)
+    return targets
+
+
+def _step(path: str, links: dict[str, str]) -> str | None:
+    """The path after the first link in it is replaced by its target; ``None`` without a link."""
+    parts = PurePosixPath(path).parts
+    for count in range(1, len(parts) + 1):
+        head = "/".join(parts[:count])
+        if head in links:
+            return posixpath.normpath("/".join((links[head], *parts[count:])))
+    return None
 
 
 def _open_tar(path: Path, data: bytes | mmap.mmap) -> Container:
     spans: dict[str, tuple[int, int]] = {}
-    folders, end = [], 0
+    links: dict[str, str] = {}
+    folders, end, left_out = [], 0, LeftOut()
     with tarfile.open(fileobj=io.BytesIO(data) if isinstance(data, bytes) else data, mode="r:") as archive:
         for member in archive:
+            name = _plain(member.name)
             end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             if member.isfile():
-                spans[_plain(member.name)] = (member.offset_data, member.offset_data + member.size)
+                spans[name] = (member.offset_data, member.offset_data + member.size)
             elif member.isdir():
-                folders.append(_plain(member.name))
+                folders.append(name)
+            elif member.islnk():
+                links[name] = _plain(member.linkname)
+            elif member.issym():
+                links[name] = _target(name, member.linkname)
+            else:
+                left_out.add(_SPECIAL, name)
     # tarfile accepts an archive that was truncated between two members; a complete one ends in zeros.
     if data[end : end + tarfile.BLOCKSIZE] != tarfile.NUL * tarfile.BLOCKSIZE:
         raise tarfile.ReadError("unexpected end of data")
+    spans |= {link: spans[file] for link, file in _follow(links, spans, left_out).items()}
 
-    def read(member: str) -> bytes:
+    def read(member: str, count: int | None = None) -> bytes:
         first, last = spans[member]
-        return data[first:last]
+        return data[first : last if count is None else min(last, first + count)]
 
-    return Container(str(path), tuple(spans), tuple(folders), read)
+    def identity(member: str) -> Hashable:
+        return (str(path), spans[member])
+
+    return Container(str(path), tuple(spans), tuple(folders), read, identity, left_out)
 
 
 def _open_zip(path: Path) -> Container:
     archive = zipfile.ZipFile(path)
-    names = {_plain(name): name for name in archive.namelist() if not name.endswith("/")}
-    folders = tuple(_plain(name) for name in archive.namelist() if name.endswith("/"))
+    members = {_plain(info.filename): info for info in archive.infolist() if not info.is_dir()}
+    folders = tuple(_plain(info.filename) for info in archive.infolist() if info.is_dir())
+    left_out = LeftOut()
 
-    def read(member: str) -> bytes:
+    def read_info(info: zipfile.ZipInfo, count: int | None = None) -> bytes:
         try:
-            return archive.read(names[member])
+            with archive.open(info) as stream:
+                return stream.read(-1 if count is None else count)
         except (
             OSError,
             EOFError,
@@ -112,10 +249,27 @@ def _open_zip(path: Path) -> Container:
             RuntimeError,
         ) as error:
             raise DataError(
-                f"{path}:{member}: damaged or encrypted ({error}); write the archive again"
+                f"{path}:{info.filename}: damaged or encrypted ({error}); write the archive again"
             ) from error
 
-    return Container(str(path), tuple(names), folders, read)
+    # The upper half of the attributes is the file mode of Unix; the content of a link is the path of its target.
+    symbolic = {name: info for name, info in members.items() if stat.S_ISLNK(info.external_attr >> 16)}
+    links = {name: _target(name, os.fsdecode(read_info(info))) for name, info in symbolic.items()}
+    members = {name: info for name, info in members.items() if name not in symbolic}
+    members |= {link: members[file] for link, file in _follow(links, members, left_out).items()}
+
+    def read(member: str, count: int | None = None) -> bytes:
+        return read_info(members[member], count)
+
+    def identity(member: str) -> Hashable:
+        return (str(path), members[member].header_offset)
+
+    return Container(str(path), tuple(members), folders, read, identity, left_out)
+
+
+def _target(link: str, text: str) -> str:
+    """The path in the archive that a symbolic link leads to; begins with ``..`` or ``/`` if it leads out."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(link), text))
 
 
 def _plain(member: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trilemma.data.class_names import distinct_names
 from trilemma.data.splitting import stratified_order
 from trilemma.errors import DataError
 
@@ -36,9 +37,11 @@ class ImageSet:
             followed by ``@SIZE`` if the images were resized, and by ``[:N]`` if only the first N training images are
             used.
         split: ``"train"``, ``"held-out"``, ``"test"`` or ``"all"``.
+        selection: how the images were chosen and changed, where the split does not say it; for result rows.
+        remarks: the kinds of files if there are several, and what is not counted, one line each.
 
     Raises:
-        DataError: images, labels and class names do not fit together.
+        DataError: images, labels and class names do not fit together, or two classes have one name.
     """
 
     images: Tensor
@@ -46,8 +49,12 @@ class ImageSet:
     class_names: tuple[str, ...]
     name: str
     split: str
+    selection: str = ""
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        # The names are stored in normal form, in which they are compared everywhere.
+        object.__setattr__(self, "class_names", distinct_names(self.class_names, self.name))
         if self.images.ndim != 4 or self.images.dtype not in (torch.uint8, torch.float32):
             raise DataError(
                 f"{self.name}: images must be uint8 or float32 [N, C, H, W], "

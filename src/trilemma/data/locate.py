@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from trilemma.data.cache import cache_folder
 from trilemma.data.catalogue import Dataset
-from trilemma.data.containers import SUFFIXES
+from trilemma.data.containers import SUFFIXES, is_hidden, walk_folder
 from trilemma.data.download import fetch
+from trilemma.data.layout import SPLIT_NAMES, SPLITS, LayoutError
+from trilemma.data.left_out import LeftOut
+from trilemma.data.pictures import endings
 from trilemma.errors import DataError
 
 _ARCHIVES = (*SUFFIXES, ".npz")
-_SPLIT_PREFIX = re.compile(r"(train|val|test)(?![a-z])", re.IGNORECASE)
 
 
 def locate_official(name: str, official: Dataset, root: Path | None) -> list[Path] | None:
@@ -49,49 +51,89 @@ def locate_official(name: str, official: Dataset, root: Path | None) -> list[Pat
     return files
 
 
-def locate_images(root: Path) -> list[tuple[str, Path]]:
+def locate_images(root: Path, labelled: bool = True) -> tuple[list[tuple[str, Path]], LeftOut]:
     """The image sources in ``root`` as pairs (split, path), with split ``"all"`` where the name indicates none.
 
     A file is the only source, and so is a folder that has subfolders. Of a folder with archives, the sources are the
-    archives named for a split (other files are ignored), or the only archive. A folder or archive named ``train*``,
-    ``val*`` or ``test*`` is that split, unless it has split folders inside.
+    archives named for a split, or the only archive. A folder may have archives of some splits and folders of others.
+    A folder or archive whose name begins with ``train``, ``val`` or ``test`` is that split, unless it has split folders
+    inside; so is an archive beside others that begins with another name of :data:`trilemma.data.layout.SPLIT_NAMES`.
+
+    Args:
+        root: the folder or file.
+        labelled: without labels, a folder that holds images itself is the only source.
+
+    Returns:
+        The sources, and the archives and images in ``root`` that are not read.
 
     Raises:
         DataError: ``root`` does not exist or cannot be read, has no images or archives, or several for one split.
     """
     _require(root)
+    left_out = LeftOut()
     if root.is_file():
-        return [(_split_of(root), root)]
-    entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
-    if any(path.is_dir() for path in entries):
-        return [(_split_of(root), root)]
+        return [(_split_of(root.name, SPLITS), root)], left_out
+    entries = sorted(path for path in root.iterdir() if not is_hidden(path.name))
     archives = [path for path in entries if path.name.lower().endswith(_ARCHIVES)]
-    named = [(_split_of(path), path) for path in archives if _split_of(path) != "all"]
-    if len(archives) == 1:
-        return [(_split_of(archives[0]), archives[0])]
-    for earlier, later in itertools.pairwise(named):
-        if earlier[0] == later[0]:
+    images = [path for path in entries if path.suffix.lower() in endings() and path.is_file()]
+    if images and not labelled:
+        left_out.add("an archive beside images", *(path.name for path in archives))
+        return [("all", root)], left_out
+    folders = [path for path in entries if path.is_dir()]
+    named = [(split, path) for path in archives if (split := _split_of(path.name, SPLIT_NAMES)) != "all"]
+    if folders:
+        split_of_folder = {SPLIT_NAMES.get(path.name.lower(), "all"): path for path in folders}
+        if not named or "all" in split_of_folder or len(split_of_folder) < len(folders):
+            left_out.add("an archive beside folders of images", *(path.name for path in archives))
+            return [(_split_of(root.name, SPLITS), root)], left_out
+        # An archive beside a folder of the same split is the packed folder.
+        packed = [path for split, path in named if split in split_of_folder]
+        left_out.add("an archive beside a folder of the same split", *(path.name for path in packed))
+        archives = [path for path in archives if path not in packed]
+        named = [*split_of_folder.items(), *(row for row in named if row[1] not in packed)]
+    elif len(archives) == 1:
+        named = [(_split_of(archives[0].name, SPLITS), archives[0])]
+    sources = _one_per_split(root, named, archives, images)
+    used = {path for _, path in sources}
+    left_out.add("its name begins with no split", *(path.name for path in archives if path not in used))
+    left_out.add("an image beside archives", *(path.name for path in images))
+    return sources, left_out
+
+
+def _one_per_split(
+    root: Path, named: list[tuple[str, Path]], archives: list[Path], images: list[Path]
+) -> list[tuple[str, Path]]:
+    """``named`` with each split once; raises :class:`DataError` if that cannot be."""
+    path_of: dict[str, Path] = {}
+    for split, path in named:
+        if split in path_of:
             raise DataError(
-                f"{root}: {earlier[1].name} and {later[1].name} are both the {later[0]} part; keep one"
+                f"{root}: {path_of[split].name} and {path.name} are both the {split} part; keep one"
             )
-    if any(path.suffix == ".npz" for _, path in named):
+        path_of[split] = path
+    if any(path.suffix.lower() == ".npz" for _, path in named):
         raise DataError(f"{root}: put the splits into one .npz file (x_train, y_train, x_test, y_test)")
     if not named:
         content = (
             "several archives, none named train*, val* or test*"
             if archives
+            else "images, but no class folders"
+            if images
             else "no image folder and no archive"
         )
-        raise DataError(
+        raise LayoutError(
             f"{root}: holds {content}; give split/class/file, class/file, or train and test archives"
         )
     return named
 
 
-def _split_of(path: Path) -> str:
-    """The split with which the name of ``path`` begins, else ``"all"``."""
-    match = _SPLIT_PREFIX.match(path.name)
-    return match.group(1).lower() if match else "all"
+def _split_of(name: str, known: Iterable[str]) -> str:
+    """The split of ``known`` with which a file name begins, followed by no letter, else ``"all"``."""
+    # The longest first, since "val" begins "valid".
+    for word in sorted(known, key=len, reverse=True):
+        if re.match(rf"{word}(?![a-z])", name, re.IGNORECASE):
+            return SPLIT_NAMES[word]
+    return "all"
 
 
 def _require(root: Path) -> None:
@@ -104,11 +146,10 @@ def _require(root: Path) -> None:
 
 def folder_state(root: Path) -> str:
     """A hash of the path of a folder and of the paths, sizes and modification times of its files."""
-    lines = []
-    for folder, _, names in os.walk(root, followlinks=True):
-        for name in names:
-            path = os.path.join(folder, name)
-            # A dangling link has no status; it is reported as an error when it is read.
-            status = os.stat(path) if os.path.exists(path) else None
-            lines.append(f"{path} {status and status.st_size} {status and status.st_mtime_ns}")
-    return hashlib.sha256("\n".join([str(root.resolve()), *sorted(lines)]).encode()).hexdigest()
+    lines = [
+        f"{path} {status and status.st_size} {status and status.st_mtime_ns}"
+        for path, status in walk_folder(root).files.items()
+    ]
+    content = "\n".join([str(root.resolve()), *sorted(lines)])
+    # File names that are no UTF-8 have surrogates.
+    return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()

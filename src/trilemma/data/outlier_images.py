@@ -7,13 +7,14 @@ object.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 from trilemma import noise
-from trilemma.config.registry import DATASETS
 from trilemma.data.image_set import ImageSet, as_float, source_name
-from trilemma.data.sources import load_images
+from trilemma.data.sources import load_unlabelled
 from trilemma.errors import DataError
 
 # A mixed image is the mean of this many training images.
@@ -22,6 +23,8 @@ MIXED = 4
 LIMIT = 50_000
 # Weights of red, green and blue in the luma (ITU-R 601).
 LUMA = (0.299, 0.587, 0.114)
+# The same in 16 bits, as Pillow has them.
+LUMA_16_BITS = (19595, 38470, 7471)
 
 
 def phase_scrambled(images: Tensor, seeds: Tensor) -> Tensor:
@@ -52,13 +55,28 @@ def in_channels(images: Tensor, channels: int) -> Tensor:
     return grey if channels == 1 else images.expand(-1, channels, -1, -1)
 
 
+def convert_channels(images: ImageSet, channels: int) -> ImageSet:
+    """Images with 1 or 3 ``channels``: grey is repeated, colour converted to luma as Pillow does it; 8 bits."""
+    if images.image_shape[0] == channels or {images.image_shape[0], channels} != {1, 3}:
+        return images
+    if channels == 3:
+        pixels, words = images.images.expand(-1, 3, -1, -1), "grey repeated in three channels"
+    else:
+        weights = torch.tensor(LUMA_16_BITS)[:, None, None]
+        pixels = ((images.images * weights).sum(1, keepdim=True) + (1 << 15) >> 16).to(torch.uint8)
+        words = "colour converted to grey"
+    selection = ", ".join(filter(None, (images.selection, words)))
+    return dataclasses.replace(images, images=pixels, selection=selection)
+
+
 class OutsideImages:
     """Random images from outside the training distribution; every call draws new ones.
 
     Args:
         name: ``phase-scrambled`` or ``mixed`` (synthesised from the training images), the name of a data set, or the
-            path of an image folder, archive or npz (see :func:`trilemma.data.load_images`). Images of other data are
-            resized to the size of the training images and converted to their number of channels.
+            path of a folder, archive or npz of images in any arrangement
+            (:func:`trilemma.data.sources.load_unlabelled`). Images of other data are resized to the size of the
+            training images and converted to their number of channels.
         data: the training images.
         device: device of the stored images and of the result.
 
@@ -95,7 +113,7 @@ def _other_images(name: str, data: ImageSet) -> ImageSet:
             f"{name}: images of other data are made grey or RGB and square, but the training images are "
             f"{channels}x{height}x{width}; use phase-scrambled or mixed"
         )
-    other = load_images(name, split="train" if name in DATASETS else "all", size=height)
+    other = load_unlabelled(name, "train", height)
     if source_name(other.name) == source_name(data.name):
         raise DataError(
             f"{name}: these are the training data, not images from outside the training distribution; give other data"

@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +21,41 @@ from PIL import Image, UnidentifiedImageError
 
 from trilemma.errors import DataError
 
-EXTENSIONS = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-)
+# Formats of Pillow that hold pictures and are decoded by Pillow itself, rather than by another program.
+FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP",
+)  # fmt: skip
+# Number of first bytes by which Pillow recognises a format.
+SIGNATURE_BYTES = 16
 _GREY = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"))
+
+
+@functools.cache
+def endings() -> frozenset[str]:
+    """The file name endings of :data:`FORMATS`, in small letters, with the dot."""
+    return frozenset(
+        ending for ending, format_ in Image.registered_extensions().items() if format_ in FORMATS
+    )
+
+
+def is_image(read: Callable[[int | None], bytes]) -> bool:
+    """Whether the first bytes of a file are those of an image of :data:`FORMATS`, and its header can be read.
+
+    Args:
+        read: returns as many of the first bytes as its argument says, or all for ``None``.
+    """
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    checks = [Image.OPEN[name][1] for name in formats]
+    try:
+        first_bytes = read(SIGNATURE_BYTES)
+        if not any(check is not None and check(first_bytes) for check in checks):
+            return False
+        with Image.open(io.BytesIO(read(None)), formats=formats):
+            return True
+    # Pillow's readers raise many kinds of exceptions; all of them mean that it is no image.
+    except Exception:
+        return False
 
 
 def read_header(data: bytes, where: str) -> tuple[int, int, bool]:

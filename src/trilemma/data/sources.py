@@ -17,16 +17,23 @@ from trilemma.config.plug_ins import call_registered
 from trilemma.config.registry import DATASETS, import_object
 from trilemma.data import catalogue
 from trilemma.data.arrays import arrays_contents, as_arrays, read_npz, tensor_set
-from trilemma.data.cache import FORMAT, Contents, Entry, cached
+from trilemma.data.cache import FORMAT, Contents, Entry, Size, cached
+from trilemma.data.class_names import match_classes, numbers
 from trilemma.data.download import file_sha256, verify_checksum
 from trilemma.data.image_files import image_files_contents
-from trilemma.data.image_set import ImageSet, Splits
+from trilemma.data.image_set import ImageSet, Splits, source_name
+from trilemma.data.layout import LayoutError
+from trilemma.data.left_out import print_remarks
 from trilemma.data.locate import folder_state, locate_images, locate_official
 from trilemma.data.splitting import stratified_split
 from trilemma.errors import DataError, nearest
 
+# Side in pixels, or (height, width).
+_Side = int | tuple[int, int] | None
 # The test part of a source without splits. Not configurable, so that it is the same in training and evaluation.
 TEST_FRACTION = 0.2
+# Beginning of the names of image sets that are named by their content.
+BY_CONTENT = "imagefolder:"
 
 
 def load_splits(
@@ -43,7 +50,8 @@ def load_splits(
     - ``cifar10``, ``cifar100``, ``mnist``, ``fashion-mnist``, ``svhn``: the official archives, downloaded
       into the cache folder, or found in ``root``. ``root`` may hold images instead, as for ``folder``.
     - ``folder``: ``root`` is an image folder, ``.tar``, ``.tar.gz``, ``.tgz``, ``.zip`` or ``.npz``, or a
-      folder with one of these archives, or with one per split, named ``train*``, ``val*``, ``test*``.
+      folder with one of these archives, or with one per split, named ``train*``, ``val*``, ``test*`` (see
+      :data:`trilemma.data.layout.SPLIT_NAMES`).
       Layouts: :mod:`trilemma.data.layout`; sizes and channels: :mod:`trilemma.data.image_files`; single images:
       :mod:`trilemma.data.pictures`; arrays: :func:`trilemma.data.arrays.read_npz`.
 
@@ -75,6 +83,7 @@ def load_splits(
         raise DataError(
             f"{source.where}: has no {missing[0]} part; add a folder or archive named {missing[0]}"
         )
+    print_remarks(source.where, source.entry.remarks)
     splits = Splits(*(source.image_set(split, parts[split]) for split in ("train", "held-out", "test")))
     for images in (splits.held_out, splits.test):
         if len(images) == 0:
@@ -102,47 +111,94 @@ def _shortened(train: ImageSet, count: int) -> ImageSet:
 
 def load_images(
     source: str | Path | tuple[Tensor, Tensor],
-    split: str = "test",
+    split: str | None = None,
     root: str | Path | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     class_names: Sequence[str] | None = None,
+    trained_on: str | None = None,
 ) -> ImageSet:
     """Loads images to evaluate on: one part of a data set, or tensors.
 
-    A path has the same parts as in :func:`load_splits`, so that a folder's training images are not in its test part: of
-    a source without splits, ``"test"`` is the same fixed fifth, and ``"all"`` is everything.
+    By default these are the test part of a named data set or of a path with splits, and of a path without splits all
+    images. Training however keeps a fixed stratified fifth of a source without splits for tests
+    (:func:`load_splits`), which is its ``"test"`` part: that part is the default too if ``trained_on`` says that the
+    classifier was trained on the same images, and of a data set's name with a ``root``, by which a run names its
+    data. Of a path with training images only, these are used. ``selection`` of the result says what was done.
 
     Args:
         source: the name of a data set (it has precedence over a path of the same name), a path, or (images, labels):
             images ``[N, C, H, W]``, uint8, or float in [0, 1]; labels integers ``[N]``. Float images are not rounded.
-        split: ``"train"``, ``"held-out"``, ``"test"`` or ``"all"``.
+        split: ``"train"``, ``"held-out"``, ``"test"`` or ``"all"``; ``None`` for the default above. The name of the
+            split of tensors is ``"all"`` by default.
         root: path of a named data set.
-        size: side in pixels to which every image is resized; not for tensors.
-        class_names: the classes in the classifier's label order. Labels of a name or a path are renumbered by class
-            name; for tensors these are only the names.
+        size: side in pixels to which every image is resized, or (height, width); not for tensors.
+        class_names: the classes in the classifier's label order. Labels of a name or a path are matched to them by
+            name, see :func:`trilemma.data.class_names.match_classes`; for tensors these are only the names.
+        trained_on: name of the image set that the classifier was trained on.
 
     Raises:
-        DataError: the source cannot be read, or an argument is invalid.
+        DataError: the source cannot be read, an argument is invalid, or the images at ``root`` have no splits and are
+            not those of ``trained_on``, so that its training images are not known.
     """
     if isinstance(source, tuple):
         if size is not None or root is not None:
             raise DataError(
                 "size and root are for named data and paths only; resize the tensors and omit both"
             )
-        return tensor_set(*source, split=split, class_names=class_names)
-    if isinstance(source, str) and source in DATASETS:
-        opened = _open_named(source, root, size)
+        return tensor_set(*source, split=split or "all", class_names=class_names)
+    named = isinstance(source, str) and source in DATASETS
+    if named:
+        opened = _open_named(str(source), root, size)
     elif Path(source).exists():
         if root is not None:
             raise DataError(f"{source}: a path needs no root (got {root}); root goes with a data set's name")
         opened = _open_images(Path(source), size)
     else:
         raise _unknown(str(source))
-    parts = opened.divide()
-    if split not in parts:
-        raise DataError(f"{opened.where}: has no {split!r} part; it has {', '.join(parts)}")
-    images = opened.image_set(split, parts[split])
-    return images if class_names is None else _renumber(images, tuple(class_names))
+    print_remarks(opened.where, opened.entry.remarks)
+    images = opened.to_evaluate(named, trained_on) if split is None else opened.part(split)
+    return images if class_names is None else in_class_order(images, class_names)
+
+
+def load_unlabelled(source: str | Path, split: str, size: int | tuple[int, int] | None = None) -> ImageSet:
+    """Loads images whose labels do not matter, in any arrangement.
+
+    Images that are arranged by class, as :func:`load_images` requires it, have their labels and class names. All others
+    are one class, and an npz file needs no labels.
+
+    Args:
+        source, size: as for :func:`load_images`.
+        split: the part of a named data set, such as ``"test"``; of a path, all images are used.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
+    try:
+        return load_images(source, split if source in DATASETS else "all", size=size)
+    except LayoutError:
+        opened = _open_images(Path(source), size, labelled=False)
+        print_remarks(opened.where, opened.entry.remarks)
+        return opened.part("all")
+
+
+def in_class_order(images: ImageSet, class_names: Sequence[str]) -> ImageSet:
+    """The image set with labels in the order of a classifier's classes; ``selection`` says if names do not decide it.
+
+    It is returned unchanged if the numbers of classes differ and the classifier has no class names.
+
+    Raises:
+        DataError: a class of the data is none of the classifier's.
+    """
+    match = match_classes(images.class_names, class_names, images.name)
+    if match is None or images.class_names == tuple(class_names):
+        return images
+    unnamed = tuple(class_names) == numbers(len(class_names))
+    labels = torch.tensor(match.labels)
+    names = tuple(class_names)
+    if match.by and unnamed:
+        names = tuple(images.class_names[match.labels.index(label)] for label in range(len(names)))
+    selection = ", ".join(filter(None, (images.selection, match.by)))
+    return dataclasses.replace(images, labels=labels[images.labels], class_names=names, selection=selection)
 
 
 def _unknown(name: str) -> DataError:
@@ -186,13 +242,45 @@ class _Source:
             parts |= {"train": train, "held-out": val}
         return parts if test is None else parts | {"test": test}
 
-    def image_set(self, split: str, index: slice | Tensor) -> ImageSet:
+    def image_set(self, split: str, index: slice | Tensor, selection: str = "") -> ImageSet:
         """The images at ``index`` as an image set."""
-        images, labels = torch.from_numpy(self.entry.images), torch.from_numpy(self.entry.labels)
-        return ImageSet(images[index], labels[index], self.entry.class_names, self.name, split)
+        entry = self.entry
+        images, labels = torch.from_numpy(entry.images), torch.from_numpy(entry.labels)
+        return ImageSet(
+            images[index], labels[index], entry.class_names, self.name, split, selection, entry.remarks
+        )
+
+    def part(self, split: str) -> ImageSet:
+        """The images of a part; raises :class:`DataError` if there is no such part."""
+        parts = self.divide()
+        if split not in parts:
+            raise DataError(f"{self.where}: has no {split!r} part; it has {', '.join(parts)}")
+        return self.image_set(split, parts[split])
+
+    def to_evaluate(self, named: bool, trained_on: str | None) -> ImageSet:
+        """The images to evaluate on, by the rules of :func:`load_images`; ``named``: read by a data set's name."""
+        spans = self.entry.parts
+        if "all" not in spans:
+            if "train" in spans and len(spans) == 1:
+                return self.image_set("train", slice(*spans["train"]), "source without a test split")
+            return self.part("test")
+        same = trained_on is not None and source_name(trained_on) == source_name(self.name)
+        by_content = self.name.startswith(BY_CONTENT) and str(trained_on).startswith(BY_CONTENT)
+        if named and by_content and not same:
+            raise DataError(
+                f"{self.where}: has no splits, and its images changed since the training ({trained_on}, now "
+                f"{self.name}), so that training and test images cannot be told apart; restore them, or evaluate on "
+                "a path of other images"
+            )
+        if named or same:
+            return dataclasses.replace(
+                self.part("test"),
+                selection="the fixed stratified fifth of a source without splits that training leaves out",
+            )
+        return self.image_set("all", slice(*spans["all"]), "source without splits")
 
 
-def _open_named(name: str, root: str | Path | None, size: int | None) -> _Source:
+def _open_named(name: str, root: str | Path | None, size: _Side) -> _Source:
     """Decodes a data set of the registry."""
     if name not in DATASETS:
         raise _unknown(name)
@@ -219,9 +307,7 @@ def _open_named(name: str, root: str | Path | None, size: int | None) -> _Source
     return source
 
 
-def _open_function(
-    name: str, dataset: catalogue.Dataset, root: str | Path | None, size: int | None
-) -> _Source:
+def _open_function(name: str, dataset: catalogue.Dataset, root: str | Path | None, size: _Side) -> _Source:
     """Reads a data set by its function. Only this package's functions are cached, since their results never change."""
 
     def read() -> Contents:
@@ -237,7 +323,7 @@ def _open_function(
             raise DataError(
                 f"{name}: its images have shape {shapes.pop()}, but its catalogue entry states {dataset.image_shape}"
             )
-        return arrays_contents(arrays, dataset.class_names, size, name)
+        return arrays_contents(arrays, dataset.class_names, _shape(size), name)
 
     if isinstance(dataset.read, str) and dataset.read.startswith("trilemma."):
         return _cached(name, name, size, read, name)
@@ -245,10 +331,15 @@ def _open_function(
     images = np.empty((len(contents.labels), *contents.shape), np.uint8)
     contents.fill(images)
     entry = Entry(
-        images, contents.labels, contents.parts, contents.class_names, contents.identity, contents.native
+        images,
+        contents.labels,
+        contents.parts,
+        contents.class_names,
+        contents.identity,
+        contents.native,
+        contents.remarks,
     )
-    resized = size is not None and entry.native != (size, size)
-    return _Source(entry, name + (f"@{size}" if resized else ""), name)
+    return _Source(entry, name + _resized(entry, size), name)
 
 
 def _reader(dataset: catalogue.Dataset) -> Callable[[Any], Any]:
@@ -259,70 +350,92 @@ def _reader(dataset: catalogue.Dataset) -> Callable[[Any], Any]:
     return read
 
 
-def _open_official(name: str, official: catalogue.Dataset, files: list[Path], size: int | None) -> _Source:
+def _open_official(name: str, official: catalogue.Dataset, files: list[Path], size: _Side) -> _Source:
     """Decodes the official archives of a data set, after checking their checksums."""
 
     def read() -> Contents:
         for file, archive in zip(files, official.archives, strict=True):
             verify_checksum(file, archive.checksum)
-        return arrays_contents(_reader(official)(files), official.class_names, size, str(files[0].parent))
+        return arrays_contents(
+            _reader(official)(files), official.class_names, _shape(size), str(files[0].parent)
+        )
 
     content = name + "".join(file_sha256(file) for file in files)
     return _cached(name, content, size, read, str(files[0].parent))
 
 
-def _open_images(root: Path, size: int | None) -> _Source:
+def _open_images(root: Path, size: _Side, labelled: bool = True) -> _Source:
     """Decodes an image folder, archives of image files, or an npz file."""
-    sources = locate_images(root)
-    where = str(root)
-    if sources[0][1].is_dir():
-        return _cached(
-            None, folder_state(root), size, lambda: image_files_contents(sources, size, False, where), where
+    sources, left_out = locate_images(root, labelled)
+    where, kind = str(root), "" if labelled else "unlabelled "
+    paths = [path for _, path in sources]
+
+    def opened(name: str | None, content: str, read: Callable[[], Contents]) -> _Source:
+        return _cached(name, kind + content, size, read, where, left_out.lines())
+
+    def files(sources: list[tuple[str, Path]], numbered: bool = False) -> Contents:
+        return image_files_contents(sources, _shape(size), numbered, where, labelled)
+
+    if any(path.is_dir() for path in paths):
+        return opened(None, folder_state(root), lambda: files(sources))
+    hashes = [file_sha256(path) for path in paths]
+    if paths[0].suffix.lower() == ".npz":
+        return opened(
+            None,
+            f"npz{hashes[0]}",
+            lambda: arrays_contents(read_npz(paths[0], labelled), None, _shape(size), where),
         )
-    hashes = [file_sha256(path) for _, path in sources]
+    packs = [catalogue.PACKS.get(digest) for digest in hashes]
+    # The split of a known archive is known under any file name.
+    sources = [
+        (pack.split if pack is not None and split == "all" else split, path)
+        for (split, path), pack in zip(sources, packs, strict=True)
+    ]
     content = "".join(f"{split} {digest}" for (split, _), digest in zip(sources, hashes, strict=True))
-    if sources[0][1].suffix.lower() == ".npz":
-        npz = sources[0][1]
-        return _cached(
-            None, "npz" + content, size, lambda: arrays_contents(read_npz(npz), None, size, where), where
-        )
-    packs = {catalogue.PACKS.get(digest) for digest in hashes}
-    pack = packs.pop() if len(packs) == 1 else None
-    numbered = pack is not None and pack.numbered
-    known = None if pack is None else pack.name
-    return _cached(known, content, size, lambda: image_files_contents(sources, size, numbered, where), where)
+    known = {pack and (pack.name, pack.numbered) for pack in packs}
+    name, numbered = (known.pop() if len(known) == 1 else None) or (None, False)
+    return opened(name, content, lambda: files(sources, numbered))
 
 
 def _cached(
-    name: str | None, content: str, size: int | None, read: Callable[[], Contents], where: str
+    name: str | None,
+    content: str,
+    size: _Side,
+    read: Callable[[], Contents],
+    where: str,
+    left_out: tuple[str, ...] = (),
 ) -> _Source:
     """The source with this ``content`` from the decode cache, into which ``read`` decodes it if needed.
 
     Args:
         name: name of its image sets; ``None`` for ``imagefolder:`` and a hash of the content.
         content: identifies the source in the key of the cache entry.
-        size: side in pixels to which images are resized, or ``None``.
+        size: as in :func:`load_images`.
         read: reads the source.
         where: path or name, for messages.
+        left_out: what is beside the source and not counted.
 
     Raises:
         DataError: ``size`` is below 1, or the source cannot be read.
     """
-    if size is not None and size < 1:
+    if min(_shape(size) or (1,)) < 1:
         raise DataError(f"size is {size}; give the side of an image in pixels, 1 or more")
-    key = hashlib.sha256(f"{FORMAT} {size} {content}".encode()).hexdigest()
-    entry = cached(key, read)
-    resized = size is not None and entry.native != (size, size)
-    full_name = (name or f"imagefolder:{entry.identity[:12]}") + (f"@{size}" if resized else "")
-    return _Source(entry, full_name, where)
+    # File names that are no UTF-8 have surrogates.
+    key = f"{FORMAT} {_shape(size)} {content}".encode("utf-8", "surrogateescape")
+    entry = cached(hashlib.sha256(key).hexdigest(), read)
+    entry = dataclasses.replace(entry, remarks=left_out + entry.remarks)
+    full_name = name or f"{BY_CONTENT}{entry.identity[:12]}"
+    return _Source(entry, full_name + _resized(entry, size), where)
 
 
-def _renumber(images: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
-    """The image set with labels renumbered to the order of ``class_names``, matched by name."""
-    if unknown := [name for name in images.class_names if name not in class_names]:
-        raise DataError(
-            f"{images.name}: class {unknown[0]!r} is none of the classifier's {len(class_names)} classes; "
-            f"rename its folder.{nearest(unknown[0], class_names)}"
-        )
-    table = torch.tensor([class_names.index(name) for name in images.class_names])
-    return dataclasses.replace(images, labels=table[images.labels], class_names=class_names)
+def _shape(size: _Side) -> Size:
+    """(height, width) of a side in pixels."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def _resized(entry: Entry, size: _Side) -> str:
+    """The end of the name of resized images: ``@SIZE``, ``@HEIGHTxWIDTH``, or nothing."""
+    shape = _shape(size)
+    if shape is None or entry.native == shape:
+        return ""
+    return f"@{shape[0]}" if shape[0] == shape[1] else f"@{shape[0]}x{shape[1]}"

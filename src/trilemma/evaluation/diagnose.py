@@ -15,7 +15,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.config.presets import Preset, diagnose_presets
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import ConfigError
-from trilemma.evaluation.evaluate import Data, check_fit, environment
+from trilemma.evaluation.evaluate import Data, check_fit, environment, which_images
 from trilemma.evaluation.lint.rows import lint_data
 from trilemma.evaluation.source import Source, find_run, open_images, open_source
 from trilemma.figures.energy_landscape import draw_deltas, draw_histograms, draw_moves, draw_quiver
@@ -218,7 +218,7 @@ def diagnose(
     record = {
         "lint": lint_result.record(),
         "count": len(part),
-        "data": {"name": part.name, "split": part.split},
+        "data": {"name": part.name, "split": part.split, "images": which_images(part, len(opened))},
         "threat": {"norm": threat.norm, "radius": threat.radius},
         "attack": f"{first}, {presets[first].words(clf.num_classes)}",
         "generated": f"momentum, joint energy, {GENERATED_STEPS} steps from {start}",

@@ -17,8 +17,10 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.load import load
 from trilemma.classifier.output import accepted_shape, shape_text
+from trilemma.config.registry import DATASETS
 from trilemma.data.image_set import ImageSet, Splits
-from trilemma.data.sources import load_images
+from trilemma.data.outlier_images import convert_channels
+from trilemma.data.sources import in_class_order, load_images
 from trilemma.errors import CheckpointError, ConfigError, DataError, ImageError, NetworkError
 from trilemma.evaluation.lint.rows import add_lint, lint_data, print_findings
 from trilemma.evaluation.protocol import (
@@ -64,7 +66,9 @@ def evaluate(
 
     Args:
         clf: the classifier; its state is restored. Images are moved to its device.
-        data: name of a data set or a path (of both, the test split is used), ``(images, labels)``, or an image set.
+        data: name of a data set or a path, ``(images, labels)``, or an image set. Of a name, and of a path with splits,
+            the test split is used; of a path without splits all images, unless the classifier was trained on them
+            (:func:`trilemma.data.load_images`).
         protocols: names (``trilemma list protocols``).
         threat: norm and radius of attacks; by default the threat stored with the classifier.
         images: number of images, the first ones of a fixed stratified order; ``None`` for all.
@@ -114,7 +118,7 @@ def evaluate(
     part = everything if images is None or images >= len(everything) else everything.first(images)
     check_fit(clf, part)
     check_output(clf, part)
-    about = {"name": part.name, "split": part.split, "images": _which(len(part), len(everything))}
+    about = {"name": part.name, "split": part.split, "images": which_images(part, len(everything))}
     size = resolve_batch_size(clf, part.images, batch_size)
     lint_result = lint_data(clf, part, threat if attacking else None, seed, size) if lint else None
     # Printed before the protocols, which may take hours.
@@ -144,19 +148,34 @@ def state_file(folder: str | Path, protocol: str) -> Path:
 def open_data(
     clf: Classifier, data: Data, root: str | Path | None = None, size: int | None = None
 ) -> ImageSet:
-    """The images to evaluate on; labels follow the classifier's class order if it has class names.
+    """The images to evaluate on, with labels in the classifier's class order.
+
+    Classes are matched by name if both sides have names (:func:`trilemma.data.class_names.match_classes`). Images of a
+    name or a path that are not of the classifier's size are resized; those of a path are also converted between grey
+    and RGB.
 
     Args:
-        clf: its class names are used.
+        clf: its class names, its image shape and the name of its training data are used.
         data: as in :func:`evaluate`.
         root: folder of a named data set.
-        size: side in pixels to resize images to.
+        size: side in pixels to resize images to, instead of the classifier's.
     """
+    if isinstance(data, tuple):
+        return load_images(data, class_names=clf.class_names)
     if isinstance(data, ImageSet):
-        return data
-    numbered = clf.class_names == tuple(str(k) for k in range(clf.num_classes))
-    class_names = None if numbered and not isinstance(data, tuple) else clf.class_names
-    return load_images(data, root=root, size=size, class_names=class_names)
+        return in_class_order(data, clf.class_names)
+    trained_on = clf.about.get("data")
+
+    def opened(shape: int | tuple[int, int] | None) -> ImageSet:
+        return load_images(data, None, root, shape, clf.class_names, trained_on)
+
+    images = opened(size)
+    if clf.image_shape is None or size is not None:
+        return images
+    channels, *sides = clf.image_shape
+    if images.image_shape[1:] != tuple(sides):
+        images = opened((sides[0], sides[1]))
+    return images if str(data) in DATASETS else convert_channels(images, channels)
 
 
 def check_fit(clf: Classifier, data: ImageSet) -> None:
@@ -217,9 +236,10 @@ def _resize(given: tuple[int, ...], needed: tuple[int, ...]) -> str:
     return "resize them"
 
 
-def _which(count: int, total: int) -> str:
-    """Which images were evaluated, in words for the result row."""
-    return f"all {total}" if count == total else f"first {count} of {total}, stratified order"
+def which_images(part: ImageSet, total: int) -> str:
+    """Which images of ``total`` were evaluated, and how they were chosen, in words for the result row."""
+    count = f"all {total}" if len(part) == total else f"first {len(part)} of {total}, stratified order"
+    return ", ".join(filter(None, (count, part.selection)))
 
 
 def _row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike
 from pathlib import Path
 
@@ -78,20 +79,21 @@ def _wrapped(network: nn.Module, data: Data | None) -> Classifier:
 
 
 def open_images(clf: Classifier, run: RunDirectory | None, data: Data | None) -> ImageSet:
-    """The test images of ``data``, by default those of the run's or the classifier's own data.
+    """The images of ``data`` to evaluate on, by default the test images of the run's or the classifier's own data.
 
     A classifier file stores only the name of its data; a run also stores their path and image size.
 
     Args:
         clf: its class names give the label order, its image shape the size of other data.
         run: the run that the classifier belongs to, or ``None``.
-        data: name of a data set or a path, ``(images, labels)``, or an image set.
+        data: name of a data set or a path, ``(images, labels)``, or an image set. The path of the run's own data means
+            their test images.
 
     Raises:
         DataError: the data are unknown or cannot be read.
     """
     run_data = None if run is None else run.config().data
-    if run_data is not None and (data is None or data == run_data.name):
+    if run_data is not None and (data is None or data == run_data.name or _same_path(data, run_data.root)):
         return open_data(clf, run_data.name, run_data.root, run_data.size)
     if data is None:
         data = source_name(str(clf.about.get("data", "not stored")))
@@ -99,7 +101,11 @@ def open_images(clf: Classifier, run: RunDirectory | None, data: Data | None) ->
             raise DataError(
                 f"the training data of this classifier are not a known data set ({data}); add --data NAME or a path"
             )
-    images = open_data(clf, data)
-    if not isinstance(data, str | Path) or clf.image_shape is None or images.image_shape == clf.image_shape:
-        return images
-    return open_data(clf, data, size=clf.image_shape[1])
+    return open_data(clf, data)
+
+
+def _same_path(data: Data, root: str | Path | None) -> bool:
+    """Whether ``data`` is the path ``root``, also by links."""
+    if root is None or not isinstance(data, str | Path):
+        return False
+    return os.path.realpath(data) == os.path.realpath(root)

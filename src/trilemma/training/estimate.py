@@ -133,12 +133,13 @@ def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None,
 
 
 def _describe_data(splits: Splits) -> str:
-    """Returns the name of the data, the size of every part, and the first class names."""
+    """Returns the name of the data, the size of every part, the first class names, and what is not counted."""
     train = splits.train
     counts = ", ".join(f"{len(part):,} {part.split}" for part in (train, splits.held_out, splits.test))
     names = ", ".join(train.class_names[:CLASSES_SHOWN])
     more = ", ..." if train.num_classes > CLASSES_SHOWN else ""
-    return f"{train.name}: {counts} images in {train.num_classes} classes ({names}{more})"
+    text = f"{train.name}: {counts} images in {train.num_classes} classes ({names}{more})"
+    return "; ".join((text, *train.remarks))
 
 
 def _in_cache(name: str, dataset: Dataset) -> bool:

@@ -17,7 +17,7 @@ from trilemma.config.registry import DATASETS
 from trilemma.data.catalogue import CIFAR10
 from trilemma.data.image_set import ImageSet, as_float
 from trilemma.data.outlier_images import in_channels, phase_scrambled
-from trilemma.data.sources import load_images
+from trilemma.data.sources import load_unlabelled
 from trilemma.errors import DataError, nearest
 from trilemma.evaluation.protocol import Measurement, Protocol, Quantity, Request
 from trilemma.metrics.ood import SCORES, auroc, auroc_interval, ood_scores
@@ -90,9 +90,10 @@ def ood(name: str) -> Protocol:
 def outside_images(name: str, clf: Classifier, images: Tensor, seed: int) -> tuple[Tensor, dict[str, Any]]:
     """Images of the set, at most as many as ``images`` and in their shape, with a description of them.
 
-    Of a named data set the test split is used, of a path all images, in a fixed stratified order and without the
-    classes that overlap the classifier's (:func:`without_overlap`). Images are cropped to a square and resized by
-    :mod:`trilemma.data.pictures`; grey is repeated for RGB, and RGB converted to grey, as the test images require.
+    Of a named data set the test split is used, of a path all images in any arrangement, in a fixed stratified order and
+    without the classes that overlap the classifier's (:func:`without_overlap`). Images are cropped to a square and
+    resized by :mod:`trilemma.data.pictures`; grey is repeated for RGB, and RGB converted to grey, as the test images
+    require.
 
     Args:
         name: as in :func:`ood`.
@@ -121,7 +122,7 @@ def outside_images(name: str, clf: Classifier, images: Tensor, seed: int) -> tup
             f"ood:{name}: images of another set can be made square and grey or RGB, but the test images are "
             f"{channels}x{height}x{width}; use {', '.join(SYNTHETIC)}"
         )
-    whole_set = load_images(name, split="test" if name in DATASETS else "all", size=height)
+    whole_set = load_unlabelled(name, "test", height)
     remaining, dropped = without_overlap(whole_set, clf.class_names)
     part = remaining.first(len(images)) if len(remaining) > len(images) else remaining
     outside = in_channels(part.float_images(), channels)
