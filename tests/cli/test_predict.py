@@ -82,7 +82,7 @@ def test_a_folder_gives_its_image_files_at_any_depth_sorted_by_path(
     folder = tmp_path / "pictures"
     (folder / "more").mkdir(parents=True)
     (folder / "notes.txt").write_text("no image")
-    assert mistake("predict", run_folder, folder).startswith(f"{folder}: no image files in this folder")
+    assert mistake("predict", run_folder, folder).startswith(f"{folder}: holds no image file")
     paths = [
         picture(np.zeros((8, 8)), name)
         for name in ("pictures/b.png", "pictures/a.PNG", "pictures/more/c.png")

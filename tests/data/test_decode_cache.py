@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from trilemma.data.cache import Contents, cache_folder, cached
 from trilemma.errors import DataError
+from trilemma.files import reserve
 
 PIXELS = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
 
@@ -80,6 +83,37 @@ def test_cache_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("TRILEMMA_CACHE", str(tmp_path / "file"))
     with pytest.raises(DataError, match=r"decode cache cannot be written .* set TRILEMMA_CACHE"):
         cached("key", Source())
+
+
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"cannot be written \(No space left on device\); free some space"):
+        cached("key", Source())
+    assert list((cache_folder() / "decoded").iterdir()) == []
+
+
+@pytest.mark.parametrize("fallocate", ["as it is", "not supported", "missing"])
+def test_reserved_space_is_allocated_and_reads_as_zeros(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fallocate: str
+) -> None:
+    def refuse(*arguments: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    if fallocate == "not supported":
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+    if fallocate == "missing":
+        monkeypatch.delattr(os, "posix_fallocate")
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.write(b"head")
+        file.truncate(5 << 20)
+    reserve(path)
+    status = path.stat()
+    assert (status.st_size, status.st_blocks * 512 >= status.st_size) == (5 << 20, True)
+    assert path.read_bytes() == b"head" + bytes((5 << 20) - 4)
 
 
 def test_cache_folder_follows_the_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,8 +78,49 @@ def test_without_splits_a_fixed_fifth_is_the_test_part(tmp_path: Path, build: An
     assert (len(splits.train), len(splits.held_out), len(splits.test)) == (29, 3, 8)
     everything = values(splits.train) + values(splits.held_out) + values(splits.test)
     assert sorted(everything) == [*range(20), *range(100, 120)]
-    assert values(load_images(root)) == values(splits.test)
+    assert values(load_images(root, "test")) == values(splits.test)
     assert len(load_images(root, split="all")) == 40
+
+
+def test_all_images_of_a_source_without_splits_are_evaluated(tmp_path: Path, build: Any) -> None:
+    root = build.folder(tmp_path / "pets", build.classes("", 20))
+    images = load_images(root)
+    assert (len(images), images.split, images.selection) == (40, "all", "source without splits")
+
+
+def test_of_what_was_trained_on_the_part_that_training_left_out_is_evaluated(
+    tmp_path: Path, build: Any
+) -> None:
+    """Recognised by content: the same images in a folder, in an archive, and resized."""
+    root = build.folder(tmp_path / "pets", build.classes("", 20))
+    splits = load_splits("folder", root, train_images=20)
+    archive = build.zip(tmp_path / "copy.zip", build.classes("", 20))
+    for path, size in ((root, None), (archive, None), (archive, 2)):
+        images = load_images(path, size=size, trained_on=splits.train.name)
+        assert values(images) == values(splits.test)
+        assert (images.split, "stratified fifth" in images.selection) == ("test", True)
+    assert len(load_images(root, trained_on="imagefolder:000000000000")) == 40
+
+
+def test_a_folder_that_changed_since_the_training_is_refused(tmp_path: Path, build: Any) -> None:
+    root = build.folder(tmp_path / "pets", build.classes("", 20))
+    trained_on = load_splits("folder", root).train.name
+    assert len(load_images("folder", root=root, trained_on=trained_on)) == 8
+    build.folder(root, {"cat/new.png": build.grey(99)})
+    with pytest.raises(DataError, match="its images changed since the training"):
+        load_images("folder", root=root, trained_on=trained_on)
+    # With a test split nothing is mixed up.
+    build.folder(tmp_path / "two", {**build.classes("train", 9), **build.classes("test", 2, first=50)})
+    assert len(load_images("folder", root=tmp_path / "two", trained_on=trained_on)) == 4
+
+
+def test_training_images_alone_are_used_and_named(tmp_path: Path, build: Any) -> None:
+    root = build.folder(tmp_path / "pets", build.classes("train", 10))
+    for path in (root, root / "train"):
+        images = load_images(path)
+        assert (len(images), images.split, images.selection) == (20, "train", "source without a test split")
+    splits = load_splits("folder", root)
+    assert values(load_images(root, trained_on=splits.train.name)) == values(splits.test)
 
 
 def test_a_folder_named_for_a_split_is_that_split(tmp_path: Path, build: Any) -> None:

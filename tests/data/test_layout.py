@@ -30,6 +30,35 @@ def test_classes_alone() -> None:
     assert found("cat/1.png", "dog/deep/er/2.png") == [("all", "cat"), ("all", "dog")]
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "split"),
+    [
+        ("Train", "Test", "test"),
+        ("TRAIN", "VAL", "val"),
+        ("training", "Testing", "test"),
+        ("train", "valid", "val"),
+        ("Train", "Validation", "val"),
+        ("train", "dev", "val"),
+        ("training", "eval", "val"),
+    ],
+)
+def test_splits_in_any_case_and_by_other_names(train: str, test: str, split: str) -> None:
+    for prefix in ("", "my/data/"):
+        files = (f"{prefix}{train}/cat/1.png", f"{prefix}{test}/cat/2.PNG")
+        assert found(*files) == sorted([(split, "cat"), ("train", "cat")])
+
+
+def test_a_parent_of_everything_is_no_split_by_another_name() -> None:
+    assert found("dev/cat/1.png", "dev/dog/1.png") == [("all", "cat"), ("all", "dog")]
+    assert found("Eval/test/cat/1.png", "Eval/train/cat/1.png") == [("test", "cat"), ("train", "cat")]
+
+
+def test_classes_may_have_the_names_of_splits() -> None:
+    assert found("dev/1.png", "cat/1.png") == [("all", "cat"), ("all", "dev")]
+    assert found("dev/a/1.png", "cat/a/1.png") == [("all", "cat"), ("all", "dev")]
+    assert found("train/valid/1.png", "test/valid/1.png") == [("test", "valid"), ("train", "valid")]
+
+
 def test_shared_folders_are_skipped() -> None:
     assert found("my/data/train/cat/1.png", "my/data/train/dog/1.png") == [("train", "cat"), ("train", "dog")]
     assert found("./data/cat/1.png", "./data/dog/1.png") == [("all", "cat"), ("all", "dog")]
@@ -73,6 +102,22 @@ def test_every_well_formed_path_is_read_back(images: set[tuple[str, str, str]], 
             ("train/cat/1.png", "extra/cat/1.png"),
             (),
             r"folders \['extra'\] are beside the splits \['train'\]",
+        ),
+        (
+            ("Training/a/1.png", "Testing/a/1.png", "x/a/1.png"),
+            (),
+            r"folders \['x'\] are beside the splits \['Testing', 'Training'\]",
+        ),
+        (
+            ("train/a/1.png", "val/a/1.png", "valid/a/1.png"),
+            (),
+            "folders val and valid are both the val part",
+        ),
+        (("Train/a/1.png", "train/a/1.png"), (), "folders Train and train are both the train part"),
+        (
+            ("cat/train/1.png", "dog/test/1.png"),
+            (),
+            r"folders \['test', 'train'\] are inside the class folders",
         ),
         (("cat/1.png",), ("cat", "dog"), "class folder dog has no image"),
         (

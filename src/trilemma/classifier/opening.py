@@ -22,6 +22,7 @@ from trilemma.classifier.foreign_weights import (
 from trilemma.classifier.output import accepted_shape, logits_in
 from trilemma.config.overrides import parse_overrides
 from trilemma.config.registry import NETWORKS
+from trilemma.data.class_names import names_by_order, numbers
 from trilemma.data.image_set import ImageSet
 from trilemma.data.sources import load_images
 from trilemma.errors import CheckpointError, ConfigError, ImageError, NetworkError, describe
@@ -110,7 +111,7 @@ def from_function(
         shape = _resized(module, size, channels)
     if known is None:
         known = _classes_of(images) or _probe(module, shape, output)
-    return _wrap(module, stored, known, normalisation, shape, output)
+    return name_by_order(_wrap(module, stored, known, normalisation, shape, output), images)
 
 
 def from_name(
@@ -150,9 +151,10 @@ def from_name(
             f"--network {network}: the weights of {file} do not show the number of classes; add --data or --classes"
         )
     module = create_network(options, known[0], shape or (channels, 32, 32))
-    return _wrap(
+    clf = _wrap(
         module, stored, known, normalisation, shape, output, network_config=options.model_dump(mode="json")
     )
+    return clf if classes is not None or names is not None else name_by_order(clf, images)
 
 
 def with_options(
@@ -174,7 +176,7 @@ def with_options(
         raise ConfigError(f"--mean, --std: {source} stores its own normalisation; remove both options")
     if classes is not None:
         count, names = classes
-        numbered = clf.class_names == tuple(map(str, range(clf.num_classes)))
+        numbered = clf.class_names == numbers(clf.num_classes)
         if count != clf.num_classes or (names not in (None, clf.class_names) and not numbered):
             stored = ", ".join(clf.class_names[:5]) + (", ..." if clf.num_classes > 5 else "")
             raise ConfigError(
@@ -271,7 +273,15 @@ def _open(data: Data, size: int | None) -> ImageSet:
 
 
 def _classes_of(images: ImageSet | None) -> Classes | None:
-    return None if images is None else (images.num_classes, images.class_names)
+    return None if images is None else (images.num_classes, names_by_order(images.class_names)[0])
+
+
+def name_by_order(clf: Classifier, images: ImageSet | None) -> Classifier:
+    """The classifier, with a note in ``about`` if its class names are only those of the data in their order."""
+    names, by = ((), "") if images is None else names_by_order(images.class_names)
+    if by and names == clf.class_names:
+        clf.about["class_names"] = by
+    return clf
 
 
 def _shape(images: ImageSet | None, metadata: Mapping[str, Any]) -> tuple[int, int, int] | None:

@@ -105,3 +105,14 @@ def match_classes(names: Sequence[str], classifier_names: Sequence[str], where: 
     return ClassMatch(
         tuple(range(len(own_names))), "classes by order, since the classifier has no class names"
     )
+
+
+def names_by_order(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """The names that the classes of a data set give to the outputs of a network without class names, in their order.
+
+    Returns:
+        The names in the order of the outputs, and how they were matched (:attr:`ClassMatch.by`).
+    """
+    match = match_classes(names, numbers(len(names)), "")
+    assert match is not None
+    return tuple(names[match.labels.index(label)] for label in range(len(names))), match.by

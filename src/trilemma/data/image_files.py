@@ -104,6 +104,18 @@ def image_files_contents(
     )
 
 
+def folder_images(folder: Path) -> list[Path]:
+    """The image files of a folder in any arrangement, sorted by path; what is not counted is printed.
+
+    Raises:
+        DataError: there is none, or a folder cannot be read.
+    """
+    left_out = LeftOut()
+    members = _without_links(_members([("all", folder)], False, left_out), left_out)
+    print_remarks(str(folder), left_out.lines())
+    return [folder / image.path for image, _ in members]
+
+
 def _members(sources: Sequence[tuple[str, Path]], labelled: bool, left_out: LeftOut) -> list[_Member]:
     """The images of all sources; what is not counted is added to ``left_out``."""
     members: list[_Member] = []

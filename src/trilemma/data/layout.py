@@ -85,7 +85,7 @@ def find_images(
     left_out.add(f"no ending of an image ({', '.join(others[:_MAX_ENDINGS])}{more})", *unknown)
     left_out.add("without an ending, and no image by the first bytes", *bare)
     if not images:
-        raise LayoutError(f"{where}: holds no image file; arrange it as split/class/file or class/file")
+        raise LayoutError(f"{where}: holds no image file; it needs files that end in .png, .jpg or the like")
     return images
 
 

@@ -56,8 +56,9 @@ def locate_images(root: Path, labelled: bool = True) -> tuple[list[tuple[str, Pa
 
     A file is the only source, and so is a folder that has subfolders. Of a folder with archives, the sources are the
     archives named for a split, or the only archive. A folder may have archives of some splits and folders of others.
-    A folder or archive whose name begins with ``train``, ``val`` or ``test`` is that split, unless it has split folders
-    inside; so is an archive beside others that begins with another name of :data:`trilemma.data.layout.SPLIT_NAMES`.
+    A folder named ``train``, ``val`` or ``test``, and an archive whose name begins like this, is that split, unless it
+    has split folders inside; so is an archive beside others that begins with another name of
+    :data:`trilemma.data.layout.SPLIT_NAMES`.
 
     Args:
         root: the folder or file.
@@ -85,7 +86,7 @@ def locate_images(root: Path, labelled: bool = True) -> tuple[list[tuple[str, Pa
         split_of_folder = {SPLIT_NAMES.get(path.name.lower(), "all"): path for path in folders}
         if not named or "all" in split_of_folder or len(split_of_folder) < len(folders):
             left_out.add("an archive beside folders of images", *(path.name for path in archives))
-            return [(_split_of(root.name, SPLITS), root)], left_out
+            return [(_split_of_folder(root), root)], left_out
         # An archive beside a folder of the same split is the packed folder.
         packed = [path for split, path in named if split in split_of_folder]
         left_out.add("an archive beside a folder of the same split", *(path.name for path in packed))
@@ -125,6 +126,11 @@ def _one_per_split(
             f"{root}: holds {content}; give split/class/file, class/file, or train and test archives"
         )
     return named
+
+
+def _split_of_folder(root: Path) -> str:
+    """The split that is the name of the folder, else ``"all"``."""
+    return root.name.lower() if root.name.lower() in SPLITS else "all"
 
 
 def _split_of(name: str, known: Iterable[str]) -> str:

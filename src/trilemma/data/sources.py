@@ -18,7 +18,7 @@ from trilemma.config.registry import DATASETS, import_object
 from trilemma.data import catalogue
 from trilemma.data.arrays import arrays_contents, as_arrays, read_npz, tensor_set
 from trilemma.data.cache import FORMAT, Contents, Entry, Size, cached
-from trilemma.data.class_names import match_classes, numbers
+from trilemma.data.class_names import match_classes, names_by_order, numbers
 from trilemma.data.download import file_sha256, verify_checksum
 from trilemma.data.image_files import image_files_contents
 from trilemma.data.image_set import ImageSet, Splits, source_name
@@ -196,7 +196,7 @@ def in_class_order(images: ImageSet, class_names: Sequence[str]) -> ImageSet:
     labels = torch.tensor(match.labels)
     names = tuple(class_names)
     if match.by and unnamed:
-        names = tuple(images.class_names[match.labels.index(label)] for label in range(len(names)))
+        names, _ = names_by_order(images.class_names)
     selection = ", ".join(filter(None, (images.selection, match.by)))
     return dataclasses.replace(images, labels=labels[images.labels], class_names=names, selection=selection)
 
@@ -260,9 +260,7 @@ class _Source:
     def to_evaluate(self, named: bool, trained_on: str | None) -> ImageSet:
         """The images to evaluate on, by the rules of :func:`load_images`; ``named``: read by a data set's name."""
         spans = self.entry.parts
-        if "all" not in spans:
-            if "train" in spans and len(spans) == 1:
-                return self.image_set("train", slice(*spans["train"]), "source without a test split")
+        if "test" in spans or "val" in spans:
             return self.part("test")
         same = trained_on is not None and source_name(trained_on) == source_name(self.name)
         by_content = self.name.startswith(BY_CONTENT) and str(trained_on).startswith(BY_CONTENT)
@@ -275,9 +273,12 @@ class _Source:
         if named or same:
             return dataclasses.replace(
                 self.part("test"),
-                selection="the fixed stratified fifth of a source without splits that training leaves out",
+                selection="the stratified fifth that training leaves out of a source without a test split",
             )
-        return self.image_set("all", slice(*spans["all"]), "source without splits")
+        (split, span), *_ = spans.items()
+        return self.image_set(
+            split, slice(*span), "source without splits" if split == "all" else "source without a test split"
+        )
 
 
 def _open_named(name: str, root: str | Path | None, size: _Side) -> _Source:

@@ -162,8 +162,17 @@ def open_data(
     """
     if isinstance(data, tuple):
         return load_images(data, class_names=clf.class_names)
-    if isinstance(data, ImageSet):
-        return in_class_order(data, clf.class_names)
+    images = (
+        in_class_order(data, clf.class_names) if isinstance(data, ImageSet) else _read(clf, data, root, size)
+    )
+    by_order = clf.about.get("class_names", "")
+    if by_order in images.selection:
+        return images
+    return replace(images, selection=", ".join(filter(None, (images.selection, by_order))))
+
+
+def _read(clf: Classifier, data: str | Path, root: str | Path | None, size: int | None) -> ImageSet:
+    """The images of a name or a path, as :func:`open_data` returns them."""
     trained_on = clf.about.get("data")
 
     def opened(shape: int | tuple[int, int] | None) -> ImageSet:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
+from trilemma.data.image_files import folder_images
 from trilemma.data.image_set import ImageSet, as_float
-from trilemma.data.pictures import EXTENSIONS, decode
+from trilemma.data.pictures import decode
 from trilemma.energies import marginal_energy
 from trilemma.errors import ConfigError, DataError
 from trilemma.evaluation.source import Source, open_source
@@ -113,7 +114,7 @@ def open_items(images: Images) -> Items:
 
 
 def image_files(path: Path) -> list[Path]:
-    """The file itself, or the image files of a folder at any depth, sorted by path.
+    """The file itself, or the image files of a folder at any depth, sorted by path; what is not counted is printed.
 
     Raises:
         DataError: no such file, or a folder without image files.
@@ -122,10 +123,7 @@ def image_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such image file")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
-    if not files:
-        raise DataError(f"{path}: no image files in this folder; expected {', '.join(sorted(EXTENSIONS))}")
-    return files
+    return folder_images(path)
 
 
 def read_images(paths: Sequence[Path], shape: tuple[int, int, int] | None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.data.image_set import ImageSet
-from trilemma.data.pictures import EXTENSIONS
+from trilemma.data.pictures import endings
 from trilemma.energies import marginal_energy
 from trilemma.errors import CheckpointError, ConfigError
 from trilemma.evaluation.evaluate import Data
@@ -69,7 +69,7 @@ def score(
 
 
 def _is_image_file(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and path.is_file()
+    return path.suffix.lower() in endings() and path.is_file()
 
 
 def _rows(clf: Classifier, batch: Items, labels: list[int] | None) -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ from torch import nn
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.load import load
+from trilemma.classifier.opening import name_by_order
 from trilemma.config.registry import DATASETS
+from trilemma.data.class_names import names_by_order
 from trilemma.data.image_set import ImageSet, source_name
 from trilemma.data.sources import load_images
 from trilemma.errors import ConfigError, DataError
@@ -74,8 +76,9 @@ def _wrapped(network: nn.Module, data: Data | None) -> Classifier:
             "source: a plain network has no data of its own; pass data, or wrap it: "
             "trilemma.Classifier(network, num_classes=K)"
         )
-    names = load_images(data).class_names if not isinstance(data, ImageSet) else data.class_names
-    return Classifier(network, len(names), class_names=names)
+    images = data if isinstance(data, ImageSet) else load_images(data)
+    names, _ = names_by_order(images.class_names)
+    return name_by_order(Classifier(network, images.num_classes, class_names=names), images)
 
 
 def open_images(clf: Classifier, run: RunDirectory | None, data: Data | None) -> ImageSet:

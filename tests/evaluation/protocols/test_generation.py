@@ -125,7 +125,7 @@ def test_a_folder_and_an_archive_of_others_are_read_as_they_are(tmp_path):
     ("make", "message"),
     [
         (lambda p: None, "no such samples"),
-        (lambda p: p.mkdir(), "contains no image file"),
+        (lambda p: p.mkdir(), "holds no image file"),
         (lambda p: np.savez(f"{p}.npz", images=np.zeros((2, 4, 4, 1), np.uint8)), "has no array 'samples'"),
         (lambda p: np.savez(f"{p}.npz", samples=np.zeros((2, 4, 4, 1))), "uint8"),
         (lambda p: p.with_name("s.npz").write_text("no archive"), "cannot be read as an .npz file"),

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
+from trilemma.data.image_files import folder_images
 from trilemma.data.image_set import Splits
-from trilemma.data.pictures import EXTENSIONS, decode, read_header
+from trilemma.data.pictures import decode, read_header
 from trilemma.errors import ConfigError, DataError
 from trilemma.evaluation.evaluate import environment
 from trilemma.evaluation.protocol import Measurement, Protocol, Quantity, Request
@@ -68,9 +69,7 @@ def read_samples(path: str | Path, origin: str | None = None) -> SampleSet:
         return _read_archive(archive, origin)
     if not source.is_dir():
         raise DataError(f"{path}: no such samples; give a folder of images or an .npz file")
-    files = sorted(file for file in source.rglob("*") if file.suffix.lower() in EXTENSIONS)
-    if not files:
-        raise DataError(f"{path}: contains no image file; give a folder of images or an .npz file")
+    files = folder_images(source)
     shapes = {_shape(file) for file in files}
     if len(shapes) > 1:
         sizes = " and ".join(f"{h}x{w}" for h, w in sorted({shape[1:] for shape in shapes})[:2])
