@@ -132,11 +132,11 @@ def test_an_image_set_is_matched_by_name_too(small_set: ImageSet) -> None:
     assert (unnamed.class_names, "classes by order" in unnamed.selection) == (("a", "b", "c"), True)
 
 
-def test_validate_lists_the_classes(tmp_path: Path, build: Any) -> None:
-    from trilemma.training.estimate import _words
+def test_validate_lists_the_classes_and_what_is_not_counted(tmp_path: Path, build: Any) -> None:
+    from trilemma.training.estimate import _describe_data
 
     files = {f"{name}/{k}.png": build.grey(k) for name in "abcdefg" for k in range(9)}
-    train = load_splits("folder", build.folder(tmp_path, files | {"a/x.txt": b""})).train
-    assert _words(train).endswith(
+    splits = load_splits("folder", build.folder(tmp_path / "pets", files | {"a/x.txt": b""}))
+    assert _describe_data(splits).endswith(
         "7 classes (a, b, c, d, e, ...); not counted: a/x.txt: no ending of an image (.txt)"
     )
