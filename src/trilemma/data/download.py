@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from trilemma.errors import DataError
-from trilemma.progress import bar, standard_error_is_a_terminal
+from trilemma.progress import bar, can_draw
 
 
 def file_sha256(path: Path) -> str:
@@ -122,7 +122,7 @@ def _receive(url: str, part: Path) -> bool:
         total = size + int(length) if length is not None else None
         with (
             part.open("ab" if resumed else "wb") as stream,
-            bar(part.stem, total, standard_error_is_a_terminal(), unit="bytes") as advance,
+            bar(part.stem, total, can_draw(), unit="bytes") as advance,
         ):
             advance(size)
             while chunk := response.read(_CHUNK):

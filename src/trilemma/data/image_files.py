@@ -24,7 +24,7 @@ from trilemma.data.layout import SPLITS, ImagePath, list_images, split_spans, un
 from trilemma.data.left_out import LeftOut, print_remarks
 from trilemma.data.pictures import decode, is_image, read_header
 from trilemma.errors import DataError
-from trilemma.progress import bar, standard_error_is_a_terminal
+from trilemma.progress import bar, can_draw
 
 _Member = tuple[ImagePath, Container]
 # Mean file size from which threads are faster. For smaller files the time is spent in the interpreter, not in Pillow.
@@ -82,7 +82,7 @@ def image_files_contents(
             image, container = members[index]
             out[index] = decode(container.read(image.path, None), shape, _name(image, container))
 
-        with bar(f"decoding {where}", len(members), standard_error_is_a_terminal()) as advance:
+        with bar(f"decoding {where}", len(members), can_draw()) as advance:
             if threads == 1:
                 for index in range(len(members)):
                     decode_one(index)

@@ -119,11 +119,20 @@ def drawn_labels(names: Sequence[str], longest: int = LONGEST) -> list[str]:
     return labels
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows, although pyplot does not know it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=DPI // 2)
+        return buffer.getvalue()
+
+
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
 ) -> tuple[Figure, Any]:
     """Returns a figure of ``width`` x ``height`` inches, not registered with pyplot, and its axes."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = NotebookFigure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, **options)
 

@@ -1,4 +1,4 @@
-"""Shows the progress of a training run as one line on standard error."""
+"""Shows the progress of a training run as one line on standard error, or in a notebook."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any, Protocol
 
-from trilemma.progress import ProgressBar, standard_error_is_a_terminal
+from trilemma.progress import ProgressBar, can_draw
 
 
 class Reporter(Protocol):
@@ -79,7 +79,7 @@ class Lines:
 
 
 class Bar:
-    """A reporter that shows a progress bar on a terminal.
+    """A reporter that shows a progress bar on a terminal or in a notebook.
 
     Args:
         name: name of the run, shown beside the bar.
@@ -100,7 +100,7 @@ class Bar:
 
 
 def reporter(name: str, enabled: bool) -> Reporter:
-    """Returns a progress bar on a terminal, a reporter of plain lines elsewhere, or a silent one if not ``enabled``."""
+    """Returns a progress bar on a terminal or in a notebook, else a reporter of plain lines; a silent one if disabled."""
     if not enabled:
         return Silent()
-    return Bar(name) if standard_error_is_a_terminal() else Lines(name)
+    return Bar(name) if can_draw() else Lines(name)
