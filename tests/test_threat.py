@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from trilemma.errors import ConfigError
 from trilemma.noise import image_seeds
-from trilemma.threat import Threat, image_norm
-from trilemma.units import NORMS
+from trilemma.threat import NORMS, Threat, image_norm
 
 few = settings(max_examples=15, derandomize=True, deadline=None, database=None)
 

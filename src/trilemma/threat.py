@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trilemma import noise
 from trilemma.errors import ConfigError
+from trilemma.units import NORMS as NORMS
 from trilemma.units import check_radius, parse_fraction, parse_norm
 
 

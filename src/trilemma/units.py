@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
-from trilemma.errors import ConfigError
+from trilemma.errors import ConfigError, nearest
 
 # A decimal number without leading zeros or underscores, which Python and YAML 1.1 read in several ways.
 DECIMAL = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -78,7 +79,15 @@ def parse_norm(value: object) -> str:
     raise ValueError(f"{value!r} is unknown; choose one of {', '.join(NORMS)}")
 
 
-Norm = Annotated[NormName, BeforeValidator(parse_norm)]
+def _known_norm(value: object) -> object:
+    """The norm that ``value`` spells; any other value, of which pydantic then says what is allowed."""
+    try:
+        return parse_norm(value)
+    except ValueError:
+        return value
+
+
+Norm = Annotated[NormName, BeforeValidator(_known_norm)]
 
 PixelLength = Annotated[
     str,
@@ -99,8 +108,20 @@ def count(where: str, name: str, value: Any, at_least: int = 1) -> int:
     Raises:
         ConfigError: not a whole number, or too small.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < at_least:
-        raise ConfigError(f"{where}: {name}={value!r}; must be a whole number, at least {at_least}")
+    whole = whole_number(where, name, value)
+    if whole < at_least:
+        raise ConfigError(f"{where}: {name}={value!r}; must be at least {at_least}")
+    return whole
+
+
+def whole_number(where: str, name: str, value: Any) -> int:
+    """Returns any whole number, such as a seed, as ``int``; arguments as in :func:`count`.
+
+    Raises:
+        ConfigError: not a whole number.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ConfigError(f"{where}: {name}={value!r}; must be a whole number")
     return int(value)
 
 
@@ -155,3 +176,16 @@ def byte_size(size: float) -> str:
 
 def _two_digits(value: float) -> str:
     return f"{round(value):,}" if value >= 9.95 else f"{value:.2g}"
+
+
+def choice(where: str, name: str, value: Any, choices: Sequence[str]) -> None:
+    """Checks that a value is one of ``choices``; arguments as in :func:`count`.
+
+    Raises:
+        ConfigError: it is not; the message has all choices and the nearest one.
+    """
+    if not isinstance(value, str) or value not in choices:
+        similar = nearest(str(value), choices)
+        raise ConfigError(
+            f"{where}: {name}={value!r} is unknown; choose one of {', '.join(choices)}.{similar}"
+        )

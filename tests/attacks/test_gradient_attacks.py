@@ -165,10 +165,7 @@ def test_no_images_are_no_trouble(toy) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"labels": torch.zeros(6)},
-            r"labels: torch.float32 of shape \[6\] given for 6 images; pass an int64",
-        ),
+        ({"labels": torch.zeros(6)}, r"labels: torch.float32 given; pass one class number per image, int64"),
         ({"labels": torch.zeros(5, dtype=torch.int64)}, r"shape \[5\] given for 6 images"),
         ({"labels": torch.full((6,), 3)}, r"labels: values 3..3, but classes are 0..2"),
         ({"target_labels": torch.full((6,), -1)}, r"target_labels: values -1..-1, but classes are 0..2"),
@@ -182,7 +179,13 @@ def test_arguments_that_do_not_fit_are_named(toy, change, message: str) -> None:
 
 
 def test_impossible_counts_are_refused(toy) -> None:
-    impossible: tuple[dict[str, Any], ...] = ({"steps": -1}, {"restarts": 0})
-    for counts in impossible:
-        with pytest.raises(ConfigError, match="steps must be at least 0 and restarts at least 1"):
-            attacks.pgd(toy.mlp(), toy.images(), toy.labels(), Threat("linf", 0.1), **counts)
+    impossible: dict[str, Any] = {"steps=-1; must be at least 0": -1, "restarts=0; must be at least 1": 0}
+    for message, value in impossible.items():
+        with pytest.raises(ConfigError, match=message):
+            attacks.pgd(
+                toy.mlp(),
+                toy.images(),
+                toy.labels(),
+                Threat("linf", 0.1),
+                **{message.partition("=")[0]: value},
+            )

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trilemma import energies, noise
 from trilemma.attacks import margins
+from trilemma.attacks.arguments import AnyThreat, attack_arguments
 from trilemma.attacks.ensemble.oracle import Oracle
-from trilemma.classifier.classifier import Classifier, check_labels
 from trilemma.classifier.contexts import inner_loop
+from trilemma.classifier.wrap import Images, Labels, Network
 from trilemma.errors import ConfigError
 from trilemma.threat import Threat, image_norm
+from trilemma.units import choice, count
 
 MOMENTUM = 0.75
 RHO = 0.75
@@ -34,16 +37,18 @@ _LOSSES: dict[str, _Loss] = {
 _CLASSES_NEEDED: dict[str, int] = {"ce": 2, "dlr": 3, "dlr-targeted": 4, "margin-targeted": 2}
 
 
+@torch.inference_mode(False)
 def apgd(
-    clf: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
+    clf: Network,
+    images: Images,
+    labels: Labels,
+    threat: AnyThreat,
     loss: str = "ce",
     steps: int = 100,
     targets: int | None = None,
     generator: torch.Generator | None = None,
     *,
+    norm: Any = None,
     early_stop: bool = True,
     expectation: int = 1,
 ) -> Tensor:
@@ -53,10 +58,7 @@ def apgd(
     result does not depend on the batch.
 
     Args:
-        clf: the classifier; its state is restored. It is attacked in eval mode.
-        images: ``[N, C, H, W]`` in [0, 1].
-        labels: int64 ``[N]``, the true classes.
-        threat: norm and radius.
+        clf, images, labels, threat, norm: as of :func:`trilemma.attacks.pgd.pgd`; attacked in eval mode.
         loss: the loss to maximise. ``"ce"``: cross-entropy; ``"dlr"``: difference of logits ratio; ``"dlr-targeted"``
             and ``"margin-targeted"`` (``z_t - z_y``): one walk for each of the likeliest other classes.
         steps: gradient steps of each walk.
@@ -68,17 +70,19 @@ def apgd(
             forward passes (expectation over transformations; 20 in the paper). Their random numbers are torch's own.
 
     Returns:
-        Images ``[N, C, H, W]``, inside the ball and [0, 1].
+        Images ``[N, C, H, W]``, inside the ball and [0, 1], as of :func:`trilemma.attacks.pgd.pgd`.
 
     Raises:
         ImageError: images outside [0, 1] or of the wrong shape, or labels that do not fit.
-        ConfigError: an unknown loss, a loss that needs more classes, or counts out of range.
+        ConfigError: an unknown loss, a loss that needs more classes, an invalid threat, or counts of a wrong type or
+            range.
     """
-    clf.check(images)
-    check_labels(labels, images, clf.num_classes)
-    count = _check(loss, steps, targets, clf.num_classes)
-    if expectation < 1:
-        raise ConfigError(f"apgd: expectation={expectation}; must be at least 1")
+    given = attack_arguments("apgd", clf, images, labels, threat, norm, generator)
+    clf, images, labels, threat = given.clf, given.images, given.labels, given.threat
+    steps, expectation = count("apgd", "steps", steps, 0), count("apgd", "expectation", expectation)
+    target_count = _targets(loss, targets, clf.num_classes)
+    if not len(images):
+        return given.result(images)
     seeds = noise.image_seeds(len(images), generator, images.device)
     with inner_loop(clf, "eval"):
         oracle = Oracle(clf, batch_size=max(1, len(images)), expectation=expectation)
@@ -92,50 +96,52 @@ def apgd(
             seeds[correct],
             loss=loss,
             steps=steps,
-            targets=count,
+            targets=target_count,
             early_stop=early_stop,
         )
-    return adversarial
+    return given.result(adversarial)
 
 
 def apgd_targeted(
-    clf: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
+    clf: Network,
+    images: Images,
+    labels: Labels,
+    threat: AnyThreat,
     steps: int = 100,
     targets: int | None = None,
     *,
+    norm: Any = None,
     generator: torch.Generator | None = None,
     early_stop: bool = True,
 ) -> Tensor:
     """:func:`apgd` with the targeted DLR loss, or with its numerator ``z_t - z_y`` for fewer than 4 classes."""
-    loss = "dlr-targeted" if clf.num_classes >= _CLASSES_NEEDED["dlr-targeted"] else "margin-targeted"
-    return apgd(clf, images, labels, threat, loss, steps, targets, generator, early_stop=early_stop)
+    given = attack_arguments("apgd", clf, images, labels, threat, norm, generator)
+    enough = given.clf.num_classes >= _CLASSES_NEEDED["dlr-targeted"]
+    loss = "dlr-targeted" if enough else "margin-targeted"
+    adversarial = apgd(
+        given.clf, given.images, given.labels, given.threat, loss, steps, targets, generator,
+        early_stop=early_stop,
+    )  # fmt: skip
+    return given.result(adversarial)
 
 
-def _check(loss: str, steps: int, targets: int | None, num_classes: int) -> int:
-    """Checks the arguments; returns the number of targets, 1 for an untargeted loss.
+def _targets(loss: str, targets: int | None, num_classes: int) -> int:
+    """Checks loss and targets; returns the number of targets, 1 for an untargeted loss.
 
     Raises:
-        ConfigError: an unknown loss, too few classes, or counts out of range.
+        ConfigError: an unknown loss, too few classes, or targets of a wrong type or range.
     """
-    if loss not in _LOSSES:
-        raise ConfigError(f"apgd: loss={loss!r} is unknown; choose one of {', '.join(_LOSSES)}")
+    choice("apgd", "loss", loss, list(_LOSSES))
     if num_classes < (needed := _CLASSES_NEEDED[loss]):
         raise ConfigError(
             f"apgd: loss={loss!r} needs at least {needed} classes, the classifier has {num_classes}; "
             "use 'ce' or 'margin-targeted'"
         )
-    if steps < 0:
-        raise ConfigError(f"apgd: steps={steps}; must be at least 0")
     if not loss.endswith("-targeted"):
         if targets is not None:
             raise ConfigError(f"apgd: targets={targets}, but loss={loss!r} has no targets; leave targets out")
         return 1
-    if targets is not None and targets < 1:
-        raise ConfigError(f"apgd: targets={targets}; must be at least 1")
-    return min(targets or TARGETS, num_classes - 1)
+    return min(TARGETS if targets is None else count("apgd", "targets", targets), num_classes - 1)
 
 
 def checkpoints(steps: int) -> list[int]:

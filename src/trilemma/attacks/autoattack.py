@@ -9,21 +9,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
+from trilemma.attacks.arguments import AnyThreat, attack_arguments
 from trilemma.attacks.ensemble.oracle import search_from_attack
 from trilemma.attacks.ensemble.pool import Attack, OnProgress, Pool, Work, show_progress
 from trilemma.attacks.ensemble.pool_file import PoolFile
 from trilemma.attacks.preset import run_preset
 from trilemma.classifier.batch_size import resolve_batch_size
-from trilemma.classifier.classifier import Classifier, check_labels
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.wrap import Images, Labels, Network
 from trilemma.config.presets import AUTOATTACK, CLASSES_OF_TARGETED_DLR, Preset, find_preset
 from trilemma.config.registry import ATTACKS, import_object
 from trilemma.errors import ConfigError
 from trilemma.tables import text_table
 from trilemma.threat import Threat
+from trilemma.units import whole_number
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 # With 2 or 3 classes the targeted DLR loss is undefined; the targeted margin replaces it.
@@ -58,16 +62,18 @@ class AutoAttackResult:
         return f"{head}\n{text_table(attacks)}" if attacks else head
 
 
+@torch.inference_mode(False)
 def autoattack(
-    clf: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
+    clf: Network,
+    images: Images,
+    labels: Labels,
+    threat: AnyThreat,
     batch_size: int | Literal["auto"] = "auto",
     seed: int = 0,
     attacks: Sequence[str] | None = None,
     progress: bool = True,
     *,
+    norm: Any = None,
     state: str | Path | None = None,
     resume: bool = False,
 ) -> AutoAttackResult:
@@ -77,10 +83,7 @@ def autoattack(
     An image counts as broken only if it is in the ball and in [0, 1] and ``clf`` itself, in float32, misclassifies it.
 
     Args:
-        clf: the classifier; its state is restored. It is attacked in eval mode.
-        images: ``[N, C, H, W]`` in [0, 1], in any memory format, on any device.
-        labels: int64 ``[N]``, the true classes.
-        threat: norm and radius.
+        clf, images, labels, threat, norm: as of :func:`trilemma.attacks.pgd.pgd`; attacked in eval mode.
         batch_size: images per forward pass; ``"auto"`` fits it to the free memory. Changes the result by rounding only.
         seed: seed of all random numbers.
         attacks: names of presets of :data:`trilemma.config.presets.AUTOATTACK` or of registered attacks, in order.
@@ -92,19 +95,23 @@ def autoattack(
 
     Raises:
         ImageError: images outside [0, 1] or of the wrong shape, or labels that do not fit.
-        ConfigError: a batch size below 1, no attack, an attack that needs more classes, or ``resume`` without
-            ``state``.
+        ConfigError: an invalid threat, a batch size or seed of a wrong type or range, no attack, an attack that needs
+            more classes, or ``resume`` without ``state``.
         UnknownNameError: unknown attack.
         CheckpointError: ``state`` belongs to another evaluation or cannot be read.
     """
-    clf.check(images)
-    check_labels(labels, images, clf.num_classes)
+    given = attack_arguments("autoattack", clf, images, labels, threat, norm)
+    seed = whole_number("autoattack", "seed", seed)
     if attacks is None:
-        attacks = STANDARD if clf.num_classes >= CLASSES_OF_TARGETED_DLR else FEW_CLASSES
-    with show_progress(len(labels), progress) as on_progress:
+        attacks = STANDARD if given.clf.num_classes >= CLASSES_OF_TARGETED_DLR else FEW_CLASSES
+    names = [attacks] if isinstance(attacks, str) else attacks
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"autoattack: attacks={attacks!r}; pass a list of names")
+    with show_progress(len(given.labels), progress) as on_progress:
         pool = attack_pool(
-            clf, images, labels, threat, attacks, batch_size, seed, on_progress, state=state, resume=resume
-        )
+            given.clf, given.images, given.labels, given.threat, names, batch_size, seed, on_progress,
+            state=state, resume=resume,
+        )  # fmt: skip
     return AutoAttackResult(pool.robust, pool.adversarial(), pool.broken_by_names(), pool.work)
 
 
@@ -156,7 +163,8 @@ def ensemble_attack(table: Mapping[str, Preset], name: str) -> Attack:
     row = ATTACKS.row(preset.attack)
     search = (
         partial(import_object(row.search), **preset.settings)
-        if row.search
+        # A registered name without settings of a preset uses the attack's defaults.
+        if row.search and preset.settings
         else search_from_attack(partial(run_preset, preset))
     )
     return Attack(name, search, preset.passes, preset.stream)

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from trilemma import noise
+from trilemma.attacks.arguments import AnyThreat, attack_arguments
 from trilemma.attacks.autoattack import ensemble_attack
 from trilemma.attacks.ensemble.oracle import Oracle
 from trilemma.attacks.preset import count_outside
 from trilemma.classifier.batch_size import resolve_batch_size
-from trilemma.classifier.classifier import Classifier, check_labels
+from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop, seeded
 from trilemma.classifier.correctness import evaluation_logits, is_correct
+from trilemma.classifier.wrap import Images, Labels, Network, as_images
 from trilemma.config.presets import AUTOATTACK_RAND, EXPECTATION
 from trilemma.data.image_set import as_float
 from trilemma.errors import ConfigError
 from trilemma.threat import Threat
+from trilemma.units import whole_number
 
 # Forward passes of each estimate of an image's expected accuracy.
 FORWARDS = 100
@@ -57,14 +60,16 @@ class AutoAttackRandResult:
         return f"AutoAttackRandResult: {len(self.robust)} images, mean share correct: {means}; {attacks}"
 
 
+@torch.inference_mode(False)
 def autoattack_rand(
-    clf: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
+    clf: Network,
+    images: Images,
+    labels: Labels,
+    threat: AnyThreat,
     batch_size: int | Literal["auto"] = "auto",
     seed: int = 0,
     *,
+    norm: Any = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> AutoAttackRandResult:
     """Expected accuracy of a random network under attack: the share of correct forward passes of each image.
@@ -75,10 +80,8 @@ def autoattack_rand(
     choice does not bias the result.
 
     Args:
-        clf: the classifier; its state is restored. It is attacked in eval mode.
-        images: ``[N, C, H, W]`` in [0, 1], or uint8.
-        labels: int64 ``[N]``, the true classes.
-        threat: norm and radius.
+        clf, images, labels, threat, norm: as of :func:`trilemma.attacks.pgd.pgd`; attacked in eval mode. ``images`` may
+            be uint8 too.
         batch_size: images per forward pass; ``"auto"`` fits it to the free memory. Another size draws other random
             numbers.
         seed: seed of all random numbers, those of the network included if it draws from the default generators of
@@ -90,9 +93,11 @@ def autoattack_rand(
         ConfigError: the network is not random, or a batch size below 1.
         RuntimeError: adversarial images outside the ball or [0, 1].
     """
-    adversarial = as_float(images.cpu()).float().contiguous().clone()
-    clf.check(adversarial)
-    check_labels(labels, images, clf.num_classes)
+    shown = as_images(images)
+    given = attack_arguments("autoattack_rand", clf, as_float(shown), labels, threat, norm)
+    clf, images, labels, threat = given.clf, given.images, given.labels, given.threat
+    seed = whole_number("autoattack_rand", "seed", seed)
+    adversarial = images.cpu().float().contiguous().clone()
     names = ("apgd-ce", "apgd-dlr" if clf.num_classes > 2 else "apgd-margin")
     image_seeds = noise.image_seeds(len(labels), torch.Generator().manual_seed(seed))
     clean, robust = torch.zeros(len(labels)), torch.zeros(len(labels))

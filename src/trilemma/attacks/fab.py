@@ -11,19 +11,21 @@ the margin ``z_s - z_y`` of another class s over the label is zero:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
 from trilemma import noise
+from trilemma.attacks.arguments import AnyThreat, attack_arguments
 from trilemma.attacks.ensemble.oracle import Oracle
 from trilemma.attacks.hyperplane import displacement
 from trilemma.attacks.margins import is_wrong, likeliest_others, margin
-from trilemma.classifier.classifier import Classifier, check_labels
 from trilemma.classifier.contexts import inner_loop
-from trilemma.errors import ConfigError
+from trilemma.classifier.wrap import Images, Labels, Network
 from trilemma.threat import Threat
+from trilemma.units import count
 
 ALPHA_MAX = 0.1
 ETA = 1.05
@@ -37,22 +39,22 @@ _TINY = 1e-30
 _BLOCK = 2**18
 
 
+@torch.inference_mode(False)
 def fab(
-    clf: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
+    clf: Network,
+    images: Images,
+    labels: Labels,
+    threat: AnyThreat,
     steps: int = 100,
     targets: int | None = 9,
     generator: torch.Generator | None = None,
+    *,
+    norm: Any = None,
 ) -> Tensor:
     """Adversarial images by FAB, which minimises the distance; an image stops at the first success inside the ball.
 
     Args:
-        clf: the classifier; its state is restored.
-        images: ``[N, C, H, W]`` in [0, 1].
-        labels: int64 ``[N]``, the true classes.
-        threat: norm and radius.
+        clf, images, labels, threat, norm: as of :func:`trilemma.attacks.pgd.pgd`; attacked in eval mode.
         steps: steps of each walk; there is one walk per target.
         targets: number of target classes, those of the highest clean logits (at most K - 1); ``None`` for the
             untargeted form, one walk to the nearest of all K - 1 hyperplanes with K - 1 backward passes per step.
@@ -64,14 +66,14 @@ def fab(
 
     Raises:
         ImageError: images outside [0, 1] or of the wrong shape, or labels that do not fit.
-        ConfigError: steps below 0 or targets below 1.
+        ConfigError: an invalid threat, or numbers of a wrong type or range: steps below 0 or targets below 1.
     """
-    clf.check(images)
-    check_labels(labels, images, clf.num_classes)
-    if steps < 0 or (targets is not None and targets < 1):
-        raise ConfigError(
-            f"fab: steps={steps}, targets={targets}; steps must be at least 0, targets at least 1 or None"
-        )
+    given = attack_arguments("fab", clf, images, labels, threat, norm, generator)
+    clf, images, labels, threat = given.clf, given.images, given.labels, given.threat
+    steps = count("fab", "steps", steps, 0)
+    targets = None if targets is None else count("fab", "targets", targets)
+    if not len(images):
+        return given.result(images)
     seeds = noise.image_seeds(len(images), generator, images.device)
     final = images.clone()
     with inner_loop(clf, "eval"):
@@ -80,7 +82,7 @@ def fab(
         final[correct] = search(
             oracle, images[correct], labels[correct], threat, seeds[correct], steps=steps, targets=targets
         )
-    return final
+    return given.result(final)
 
 
 def search(
@@ -165,7 +167,7 @@ def nearest_adversarial(
             break
         points, distances = _advance(oracle, walks, shape, norm)
         wrong, _ = _evaluate(oracle, walks, points, distances, shape)
-        weight = torch.where(wrong, BETA, 1.0)
+        weight = torch.where(wrong, BETA, 1.0).to(points.dtype)
         walks.iterate = torch.lerp(walks.clean, points, weight[..., None])
         done = (walks.distance <= radius).any(1)
         if bool(done.any()):

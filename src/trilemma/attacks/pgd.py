@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import torch
 from torch import Tensor
 
 from trilemma import noise
-from trilemma.classifier.classifier import Classifier, check_labels
+from trilemma.attacks.arguments import AnyThreat, Length, attack_arguments
+from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import Mode, inner_loop
-from trilemma.errors import ConfigError, nearest
+from trilemma.classifier.wrap import Images, Labels, Network, as_labels
+from trilemma.errors import ConfigError
 from trilemma.threat import Threat
+from trilemma.units import choice, count, length, number
 from trilemma.walks import objectives
 from trilemma.walks.steps import ascend
 from trilemma.walks.walk import Callback, Objective
@@ -19,17 +24,19 @@ LOSSES = ("ce", "kl", "joint", "high-energy")
 KL_START_NOISE = 0.001
 
 
+@torch.inference_mode(False)
 def pgd(
-    clf: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
+    clf: Network,
+    images: Images,
+    labels: Labels,
+    threat: AnyThreat,
     steps: int = 20,
-    step_size: float | None = None,
+    step_size: Length = None,
     restarts: int = 1,
-    target_labels: Tensor | None = None,
+    target_labels: Labels | None = None,
     generator: torch.Generator | None = None,
     *,
+    norm: Any = None,
     loss: str = "ce",
     gamma: float = 1.5,
     random_start: bool = True,
@@ -43,15 +50,16 @@ def pgd(
     numbers, so the result does not depend on the batch.
 
     Args:
-        clf: the classifier; its state is restored.
-        images: ``[N, C, H, W]`` in [0, 1].
-        labels: int64 ``[N]``, the true classes.
-        threat: norm and radius.
+        clf: the classifier, or a network or function from images in [0, 1] to logits; its state is restored.
+        images: ``[N, C, H, W]`` in [0, 1], a float32 or float64 tensor or array of NumPy, on any device.
+        labels: the true classes, int64 ``[N]`` or a list or array of whole numbers.
+        threat: norm and radius, or a radius such as ``8 / 255`` or ``"8/255"``; ``None`` for that of the classifier.
         steps: gradient steps per restart.
-        step_size: in pixel units; radius / 4 by default.
+        step_size: in pixel units, such as 0.01 or ``"2/255"``; radius / 4 by default.
         restarts: number of independent random starts.
-        target_labels: int64 ``[N]``; if given, the attack minimises the cross-entropy to these classes instead.
+        target_labels: classes ``[N]``; if given, the attack minimises the cross-entropy to these classes instead.
         generator: source of the random starts.
+        norm: norm of ``threat`` if that is a radius; ``"linf"`` by default.
         loss: the objective. ``"ce"``: cross-entropy; ``"kl"``: KL from the clean prediction, starting at
             ``x + 0.001 n`` (Zhang et al. 2019); ``"joint"``: E(x, y) (arXiv 2108.09093); ``"high-energy"``:
             ``CE(x, y) + gamma E(x)`` (Beadini and Masi 2023).
@@ -61,27 +69,28 @@ def pgd(
         callback: called after each step (see :func:`trilemma.walks.walk.walk`).
 
     Returns:
-        Adversarial images, ``[N, C, H, W]``, inside the ball and [0, 1].
+        Adversarial images, ``[N, C, H, W]``, inside the ball and [0, 1], without a graph, of the type and on the device
+        of ``images``.
 
     Raises:
         ImageError: images outside [0, 1] or of the wrong shape, or labels that do not fit.
-        ConfigError: an unknown loss, targets with a loss other than ``"ce"``, steps below 0 or restarts below 1.
+        ConfigError: an unknown loss or mode, targets with a loss other than ``"ce"``, an invalid threat, or a number of
+            a wrong type or range: steps below 0, restarts below 1, a step size that is not above 0.
+        NetworkError: the network raises an exception or does not return logits.
     """
-    clf.check(images)
-    check_labels(labels, images, clf.num_classes)
-    if steps < 0 or restarts < 1:
-        raise ConfigError(
-            f"pgd: steps={steps}, restarts={restarts}; steps must be at least 0 and restarts at least 1"
-        )
-    if loss not in LOSSES:
-        raise ConfigError(
-            f"pgd: loss={loss!r} is unknown.{nearest(loss, LOSSES)} Choose one of {', '.join(LOSSES)}"
-        )
+    given = attack_arguments("pgd", clf, images, labels, threat, norm, generator)
+    clf, images, labels, threat = given.clf, given.images, given.labels, given.threat
+    steps, restarts = count("pgd", "steps", steps, 0), count("pgd", "restarts", restarts)
+    size = threat.epsilon / 4 if step_size is None else length("pgd", "step_size", step_size)
+    gamma = number("pgd", "gamma", gamma)
+    choice("pgd", "loss", loss, LOSSES)
+    choice("pgd", "mode", mode, get_args(Mode))
     if target_labels is not None:
         if loss != "ce":
             raise ConfigError(f"pgd: loss={loss!r} has no targets; use loss='ce' with target_labels")
-        check_labels(target_labels, images, clf.num_classes, "target_labels")
-    size = threat.epsilon / 4 if step_size is None else step_size
+        target_labels = as_labels(target_labels, images, clf.num_classes, "target_labels")
+    if not len(images):
+        return given.result(images)
     # Drawn only if used, as without a generator they come from torch's global one.
     seeds = noise.image_seeds(len(images), generator, images.device) if random_start or loss == "kl" else None
 
@@ -93,41 +102,46 @@ def pgd(
             start = images if start_seeds is None else _start(images, threat, start_seeds, loss)
             adversarial = ascend(clf, start, images, threat, objective, steps, size, callback=callback)
             if restarts == 1:
-                return adversarial
+                return given.result(adversarial)
             score = _score(objective, adversarial, labels, target_labels)
             better = score > worst_score
             worst = torch.where(better.view(-1, *[1] * (images.dim() - 1)), adversarial, worst)
             worst_score = torch.where(better, score, worst_score)
-    return worst
+    return given.result(worst)
 
 
 def fgsm(
-    clf: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
+    clf: Network,
+    images: Images,
+    labels: Labels,
+    threat: AnyThreat,
     *,
-    step_size: float | None = None,
+    norm: Any = None,
+    step_size: Length = None,
     mode: Mode = "eval",
 ) -> Tensor:
     """Adversarial images by FGSM (Goodfellow et al. 2015): one gradient step on the cross-entropy from the clean image.
 
     Arguments and errors as in :func:`pgd`; ``step_size`` is the radius by default.
     """
-    size = threat.epsilon if step_size is None else step_size
-    return pgd(clf, images, labels, threat, 1, size, random_start=False, mode=mode)
+    given = attack_arguments("fgsm", clf, images, labels, threat, norm)
+    size = given.threat.epsilon if step_size is None else step_size
+    return given.result(
+        pgd(given.clf, given.images, given.labels, given.threat, 1, size, random_start=False, mode=mode)
+    )
 
 
 def he_pgd(
-    clf: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
+    clf: Network,
+    images: Images,
+    labels: Labels,
+    threat: AnyThreat,
     steps: int = 20,
-    step_size: float | None = None,
+    step_size: Length = None,
     gamma: float = 1.5,
     generator: torch.Generator | None = None,
     *,
+    norm: Any = None,
     mode: Mode = "eval",
     callback: Callback | None = None,
 ) -> Tensor:
@@ -139,26 +153,35 @@ def he_pgd(
 
     Arguments and errors as in :func:`pgd`; ``step_size`` is radius / 8 by default, which is 1/255 at 8/255.
     """
-    size = threat.epsilon / 8 if step_size is None else step_size
-    return pgd(
-        clf, images, labels, threat, steps, size, generator=generator,
+    given = attack_arguments("he_pgd", clf, images, labels, threat, norm, generator)
+    size = given.threat.epsilon / 8 if step_size is None else step_size
+    adversarial = pgd(
+        given.clf, given.images, given.labels, given.threat, steps, size, generator=generator,
         loss="high-energy", gamma=gamma, mode=mode, callback=callback,
     )  # fmt: skip
+    return given.result(adversarial)
 
 
 def pgd_targeted(
-    clf: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
+    clf: Network,
+    images: Images,
+    labels: Labels,
+    threat: AnyThreat,
     steps: int = 20,
     *,
+    norm: Any = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Adversarial images by PGD that minimises ``CE(x*, t)`` for a random wrong class ``t``; see :func:`pgd`."""
-    draws = noise.uniform(noise.image_seeds(len(images), generator, images.device), 0, (1,))[:, 0]
-    targets = (labels + 1 + (draws * (clf.num_classes - 1)).long()) % clf.num_classes
-    return pgd(clf, images, labels, threat, steps, target_labels=targets, generator=generator)
+    given = attack_arguments("pgd", clf, images, labels, threat, norm, generator)
+    classes = given.clf.num_classes
+    seeds = noise.image_seeds(len(given.images), generator, given.images.device)
+    draws = noise.uniform(seeds, 0, (1,))[:, 0]
+    targets = (given.labels + 1 + (draws * (classes - 1)).long()) % classes
+    adversarial = pgd(
+        given.clf, given.images, given.labels, given.threat, steps, target_labels=targets, generator=generator
+    )
+    return given.result(adversarial)
 
 
 def _objective(

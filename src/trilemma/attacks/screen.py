@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from trilemma.attacks.arguments import AnyThreat, attack_arguments
 from trilemma.attacks.autoattack import ensemble_attack
 from trilemma.attacks.ensemble.pool import OnProgress, Pool
 from trilemma.classifier.batch_size import resolve_batch_size
-from trilemma.classifier.classifier import Classifier, check_labels
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.wrap import Images, Labels, Network
 from trilemma.config.presets import SCREEN
 from trilemma.threat import Threat
 
 
+@torch.inference_mode(False)
 def screen(
-    clf: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
+    clf: Network,
+    images: Images,
+    labels: Labels,
+    threat: AnyThreat,
     batch_size: int | Literal["auto"] = "auto",
     generator: torch.Generator | None = None,
+    *,
+    norm: Any = None,
 ) -> Tensor:
     """Adversarial images where one of three short attacks found one, the clean images otherwise.
 
@@ -31,10 +36,7 @@ def screen(
     robust images is an estimate, from above, of the share under AutoAttack; it does not replace that number.
 
     Args:
-        clf: the classifier; its state is restored. It is attacked in eval mode.
-        images: ``[N, C, H, W]`` in [0, 1].
-        labels: int64 ``[N]``, the true classes.
-        threat: norm and radius.
+        clf, images, labels, threat, norm: as of :func:`trilemma.attacks.pgd.pgd`; attacked in eval mode.
         batch_size: images per forward pass; ``"auto"`` fits it to the free memory.
         generator: source of all random numbers.
 
@@ -43,13 +45,13 @@ def screen(
 
     Raises:
         ImageError: images outside [0, 1] or of the wrong shape, or labels that do not fit.
-        ConfigError: a batch size below 1.
+        ConfigError: an invalid threat, or a batch size that is not ``"auto"`` or a whole number above 0.
     """
-    clf.check(images)
-    check_labels(labels, images, clf.num_classes)
+    given = attack_arguments("screen", clf, images, labels, threat, norm, generator)
     source = generator.device if generator is not None else None
     seed = int(torch.randint(0, 2**62, (), generator=generator, device=source))
-    return screen_pool(clf, images, labels, threat, batch_size, seed).adversarial().to(images)
+    pool = screen_pool(given.clf, given.images, given.labels, given.threat, batch_size, seed)
+    return given.result(pool.adversarial().to(given.images))
 
 
 def screen_pool(

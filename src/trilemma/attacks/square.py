@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trilemma import noise
+from trilemma.attacks.arguments import AnyThreat, attack_arguments
 from trilemma.attacks.ensemble.oracle import Oracle
 from trilemma.attacks.margins import is_wrong, margin
 from trilemma.attacks.square_moves import DRAWS, Move, Moves, Recolour, bumps, stripes
-from trilemma.classifier.classifier import Classifier, check_labels
 from trilemma.classifier.contexts import inner_loop
-from trilemma.errors import ConfigError
+from trilemma.classifier.wrap import Images, Labels, Network
 from trilemma.threat import Threat
+from trilemma.units import count
 
 # Share of the image that a window covers at first, and the queries after which the share is halved.
 FIRST_SHARE = 0.8
@@ -26,13 +28,16 @@ CHUNK = 50
 PREPARED = 2**18
 
 
+@torch.inference_mode(False)
 def square(
-    clf: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat,
+    clf: Network,
+    images: Images,
+    labels: Labels,
+    threat: AnyThreat,
     queries: int = 5000,
     generator: torch.Generator | None = None,
+    *,
+    norm: Any = None,
 ) -> Tensor:
     """Adversarial images by random search: a misclassified one, else that of lowest margin ``z_y - max_{i != y} z_i``.
 
@@ -42,10 +47,7 @@ def square(
     gradient is computed. Each image has its own random numbers, so the result does not depend on the batch.
 
     Args:
-        clf: the classifier; its state is restored.
-        images: ``[N, C, H, W]`` in [0, 1].
-        labels: int64 ``[N]``, the true classes.
-        threat: norm and radius.
+        clf, images, labels, threat, norm: as of :func:`trilemma.attacks.pgd.pgd`; attacked in eval mode.
         queries: largest number of forward passes per image, including that of the start; an image stops when broken.
         generator: source of the windows and signs.
 
@@ -55,12 +57,13 @@ def square(
 
     Raises:
         ImageError: images outside [0, 1] or of the wrong shape, or labels that do not fit.
-        ConfigError: queries below 1.
+        ConfigError: an invalid threat, or queries that are not a whole number above 0.
     """
-    clf.check(images)
-    check_labels(labels, images, clf.num_classes)
-    if queries < 1:
-        raise ConfigError(f"square: queries={queries}; must be at least 1")
+    given = attack_arguments("square", clf, images, labels, threat, norm, generator)
+    clf, images, labels, threat = given.clf, given.images, given.labels, given.threat
+    queries = count("square", "queries", queries)
+    if not len(images):
+        return given.result(images)
     seeds = noise.image_seeds(len(images), generator, images.device)
     final = images.detach().clone()
     with inner_loop(clf, "eval"):
@@ -70,7 +73,7 @@ def square(
             final[correct] = search(
                 oracle, images[correct], labels[correct], threat, seeds[correct], queries=queries
             )
-    return final
+    return given.result(final)
 
 
 @dataclass

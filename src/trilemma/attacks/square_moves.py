@@ -129,7 +129,7 @@ def nonempty(draws: Tensor, channels: int) -> Tensor:
     free = min(channels, 20)
     number = 1 + (draws * (2**free - 1)).long()
     member = (number[..., None] >> torch.arange(free, device=draws.device)) & 1
-    return torch.nn.functional.pad(1.0 - 2.0 * member, (0, channels - free), value=1.0)
+    return torch.nn.functional.pad(1.0 - 2.0 * member.float(), (0, channels - free), value=1.0)
 
 
 # --- L2 ------------------------------------------------------------------------------------------------------

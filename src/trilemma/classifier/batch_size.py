@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
@@ -32,13 +33,13 @@ def resolve_batch_size(clf: Classifier, images: Tensor, batch_size: int | Litera
         batch_size: at least 1, or ``"auto"``.
 
     Raises:
-        ConfigError: ``batch_size`` is below 1.
+        ConfigError: ``batch_size`` is not ``"auto"`` or a whole number above 0.
     """
-    if batch_size == "auto":
+    if isinstance(batch_size, str) and batch_size == "auto":
         return auto_batch_size(clf, as_float(images[:1].to(clf.device))) if len(images) else 1
-    if batch_size < 1:
-        raise ConfigError(f"batch_size: {batch_size}; must be at least 1, or 'auto'")
-    return batch_size
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ConfigError(f"batch_size: {batch_size!r}; must be at least 1, or 'auto'")
+    return int(batch_size)
 
 
 def auto_batch_size(clf: Classifier, image: Tensor) -> int:

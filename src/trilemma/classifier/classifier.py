@@ -40,6 +40,22 @@ def check_returned(what: str, images: object, shape: torch.Size | tuple[int, ...
     raise ConfigError(f"{what}: returned {returned}; its function returns float images {list(shape)}")
 
 
+def check_type(images: object) -> None:
+    """Checks that images are a float32 or float64 tensor ``[N, C, H, W]``.
+
+    Raises:
+        ImageError: they are not.
+    """
+    # Half precision is refused: its spacing near 1 is 1/2048, too coarse for perturbations of 8/255.
+    if not isinstance(images, Tensor) or images.dtype not in (torch.float32, torch.float64):
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise ImageError(f"images: {kind} given; pass a float32 tensor in [0, 1] (integers: .float() / 255)")
+    if images.dim() != 4:
+        raise ImageError(
+            f"images: shape {list(images.shape)} given; pass [N, C, H, W] (one image: image[None])"
+        )
+
+
 def check_range(images: Tensor) -> None:
     """Checks that all values are in [0, 1], with a tolerance of 1e-4, and that none is NaN.
 
@@ -174,16 +190,7 @@ class Classifier(nn.Module):
 
     def _check_form(self, images: Tensor) -> None:
         """Checks type and shape of ``images``; raises :class:`ImageError`."""
-        # Half precision is refused: its spacing near 1 is 1/2048, too coarse for perturbations of 8/255.
-        if not isinstance(images, Tensor) or images.dtype not in (torch.float32, torch.float64):
-            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise ImageError(
-                f"images: {kind} given; pass a float32 tensor in [0, 1] (integers: .float() / 255)"
-            )
-        if images.dim() != 4:
-            raise ImageError(
-                f"images: shape {list(images.shape)} given; pass [N, C, H, W] (one image: image[None])"
-            )
+        check_type(images)
         channels = len(self.mean.flatten()) if self.mean is not None else None
         expected = self.image_shape or (
             (channels, *images.shape[2:]) if channels is not None and channels > 1 else None

@@ -72,7 +72,8 @@ def correct_in_batches(
         bool ``[N]`` on the CPU.
     """
     verdicts = torch.zeros(len(labels), dtype=torch.bool)
-    for index in torch.arange(len(labels)).split(batch_size):
+    # A network may refuse a batch without images.
+    for index in torch.arange(len(labels)).split(batch_size) if len(labels) else ():
         batch = as_float(images[index.to(images.device)].to(clf.device)).float().contiguous()
         verdicts[index] = is_correct(clf, batch, labels[index.to(labels.device)].to(clf.device)).cpu()
         advance(len(index))

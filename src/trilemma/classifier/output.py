@@ -71,15 +71,18 @@ def logits_in(output: Any, key: str | int | None) -> Tensor:
     if _is_tensor(selected):
         return selected
     names = [name for name, value in parts.items() if isinstance(value, Tensor)]
-    kind = type(output).__name__
     if not names:
-        raise NetworkError(f"network: returned {kind}, not a tensor; return logits [N, K]")
-    select = f"select the logits with --output {names[0]}, in Python Classifier(output={names[0]!r})"
-    if key is None:
-        raise NetworkError(
-            f"network: returned {kind} with {', '.join(names)}, not a tensor of logits [N, K]; {select}"
-        )
-    raise NetworkError(f"network: returned {kind} with {', '.join(names)}, and no {key!r}; {select}")
+        raise NetworkError(f"network: returned {_kind(output)}, not a tensor; return logits [N, K]")
+    python = int(names[0]) if isinstance(output, Sequence) and names[0].isdigit() else names[0]
+    wrong = "" if key is None else f", and no {key!r} in it"
+    raise NetworkError(
+        f"network: returned {_kind(output)} of {', '.join(names)}, not a tensor{wrong}; select the logits with "
+        f"--output {names[0]}, in Python trilemma.Classifier(network, output={python!r})"
+    )
+
+
+def _kind(output: object) -> str:
+    return "None" if output is None else f"a {type(output).__name__}"
 
 
 def _is_tensor(value: Any) -> TypeGuard[Tensor]:

@@ -238,11 +238,13 @@ def check_output(clf: Classifier, data: ImageSet) -> None:
 
 def _resize(given: tuple[int, ...], needed: tuple[int, ...]) -> str:
     """What to do about images of shape ``given`` (C, H, W) where ``needed`` is the shape that a network takes."""
+    remedies = []
     if given[0] != needed[0]:
-        return f"convert the images to {needed[0]} channel{'s' if needed[0] > 1 else ''}"
-    if needed[1] == needed[2]:
-        return f"add --size {needed[1]} to resize them"
-    return "resize them"
+        remedies.append(f"convert the images to {needed[0]} channel{'s' if needed[0] > 1 else ''}")
+    if given[1:] != needed[1:]:
+        square = needed[1] == needed[2]
+        remedies.append(f"add --size {needed[1]} to resize them" if square else "resize the images")
+    return " and ".join(remedies)
 
 
 def which_images(part: ImageSet, total: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -9,8 +11,18 @@ import torch
 from torch import Tensor
 
 from trilemma import energies, noise
-from trilemma.classifier.classifier import Classifier, check_labels, check_range
+from trilemma.classifier.classifier import Classifier, check_range
 from trilemma.classifier.contexts import inner_loop
+from trilemma.classifier.wrap import (
+    Images,
+    Labels,
+    Network,
+    as_classifier,
+    as_images,
+    as_labels,
+    check_generator,
+    on_device_of,
+)
 from trilemma.config.registry import SAMPLERS
 from trilemma.data.image_set import ImageSet
 from trilemma.data.sources import load_images
@@ -18,6 +30,7 @@ from trilemma.data.statistics import ClassPCA
 from trilemma.errors import ConfigError, ImageError, nearest
 from trilemma.samplers.samplers import run_sampler
 from trilemma.samplers.starts import make_start
+from trilemma.units import count, length, number
 from trilemma.walks import objectives
 from trilemma.walks.objectives import subset
 from trilemma.walks.walk import Callback, Objective, Stop
@@ -48,7 +61,7 @@ def energy_objective(clf: Classifier, name: str, labels: Tensor) -> Objective:
         return objectives.cross_entropy(clf, labels)
     if name != "reference":
         raise ConfigError(
-            f"energy: unknown energy {name!r}.{nearest(name, ENERGIES)} Energies: {', '.join(ENERGIES)}"
+            f"energy: unknown energy {name!r}.{nearest(str(name), ENERGIES)} Energies: {', '.join(ENERGIES)}"
         )
     means = _statistic(clf, "energy_mean").to(labels.device)
 
@@ -97,10 +110,11 @@ def stored_pca(clf: Classifier) -> ClassPCA | None:
     return ClassPCA.from_state_dict(state).to(clf.device) if state else None
 
 
+@torch.inference_mode(False)
 def generate(
-    clf: Classifier,
-    labels: Tensor,
-    start: str | Tensor = "class-pca",
+    clf: Network,
+    labels: Labels,
+    start: str | Images = "class-pca",
     sampler: str = "momentum",
     energy: str = "joint",
     steps: int = 100,
@@ -117,8 +131,9 @@ def generate(
     Each image has its own random numbers, so the result does not depend on how the images are split into batches.
 
     Args:
-        clf: the classifier; its mode and buffers are restored afterwards.
-        labels: int64 ``[N]``, the class of each image.
+        clf: the classifier, or with starting images also a network or function from images in [0, 1] to logits; its
+            mode and buffers are restored afterwards.
+        labels: the class of each image, int64 ``[N]`` or a list or array of whole numbers.
         start: a name of the registry ``STARTS`` (``trilemma list starts``), or the starting images, ``[N, C, H, W]`` in
             [0, 1] (counterfactuals).
         sampler: a name of the registry ``SAMPLERS`` (``trilemma list samplers``).
@@ -130,32 +145,47 @@ def generate(
         stop: stop an image when its joint energy is that of real images of its class.
         budget: largest L2 distance from the starting image, pixel units.
         callback: called after each step (see :func:`trilemma.walks.walk.walk`).
-        options: settings of the sampler (``step_size``, ``noise_std``, ``clamp``, ``zeta``).
+        options: settings of the sampler (``step_size``, ``noise_std``, ``clamp``, ``zeta``); lengths also as
+            ``"2/255"``.
 
     Returns:
-        ``[N, C, H, W]`` in [0, 1].
+        ``[N, C, H, W]`` in [0, 1], on the classifier's device.
 
     Raises:
-        ConfigError: unknown start or energy, or missing statistics.
+        ConfigError: unknown start or energy, missing statistics, or a number of a wrong type or range.
         UnknownNameError: unknown sampler.
         ImageError: labels or starting images of a wrong shape, type or range.
     """
     if isinstance(data, tuple):
         data = load_images(data, split="train")
+    check_generator("generate", generator)
+    if not isinstance(start, str):
+        start = as_images(start)
+        clf = as_classifier(clf, start)
+    if not isinstance(clf, Classifier):
+        raise ConfigError(
+            "generate: got a network without starting images; wrap it: trilemma.Classifier(network, num_classes=K, "
+            "image_shape=(C, H, W))"
+        )
+    labels = as_labels(labels, None, clf.num_classes)
     if isinstance(start, Tensor):
+        start = on_device_of(clf, start)
         clf.check(start)
         if len(start) != len(labels):
             raise ImageError(f"start: {len(start)} images for {len(labels)} labels; give one image per label")
-    check_labels(labels, labels, clf.num_classes)
-    labels = labels.to(clf.device)
-    seeds = noise.image_seeds(len(labels), generator, clf.device)
-    _check_options(sampler, options)
+    labels = labels.to(clf.device if isinstance(start, str) else start.device)
+    steps = count("generate", "steps", steps, 0)
+    budget = None if budget is None else length("generate", "budget", budget)
+    options = _checked_options(sampler, options)
+    seeds = noise.image_seeds(len(labels), generator, labels.device)
     images = (
-        start.to(clf.device)
+        start
         if isinstance(start, Tensor)
         else starting_images(clf, start, labels, noise.derive(seeds, 0), data)
     )
     check_range(images)
+    if not len(images):
+        return images
     with inner_loop(clf, "eval"):
         objective = energy_objective(clf, energy, labels)
         stop_rule = reference_stop(clf, labels) if stop else None
@@ -174,14 +204,35 @@ def generate(
         )
 
 
-def _check_options(sampler: str, options: dict[str, Any]) -> None:
-    """Checks that each option is a parameter of the sampler, not swallowed by its ``**options``."""
-    allowed = signature(SAMPLERS.get(sampler)).parameters
+# Arguments of a sampler that generate passes itself.
+_GIVEN = ("seeds", "stop", "clean", "budget", "callback", "walk_options")
+# Checks of the options of the built-in samplers: (where, name, value) -> number.
+_OPTIONS: dict[str, Callable[[str, str, Any], float]] = {
+    "step_size": length,
+    "noise_std": partial(length, zero=True),
+    "clamp": length,
+    "zeta": number,
+}
+
+
+def _checked_options(sampler: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a sampler as numbers; each must be a parameter of it, not swallowed by its ``**options``."""
+    if not isinstance(sampler, str):
+        raise ConfigError(f"generate: sampler={sampler!r}; pass a name, see `trilemma list samplers`")
+    # The first four are classifier, images, energy and steps.
+    allowed = [name for name in [*signature(SAMPLERS.get(sampler)).parameters][4:] if name not in _GIVEN]
     for name in options:
         if name not in allowed:
             raise ConfigError(
                 f"generate: sampler {sampler!r} has no option {name!r}.{nearest(name, allowed)}"
             )
+    built_in, no_limit = SAMPLERS.row(sampler).built_in, {"clamp": None}
+    return {
+        name: _OPTIONS[name]("generate", name, value)
+        if built_in and (name, value) not in no_limit.items()
+        else value
+        for name, value in options.items()
+    }
 
 
 def starting_images(

@@ -13,8 +13,7 @@ from trilemma.config.presets import AUTOATTACK, SCREEN
 from trilemma.config.registry import METHODS
 from trilemma.errors import ConfigError, ImageError
 from trilemma.evaluation.protocols.autoattack import refuse_single_step
-from trilemma.threat import Threat
-from trilemma.units import NORMS
+from trilemma.threat import NORMS, Threat
 
 RADIUS = {"linf": 0.05, "l2": 0.25}
 

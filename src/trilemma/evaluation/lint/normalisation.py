@@ -164,10 +164,14 @@ def _first_layer_input(probe: Probe, images: Tensor) -> Tensor | None:
 
     def hook(module: nn.Module, inputs: tuple[object, ...]) -> None:
         if not first_input and inputs and isinstance(inputs[0], Tensor):
-            first_input.append(inputs[0].detach().float())
+            # A copy, as a layer may write on its input.
+            first_input.append(inputs[0].detach().to(torch.float32, copy=True))
 
+    # TorchScript calls its layers without hooks.
     layers = [
-        m for m in probe.oracle.clf.network.modules() if next(m.parameters(recurse=False), None) is not None
+        m
+        for m in probe.oracle.clf.network.modules()
+        if not isinstance(m, torch.jit.ScriptModule) and next(m.parameters(recurse=False), None) is not None
     ]
     handles = [layer.register_forward_pre_hook(hook) for layer in layers]
     try:

@@ -6,13 +6,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trilemma import noise
-from trilemma.classifier.classifier import Classifier, check_labels
+from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.correctness import full_precision
-from trilemma.classifier.wrap import as_classifier
+from trilemma.classifier.wrap import (
+    Images,
+    Labels,
+    Network,
+    as_classifier,
+    as_images,
+    as_labels,
+    on_device_of,
+)
 from trilemma.errors import ConfigError, ImageError
 from trilemma.evaluation.lint.attacks import battery_findings, run_battery
 from trilemma.evaluation.lint.checks import (
@@ -28,6 +36,7 @@ from trilemma.evaluation.lint.normalisation import normalisation_findings
 from trilemma.evaluation.lint.own_attack import Attack, budget_findings, run_attack, strength_findings
 from trilemma.evaluation.lint.probe import Probe
 from trilemma.threat import Threat
+from trilemma.units import count, whole_number
 
 # Largest number of images to check, with and without a threat.
 MAX_IMAGES, MAX_IMAGES_WITHOUT_THREAT = 400, 128
@@ -65,12 +74,14 @@ class Lint:
         }
 
 
+@torch.inference_mode(False)
 def lint(
-    clf: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    threat: Threat | None = None,
+    clf: Network,
+    images: Images,
+    labels: Labels,
+    threat: Threat | str | float | None = None,
     *,
+    norm: Any = None,
     attack: Attack | None = None,
     seed: int = 0,
     batch_size: int = 250,
@@ -84,8 +95,10 @@ def lint(
         clf: a :class:`trilemma.Classifier`, or any network from images to logits; its state is restored. Its current
             train and eval modes are checked too. Images are moved to its device.
         images: ``[N, C, H, W]``, as they are passed to the classifier; they should be float32 in [0, 1].
-        labels: int64 ``[N]``.
-        threat: by default the threat stored with the classifier; without any, nothing is attacked.
+        labels: the true classes, int64 ``[N]`` or a list or array of whole numbers.
+        threat: norm and radius, or a radius such as ``8 / 255``; by default the threat stored with the classifier;
+            without any, nothing is attacked.
+        norm: norm of ``threat`` if that is a radius; ``"linf"`` by default.
         attack: the user's own attack to check, ``attack(clf, images, labels, threat)`` -> adversarial images.
         seed: seed of all random numbers.
         batch_size: images per forward pass.
@@ -95,20 +108,25 @@ def lint(
 
     Raises:
         ImageError: no images, images that are not ``[N, C, H, W]``, or labels that do not fit.
-        ConfigError: outputs that are not ``[N, K]``, or an attack without a threat.
+        ConfigError: outputs that are not ``[N, K]``, an attack without a threat, or an invalid threat or number.
     """
     stored = clf.threat if isinstance(clf, Classifier) else None
-    if attack is not None and threat is None and stored is None:
+    if attack is not None and not callable(attack):
+        raise ConfigError(f"lint: attack={attack!r}; pass a function (clf, images, labels, threat) -> images")
+    if threat is not None or norm is not None:
+        threat = Threat.of(threat, norm, default=stored)
+    elif attack is not None and stored is None:
         raise ConfigError("lint: an attack needs a threat; pass threat=trilemma.Threat(norm, radius)")
     return inspect(
-        clf, images, labels, threat or stored, attack=attack, seed=seed, batch_size=batch_size
-    ).findings
+        clf, as_images(images), labels, threat or stored, attack=attack,
+        seed=whole_number("lint", "seed", seed), batch_size=count("lint", "batch_size", batch_size),
+    ).findings  # fmt: skip
 
 
 def inspect(
-    clf: nn.Module,
+    clf: Network,
     images: Tensor,
-    labels: Tensor,
+    labels: Labels,
     threat: Threat | None,
     *,
     attack: Attack | None = None,
@@ -116,28 +134,28 @@ def inspect(
     batch_size: int = 250,
 ) -> Lint:
     """:func:`lint` with its cost; a threat stored with the classifier is not used."""
-    count = MAX_IMAGES if threat is not None else MAX_IMAGES_WITHOUT_THREAT
-    images, labels = _first(images, labels, count)
-    clf = as_classifier(clf, images)
-    images, labels = images.to(clf.device), labels.to(clf.device)
-    check_labels(labels, images, clf.num_classes)
+    most = MAX_IMAGES if threat is not None else MAX_IMAGES_WITHOUT_THREAT
+    first = _first(images, most)
+    clf = as_classifier(clf, first)
+    first_labels = as_labels(labels, images, clf.num_classes)[:most]
+    images = on_device_of(clf, first)
+    first_labels = first_labels.to(images.device)
     devices = [clf.device] if clf.device.type == "cuda" else []
     with torch.random.fork_rng(devices), full_precision(clf.device):
         torch.manual_seed(seed)
-        return _inspect(clf, images, labels, threat, attack, seed, batch_size)
+        return _inspect(clf, images, first_labels, threat, attack, seed, batch_size)
 
 
-def _first(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The first ``count`` images as float32, and their labels.
+def _first(images: Tensor, count: int) -> Tensor:
+    """The first ``count`` images as float32.
 
     Raises:
         ImageError: no images, or not ``[N, C, H, W]``.
     """
-    if not isinstance(images, Tensor) or images.dim() != 4 or not len(images):
-        given = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ImageError(f"lint: images {given} given; pass at least one image, [N, C, H, W]")
+    if images.dim() != 4 or not len(images):
+        raise ImageError(f"lint: images {list(images.shape)} given; pass at least one image, [N, C, H, W]")
     # uint8 images keep the range 0..255, as the classifier would get them.
-    return images[:count].float(), labels[:count]
+    return images[:count].float()
 
 
 def _inspect(
