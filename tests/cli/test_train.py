@@ -36,7 +36,7 @@ class Trainer:
             selected = epoch < 3
             run.add_metrics(
                 {"kind": "epoch", "step": epoch, "epoch": epoch, "minutes": 1.0, "held_out_clean": clean,
-                 "held_out_pgd10": 0.25, "selected": selected}
+                 "held_out_pgd10": 0.25, "held_out_chance": 0.1, "selected": selected}
             )  # fmt: skip
         run.write_status(status="finished", step=3, epochs=3, minutes=1.0)
 
@@ -68,7 +68,7 @@ def test_the_recipe_and_its_overrides_are_passed_on(trilemma, trainer):
 def test_the_end_names_the_run_its_best_epoch_and_what_to_do_next(trilemma, trainer):
     lines = trilemma("train", "digits/pgd-at", "--out", "mine").stdout.splitlines()
     assert lines[0] == "finished: mine"
-    assert lines[1] == "held-out accuracy (epoch 2): clean 90.0%, PGD-10 25.0%"
+    assert lines[1] == "held-out accuracy (epoch 2): clean 90.0%, PGD-10 25.0% (largest class: 10.0%)"
     assert [line.split()[-2:] for line in lines[2:]] == [
         [command, "mine"] for command in ("evaluate", "generate", "diagnose", "report")
     ]

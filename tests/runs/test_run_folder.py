@@ -23,7 +23,8 @@ STEP_KEYS = {
     "images_per_second", "gradient_cosine", "terms",
 }  # fmt: skip
 EPOCH_KEYS = {
-    "kind", "step", "epoch", "minutes", "held_out_clean", "held_out_pgd10", "held_out_fgsm", "selected",
+    "kind", "step", "epoch", "minutes", "held_out_clean", "held_out_pgd10", "held_out_fgsm", "held_out_chance",
+    "held_out_answers", "selected",
 }  # fmt: skip
 
 

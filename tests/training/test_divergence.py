@@ -57,7 +57,8 @@ class Faulty(Standard):
 def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
     monkeypatch.setattr(METHODS, "_rows", dict(METHODS._rows))
     METHODS.add("faulty", f"{__name__}:Faulty")
-    Faulty.plan = Plan()
+    # The check before the run computes the loss once.
+    Faulty.plan = Plan(calls=-1)
     return Faulty.plan
 
 
@@ -68,7 +69,8 @@ def config(training: dict[str, Any] | None = None, **monitors: Any) -> Config:
 
 
 def kinds(run: RunDirectory) -> list[tuple[str, str]]:
-    return [(event["kind"], event["name"]) for event in run.events()]
+    """Alarms, remedies and stops, without the warning that so short a run ends at chance."""
+    return [(event["kind"], event["name"]) for event in run.events() if event["kind"] != "warning"]
 
 
 ALARM_AND_REMEDY = [("alarm", "divergence"), ("remedy", "rollback"), ("remedy", "scale-rate")]
@@ -81,7 +83,7 @@ def test_a_diverged_run_goes_back_slows_down_and_finishes(tmp_path: Path, plan: 
     run = RunDirectory.open(tmp_path / "run")
     assert run.status()["status"] == "finished" and run.status()["step"] == 2 * STEPS_PER_EPOCH
     assert kinds(run) == ALARM_AND_REMEDY
-    alarm, rollback, scaled = run.events()
+    alarm, rollback, scaled = run.events()[:3]
     assert alarm["step"] == 13 and ("nan" in alarm["message"] or "beyond 10000" in alarm["message"])
     assert rollback["step"] == 10 and "from step 13 to the checkpoint of step 10" in rollback["message"]
     assert "x 0.3" in scaled["message"]

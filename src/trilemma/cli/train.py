@@ -109,6 +109,8 @@ def _print_summary(result: dict[str, Any]) -> None:
     if result["held_out_clean"] is not None:
         clean, robust = percent(result["held_out_clean"]), percent(result["held_out_pgd10"])
         under_attack = "" if robust is None else f", PGD-10 {robust}"
-        print(f"held-out accuracy (epoch {result['best_epoch']:g}): clean {clean}{under_attack}")
+        chance = percent(result["held_out_chance"])
+        largest = "" if chance is None else f" (largest class: {chance})"
+        print(f"held-out accuracy (epoch {result['best_epoch']:g}): clean {clean}{under_attack}{largest}")
     for index, command in enumerate(("evaluate", "generate", "diagnose", "report")):
         print(f"{'     ' if index else 'next:'} trilemma {command} {path}")

@@ -166,6 +166,7 @@ class RunDirectory:
             "best_epoch": best.get("epoch"),
             "held_out_clean": best.get("held_out_clean"),
             "held_out_pgd10": best.get("held_out_pgd10"),
+            "held_out_chance": best.get("held_out_chance"),
             "events": len(self.events()),
         }
 

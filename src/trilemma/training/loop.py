@@ -30,7 +30,7 @@ from trilemma.training.interrupt import StopRequest
 from trilemma.training.record import Record
 from trilemma.training.rollback import fail, roll_back
 from trilemma.training.schedule import rate
-from trilemma.training.selection import criterion, held_out_accuracies
+from trilemma.training.selection import at_chance, criterion, held_out_accuracies, passed_over, score
 from trilemma.training.start import load_initial_weights, provenance
 from trilemma.training.state import TrainingState
 
@@ -338,14 +338,15 @@ class Loop:
         accuracies = held_out_accuracies(
             finished, self.data.held_out, training.held_out_images, single_step=single_step
         )
-        clean, robust = accuracies.clean, accuracies.pgd10
-        score = [clean, robust or 0.0] if self.criterion == "clean" else [robust or 0.0, clean]
-        selected = self.criterion == "last" or score > state.best
+        given = score(accuracies, self.criterion)
+        selected = self.criterion == "last" or given > state.best
         self.record.held_out(state, accuracies, selected)
         if self.points is not None:
             self.record.images(state, self.points)
+        if self.criterion != "last" and passed_over(given, state.best):
+            self._report_selection(given, state.best)
         if selected:
-            state.best = score
+            state.best = given
             self.record.classifier(finished, self.data.train, state, "best", self.criterion)
         fgsm, pgd10 = self._mean_accuracy(accuracies.fgsm), self._mean_accuracy(accuracies.pgd10)
         for alarm in state.watch.read_evaluation(fgsm, pgd10, state.step):
@@ -353,6 +354,17 @@ class Loop:
                 return True
         self._checkpoint()
         return False
+
+    def _report_selection(self, given: list[float], best: list[float]) -> None:
+        """Records that chance decided between this checkpoint and the best one, against their accuracies."""
+        name = "clean" if self.criterion == "clean" else "PGD-10"
+        this, best_one = (
+            f"this checkpoint ({name} {given[1]:.1%})",
+            f"the best one so far ({name} {best[1]:.1%})",
+        )
+        preferred, other = (this, best_one) if given[0] else (best_one, this)
+        text = f"{preferred} is preferred over {other}, whose clean accuracy is not clearly above chance"
+        self.record.event(self.state, "selection", "above-chance", text)
 
     def _out_of_time(self) -> bool:
         """Returns whether ``training.max_minutes`` is reached."""
@@ -384,6 +396,9 @@ class Loop:
         state, training = self.state, self.config.training
         last = finished_classifier(self.clf, state.ema, self.data.train, training.reestimate_bn)
         self.record.classifier(last, self.data.train, state, "last", self.criterion)
+        if not state.best[0]:
+            rows = [row for row in self.record.run.metrics() if row.get("selected")]
+            self.record.event(state, "warning", "at-chance", at_chance(rows[-1]))
         status = "finished" if state.step >= self.total_steps else "stopped"
         if status == "stopped" and not state.ended:
             text = f"the limit of {training.max_minutes:g} minutes was reached"

@@ -83,7 +83,8 @@ class Record:
             {
                 "kind": "epoch", "step": state.step, "epoch": state.epoch, "minutes": state.minutes,
                 "held_out_clean": accuracies.clean, "held_out_pgd10": accuracies.pgd10,
-                "held_out_fgsm": accuracies.fgsm, "selected": selected,
+                "held_out_fgsm": accuracies.fgsm, "held_out_chance": accuracies.chance,
+                "held_out_answers": accuracies.answers, "selected": selected,
             }
         )  # fmt: skip
 
@@ -130,7 +131,7 @@ class Record:
 
         Args:
             state: the training state.
-            kind: ``start``, ``alarm``, ``remedy``, ``restart`` or ``stop``.
+            kind: ``start``, ``alarm``, ``remedy``, ``restart``, ``selection``, ``warning`` or ``stop``.
             name: name of the alarm, remedy or cause.
             message: one line.
             step: step of the event; the current step by default.

@@ -36,7 +36,8 @@ class TrainingState:
         evaluated_at: step of the last evaluation; -1 before the first.
         rate_factor: factor of the learning rate, set by remedies.
         minutes: training time so far.
-        best: score of the best checkpoint, two accuracies in order of priority; empty before the first evaluation.
+        best: score of the best checkpoint (:func:`trilemma.training.selection.score`); empty before the first
+            evaluation.
         ended: whether a remedy ended the run early.
         options: configuration values set by remedies, by dotted key.
         sounded: number of alarms so far, by name of the alarm.
@@ -94,8 +95,12 @@ class TrainingState:
         self.watch.load_state_dict(state["watch"])
         for name in _POSITION:
             setattr(self, name, state["position"][name])
+        # Earlier versions stored the two accuracies alone.
+        if len(self.best) == ACCURACIES:
+            self.best = [1.0, *self.best]
 
 
+ACCURACIES = 2
 # Attributes that are saved as the key ``position``; their names are keys of the checkpoint file.
 _POSITION = (
     "step", "minutes", "best", "rollbacks", "rate_factor", "evaluated_at", "ended", "options", "sounded",
