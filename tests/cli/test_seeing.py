@@ -163,13 +163,13 @@ def test_compare_does_not_write_a_page_over_a_folder(mistake, run_folder, tmp_pa
     assert mistake("compare", run_folder, "--out", tmp_path).startswith(f"{tmp_path}: is a folder")
 
 
-@pytest.mark.parametrize("form", ["markdown", "csv", "json"])
+@pytest.mark.parametrize("form", ["markdown", "csv", "json", "latex"])
 def test_compare_prints_or_writes_the_table_in_the_format_asked_for(trilemma, run_folder, tmp_path, form):
     trilemma("evaluate", run_folder, "--protocol", "clean", "--images", 20)
     printed = trilemma("compare", run_folder, "--format", form).stdout
     assert "clean" in printed and "first 20 of 397" in printed
     assert not (tmp_path / "compare.html").exists()
-    ending = {"markdown": "md"}.get(form, form)
+    ending = {"markdown": "md", "latex": "tex"}.get(form, form)
     trilemma("compare", run_folder, "--out", f"table.{ending}")
     assert (tmp_path / f"table.{ending}").read_text() == printed
     if form == "json":

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from trilemma.figures.trade_off import draw_trade_off
 from trilemma.pages.comparison import trade_off_pictures, write_comparison
-from trilemma.pages.table import as_csv, as_markdown, as_tree, comparison_table
+from trilemma.pages.gather import comparison_table
+from trilemma.pages.table import as_csv, as_latex, as_markdown, as_tree, latex_escaped
 from trilemma.pages.words import DASH
 from trilemma.runs.records import write_row
 
@@ -52,10 +54,32 @@ def samples(path: Path, distance: float, named: float | None = None) -> None:
     (path / "samples" / "uniform_momentum_joint_9.json").write_text(json.dumps(record))
 
 
+def set_config(path: Path, **training: Any) -> None:
+    """Changes values of the section ``training`` of a run's configuration."""
+    file = path / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["training"] |= training
+    file.write_text(yaml.safe_dump(config))
+
+
+@pytest.fixture
+def seeds(finished_run: Path, tmp_path: Path) -> list[Path]:
+    """Three training seeds of one recipe, and a run of another one."""
+    values = {f"pgd-at-seed-{seed}": (0.5 + seed / 10, 0.2 + seed / 10) for seed in range(3)}
+    values["other"] = (0.55, 0.1)
+    paths = [Path(shutil.copytree(finished_run, tmp_path / name)) for name in values]
+    for seed, (path, (clean, robust)) in enumerate(zip(paths, values.values(), strict=True)):
+        set_config(path, **({"lr": 0.5} if path.name == "other" else {"seed": seed}))
+        write_row(path, row("clean", clean, chance=0.1))
+        write_row(path, row("pgd-20", robust, chance=0.1))
+    return paths
+
+
 @pytest.fixture
 def two(finished_run: Path, tmp_path: Path) -> list[Path]:
-    """Two runs with rows of their best, and of their last where it was evaluated."""
+    """Two runs of other recipes with rows of their best, and of their last where it was evaluated."""
     paths = [Path(shutil.copytree(finished_run, tmp_path / name)) for name in ("one", "two")]
+    set_config(paths[1], lr=0.03)
     for path, clean, robust in zip(paths, (0.9, 0.8), (0.4, 0.5), strict=True):
         write_row(path, row("clean", clean))
         write_row(path, row("pgd-20", robust))
@@ -174,11 +198,20 @@ def test_names_of_runs_are_no_markup(two, tmp_path):
 def test_csv_and_json_hold_the_numbers_as_they_are(two):
     table = comparison_table(two)
     first, *rows = csv.reader(io.StringIO(as_csv(table)))
-    place = first.index(
-        "pgd-20 v1 | accuracy, higher is better | L∞, radius 0.2 | digits test, all 397 | lower"
-    )
+    assert first[:8] == [
+        "run",
+        "method",
+        "checkpoint",
+        "minutes",
+        "seeds",
+        "clean",
+        "clean_lower",
+        "clean_upper",
+    ]
+    place = first.index("pgd_20_lower")
     assert [line[place] for line in rows] == ["0.38", "", "0.48"]
     tree = json.loads(json.dumps(as_tree(table)))
+    assert [column["name"] for column in tree["columns"]][:2] == ["clean", "pgd_20"]
     assert tree["columns"][1]["threat"] == "L∞, radius 0.2"
     value = {"value": 0.8, "lower": 0.78, "upper": 0.8 + 0.02, "seed": 0, "seconds": 1.0}
     assert tree["rows"][2]["values"][0] == value
@@ -213,3 +246,95 @@ def test_the_strongest_attack_that_all_have_is_plotted(two, monkeypatch):
     monkeypatch.setattr("trilemma.pages.comparison.draw_trade_off", noted)
     trade_off_pictures(comparison_table(two))
     assert set(plotted) == {"autoattack-standard"}
+
+
+def test_runs_that_differ_by_their_seed_share_a_line_of_mean_deviation_and_range(seeds):
+    table = comparison_table(seeds)
+    assert [(entry.run, entry.seeds) for entry in table.entries] == [("pgd-at", (0, 1, 2)), ("other", (0,))]
+    robust = table.columns[1]
+    value = table.entries[0].values[robust]
+    assert value["value"] == pytest.approx(0.3) and value["std"] == pytest.approx(0.1)
+    assert (value["min"], value["max"], value["runs"], value["lower"]) == (0.2, 0.4, 3, None)
+    assert (
+        "| pgd-at (3 seeds) | pgd-at | best, epoch 4 | 0.4 | 60.0 % ± 10.0 (50.0 to 70.0) |"
+        in as_markdown(table)
+    )
+    assert "Mean ± standard deviation over training seeds" in as_markdown(table)
+    first, group, single = csv.reader(io.StringIO(as_csv(table)))
+    values = dict(zip(first, group, strict=True))
+    assert values["seeds"] == "0 1 2" and values["pgd_20_runs"] == "3" and values["clean_lower"] == ""
+    assert (
+        float(values["clean_std"]) == pytest.approx(0.1)
+        and dict(zip(first, single, strict=True))["clean_std"] == ""
+    )
+    assert as_tree(table)["rows"][0]["values"][0]["std"] == pytest.approx(0.1)
+
+
+def test_each_run_can_have_a_line_of_its_own(seeds):
+    table = comparison_table(seeds, each=True)
+    assert [entry.run for entry in table.entries] == [path.name for path in seeds]
+    assert not table.grouped and "standard deviation" not in as_markdown(table)
+
+
+def test_a_value_that_some_seeds_lack_says_of_how_many_it_is(seeds):
+    (seeds[0] / "evaluation" / "pgd-20.json").unlink()
+    text = as_markdown(comparison_table(seeds))
+    assert "35.0 % ± 7.1 (30.0 to 40.0), 2 of 3 seeds" in text
+    (seeds[1] / "evaluation" / "pgd-20.json").unlink()
+    assert "40.0 % (38.0 to 42.0), 1 of 3 seeds" in as_markdown(comparison_table(seeds))
+
+
+@pytest.mark.parametrize("change", ["seed", "status"])
+def test_a_repeated_seed_or_another_end_is_no_further_seed(seeds, change):
+    if change == "seed":
+        set_config(seeds[2], seed=1)
+    else:
+        (seeds[2] / "status.json").write_text('{"status": "interrupted", "minutes": 0.1}')
+    assert [len(entry.seeds) for entry in comparison_table(seeds).entries] == [2, 1, 1]
+
+
+def test_the_page_of_groups_names_the_seeds_and_draws_their_range(seeds, tmp_path, monkeypatch):
+    spans: list[Any] = []
+
+    def noted(runs: Any, *rest: Any) -> Any:
+        spans.extend((clean["lower"], clean["upper"]) for _, clean, _ in runs)
+        return draw_trade_off(runs, *rest)
+
+    monkeypatch.setattr("trilemma.pages.comparison.draw_trade_off", noted)
+    html = write_comparison(seeds, tmp_path / "page.html").read_text()
+    assert spans[:2] == [(0.5, 0.7), (pytest.approx(0.53), pytest.approx(0.57))]
+    assert "4 runs;" in html and "training seeds 0, 1, 2" in html and "<small>3 seeds</small>" in html
+
+
+def test_latex_is_a_booktabs_table_with_escaped_names_and_the_best_in_bold(seeds):
+    named = seeds[3].rename(seeds[3].with_name("50%_of $x$ & {y} #1"))
+    lines = as_latex(comparison_table([*seeds[:3], named]), bold=True).splitlines()
+    assert lines[0] == r"% needs \usepackage{booktabs}"
+    card = "pgd-20 v1, accuracy, higher is better, L∞, radius 0.2, digits test, all 397, chance: 10.0 %"
+    assert f"% column 5: {card}" in lines
+    assert r"% dagger: not above chance" in lines
+    table = lines[lines.index(r"\begin{tabular}{lllrr}") :]
+    assert table[1] == r"\toprule" and table[-2:] == [r"\bottomrule", r"\end{tabular}"]
+    assert table[2] == r"run & method & checkpoint & clean & pgd-20 \\"
+    assert table[3] == r" &  &  &  & L$\infty$, radius 0.2 \\"
+    assert table[5] == (
+        r"pgd-at (3 seeds) & pgd-at & best, epoch 4 & \textbf{60.0} $\pm$ 10.0 & \textbf{30.0} $\pm$ 10.0 \\"
+    )
+    assert table[6] == r"50\%\_of \$x\$ \& \{y\} \#1 & pgd-at & best, epoch 4 & 55.0 & 10.0$^\dagger$ \\"
+    assert r"\textbf" not in as_latex(comparison_table(seeds[:3]))
+
+
+def test_no_character_of_a_name_is_a_command_of_latex():
+    assert latex_escaped("a\\b~c^d<e>|\nf") == (
+        r"a\textbackslash{}b\textasciitilde{}c\textasciicircum{}d\textless{}e\textgreater{}\textbar{} f"
+    )
+
+
+def test_column_names_are_short_and_distinct(two):
+    write_row(two[0], row("pgd-20", 0.7, threat={"norm": "linf", "radius": "4/255"}))
+    write_row(two[1], row("pgd-20", 0.7, threat={"norm": "linf", "radius": "4/255"}))
+    names = comparison_table(two).names
+    assert len(set(names)) == len(names)
+    assert names == [
+        "clean", "pgd_20_linf_0_2", "pgd_20_linf_4_255", "named_as_their_class", "distance_of_real", "ece"
+    ]  # fmt: skip

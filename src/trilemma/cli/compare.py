@@ -8,7 +8,7 @@ from typing import Annotated
 from trilemma.cli.common import Json, argument, option, print_json, print_table, run_results, writable_folder
 from trilemma.pages.compare import Format, as_text
 from trilemma.pages.compare import compare as compare_runs
-from trilemma.pages.table import as_tree
+from trilemma.pages.table import SEEDS_NOTE, as_tree
 from trilemma.runs.read import check_results
 
 DEFAULT_PAGE = Path("compare.html")
@@ -20,20 +20,33 @@ OutFile = Annotated[
 OutFormat = Annotated[
     Format | None, option("--format", "format of the file, or of standard output without --out")
 ]
+Each = Annotated[
+    bool, option("--each", "a line per run, also for runs that differ by their training seed only")
+]
+Bold = Annotated[bool, option("--bold", "LaTeX: the best value of each column in bold")]
 
 
-def compare(runs: Runs, out: OutFile = None, form: OutFormat = None, as_json: Json = False) -> None:
+def compare(
+    runs: Runs,
+    out: OutFile = None,
+    form: OutFormat = None,
+    each: Each = False,
+    bold: Bold = False,
+    as_json: Json = False,
+) -> None:
     """Compares runs: a table, and an HTML page with plots.
 
     A column holds values of one protocol, measured on the same images with the same threat model; rows that differ in
     one of these carry a note. The page is self-contained, and its table can be sorted. Evaluate each run first. A
     folder of result rows, which `trilemma evaluate FILE --out DIR` writes, is compared like a run.
+    Runs that differ by their training seed only share a line: mean, standard deviation and range.
 
     \b
     Examples:
       trilemma compare runs/digits-standard runs/digits-pgd-at runs/digits-eb-jdat --out compare.html
       trilemma compare runs/digits-standard runs/digits-pgd-at --format markdown
       trilemma compare runs/digits-standard runs/digits-pgd-at --out table.csv
+      trilemma compare runs/pgd-at-seed-* runs/trades-seed-* --out table.tex --bold
     """
     for path in runs:
         check_results(path)
@@ -41,9 +54,9 @@ def compare(runs: Runs, out: OutFile = None, form: OutFormat = None, as_json: Js
         out = DEFAULT_PAGE
     if out is not None:
         writable_folder(out.parent)
-    table = compare_runs(runs, out, form)
+    table = compare_runs(runs, out, form, each, bold)
     if out is None and form is not None and not as_json:
-        print(as_text(table, form), end="")
+        print(as_text(table, form, bold), end="")
         return
     if as_json:
         print_json(
@@ -51,6 +64,8 @@ def compare(runs: Runs, out: OutFile = None, form: OutFormat = None, as_json: Js
         )
     else:
         print_table(table.by_value())
+        if table.grouped:
+            print(SEEDS_NOTE)
         for entry in table.entries:
             for note in entry.notes:
                 print(f"not comparable: {entry.path}, {entry.checkpoint}: {note}")

@@ -12,37 +12,36 @@ from trilemma.figures.energy_landscape import TITLES, draw_histograms, energy_ra
 from trilemma.figures.style import render
 from trilemma.figures.trade_off import draw_generation, draw_trade_off
 from trilemma.metrics.energy_landscape import read_points
+from trilemma.pages.gather import build_table, group_names, group_runs, group_seeds
 from trilemma.pages.html import sample_picture
 from trilemma.pages.lint import lint_lines
 from trilemma.pages.page import Picture, picture, read_script, write_page
-from trilemma.pages.table import (
-    DISTANCE,
-    Column,
-    Entry,
-    Table,
-    build_table,
-    cell,
-    distinct_names,
-    incomparable,
-)
+from trilemma.pages.table import DISTANCE, SEEDS_NOTE, Column, Entry, Table, cell, incomparable, with_range
 from trilemma.pages.words import footer, method_words, shown_path, threat_words
 from trilemma.runs.read import Contents, read_contents, start_order
 
 
-def write_comparison(runs: Sequence[str | Path], path: str | Path, title: str = "Runs compared") -> Path:
+def write_comparison(
+    runs: Sequence[str | Path], path: str | Path, title: str = "Runs compared", each: bool = False
+) -> Path:
     """Writes the page and returns its path.
+
+    Runs that differ by their training seed only share a line of the table; of their samples and energies, the page
+    shows those of the first one.
 
     Args:
         runs: run folders, or folders of result rows, in the order in which the page shows them.
         path: output HTML file.
         title: heading of the page.
+        each: every run has a line of its own.
 
     Raises:
         RunError: a folder is neither a run nor a folder of result rows, or the page cannot be written.
     """
     contents = [read_contents(run) for run in runs]
-    names = distinct_names(contents)
-    table = build_table(names, contents)
+    groups = group_runs(contents, each)
+    names, firsts = group_names(groups), [group[0] for group in groups]
+    table = build_table(names, groups)
     return write_page(
         "comparison.html.j2",
         Path(path),
@@ -53,15 +52,22 @@ def write_comparison(runs: Sequence[str | Path], path: str | Path, title: str = 
         incomparable=incomparable(table),
         script=read_script("sort.js"),
         methods=[
-            (name, run.method or name, method_words(run)) for name, run in zip(names, contents, strict=True)
+            (
+                name,
+                group[0].method or name,
+                method_words(group[0]),
+                group_seeds(group) if len(group) > 1 else (),
+            )
+            for name, group in zip(names, groups, strict=True)
         ],
-        paths=[shown_path(run) if run.is_run else None for run in contents],
+        seeds_note=SEEDS_NOTE if table.grouped else "",
+        paths=[shown_path(run) if run.is_run else None for run in firsts],
         setting=setting(contents),
         warnings=mismatches(contents),
-        lint=lint_lines(names, contents),
+        lint=lint_lines(group_names([(run,) for run in contents]), contents),
         trade_offs=trade_off_pictures(table),
-        samples=sample_sets(names, contents),
-        energies=energy_pictures(names, contents),
+        samples=sample_sets(names, firsts),
+        energies=energy_pictures(names, firsts),
         footer=footer(),
     )
 
@@ -109,13 +115,16 @@ def trade_off_pictures(table: Table) -> list[Picture]:
     shown = [entry for entry in entries if clean in entry.values and robust in entry.values]
     if clean is None or robust is None or not shown:
         return []
-    accuracy_points = [(entry.run, entry.values[clean], entry.values[robust]) for entry in shown]
+    accuracy_points = [
+        (entry.run, with_range(entry.values[clean]), with_range(entry.values[robust])) for entry in shown
+    ]
     accuracy_indices = [entry.run_index for entry in shown]
     pictures = [
         picture(
             render(lambda theme: draw_trade_off(accuracy_points, robust.protocol, theme, accuracy_indices)),
             "clean accuracy against robust accuracy",
-            "Up and to the right is better; lines are 95 % intervals.",
+            "Up and to the right is better; lines are 95 % intervals"
+            + (", of several training seeds the range." if table.grouped else "."),
             names=[entry.run for entry in shown],
         )
     ]
@@ -125,7 +134,10 @@ def trade_off_pictures(table: Table) -> list[Picture]:
     )
     if generation is None or not (sampled := [entry for entry in shown if generation in entry.values]):
         return pictures
-    points = [(entry.run, entry.values[generation], entry.values[robust]) for entry in sampled]
+    points = [
+        (entry.run, with_range(entry.values[generation]), with_range(entry.values[robust]))
+        for entry in sampled
+    ]
     indices = [entry.run_index for entry in sampled]
     name = "distance of samples / of real images" if generation.quantity == DISTANCE else generation.quantity
     images = render(lambda theme: draw_generation(points, name, robust.protocol, theme, indices))

@@ -22,6 +22,7 @@ from trilemma.errors import RunError
 from trilemma.figures.labels import label_key
 from trilemma.figures.style import DARK, LIGHT
 from trilemma.files import write_text
+from trilemma.pages.table import with_range
 from trilemma.pages.words import (
     chance_words,
     duration,
@@ -96,6 +97,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": percent, "interval": interval, "number": number, "duration": duration, "threat": threat_words,
         "breakable": breakable, "checkpoint": checkpoint_name, "chance": chance_words,
+        "with_range": with_range,
     }  # fmt: skip
     environment.globals |= {"light": LIGHT, "dark": DARK}
     environment.tests |= {"not_above_chance": not_above_chance}

@@ -1,4 +1,8 @@
-"""Table of several runs; a column is one quantity under one protocol, on the same images with the same threat model."""
+"""Table of several runs as text: terminal, Markdown, CSV, LaTeX, JSON.
+
+A column is one quantity under one protocol, on the same images with the same threat model; :mod:`trilemma.pages.gather`
+makes the table from runs.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,15 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from trilemma.figures.labels import one_line
-from trilemma.pages.words import DASH, NOT_ABOVE, not_above_chance, percent, threat_words
-from trilemma.runs.read import Contents, Record, read_contents
-from trilemma.runs.records import checkpoint_name
+from trilemma.pages.words import DASH, NOT_ABOVE, not_above_chance, percent
+from trilemma.runs.read import Record
 from trilemma.tables import Records, data_frame
 
-# Column fields that rows of one protocol must share to be comparable, and their names in notes.
-SETTINGS = {"version": "version", "data": "images", "threat": "threat"}
 # Quantities of generated images from ``trilemma generate``; the distance is divided by that of real test images.
 NAMED, DISTANCE = "named as their class", "distance, of real"
 
@@ -47,6 +47,11 @@ class Column:
     chance: float | None = field(default=None, compare=False)
 
     @property
+    def is_accuracy(self) -> bool:
+        """Whether values are shares of correct answers."""
+        return self.quantity == "accuracy"
+
+    @property
     def is_share(self) -> bool:
         """Whether values are shares of images, with Wilson intervals, displayed in per cent."""
         return self.quantity in ("accuracy", "balanced accuracy", NAMED)
@@ -62,16 +67,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Entry:
-    """One classifier of one run.
+    """One classifier of one run, or of runs that differ by their training seed only.
 
     Attributes:
-        run: name of the run.
-        path: folder of the run.
-        run_index: index of the run among the compared runs.
+        run: name of the run or the runs.
+        path: folder of the run, or of the first one.
+        run_index: index of the run, or of the group of runs, among those compared.
         checkpoint: ``best`` or ``last``, and its epoch.
-        minutes: training time, or ``None`` if unknown.
-        values: column to result row (``value``, ``lower``, ``upper``, ``seed`` and others).
+        minutes: training time, or ``None`` if unknown; of several runs the mean.
+        values: column to result row (``value``, ``lower``, ``upper``, ``seed`` and others). Of several runs: ``value``
+            is the mean, and ``std`` (with n - 1), ``min``, ``max`` and ``runs`` (number of runs) are set, ``lower`` and
+            ``upper`` are ``None``.
         notes: protocols in which it is not comparable with most other entries, and the settings that differ.
+        seeds: training seeds; empty if unknown.
     """
 
     run: str
@@ -82,6 +90,12 @@ class Entry:
     minutes: float | None
     values: Mapping[Column, Record]
     notes: tuple[str, ...]
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The name, with the number of seeds if there are several."""
+        return f"{self.run} ({len(self.seeds)} seeds)" if len(self.seeds) > 1 else self.run
 
 
 @dataclass(frozen=True, repr=False)
@@ -98,7 +112,7 @@ class Table:
                 "protocol": f"{column.protocol} v{column.version}" if number == 0 else "",
                 "value": f"{column.quantity}, {column.better} is better" if number == 0 else "",
                 "threat": (column.threat or DASH) if number == 0 else "",
-                "run": entry.path,
+                "run": entry.path if len(entry.seeds) < 2 else entry.title,
                 "checkpoint": entry.checkpoint,
                 "": cell(column, entry.values[column]),
             }
@@ -114,6 +128,20 @@ class Table:
         """The table as CSV, with the value and the 95 % interval of each protocol."""
         return as_csv(self)
 
+    def to_latex(self, bold: bool = False) -> str:
+        """The table as LaTeX for the package booktabs; with ``bold``, the best value of each column in bold."""
+        return as_latex(self, bold)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether an entry stands for several runs."""
+        return any(len(entry.seeds) > 1 for entry in self.entries)
+
+    @property
+    def names(self) -> list[str]:
+        """A short name of each column, distinct among them: letters, digits and underscores, such as ``pgd_20``."""
+        return _column_names(self.columns)
+
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame`` with a row per value: run, checkpoint, protocol, quantity, value and interval.
 
@@ -124,7 +152,8 @@ class Table:
             {
                 "run": entry.path, "method": entry.method, "checkpoint": entry.checkpoint,
                 "protocol": column.protocol, "quantity": column.quantity, "threat": column.threat,
-                "data": column.data, **{part: entry.values[column][part] for part in PARTS},
+                "data": column.data, "seeds": " ".join(map(str, entry.seeds)),
+                **{part: entry.values[column].get(part) for part in (*PARTS, *SPREAD)},
             }
             for column in self.columns
             for entry in self.entries
@@ -138,175 +167,47 @@ class Table:
         return self.by_value()._repr_html_()
 
 
-def build_table(names: Sequence[str], runs: Sequence[Contents]) -> Table:
-    """Returns the table of the results of several runs.
-
-    It has the headline rows of every run: those on the run's own test images with its own threat. A row of other data
-    or another threat is in it if another run has a comparable one, or if its run has no headline for this protocol.
-
-    Args:
-        names: display names of the runs.
-        runs: their contents; a run whose best and last checkpoints were both evaluated has two entries.
-    """
-    measured = [
-        (name, index, run, *records)
-        for index, (name, run) in enumerate(zip(names, runs, strict=True))
-        for records in _records_by_checkpoint(run)
-    ]
-    available = Counter(
-        column
-        for *_, headlines, others in measured
-        for column in {column_of(row) for row in (*headlines, *others)}
-    )
-    chosen = [
-        (name, index, run, [*headlines, *_worth_comparing(headlines, others, available)])
-        for name, index, run, headlines, others in measured
-    ]
-    all_columns = [column_of(record) for *_, records in chosen for record in records]
-    # Columns are equal whether or not their rows record the chance level; one that does is shown.
-    known = {column: column for column in sorted(all_columns, key=lambda column: column.chance is not None)}
-    columns = sorted(known.values(), key=_order)
-    entries = [
-        Entry(
-            run=name, path=str(run.path), run_index=index, method=run.method or DASH,
-            checkpoint=_checkpoint(records, run), minutes=run.minutes,
-            values={column_of(record): record for record in records},
-            notes=_notes([column_of(record) for record in records], all_columns),
-        )
-        for name, index, run, records in chosen
-    ]  # fmt: skip
-    return Table(tuple(columns), tuple(entries))
-
-
-def _records_by_checkpoint(run: Contents) -> list[tuple[list[Record], list[Record]]]:
-    """Returns the headline rows and the other rows of the best checkpoint and, if it was evaluated, of the last."""
-    samples = [row for record in run.samples for row in sample_rows(record)]
-    best = [*run.rows.values(), *run.measures.values(), *samples]
-    groups = [best, list(run.last.values())] if run.last else [best]
-    checkpoints = [(group or run.others or [{}])[0].get("checkpoint") for group in groups]
-    return [
-        (group, [row for row in run.others if row.get("checkpoint") == checkpoint])
-        for group, checkpoint in zip(groups, checkpoints, strict=True)
-    ]
-
-
-def _worth_comparing(
-    headlines: Sequence[Record], others: Sequence[Record], available: Mapping[Column, int]
-) -> list[Record]:
-    """Returns the other rows whose column a further classifier has, or whose protocol has no headline row."""
-    protocols = {row["protocol"] for row in headlines}
-    return [row for row in others if row["protocol"] not in protocols or available[column_of(row)] > 1]
-
-
-def sample_rows(record: Record) -> list[Record]:
-    """Returns the metrics of the samples of ``trilemma generate`` as result rows.
-
-    The distance is only returned together with that of real images, by which it is divided.
-    """
-    metrics, real = record["figures"]["sample"], record["figures"].get("real")
-    common = {
-        "protocol": f"samples {record['name']}", "version": 1, "threat": None, "count": metrics["count"],
-        "seed": record["seed"], "checkpoint": record.get("checkpoint", {}),
-    }  # fmt: skip
-    rows: list[Record] = []
-    if metrics["named"] is not None and record["namer"]:
-        namer = record["namer"].get("recipe") or record["namer"].get("method") or "another classifier"
-        rows.append(
-            {
-                **common, "quantity": NAMED, "better": "higher", "value": metrics["named"],
-                "lower": metrics["named_lower"], "upper": metrics["named_upper"],
-                "data": {"name": f"by {namer}", "split": "", "images": ""},
-            }
-        )  # fmt: skip
-    reference = record["reference"]
-    if reference and real and real["distance"] and metrics["distance"] is not None:
-        rows.append(
-            {
-                **common, "quantity": DISTANCE, "better": "lower", "lower": None, "upper": None,
-                "value": metrics["distance"] / real["distance"],
-                "data": {"name": reference["name"], "split": "train", "images": f"all {reference['images']}"},
-            }
-        )  # fmt: skip
-    return rows
-
-
-def column_of(row: Record) -> Column:
-    """Returns the column of a result row; rows of old versions have no ``quantity`` and are accuracies."""
-    data = row["data"]
-    data_text = ", ".join(
-        text for text in (f"{data['name']} {data['split']}".strip(), data["images"]) if text
-    )
-    extractor = f", in {data['extractor']}" if data.get("extractor") else ""
-    return Column(
-        protocol=row["protocol"],
-        version=row["version"],
-        quantity=row.get("quantity", "accuracy"),
-        better=row.get("better", "higher"),
-        threat=threat_words(row["threat"]),
-        count=row["count"],
-        data=data_text + extractor,
-        chance=row.get("chance"),
-    )
-
-
-def _order(column: Column) -> tuple[Any, ...]:
-    kinds = ("accuracy", NAMED, DISTANCE)
-    kind = kinds.index(column.quantity) if column.quantity in kinds else len(kinds)
-    return kind, column.protocol != "clean", column.protocol, column.version, column.threat, column.data
-
-
-def _checkpoint(records: Sequence[Record], run: Contents) -> str:
-    return checkpoint_name(records[0]["checkpoint"] if records else run.about) or "-"
-
-
-def _notes(entry_columns: Iterable[Column], all_columns: Sequence[Column]) -> tuple[str, ...]:
-    """Returns notes such as ``clean: other images``, for values whose protocol has another column with as many values.
-
-    Args:
-        entry_columns: the columns of one entry; a protocol for which it has several is compared in each of them.
-        all_columns: the columns of all entries; a column occurs once per value.
-    """
-    counts, own = Counter(all_columns), list(dict.fromkeys(entry_columns))
-    notes = []
-    for column in own:
-        rivals = [
-            other for other in counts
-            if (other.protocol, other.quantity) == (column.protocol, column.quantity) and other not in own
-            and counts[other] >= counts[column]
-        ]  # fmt: skip
-        differing = [
-            name
-            for key, name in SETTINGS.items()
-            if any(getattr(other, key) != getattr(column, key) for other in rivals)
-        ]
-        if rivals:
-            notes.append(f"{column.protocol}: other {' and '.join(differing)}")
-    return tuple(notes)
-
-
+# Protocols with longer names, which state what samples they are of, are named by their quantity.
+LONGEST_PROTOCOL = 24
 HEAD = ("run", "method", "checkpoint", "minutes")
 # Fields of a result row in CSV and JSON output, besides the properties of its column.
 PARTS = ("value", "lower", "upper")
+# Further fields of a mean over training seeds.
+SPREAD = ("std", "min", "max", "runs")
+SEEDS_NOTE = "Mean ± standard deviation over training seeds; brackets: range. Of one run: 95 % interval."
 INCOMPARABLE = "not comparable"
 
 
 def cell(column: Column, row: Mapping[str, Any] | None) -> str:
-    """Returns the text of a table cell: ``63.5 % (58.6 to 68.1)``, ``2.263``, or a dash; a mark if not above chance."""
+    """Returns the text of a table cell: ``63.5 % (58.6 to 68.1)``, ``2.263``, or a dash; a mark if not above chance.
+
+    A mean over training seeds is ``63.5 % ± 1.2 (62.1 to 64.7)``.
+    """
     if row is None:
         return DASH
-    value, lower, upper = (row[part] for part in PARTS)
-    if column.is_share:
-        text = f"{100 * value:.1f} %" + (
-            f" ({100 * lower:.1f} to {100 * upper:.1f})" if lower is not None else ""
-        )
-        return f"{text}, {NOT_ABOVE}" if not_above_chance(row) else text
-    return f"{value:.4g}" + (f" ({lower:.4g} to {upper:.4g})" if lower is not None else "")
+    number: Callable[[float], str] = (
+        (lambda value: f"{100 * value:.1f}") if column.is_share else "{:.4g}".format
+    )
+    text = number(row["value"]) + (" %" if column.is_share else "")
+    spread = with_range(row)
+    if "std" in row:
+        text += f" ± {number(row['std'])}"
+    if spread["lower"] is not None:
+        text += f" ({number(spread['lower'])} to {number(spread['upper'])})"
+    if row.get("of", 1) > row.get("runs", 1):
+        text += f", {row.get('runs', 1)} of {row['of']} seeds"
+    return f"{text}, {NOT_ABOVE}" if not_above_chance(row) else text
+
+
+def with_range(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a row to draw: of a mean over training seeds, ``lower`` and ``upper`` are the range of the values."""
+    return {**row, "lower": row["min"], "upper": row["max"]} if "std" in row else dict(row)
 
 
 def head(entry: Entry) -> tuple[str, ...]:
     """Returns the cells that identify the classifier of an entry."""
     minutes = DASH if entry.minutes is None else f"{entry.minutes:.3g}"
-    return entry.run, entry.method, entry.checkpoint, minutes
+    return entry.title, entry.method, entry.checkpoint, minutes
 
 
 def as_markdown(table: Table) -> str:
@@ -320,7 +221,8 @@ def as_markdown(table: Table) -> str:
     if incomparable(table):
         notes = [INCOMPARABLE, "---", *(_escaped("; ".join(entry.notes)) for entry in table.entries)]
         lines = [[*line, note] for line, note in zip(lines, notes, strict=True)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return f"{text}\n{SEEDS_NOTE}\n" if table.grouped else text
 
 
 def incomparable(table: Table) -> bool:
@@ -336,25 +238,144 @@ def _escaped(text: str) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """Returns the table as CSV: a line per classifier, with the value and 95 % interval of each column."""
+    """Returns the table as CSV: a line per classifier, with the value and 95 % interval of each column.
+
+    Columns have short names: ``pgd_20``, ``pgd_20_lower``, ``pgd_20_upper``, ``pgd_20_data``, ``pgd_20_threat``; with
+    several training seeds also ``pgd_20_std``, ``_min``, ``_max`` and ``_runs``.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    cards = [" | ".join(column.card) for column in table.columns]
-    writer.writerow([*HEAD, *(f"{card} | {part}" for card in cards for part in PARTS), INCOMPARABLE])
+    parts = (*PARTS, *SPREAD) if table.grouped else PARTS
+    titles = [*HEAD, "seeds"]
+    for name, column in zip(table.names, table.columns, strict=True):
+        titles += [name if part == "value" else f"{name}_{part}" for part in parts]
+        titles += [f"{name}_{key}" for key in _conditions(column)]
+    writer.writerow([*titles, "not_comparable"])
     for entry in table.entries:
-        rows = [entry.values.get(column) for column in table.columns]
-        values = [None if row is None else row[part] for row in rows for part in PARTS]
-        writer.writerow(
-            [entry.run, entry.method, entry.checkpoint, entry.minutes, *values, "; ".join(entry.notes)]
-        )
+        line: list[object] = [entry.run, entry.method, entry.checkpoint, entry.minutes]
+        line.append(" ".join(map(str, entry.seeds)))
+        for column in table.columns:
+            row, conditions = entry.values.get(column), _conditions(column)
+            line += [None if row is None else row.get(part) for part in parts]
+            line += [None if row is None else value for value in conditions.values()]
+        writer.writerow([*line, "; ".join(entry.notes)])
     return text.getvalue()
+
+
+def _conditions(column: Column) -> dict[str, str]:
+    """Returns what the values of a column were measured on, by the ending of its name in CSV."""
+    return {"data": column.data} | ({"threat": column.threat} if column.threat else {})
+
+
+def _column_names(columns: Sequence[Column]) -> list[str]:
+    """Returns a name per column: the protocol, or the quantity if that is long, and what distinguishes equal names."""
+    parts = [
+        [column.protocol if len(column.protocol) <= LONGEST_PROTOCOL else column.quantity]
+        for column in columns
+    ]
+    for field_name in ("protocol", "threat", "data", "version", "quantity"):
+        values_by_name: dict[str, set[object]] = {}
+        names = [_slug(" ".join(texts)) for texts in parts]
+        for name, column in zip(names, columns, strict=True):
+            values_by_name.setdefault(name, set()).add(getattr(column, field_name))
+        for name, column, texts in zip(names, columns, parts, strict=True):
+            if len(values_by_name[name]) > 1:
+                texts.append(str(getattr(column, field_name)))
+    names = [_slug(" ".join(texts)) for texts in parts]
+    counts = Counter(names)
+    return [f"{name}_{index}" if counts[name] > 1 else name for index, name in enumerate(names)]
+
+
+def _slug(text: str) -> str:
+    """Returns lower-case letters, digits and single underscores of a text."""
+    plain = text.replace("L\N{INFINITY}, radius", "linf").replace("L2, radius", "l2").lower()
+    return re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or "value"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "\N{INFINITY}": r"$\infty$", DASH: "--",
+}  # fmt: skip
+
+
+def latex_escaped(text: str) -> str:
+    """Returns the text in one line for LaTeX; letters outside of ASCII are left as they are."""
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
+
+
+def as_latex(table: Table, bold: bool = False) -> str:
+    """Returns the table as LaTeX: a ``tabular`` for the package booktabs, with a comment on each column at its head.
+
+    Shares are in per cent. A mean over training seeds has its standard deviation; a value that is not above chance has
+    a dagger.
+
+    Args:
+        bold: the best value of each column in bold.
+    """
+    comments = ["needs \\usepackage{booktabs}"]
+    comments += [
+        f"column {number}: {', '.join(column.card)}" for number, column in enumerate(table.columns, start=4)
+    ]
+    if table.grouped:
+        comments.append("mean and standard deviation over training seeds")
+    if any(not_above_chance(row) for entry in table.entries for row in entry.values.values()):
+        comments.append("dagger: not above chance")
+    titles = ["run", "method", "checkpoint", *(column.protocol for column in table.columns)]
+    units = [
+        "",
+        "",
+        "",
+        *(column.threat or (column.quantity if not column.is_accuracy else "") for column in table.columns),
+    ]
+    lines = [
+        [latex_escaped(part) for part in (entry.title, entry.method, entry.checkpoint)]
+        + [_latex_cell(table, column, entry, bold) for column in table.columns]
+        for entry in table.entries
+    ]
+    alignment = "lll" + "r" * len(table.columns)
+    return "\n".join(
+        [
+            *(f"% {one_line(comment)}" for comment in comments),
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            " & ".join(map(latex_escaped, titles)) + r" \\",
+            *([" & ".join(map(latex_escaped, units)) + r" \\"] if any(units) else []),
+            r"\midrule",
+            *(" & ".join(line) + r" \\" for line in lines),
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _latex_cell(table: Table, column: Column, entry: Entry, bold: bool) -> str:
+    row = entry.values.get(column)
+    if row is None:
+        return "--"
+    number: Callable[[float], str] = (
+        (lambda value: f"{100 * value:.1f}") if column.is_share else "{:.4g}".format
+    )
+    values = [other.values[column]["value"] for other in table.entries if column in other.values]
+    best = max(values) if column.better == "higher" else min(values)
+    text = number(row["value"])
+    # Equal after rounding is equally good on paper.
+    if bold and len(values) > 1 and text == number(best):
+        text = rf"\textbf{{{text}}}"
+    if "std" in row:
+        text += rf" $\pm$ {number(row['std'])}"
+    return text + (r"$^\dagger$" if not_above_chance(row) else "")
 
 
 def as_tree(table: Table) -> dict[str, Any]:
     """Returns the table for JSON: ``columns``, and ``rows`` whose ``values`` are in the order of the columns."""
     names = ("protocol", "version", "quantity", "better", "threat", "count", "data", "chance")
     return {
-        "columns": [{name: getattr(column, name) or None for name in names} for column in table.columns],
+        "columns": [
+            {"name": short, **{name: getattr(column, name) or None for name in names}}
+            for short, column in zip(table.names, table.columns, strict=True)
+        ],
         "rows": [
             {
                 "run": entry.run,
@@ -362,6 +383,7 @@ def as_tree(table: Table) -> dict[str, Any]:
                 "method": entry.method,
                 "checkpoint": entry.checkpoint,
                 "minutes": entry.minutes,
+                "seeds": list(entry.seeds),
                 "values": [_value(entry.values.get(column)) for column in table.columns],
                 "not_comparable": list(entry.notes),
             }
@@ -371,22 +393,7 @@ def as_tree(table: Table) -> dict[str, Any]:
 
 
 def _value(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if row is None else {key: row.get(key) for key in (*PARTS, "seed", "seconds")}
-
-
-def comparison_table(runs: Sequence[str | Path]) -> Table:
-    """Returns the table of several run folders, or folders of result rows.
-
-    Raises:
-        RunError: a folder is neither a run nor a folder of result rows.
-    """
-    contents = [read_contents(run) for run in runs]
-    return build_table(distinct_names(contents), contents)
-
-
-def distinct_names(runs: Sequence[Contents]) -> list[str]:
-    """Returns display names: of runs, the method names if they are distinct, else the folder names, else the paths."""
-    for names in ([run.method if run.is_run else "" for run in runs], [run.name for run in runs]):
-        if "" not in names and len(set(names)) == len(names):
-            return names
-    return [str(run.path) for run in runs]
+    if row is None:
+        return None
+    spread = {key: row[key] for key in SPREAD if key in row}
+    return {key: row.get(key) for key in (*PARTS, "seed", "seconds")} | spread
