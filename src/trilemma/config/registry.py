@@ -30,6 +30,7 @@ class Row:
         paper: the source.
         cost: forward passes per image, if known (an attack or sampler step costs 2, a loss term 3).
         blank: placeholder of a parameterised name (``ood:SET``); the target is called with the value.
+        default: value of a parameterised name that is given without one; "" if it needs one.
         search: ``"module:function"`` of the attack's variant for AutoAttack, which counts forward passes; "" for none.
     """
 
@@ -39,6 +40,7 @@ class Row:
     paper: str = ""
     cost: str = ""
     blank: str = ""
+    default: str = ""
     search: str = ""
 
     @property
@@ -133,6 +135,7 @@ class Registry:
         if not row.blank:
             return self._import(name, row)
         base, _, value = name.partition(":")
+        value = value or row.default
         if not value:
             raise UnknownNameError(
                 f"{self.kind} {base!r} needs a value; write {base}:{row.blank}; {row.summary}"
@@ -449,6 +452,14 @@ PROTOCOLS = Registry(
             "trilemma.evaluation.protocols.autoattack_rand:autoattack_rand",
             "expected accuracy of a random network under APGD-CE and APGD-DLR along mean gradients",
             paper="Croce and Hein 2020",
+        ),
+        "corruptions": Row(
+            "trilemma.evaluation.protocols.corruptions:corruptions",
+            "mean accuracy under 15 corruptions x 5 severities; SET: a folder as CIFAR-10-C, or imagenet-c (made)",
+            paper="Hendrycks and Dietterich 2019",
+            cost="75",
+            blank="SET",
+            default="imagenet-c",
         ),
         "ece": Row(
             "trilemma.evaluation.protocols.calibration:ece",
