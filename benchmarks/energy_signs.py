@@ -34,7 +34,8 @@ import trilemma  # noqa: E402
 from trilemma import Classifier, Threat  # noqa: E402
 from trilemma.config.presets import CLASS, DIAGNOSE, DIAGNOSE_DEFAULT, LOSS, diagnose_presets  # noqa: E402
 from trilemma.evaluation.diagnose import landscape  # noqa: E402
-from trilemma.evaluation.evaluate import open_data, run_splits  # noqa: E402
+from trilemma.evaluation.evaluate import run_splits  # noqa: E402
+from trilemma.evaluation.source import open_data  # noqa: E402
 from trilemma.figures.energy_landscape import AIMS  # noqa: E402
 from trilemma.figures.style import Theme, new_figure, save_figure  # noqa: E402
 from trilemma.runs.run_directory import RunDirectory  # noqa: E402

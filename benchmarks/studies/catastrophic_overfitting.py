@@ -266,7 +266,7 @@ def _quick_attacks(run: Path, scale: Scale) -> Row:
 
     import trilemma
     from trilemma.classifier.correctness import is_correct
-    from trilemma.evaluation.evaluate import open_data
+    from trilemma.evaluation.source import open_data
 
     directory = RunDirectory(run)
     data, clf = directory.config().data, trilemma.load(classifier_file(directory, "last")).to(scale.device)

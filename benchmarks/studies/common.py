@@ -313,7 +313,7 @@ def accuracies(
         images: how many test images, by default ``scale.test_images``.
     """
     import trilemma
-    from trilemma.evaluation.evaluate import open_data
+    from trilemma.evaluation.source import open_data
 
     directory = RunDirectory(run)
     data = directory.config().data

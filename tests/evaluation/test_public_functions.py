@@ -46,6 +46,41 @@ def test_a_run_is_a_path(run):
     assert trilemma.report(run) == run.path / "report.html"
 
 
+def test_evaluate_writes_the_rows_of_a_run_into_its_folder(run):
+    rows = trilemma.evaluate(run, protocols=["clean", "pgd-20"], threat=0.1, images=20)
+    assert rows["pgd-20"]["threat"] == {"norm": "linf", "radius": "0.1"}
+    assert run.rows["clean"] == rows["clean"]
+    again = trilemma.evaluate(run.classifier, "digits", ["clean"], images=20)
+    assert again["clean"]["value"] == rows["clean"]["value"]
+    assert (
+        trilemma.evaluate(run.classifier, protocols=["clean"], images=20)["clean"]["data"]
+        == again["clean"]["data"]
+    )
+    with pytest.raises(ConfigError, match="leave state out"):
+        trilemma.evaluate(run, state=run.path)
+
+
+def toy_normalisation():
+    """The normalisation of ``toy.mlp`` as a layer."""
+
+    class Normalise(torch.nn.Module):
+        def forward(self, images):
+            return (images - 0.5) / 0.25
+
+    return Normalise()
+
+
+def test_evaluate_takes_a_network_and_a_radius_in_a_norm(toy):
+    clf, images = toy.mlp(), toy.image_set()
+    network = torch.nn.Sequential(toy_normalisation(), clf.network)
+    row = trilemma.evaluate(network, images, ["pgd-20"], 0.5, norm="L2", lint=False)["pgd-20"]
+    wrapped = trilemma.evaluate(clf, images, ["pgd-20"], trilemma.Threat("l2", 0.5), lint=False)["pgd-20"]
+    assert row["threat"] == {"norm": "l2", "radius": "0.5"}
+    assert row["value"] == pytest.approx(wrapped["value"], abs=0.07)
+    with pytest.raises(ConfigError, match="no threat stored"):
+        trilemma.evaluate(network, images)
+
+
 def test_diagnose_writes_into_a_run_and_nowhere_else(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = trilemma.diagnose(run, images=10, attacks=["pgd"])

@@ -128,7 +128,7 @@ def test_an_attack_that_leaves_the_ball_is_an_error_not_a_result(clf, grey, monk
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"clf": nn.Identity()}, ConfigError, "wrap the network first: trilemma.Classifier"),
+        ({"clf": 3}, ConfigError, "pass a run folder, a file, a Run, a Classifier or a torch.nn.Module"),
         ({"protocols": ["pgd-2"]}, UnknownNameError, "Did you mean 'pgd-20'"),
         ({"images": 0}, ConfigError, "at least 1"),
     ],

@@ -16,8 +16,8 @@ import trilemma
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.load import load
 from trilemma.errors import DataError
-from trilemma.evaluation.evaluate import evaluate_run, open_data
-from trilemma.evaluation.source import open_images, open_source
+from trilemma.evaluation.evaluate import evaluate_run
+from trilemma.evaluation.source import open_data, open_images, open_source
 from trilemma.runs.run_directory import RunDirectory
 
 

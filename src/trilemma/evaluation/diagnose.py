@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trilemma.attacks.arguments import AnyThreat
 from trilemma.attacks.preset import run_preset
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.presets import Preset, diagnose_presets
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import ConfigError
-from trilemma.evaluation.evaluate import Data, check_fit, environment, which_images
+from trilemma.evaluation.evaluate import check_fit, environment, which_images
 from trilemma.evaluation.lint.rows import lint_data
-from trilemma.evaluation.source import Source, find_run, open_images, open_source
+from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
 from trilemma.figures.energy_landscape import draw_deltas, draw_histograms, draw_moves, draw_quiver
 from trilemma.figures.style import save_figure
 from trilemma.metrics.energy_landscape import (
@@ -161,10 +162,11 @@ def _concatenate(parts: list[EnergyPoints]) -> EnergyPoints:
 def diagnose(
     source: Source,
     data: Data | None = None,
-    threat: Threat | None = None,
+    threat: AnyThreat = None,
     images: int = 512,
     seed: int = 0,
     *,
+    norm: Any = None,
     attacks: Sequence[str] | None = None,
     out: str | Path | None = None,
     device: torch.device | str | None = None,
@@ -179,9 +181,10 @@ def diagnose(
         source: a run folder, a classifier file, a :class:`Run`, a :class:`Classifier` or a network; its state is
             restored.
         data: as in :func:`trilemma.evaluate`; by default the test images of the data that it was trained on.
-        threat: by default the threat stored with the classifier.
+        threat: norm and radius, or a radius such as ``8 / 255``; by default the threat stored with the classifier.
         images: number of images, the first ones of a fixed stratified order.
         seed: seed of each attack and of the sampler.
+        norm: norm of ``threat`` if that is a radius; ``"linf"`` by default.
         attacks: names of presets of :data:`trilemma.config.presets.DIAGNOSE` or of registered attacks, by default
             eight of them, PGD first. The first attack makes the set ``adversarial``.
         out: folder for ``energies.json``, ``energies.npz``, ``energies-attacks.npz`` and the figures
@@ -201,11 +204,11 @@ def diagnose(
     """
     presets = diagnose_presets(attacks)
     run, clf = find_run(source), open_source(source, data, device)
-    threat = threat or clf.threat
-    if threat is None:
+    if threat is None and norm is None and clf.threat is None:
         raise ConfigError(
             "diagnose: the classifier has no threat stored; pass threat=trilemma.Threat(norm, radius)"
         )
+    threat = Threat.of(threat, norm, default=clf.threat)
     if images < 1:
         raise ConfigError(f"images: {images}; must be at least 1")
     opened = open_images(clf, run, data)

@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from trilemma import __version__
+from trilemma.attacks.arguments import AnyThreat
 from trilemma.classifier.batch_size import resolve_batch_size
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.load import load
 from trilemma.classifier.output import accepted_shape, shape_text
-from trilemma.config.registry import DATASETS
 from trilemma.data.image_set import ImageSet, Splits
-from trilemma.data.outlier_images import convert_channels
-from trilemma.data.sources import in_class_order, load_images
 from trilemma.errors import CheckpointError, ConfigError, DataError, ImageError, NetworkError
 from trilemma.evaluation.lint.rows import add_lint, lint_data, print_findings
 from trilemma.evaluation.protocol import (
@@ -32,6 +29,7 @@ from trilemma.evaluation.protocol import (
     Verdicts,
     find_protocol,
 )
+from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
 from trilemma.metrics.accuracy import chance
 from trilemma.progress import bar
 from trilemma.runs.records import LAST, write_row
@@ -45,41 +43,50 @@ DEFAULT_PROTOCOLS = ("clean", "pgd-20")
 # Largest number of images on which logits that are not finite are counted before a refusal.
 _FINITE_IMAGES = 128
 
-Data = str | Path | tuple[Tensor, Tensor] | ImageSet
-
 
 def evaluate(
-    clf: Classifier,
-    data: Data,
+    clf: Source,
+    data: Data | None = None,
     protocols: Sequence[str] = DEFAULT_PROTOCOLS,
-    threat: Threat | None = None,
+    threat: AnyThreat = None,
     images: int | None = None,
     seed: int = 0,
     *,
+    norm: Any = None,
     batch_size: int | Literal["auto"] = "auto",
     lint: bool = True,
     progress: bool = False,
     state: str | Path | None = None,
     resume: bool = False,
+    device: torch.device | str | None = None,
 ) -> Rows:
     """Runs protocols on a classifier and returns one result row per protocol.
 
+    Of a run, the best checkpoint is evaluated, and the rows are also written into the run folder
+    (:func:`evaluate_run`), for the report and for comparisons.
+
     Args:
-        clf: the classifier; its state is restored. Images are moved to its device.
+        clf: a run folder, the :class:`Run` that :func:`trilemma.train` returns, a classifier file, a
+            :class:`Classifier`, or any network from images in [0, 1] to logits; its state is restored.
         data: name of a data set or a path, ``(images, labels)``, or an image set. Of a name, and of a path with splits,
             the test split is used; of a path without splits all images, unless the classifier was trained on them
             (:func:`trilemma.data.load_images`).
         protocols: names (``trilemma list protocols``).
-        threat: norm and radius of attacks; by default the threat stored with the classifier.
+            By default the test images of the data that the classifier was trained on.
+        threat: norm and radius of attacks, or a radius such as ``8 / 255``; by default the threat stored with the
+            classifier.
         images: number of images, the first ones of a fixed stratified order; ``None`` for all.
         seed: seed of all random numbers.
+        norm: norm of ``threat`` if that is a radius; ``"linf"`` by default.
         batch_size: images per forward pass; ``"auto"`` fits it to the free memory. Changes results by rounding only.
         lint: check for common evaluation mistakes first (:mod:`trilemma.evaluation.lint`) and print the findings on
             standard error.
         progress: show a progress bar on standard error.
         state: folder in which long protocols (AutoAttack) save unfinished work, every half minute and when interrupted,
-            as ``PROTOCOL.state.safetensors``. The files are not deleted here; the caller deletes them.
+            as ``PROTOCOL.state.safetensors``. The files are not deleted here; the caller deletes them. Of a run, its
+            evaluation folder, whose files are deleted at the end.
         resume: resume from the files in that folder; the verdicts equal those of an uninterrupted evaluation.
+        device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
 
     Returns:
         Protocol name to row: ``protocol``, ``version``, ``quantity`` (``accuracy`` in [0, 1], or another quantity of
@@ -93,43 +100,64 @@ def evaluate(
 
     Raises:
         UnknownNameError: unknown protocol.
-        ConfigError: an attack without a threat, a network that is not wrapped, a count below 1, or a protocol that is
+        ConfigError: an attack without a threat, a network without data, a count below 1, or a protocol that is
             undefined for this number of classes.
         CheckpointError: a state file belongs to another evaluation or cannot be read.
         DataError: data that cannot be read or have other classes.
         ImageError: images of a shape that the classifier does not take.
     """
-    if not isinstance(clf, Classifier):
-        kind = type(clf).__name__
-        raise ConfigError(
-            f"evaluate: got a {kind}; wrap the network first: trilemma.Classifier(network, num_classes=K)"
-        )
+    run = find_run(clf)
+    if run is not None:
+        if state is not None:
+            raise ConfigError(
+                f"state={state}: not used with a run, which has its own folder; leave state out"
+            )
+        return evaluate_run(
+            run.path, protocols, data, threat, images, seed, norm=norm,
+            device=device or "cpu", batch_size=batch_size, lint=lint, progress=progress, resume=resume,
+        )  # fmt: skip
+    clf = open_source(clf, data, device)
     names = [protocols] if isinstance(protocols, str) else list(protocols)
     definitions = _definitions(names, clf)
-    threat = threat or clf.threat
     attacking = [name for name, definition in definitions.items() if definition.needs_threat]
-    if attacking and threat is None:
-        raise ConfigError(
-            f"{attacking[0]}: the classifier has no threat stored; pass threat=trilemma.Threat(norm, radius)"
-        )
+    given = threat is not None or norm is not None
+    attack_threat = _threat(attacking, threat, norm, clf) if attacking or given else None
     if images is not None and images < 1:
         raise ConfigError(f"images: {images}; must be at least 1, or None for all")
-    everything = open_data(clf, data)
+    everything = open_images(clf, None, data)
     part = everything if images is None or images >= len(everything) else everything.first(images)
     check_fit(clf, part)
     check_output(clf, part)
     about = {"name": part.name, "split": part.split, "images": which_images(part, len(everything))}
     size = resolve_batch_size(clf, part.images, batch_size)
-    lint_result = lint_data(clf, part, threat if attacking else None, seed, size) if lint else None
+    lint_result = lint_data(clf, part, attack_threat if attacking else None, seed, size) if lint else None
     # Printed before the protocols, which may take hours.
     print_findings(lint_result.findings if lint_result else ())
     rows = Rows()
     for name, definition in definitions.items():
         resume_state = None if state is None else ResumeState(state_file(state, name), resume)
-        used_threat = threat if definition.needs_threat else None
+        used_threat = attack_threat if definition.needs_threat else None
         rows[name] = _row(name, definition, clf, part, about, used_threat, seed, size, progress, resume_state)
     add_lint(rows, lint_result)
     return rows
+
+
+def _threat(attacking: Sequence[str], threat: AnyThreat, norm: Any, clf: Classifier) -> Threat:
+    """The threat of an evaluation.
+
+    Args:
+        attacking: the protocols that attack.
+        threat, norm: as in :func:`evaluate`.
+        clf: its threat is the default.
+
+    Raises:
+        ConfigError: there is none, or it is invalid.
+    """
+    if threat is None and norm is None and clf.threat is None:
+        raise ConfigError(
+            f"{attacking[0]}: the classifier has no threat stored; pass threat=trilemma.Threat(norm, radius)"
+        )
+    return Threat.of(threat, norm, default=clf.threat)
 
 
 def _definitions(names: Sequence[str], clf: Classifier) -> dict[str, Protocol]:
@@ -143,48 +171,6 @@ def _definitions(names: Sequence[str], clf: Classifier) -> dict[str, Protocol]:
 def state_file(folder: str | Path, protocol: str) -> Path:
     """The path of the file in which a long protocol saves unfinished work."""
     return Path(folder) / f"{protocol}.state.safetensors"
-
-
-def open_data(
-    clf: Classifier, data: Data, root: str | Path | None = None, size: int | None = None
-) -> ImageSet:
-    """The images to evaluate on, with labels in the classifier's class order.
-
-    Classes are matched by name if both sides have names (:func:`trilemma.data.class_names.match_classes`). Images of a
-    name or a path that are not of the classifier's size are resized; those of a path are also converted between grey
-    and RGB.
-
-    Args:
-        clf: its class names, its image shape and the name of its training data are used.
-        data: as in :func:`evaluate`.
-        root: folder of a named data set.
-        size: side in pixels to resize images to, instead of the classifier's.
-    """
-    if isinstance(data, tuple):
-        return load_images(data, class_names=clf.class_names)
-    images = (
-        in_class_order(data, clf.class_names) if isinstance(data, ImageSet) else _read(clf, data, root, size)
-    )
-    by_order = clf.about.get("class_names", "")
-    if by_order in images.selection:
-        return images
-    return replace(images, selection=", ".join(filter(None, (images.selection, by_order))))
-
-
-def _read(clf: Classifier, data: str | Path, root: str | Path | None, size: int | None) -> ImageSet:
-    """The images of a name or a path, as :func:`open_data` returns them."""
-    trained_on = clf.about.get("data")
-
-    def opened(shape: int | tuple[int, int] | None) -> ImageSet:
-        return load_images(data, None, root, shape, clf.class_names, trained_on)
-
-    images = opened(size)
-    if clf.image_shape is None or size is not None:
-        return images
-    channels, *sides = clf.image_shape
-    if images.image_shape[1:] != tuple(sides):
-        images = opened((sides[0], sides[1]))
-    return images if str(data) in DATASETS else convert_channels(images, channels)
 
 
 def check_fit(clf: Classifier, data: ImageSet) -> None:
@@ -337,12 +323,14 @@ def evaluate_run(
     path: str | Path,
     protocols: Sequence[str] = DEFAULT_PROTOCOLS,
     data: Data | None = None,
-    threat: Threat | None = None,
+    threat: AnyThreat = None,
     images: int | None = None,
     seed: int = 0,
     *,
+    norm: Any = None,
     checkpoint: Which = "best",
     device: torch.device | str = "cpu",
+    batch_size: int | Literal["auto"] = "auto",
     lint: bool = True,
     progress: bool = False,
     resume: bool = False,
@@ -357,7 +345,7 @@ def evaluate_run(
 
     Args:
         path: a run folder.
-        protocols, threat, images, seed, lint, progress: as in :func:`evaluate`.
+        protocols, threat, images, seed, norm, batch_size, lint, progress: as in :func:`evaluate`.
         data: images to use instead of the run's own test split.
         checkpoint: ``best`` (the last one if the run has no best), ``last``, or ``both``.
         device: device to run on.
@@ -372,7 +360,6 @@ def evaluate_run(
         CheckpointError: the run has no finished classifier yet, or not the requested one.
     """
     run = RunDirectory.open(path)
-    config = run.config()
     all_rows = Rows()
     previous: Classifier | None = None
     folders: list[Path] = []
@@ -380,15 +367,14 @@ def evaluate_run(
         clf = Classifier.load(run.classifiers()[name]).to(device)
         beside_best = name == "last" and "best" in run.classifiers()
         folder = run.path / "evaluation" / (LAST if beside_best else "")
-        if data is None:
-            data = open_data(clf, config.data.name, config.data.root, config.data.size)
+        data = open_images(clf, run, data)
         # If the last checkpoint is the best one, its rows are copied.
         if previous is not None and same_weights(previous, clf):
             rows = {key: {**row, "checkpoint": dict(clf.about)} for key, row in all_rows.items()}
         else:
             rows = evaluate(
                 clf, data, protocols, threat, images, seed,
-                lint=lint, progress=progress, state=folder, resume=resume,
+                norm=norm, batch_size=batch_size, lint=lint, progress=progress, state=folder, resume=resume,
             )  # fmt: skip
         for row in rows.values():
             write_row(run.path, row, LAST if beside_best else "")

@@ -20,8 +20,8 @@ from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.output import logits_in
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import CheckpointError, ConfigError, MissingExtraError, RunError
-from trilemma.evaluation.evaluate import Data, check_fit, check_output, chosen_checkpoints
-from trilemma.evaluation.source import Source, find_run, open_images, open_source
+from trilemma.evaluation.evaluate import check_fit, check_output, chosen_checkpoints
+from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
 from trilemma.files import replacing
 
 BATCH_SIZE = 250

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from trilemma.attacks.arguments import AnyThreat
+from trilemma.classifier.wrap import Images, Labels
 from trilemma.errors import ConfigError
-from trilemma.evaluation.evaluate import Data
 from trilemma.evaluation.lint.finding import Finding
 from trilemma.evaluation.lint.own_attack import Attack
 from trilemma.evaluation.lint.run import MAX_IMAGES
 from trilemma.evaluation.lint.run import lint as lint_tensors
-from trilemma.evaluation.source import Source, find_run, open_images, open_source
+from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
 from trilemma.tables import html_table
-from trilemma.threat import Threat
 
 
 class Findings(list[Finding]):
@@ -37,10 +40,11 @@ class Findings(list[Finding]):
 
 def lint(
     source: Source,
-    data: Data | Tensor | None = None,
-    labels: Tensor | None = None,
-    threat: Threat | None = None,
+    data: Data | Images | None = None,
+    labels: Labels | None = None,
+    threat: AnyThreat = None,
     *,
+    norm: Any = None,
     attack: Attack | None = None,
     seed: int = 0,
     batch_size: int = 250,
@@ -56,8 +60,10 @@ def lint(
             logits; its state is restored. Its current train and eval modes are checked too.
         data: as in :func:`trilemma.evaluate`, or, with ``labels``, images ``[N, C, H, W]`` as they are passed to the
             classifier. By default the test images of the data that it was trained on.
-        labels: int64 ``[N]``, only for a tensor of images.
-        threat: by default the threat stored with the classifier; without any, nothing is attacked.
+        labels: the true classes, int64 ``[N]`` or a list or array of whole numbers; only for images in memory.
+        threat: norm and radius, or a radius such as ``8 / 255``; by default the threat stored with the classifier;
+            without any, nothing is attacked.
+        norm: norm of ``threat`` if that is a radius; ``"linf"`` by default.
         attack: the user's own attack to check, ``attack(clf, images, labels, threat)`` -> adversarial images.
         seed: seed of all random numbers.
         batch_size: images per forward pass.
@@ -65,19 +71,21 @@ def lint(
 
     Raises:
         ImageError: no images, images that are not ``[N, C, H, W]``, or labels that do not fit.
-        ConfigError: a tensor of images without labels, outputs that are not ``[N, K]``, or an attack without a threat.
+        ConfigError: images in memory without labels, outputs that are not ``[N, K]``, or an attack without a threat.
         DataError: data that cannot be read or have other classes.
     """
-    network: torch.nn.Module
-    if isinstance(data, Tensor):
+    images: Images
+    if isinstance(data, Tensor | np.ndarray):
         if labels is None:
             raise ConfigError("lint: images without labels; pass lint(source, images, labels)")
-        network = source if isinstance(source, torch.nn.Module) else open_source(source, None, device)
+        network = source if callable(source) else open_source(source, None, device)
         images = data
     else:
         network = clf = open_source(source, data, device)
         part = open_images(clf, find_run(source), data).first(MAX_IMAGES)
         images, labels = part.float_images(), part.labels
     return Findings(
-        lint_tensors(network, images, labels, threat, attack=attack, seed=seed, batch_size=batch_size)
+        lint_tensors(
+            network, images, labels, threat, norm=norm, attack=attack, seed=seed, batch_size=batch_size
+        )
     )

@@ -53,8 +53,8 @@ def predict(
         ConfigError: files for a classifier that stores no image shape.
         ImageError: tensors that the classifier does not take.
     """
-    clf = open_source(source, None, device)
     items = open_items(images)
+    clf = open_source(source, items.tensor, device)
     rows = Records()
     for part in items.split(batch_size):
         logits = eval_logits(clf, part.read(clf))

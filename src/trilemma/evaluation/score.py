@@ -13,9 +13,8 @@ from trilemma.data.image_set import ImageSet
 from trilemma.data.pictures import endings
 from trilemma.energies import marginal_energy
 from trilemma.errors import CheckpointError, ConfigError
-from trilemma.evaluation.evaluate import Data
 from trilemma.evaluation.predict import BATCH_SIZE, Items, eval_logits, open_items
-from trilemma.evaluation.source import Source, find_run, open_images, open_source
+from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
 from trilemma.tables import Records
 
 
@@ -55,7 +54,8 @@ def score(
     if images is not None and images < 1:
         raise ConfigError(f"images: {images}; must be at least 1, or None for all")
     if isinstance(data, Tensor | list) or (isinstance(data, str | Path) and _is_image_file(Path(data))):
-        clf, items, labels = open_source(source, None, device), open_items(data), None
+        items, labels = open_items(data), None
+        clf = open_source(source, items.tensor, device)
     else:
         clf = open_source(source, data, device)
         image_set: ImageSet = open_images(clf, find_run(source), data)

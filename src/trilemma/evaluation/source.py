@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.load import load
 from trilemma.classifier.opening import name_by_order
+from trilemma.classifier.wrap import Network, as_classifier
 from trilemma.config.registry import DATASETS
 from trilemma.data.class_names import names_by_order
-from trilemma.data.image_set import ImageSet, source_name
-from trilemma.data.sources import load_images
+from trilemma.data.image_set import ImageSet, as_float, source_name
+from trilemma.data.outlier_images import convert_channels
+from trilemma.data.sources import in_class_order, load_images
 from trilemma.errors import ConfigError, DataError
-from trilemma.evaluation.evaluate import Data, open_data
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.run import Run
 
 # A run folder, a classifier file or the name of a published network; a run; a classifier, or a network around which a
 # classifier is made.
-Source = str | PathLike[str] | Run | nn.Module
+Source = str | PathLike[str] | Run | nn.Module | Callable[[Tensor], Any]
+# Name of a data set, path of images, images and labels, or an image set.
+Data = str | Path | tuple[Tensor, Tensor] | ImageSet
 
 
 def find_run(source: object) -> RunDirectory | None:
@@ -38,15 +44,16 @@ def find_run(source: object) -> RunDirectory | None:
 
 
 def open_source(
-    source: Source, data: Data | None = None, device: torch.device | str | None = None
+    source: Source, data: Data | Tensor | None = None, device: torch.device | str | None = None
 ) -> Classifier:
     """The classifier of a source, on the chosen device, with the modes of its layers as they are.
 
     Args:
         source: a run folder, a classifier file, ``timm:NAME`` or ``robustbench:NAME``; the :class:`Run` that
-            :func:`trilemma.train` returns; a :class:`Classifier`; or any network from images in [0, 1] to logits, which
-            then has the classes of ``data``.
-        data: images of the classes of a plain network.
+            :func:`trilemma.train` returns; a :class:`Classifier`; or any network or function from images in [0, 1] to
+            logits.
+        data: data whose classes are those of a plain network, or images ``[N, C, H, W]`` for which its outputs are
+            counted. Not read for other sources.
         device: device to run on; by default that of a given module, and the CPU for everything that is loaded.
 
     Raises:
@@ -59,7 +66,7 @@ def open_source(
         clf = source
     elif isinstance(source, str | PathLike):
         return load(source if isinstance(source, str) else Path(source), device=device or "cpu")
-    elif isinstance(source, nn.Module):
+    elif callable(source):
         clf = _wrapped(source, data)
     else:
         raise ConfigError(
@@ -69,8 +76,10 @@ def open_source(
     return clf if device is None else clf.to(device)
 
 
-def _wrapped(network: nn.Module, data: Data | None) -> Classifier:
-    """A classifier around ``network`` with the class names of ``data``."""
+def _wrapped(network: Network, data: Data | Tensor | None) -> Classifier:
+    """A classifier around ``network`` with the classes of ``data``, or one per output for images."""
+    if isinstance(data, Tensor):
+        return as_classifier(network, as_float(data[:1]))
     if data is None:
         raise ConfigError(
             "source: a plain network has no data of its own; pass data, or wrap it: "
@@ -79,6 +88,48 @@ def _wrapped(network: nn.Module, data: Data | None) -> Classifier:
     images = data if isinstance(data, ImageSet) else load_images(data)
     names, _ = names_by_order(images.class_names)
     return name_by_order(Classifier(network, images.num_classes, class_names=names), images)
+
+
+def open_data(
+    clf: Classifier, data: Data, root: str | Path | None = None, size: int | None = None
+) -> ImageSet:
+    """The images to evaluate on, with labels in the classifier's class order.
+
+    Classes are matched by name if both sides have names (:func:`trilemma.data.class_names.match_classes`). Images of a
+    name or a path that are not of the classifier's size are resized; those of a path are also converted between grey
+    and RGB.
+
+    Args:
+        clf: its class names, its image shape and the name of its training data are used.
+        data: as in :func:`trilemma.evaluate`.
+        root: folder of a named data set.
+        size: side in pixels to resize images to, instead of the classifier's.
+    """
+    if isinstance(data, tuple):
+        return load_images(data, class_names=clf.class_names)
+    images = (
+        in_class_order(data, clf.class_names) if isinstance(data, ImageSet) else _read(clf, data, root, size)
+    )
+    by_order = clf.about.get("class_names", "")
+    if by_order in images.selection:
+        return images
+    return replace(images, selection=", ".join(filter(None, (images.selection, by_order))))
+
+
+def _read(clf: Classifier, data: str | Path, root: str | Path | None, size: int | None) -> ImageSet:
+    """The images of a name or a path, as :func:`open_data` returns them."""
+    trained_on = clf.about.get("data")
+
+    def opened(shape: int | tuple[int, int] | None) -> ImageSet:
+        return load_images(data, None, root, shape, clf.class_names, trained_on)
+
+    images = opened(size)
+    if clf.image_shape is None or size is not None:
+        return images
+    channels, *sides = clf.image_shape
+    if images.image_shape[1:] != tuple(sides):
+        images = opened((sides[0], sides[1]))
+    return images if str(data) in DATASETS else convert_channels(images, channels)
 
 
 def open_images(clf: Classifier, run: RunDirectory | None, data: Data | None) -> ImageSet:

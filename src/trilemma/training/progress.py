@@ -100,7 +100,7 @@ class Bar:
 
 
 def reporter(name: str, enabled: bool) -> Reporter:
-    """Returns a progress bar on a terminal or in a notebook, else a reporter of plain lines; a silent one if disabled."""
+    """Returns a progress bar on a terminal or in a notebook, else a reporter of lines; a silent one if disabled."""
     if not enabled:
         return Silent()
     return Bar(name) if can_draw() else Lines(name)

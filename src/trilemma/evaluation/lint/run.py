@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trilemma import noise
+from trilemma.attacks.arguments import AnyThreat
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.correctness import full_precision
@@ -79,7 +80,7 @@ def lint(
     clf: Network,
     images: Images,
     labels: Labels,
-    threat: Threat | str | float | None = None,
+    threat: AnyThreat = None,
     *,
     norm: Any = None,
     attack: Attack | None = None,
