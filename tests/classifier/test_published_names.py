@@ -37,7 +37,7 @@ class TradesBlock(nn.Module):
         same = channels_in == channels_out
         self.convShortcut = None if same else conv(channels_in, channels_out, 1, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         active = F.relu(self.bn1(x))
         branch = self.conv2(F.relu(self.bn2(self.conv1(active))))
         return branch + (x if self.convShortcut is None else self.convShortcut(active))
@@ -53,7 +53,7 @@ class Stage(nn.Module):
             )
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return self.layer(x)
 
 
@@ -68,7 +68,7 @@ class TradesWideResNet(nn.Module):
         self.block2, self.block3 = Stage(n, a, b, 2), Stage(n, b, c, 2)
         self.bn1, self.fc = nn.BatchNorm2d(c), nn.Linear(c, classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         x = F.relu(self.bn1(self.block3(self.block2(self.block1(self.conv1(x))))))
         return self.fc(F.avg_pool2d(x, 8).flatten(1))
 
@@ -87,13 +87,17 @@ class JemBlock(nn.Module):
         if stride != 1 or channels_in != channels_out:
             self.shortcut.append(conv(channels_in, channels_out, 1, stride, bias=True))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         hidden = self.conv1(F.leaky_relu(self.bn1(x), self.slope))
         return self.conv2(F.leaky_relu(self.bn2(hidden), self.slope)) + self.shortcut(x)
 
 
 class JemWideResNet(nn.Module):
     """Features of the network of wide-resnet.pytorch (``slope`` 0, with norm) and of JEM (0.2, without)."""
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
 
     def __init__(self, width: int, classes: int, norm: bool, slope: float) -> None:
         super().__init__()
@@ -109,11 +113,11 @@ class JemWideResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels) if norm else nn.Identity()
         self.linear = nn.Linear(channels, classes)
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x):
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         return F.avg_pool2d(F.leaky_relu(self.bn1(x), self.slope), 8).flatten(1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return self.linear(self.features(x))
 
 
@@ -125,7 +129,7 @@ class Jem(nn.Module):
         self.f = JemWideResNet(2, 7, norm=False, slope=0.2)
         self.energy_output, self.class_output = nn.Linear(128, 1), nn.Linear(128, 7)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return self.class_output(self.f.features(x))
 
 
@@ -141,7 +145,7 @@ class PreActBlock(nn.Module):
         if stride != 1 or channels_in != channels_out:
             self.shortcut = nn.Sequential(conv(channels_in, channels_out, 1, stride))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         active = F.relu(self.bn1(x))
         skip = self.shortcut(x if self.raw else active) if hasattr(self, "shortcut") else x
         return self.conv2(F.relu(self.bn2(self.conv1(active)))) + skip
@@ -149,6 +153,11 @@ class PreActBlock(nn.Module):
 
 class PreActResNet18(nn.Module):
     """``bn`` as Rice et al. 2020; without it and ``raw`` as Wong et al. 2020; without both as pytorch-cifar."""
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(self, bn: bool, raw: bool, classes: int = 7) -> None:
         super().__init__()
@@ -164,7 +173,7 @@ class PreActResNet18(nn.Module):
             self.bn = nn.BatchNorm2d(512)
         self.linear = nn.Linear(512, classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
         if hasattr(self, "bn"):
             x = F.relu(self.bn(x))

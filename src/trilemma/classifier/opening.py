@@ -147,6 +147,8 @@ def from_name(
     if size is not None and channels is not None:
         shape = (channels, size, size)
     if known is None or channels is None:
+        # Weights of another network do not show it either.
+        load_weights(create_network(options, 2, (channels or 3, 32, 32)), stored)
         raise ConfigError(
             f"--network {network}: the weights of {file} do not show the number of classes; add --data or --classes"
         )
@@ -285,11 +287,11 @@ def name_by_order(clf: Classifier, images: ImageSet | None) -> Classifier:
 
 
 def _shape(images: ImageSet | None, metadata: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """The image shape of data or metadata; ``None`` if there are none."""
-    if images is not None:
-        return images.image_shape
+    """The image shape that the metadata state, else that of the data; ``None`` if there are none."""
     stored = metadata.get("image_shape")
-    return None if stored is None else tuple(stored)
+    if stored is not None:
+        return tuple(stored)
+    return None if images is None else images.image_shape
 
 
 def _probe(network: nn.Module, shape: tuple[int, int, int] | None, output: str | int | None) -> Classes:
