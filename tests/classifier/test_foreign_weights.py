@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
+from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.foreign_weights import CONTAINERS, load_weights, read_weights
 from trilemma.errors import CheckpointError
+from trilemma.evaluation.export import plain
 
 
 class Small(nn.Module):
@@ -148,3 +153,113 @@ def test_text_and_missing_files_are_named(tmp_path: Path) -> None:
     assert "notes.pt: " in refused(tmp_path / "notes.pt")
     with pytest.raises(CheckpointError, match="no such file; give the file with the weights"):
         read_weights(tmp_path / "missing.pt")
+
+
+def averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Other weights of the same shapes, so that a wrong choice is noticed."""
+    return {name: value * 2 if value.is_floating_point() else value for name, value in state.items()}
+
+
+AVERAGES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
+    "AveragedModel": (
+        lambda state: {"n_averaged": torch.tensor(4)} | prefixed("module.")(averaged(state)),
+        "an AveragedModel, using its average of 4 updates",
+    ),
+    **{
+        key: (
+            lambda state, key=key: {"state_dict": state, key: averaged(state), "epoch": 3},  # type: ignore[misc]
+            f"using the averaged weights ({key}), not the weights of the last step (state_dict)",
+        )
+        for key in (
+            "state_dict_ema",
+            "ema_state_dict",
+            "swa_state_dict",
+            "model_ema",
+            "averaged_model",
+            "ema",
+        )
+    },
+    "inside": (
+        lambda state: {"model": state, "ema": {"decay": 0.99, "module": averaged(state)}},
+        "using the averaged weights (ema), not the weights of the last step (model)",
+    ),
+    "two copies": (
+        lambda state: {"state_dict": prefixed("model.")(state) | prefixed("ema_model.")(averaged(state))},
+        "using the averaged weights (ema_model.*), not the other copy in the file",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", AVERAGES)
+def test_an_average_in_the_file_is_taken_and_told(form: str, tmp_path: Path) -> None:
+    content, note = AVERAGES[form]
+    ours, theirs = Small(1), Small(0).state_dict()
+    torch.save(content(theirs), tmp_path / "weights.pt")
+    stored = read_weights(tmp_path / "weights.pt")
+    load_weights(ours, stored)
+    assert stored.notes == (note,)
+    assert all(torch.equal(value, averaged(theirs)[name]) for name, value in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precision_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    theirs, ours = Small(0).to(dtype), Small(1)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pt")
+    stored = read_weights(tmp_path / "weights.pt")
+    load_weights(ours, stored)
+    assert stored.notes == (f"{str(dtype).removeprefix('torch.')} weights, converted to float32",)
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, theirs.state_dict()[name].to(value.dtype))
+
+
+def test_plain_values_that_scripts_store_beside_the_weights_are_read(tmp_path: Path) -> None:
+    beside = {"args": Namespace(lr=0.1), "best": np.float64(93.2), "top": np.float32(1), "epoch": np.int64(3)}
+    torch.save({"state_dict": Small(0).state_dict(), **beside}, tmp_path / "weights.pt")
+    assert read_weights(tmp_path / "weights.pt").tensors.keys() == Small(0).state_dict().keys()
+
+
+def test_diverged_weights_are_refused(tmp_path: Path) -> None:
+    state = Small(0).state_dict()
+    state["body.3.bias"][1] = torch.nan
+    torch.save(state, tmp_path / "weights.pt")
+    assert "body.3.bias has values that are not finite" in refused(tmp_path / "weights.pt")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_torchscript_archive_is_called_one(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.trace(Small(0).eval(), torch.rand(1, 1, 4, 4)), str(tmp_path / "script.pt"))
+    assert "a TorchScript archive, which holds a program" in refused(tmp_path / "script.pt")
+
+
+class Nested(nn.Module):
+    """A network with a wrapped part."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.part(images)
+        return logits
+
+
+WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
+    "compiled": lambda network: torch.compile(network, backend="eager"),
+    "parallel": nn.DataParallel,
+    "both": lambda network: torch.compile(nn.DataParallel(network), backend="eager"),
+    "averaged": AveragedModel,
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("nested", [False, True])
+def test_names_of_wrappers_reach_no_file(wrapper: str, nested: bool, tmp_path: Path) -> None:
+    network = Nested(WRAPPERS[wrapper](Small(0))) if nested else WRAPPERS[wrapper](Small(0))
+    clf = Classifier(network, 3)
+    clf.save(tmp_path / "saved.safetensors")
+    inside = Nested(Small(1)) if nested else Small(1)
+    Classifier.load(tmp_path / "saved.safetensors", network=inside)
+    expected = {f"part.{name}" if nested else name: value for name, value in Small(0).state_dict().items()}
+    assert all(torch.equal(value, expected[name]) for name, value in inside.state_dict().items())
+    exported = plain(clf).state_dict().keys() - {"mean", "std"}
+    assert exported == {f"network.{name}" for name in expected}

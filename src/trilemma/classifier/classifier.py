@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trilemma.classifier import file
 from trilemma.classifier.foreign_weights import fit_weights
 from trilemma.classifier.output import as_module, check_logits, logits_in, raised
+from trilemma.classifier.wrappers import unwrapped
 from trilemma.data.class_names import distinct_names, numbers
 from trilemma.errors import CheckpointError, ConfigError, ImageError
 from trilemma.files import CLASSIFIER
@@ -261,10 +262,7 @@ class Classifier(nn.Module):
         Raises:
             CheckpointError: the network holds weights that are no tensors of numbers, or hides them.
         """
-        network: Any = self.network
-        parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-        while isinstance(network, parallel) or hasattr(network, "_orig_mod"):
-            network = network.module if isinstance(network, parallel) else network._orig_mod
+        network = unwrapped(self.network)
         weights: dict[str, Tensor] = network.state_dict()
         # A frozen TorchScript network has its weights in its code.
         frozen = isinstance(network, torch.jit.ScriptModule) and not weights

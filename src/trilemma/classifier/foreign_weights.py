@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import warnings
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -74,7 +76,7 @@ def read_weights(path: str | Path) -> StoredWeights:
         CheckpointError: the file is missing, cannot be read without running code, or has no weights.
     """
     path = Path(path)
-    content = _read(path)
+    content, metadata = _read(path)
     tensors, notes = _state_dict(content, path)
     if not all(bool(value.isfinite().all()) for value in tensors.values() if value.is_floating_point()):
         broken = next(
@@ -89,11 +91,11 @@ def read_weights(path: str | Path) -> StoredWeights:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
         notes = (*notes, f"{names} weights, converted to float32")
         tensors = {name: value.float() if value.dtype in types else value for name, value in tensors.items()}
-    return StoredWeights(path, tensors, _export_metadata(content), (*notes, *averaged))
+    return StoredWeights(path, tensors, _export_metadata(metadata), (*notes, *averaged))
 
 
-def _read(path: Path) -> Any:
-    """The content of a file of weights; raises :class:`CheckpointError`."""
+def _read(path: Path) -> tuple[Any, Any]:
+    """The content of a file of weights, and the metadata beside it; raises :class:`CheckpointError`."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the file with the weights")
     if _is_torchscript(path):
@@ -103,11 +105,14 @@ def _read(path: Path) -> Any:
         )
     try:
         if is_safetensors(path) or path.suffix == ".safetensors":
-            return load_file(path)
+            with safe_open(path, framework="pt") as file:
+                text = (file.metadata() or {}).get("trilemma")
+            return load_file(path), None if text is None else json.loads(text)
         with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_types()):
             # About pickle protocols, which the unpickler either supports or refuses.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            return content, content.get("metadata") if isinstance(content, Mapping) else None
     except PermissionError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None
     # Any exception: torch.load raises many kinds for bytes that are not a pickle.
@@ -143,13 +148,12 @@ def _is_torchscript(path: Path) -> bool:
     return any("constants.pkl" in part for part in parts) and any("code" in part for part in parts)
 
 
-def _export_metadata(content: Any) -> dict[str, Any]:
-    """The metadata of a file that ``trilemma export --state-dict`` wrote; empty for others."""
-    metadata = content.get("metadata") if isinstance(content, Mapping) else None
+def _export_metadata(metadata: Any) -> dict[str, Any]:
+    """The metadata if ``trilemma export --state-dict`` wrote them; empty for those of other programs."""
     exported = isinstance(metadata, Mapping) and metadata.get("format") in [
         prefix + "export" for prefix in FORMAT_PREFIXES
     ]
-    return dict(metadata) if exported and metadata is not None else {}
+    return dict(metadata) if exported else {}
 
 
 def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

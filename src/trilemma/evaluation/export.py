@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trilemma import __version__
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.output import logits_in
+from trilemma.classifier.wrappers import unwrapped
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import CheckpointError, ConfigError, MissingExtraError, RunError
 from trilemma.evaluation.evaluate import check_fit, check_output, chosen_checkpoints
@@ -57,7 +59,7 @@ def plain(clf: Classifier) -> PlainClassifier:
     """A copy of ``clf`` as a :class:`PlainClassifier`, in eval mode, float32, on the CPU."""
     mean = torch.zeros(1, 1, 1, 1) if clf.mean is None else clf.mean.detach().clone()
     std = torch.ones(1, 1, 1, 1) if clf.std is None else clf.std.detach().clone()
-    module = PlainClassifier(copy.deepcopy(clf.network), mean, std, clf.output)
+    module = PlainClassifier(copy.deepcopy(unwrapped(clf.network)), mean, std, clf.output)
     return module.float().cpu().eval().requires_grad_(False)
 
 
@@ -79,7 +81,9 @@ class Exported:
 
 
 Format = Literal["onnx", "state-dict"]
-SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt": "state-dict", ".pth": "state-dict"}
+SUFFIXES: dict[str, Format] = {
+    ".onnx": "onnx", ".pt": "state-dict", ".pth": "state-dict", ".safetensors": "state-dict",
+}  # fmt: skip
 
 
 def export(
@@ -131,6 +135,9 @@ def export(
 def export_state_dict(clf: Classifier, path: str | Path, images: ImageSet) -> dict[str, Any]:
     """Writes ``{"state_dict": ..., "metadata": ...}`` for ``torch.load(path, weights_only=True)``.
 
+    A path that ends in ``.safetensors`` gets a safetensors file of the same tensors, with the metadata as JSON under
+    ``trilemma``.
+
     The keys of the state dict are those of :class:`PlainClassifier`: ``mean``, ``std`` and ``network.*``. The file is
     written under a temporary name and loaded into a zeroed module first, whose logits must equal those of ``clf`` bit
     for bit.
@@ -149,16 +156,21 @@ def export_state_dict(clf: Classifier, path: str | Path, images: ImageSet) -> di
     """
     module = plain(clf)
     metadata = _metadata(clf, images)
+    safetensors = Path(path).suffix.lower() == ".safetensors"
 
     def write(file: Path) -> None:
-        torch.save({"state_dict": module.state_dict(), "metadata": metadata}, file)
+        if safetensors:
+            save_file(module.state_dict(), file, {"trilemma": json.dumps(metadata)})
+        else:
+            torch.save({"state_dict": module.state_dict(), "metadata": metadata}, file)
 
     def read_back(file: Path) -> Callable[[Tensor], Tensor]:
         loaded = copy.deepcopy(module)
         # Zeroed, so that a tensor missing from the file is noticed.
         for value in loaded.state_dict().values():
             value.zero_()
-        loaded.load_state_dict(torch.load(file, weights_only=True)["state_dict"])
+        content = load_file(file) if safetensors else torch.load(file, weights_only=True)["state_dict"]
+        loaded.load_state_dict(content)
         return loaded
 
     _write_checked(clf, Path(path), images, write, read_back, tolerance=0.0)
