@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from trilemma.errors import ConfigError, MissingExtraError, UnknownNameError
+import trilemma
+from trilemma.errors import CheckpointError, ConfigError, ImageError, MissingExtraError, UnknownNameError
 from trilemma.networks.create import create_network
 from trilemma.networks.options import TimmOptions
 from trilemma.networks.timm_network import timm_classifier_parts
@@ -83,3 +84,53 @@ def test_weights_that_nobody_published_are_not_replaced_by_random_ones() -> None
         timm_classifier_parts("resnet18.unpublished")
     with pytest.raises(ConfigError, match="no weights for"):
         create_network(TimmOptions(model="resnet18.unpublished", pretrained=True), 5, (3, 8, 8))
+
+
+class Fixed(nn.Module):
+    """A network of one image size, as a ViT."""
+
+    num_classes = 1000
+    pretrained_cfg = PUBLISHED
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 1000, 224)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[2] == 224, f"Input height ({images.shape[2]}) doesn't match model (224)."
+        logits: torch.Tensor = self.layer(images).flatten(1)
+        return logits
+
+
+def test_a_size_that_the_network_does_not_take_is_answered_with_its_own(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["timm"], "create_model", lambda *_, **__: Fixed())
+    with pytest.raises(ImageError) as caught:
+        trilemma.load("timm:resnet18", size=64)
+    assert "cannot take images of 64x64 (AssertionError: Input height (64)" in str(caught.value)
+    assert str(caught.value).endswith("; use --size 224") and "\n" not in str(caught.value)
+    assert trilemma.load("timm:resnet18", size=224).image_shape == (3, 224, 224)
+
+
+def test_a_failed_download_is_one_line(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> nn.Module:
+        raise OSError("We couldn't connect to the hub\nand the file is not in the cache")
+
+    monkeypatch.setattr(sys.modules["timm"], "create_model", offline)
+    with pytest.raises(
+        CheckpointError, match=r"its weights cannot be loaded .* connect to the int"
+    ) as caught:
+        trilemma.load("timm:resnet18")
+    assert "\n" not in str(caught.value)
+
+
+def test_arguments_that_timm_refuses_are_one_line(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> nn.Module:
+        raise TypeError("unexpected keyword argument 'depht'")
+
+    monkeypatch.setattr(sys.modules["timm"], "create_model", refuse)
+    with pytest.raises(ConfigError, match=r"timm:resnet18: cannot be created .*'depht'.*check its arguments"):
+        create_network(TimmOptions(model="resnet18", arguments={"depht": 3}), 5, (3, 8, 8))

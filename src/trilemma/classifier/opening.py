@@ -23,6 +23,7 @@ from trilemma.classifier.output import accepted_shape, logits_in
 from trilemma.config.overrides import parse_overrides
 from trilemma.config.registry import NETWORKS
 from trilemma.data.class_names import names_by_order, numbers
+from trilemma.data.download import file_sha256
 from trilemma.data.image_set import ImageSet
 from trilemma.data.sources import load_images
 from trilemma.errors import CheckpointError, ConfigError, ImageError, NetworkError, describe
@@ -399,10 +400,29 @@ def _from_timm(name: str) -> Classifier:
 
 
 def _from_robustbench(name: str) -> Classifier:
-    from trilemma.networks.robustbench_network import robustbench_network
+    from trilemma.classifier.robustbench import IMAGE_SHAPE, find
 
-    network, num_classes, threat = robustbench_network(name)
-    return Classifier(network, num_classes, threat=threat)
+    found = find(name)
+    options = network_options(found.entry.network)
+    network = create_network(options, found.num_classes, IMAGE_SHAPE)
+    # A normalisation in the file is the one that the weights were trained with.
+    mean, std = load_weights(network, _read(found.path)) or found.entry.normalisation or (None, None)
+    clf = Classifier(
+        network, found.num_classes, mean, std, image_shape=IMAGE_SHAPE,
+        threat=Threat(found.norm, found.radius), network_config=options.model_dump(mode="json"),
+    )  # fmt: skip
+    clf.about = {"data": found.data, "file": str(found.path), "sha256": file_sha256(found.path)}
+    return clf
 
 
-PUBLISHED: dict[str, Callable[[str], Classifier]] = {"timm": _from_timm, "robustbench": _from_robustbench}
+def _from_hub(name: str) -> Classifier:
+    from trilemma.classifier.hub import hub_classifier
+
+    return hub_classifier(name)
+
+
+PUBLISHED: dict[str, Callable[[str], Classifier]] = {
+    "timm": _from_timm,
+    "robustbench": _from_robustbench,
+    "hub": _from_hub,
+}

@@ -229,7 +229,7 @@ class ClassifierSource:
         else:
             clf = with_options(from_weights(str(self.source), file), str(self.source), **given)
         if self.path is None or not self.path.is_dir():
-            clf.about = {**clf.about, "source": self._describe(clf, file)}
+            clf.about["source"] = self._describe(clf, file)
         return clf.to(device).eval()
 
     def _describe(self, clf: Classifier, file: Path | None) -> dict[str, Any]:
@@ -240,7 +240,9 @@ class ClassifierSource:
             "source": None if self.source is None else str(self.source),
             "model": None if self.function is None else _name(self.function),
             "network": clf.network_config if self.network is None else self.network,
-            "sha256": None if file is None else file_sha256(file),
+            # Of a published network, where its file is and which version it has.
+            **{key: clf.about.pop(key, None) for key in ("file", "revision", "sha256") if file is None},
+            **({} if file is None else {"sha256": file_sha256(file)}),
             "mean": None if clf.mean is None else clf.mean.flatten().tolist(),
             "std": None if clf.std is None else clf.std.flatten().tolist(),
             "size": self.size,

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from trilemma.errors import ConfigError, MissingExtraError, UnknownNameError, nearest
+from trilemma.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingExtraError,
+    UnknownNameError,
+    describe,
+    nearest,
+)
 
 
 class ClassifierParts(NamedTuple):
@@ -44,12 +51,13 @@ def timm_network(
     Raises:
         MissingExtraError: timm cannot be imported.
         UnknownNameError: timm has no such network.
-        ConfigError: pretrained, but no weights are published under this name.
+        ConfigError: pretrained, but no weights are published under this name; or timm refuses the arguments.
+        CheckpointError: the weights cannot be downloaded.
     """
-    network: nn.Module = _timm(model, pretrained).create_model(
-        model, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **(arguments or {})
+    timm = _timm(model, pretrained)
+    return _created(
+        timm, model, pretrained, num_classes=num_classes, in_chans=in_channels, **(arguments or {})
     )
-    return network
 
 
 def timm_classifier_parts(model: str) -> ClassifierParts:
@@ -58,14 +66,38 @@ def timm_classifier_parts(model: str) -> ClassifierParts:
     Raises:
         MissingExtraError: timm cannot be imported.
         UnknownNameError: timm has no such network.
-        ConfigError: no weights are published under this name.
+        ConfigError: no weights are published under this name, or a network without a classifier layer.
+        CheckpointError: the weights cannot be downloaded.
     """
-    network: Any = _timm(model, pretrained=True).create_model(model, pretrained=True)
+    network: Any = _created(_timm(model, pretrained=True), model, True)
+    if network.num_classes < 2:
+        raise ConfigError(f"timm:{model}: has no classifier layer, only features; choose another network")
     about = network.pretrained_cfg
     channels, height, width = about["input_size"]
     return ClassifierParts(
         network, network.num_classes, tuple(about["mean"]), tuple(about["std"]), (channels, height, width)
     )
+
+
+def _created(timm: ModuleType, model: str, pretrained: bool, **arguments: Any) -> nn.Module:
+    """``timm.create_model`` with an error of one line: it raises many types, also those of the hub.
+
+    Raises:
+        CheckpointError: pretrained weights that cannot be loaded.
+        ConfigError: arguments that timm refuses.
+    """
+    try:
+        network: nn.Module = timm.create_model(model, pretrained=pretrained, **arguments)
+    except Exception as error:
+        if pretrained and not isinstance(error, TypeError):
+            raise CheckpointError(
+                f"timm:{model}: its weights cannot be loaded ({describe(error)}); the first use downloads them, so "
+                "connect to the internet, or copy the download cache of another machine"
+            ) from error
+        raise ConfigError(
+            f"timm:{model}: cannot be created ({describe(error)}); check its arguments"
+        ) from error
+    return network
 
 
 def _timm(model: str, pretrained: bool) -> ModuleType:
