@@ -21,7 +21,9 @@ from trilemma.errors import ConfigError, RunError
 from trilemma.runs.run_directory import RunDirectory
 
 Onnx = Annotated[bool, option("--onnx", "write an .onnx file; requires the extra 'onnx'")]
-StateDict = Annotated[bool, option("--state-dict", "write the weights: .pt, or .safetensors by the name in --out")]
+StateDict = Annotated[
+    bool, option("--state-dict", "write the weights: .pt, or .safetensors by the name in --out")
+]
 OutFile = Annotated[
     Path | None, option("--out FILE", "output file  [default: RUN/export/classifier.onnx or .pt]")
 ]
