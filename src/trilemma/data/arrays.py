@@ -260,8 +260,9 @@ def tensor_set(images: Tensor, labels: Tensor, split: str, class_names: Sequence
         low, high = images.min().item(), images.max().item()
         # The comparisons are false for NaN as well.
         if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+            remedy = "divide by 255" if low >= 0 else "leave normalisation to the Classifier (mean, std)"
             raise DataError(
-                f"images range from {low:g} to {high:g}; float images must be in [0, 1], without NaN"
+                f"images range from {low:g} to {high:g}; float images must be in [0, 1], without NaN: {remedy}"
             )
         images = images.float().clamp(0, 1)
     names = tuple(class_names) if class_names else numbers(max(1, int(labels.max()) + 1))

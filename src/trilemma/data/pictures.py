@@ -119,6 +119,19 @@ def _plain(picture: Image.Image) -> Image.Image:
     return picture.convert("L" if grey else "RGB")
 
 
+def as_array(picture: Image.Image) -> NDArray[np.uint8]:
+    """The pixels ``[C, H, W]`` of an image in its own size, grey (C = 1) or RGB.
+
+    Raises:
+        DataError: pixels that have no 8-bit equivalent.
+    """
+    try:
+        plain = _plain(picture)
+    except ValueError as error:
+        raise _undecodable("image", error) from error
+    return fit(plain, (1 if plain.mode == "L" else 3, picture.height, picture.width))
+
+
 def fit(picture: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Crops and resizes an image of mode L or RGB; returns uint8 pixels of ``shape`` (C is 1, for L only, or 3)."""
     channels, height, width = shape

@@ -16,10 +16,11 @@ from torch import Tensor
 from trilemma.config.plug_ins import call_registered
 from trilemma.config.registry import DATASETS, import_object
 from trilemma.data import catalogue
-from trilemma.data.arrays import arrays_contents, as_arrays, read_npz, tensor_set
+from trilemma.data.arrays import arrays_contents, as_arrays, read_npz
 from trilemma.data.cache import FORMAT, Contents, Entry, Size, cached
 from trilemma.data.class_names import match_classes, names_by_order, numbers
 from trilemma.data.download import file_sha256, verify_checksum
+from trilemma.data.given import given_images
 from trilemma.data.image_files import image_files_contents
 from trilemma.data.image_set import ImageSet, Splits, source_name
 from trilemma.data.layout import LayoutError
@@ -110,14 +111,14 @@ def _shortened(train: ImageSet, count: int) -> ImageSet:
 
 
 def load_images(
-    source: str | Path | tuple[Tensor, Tensor],
+    source: object,
     split: str | None = None,
     root: str | Path | None = None,
     size: int | tuple[int, int] | None = None,
     class_names: Sequence[str] | None = None,
     trained_on: str | None = None,
 ) -> ImageSet:
-    """Loads images to evaluate on: one part of a data set, or tensors.
+    """Loads images to evaluate on: one part of a data set, or images in memory.
 
     By default these are the test part of a named data set or of a path with splits, and of a path without splits all
     images. Training however keeps a fixed stratified fifth of a source without splits for tests
@@ -126,26 +127,29 @@ def load_images(
     data. Of a path with training images only, these are used. ``selection`` of the result says what was done.
 
     Args:
-        source: the name of a data set (it has precedence over a path of the same name), a path, or (images, labels):
-            images ``[N, C, H, W]``, uint8, or float in [0, 1]; labels integers ``[N]``. Float images are not rounded.
+        source: the name of a data set (it has precedence over a path of the same name), a path; or images and labels in
+            memory, a ``Dataset`` or a ``DataLoader``, as for :func:`trilemma.data.given.given_images`. Float images are
+            not rounded.
         split: ``"train"``, ``"held-out"``, ``"test"`` or ``"all"``; ``None`` for the default above. The name of the
-            split of tensors is ``"all"`` by default.
+            split of images in memory is ``"all"`` by default.
         root: path of a named data set.
-        size: side in pixels to which every image is resized, or (height, width); not for tensors.
+        size: side in pixels to which every image is resized, or (height, width); not for images in memory.
         class_names: the classes in the classifier's label order. Labels of a name or a path are matched to them by
-            name, see :func:`trilemma.data.class_names.match_classes`; for tensors these are only the names.
+            name, see :func:`trilemma.data.class_names.match_classes`, and so are those of a data set in memory with
+            ``classes``; for others these are only the names.
         trained_on: name of the image set that the classifier was trained on.
 
     Raises:
         DataError: the source cannot be read, an argument is invalid, or the images at ``root`` have no splits and are
             not those of ``trained_on``, so that its training images are not known.
     """
-    if isinstance(source, tuple):
+    if not isinstance(source, str | Path):
         if size is not None or root is not None:
             raise DataError(
                 "size and root are for named data and paths only; resize the tensors and omit both"
             )
-        return tensor_set(*source, split=split or "all", class_names=class_names)
+        given = given_images(source, split or "all", class_names)
+        return given if class_names is None else in_class_order(given, class_names)
     named = isinstance(source, str) and source in DATASETS
     if named:
         opened = _open_named(str(source), root, size)

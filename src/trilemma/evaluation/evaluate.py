@@ -68,11 +68,12 @@ def evaluate(
     Args:
         clf: a run folder, the :class:`Run` that :func:`trilemma.train` returns, a classifier file, a
             :class:`Classifier`, or any network from images in [0, 1] to logits; its state is restored.
-        data: name of a data set or a path, ``(images, labels)``, or an image set. Of a name, and of a path with splits,
-            the test split is used; of a path without splits all images, unless the classifier was trained on them
-            (:func:`trilemma.data.load_images`).
+        data: name of a data set or a path; or images with labels: ``(images, labels)`` as tensors, arrays or lists, a
+            ``Dataset`` or a ``DataLoader`` (:func:`trilemma.data.given.given_images`), or an image set. Of a name, and
+            of a path with splits, the test split is used; of a path without splits all images, unless the classifier
+            was trained on them (:func:`trilemma.data.load_images`). By default the test images of the data that the
+            classifier was trained on.
         protocols: names (``trilemma list protocols``).
-            By default the test images of the data that the classifier was trained on.
         threat: norm and radius of attacks, or a radius such as ``8 / 255``; by default the threat stored with the
             classifier.
         images: number of images, the first ones of a fixed stratified order; ``None`` for all.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.load import load
 from trilemma.classifier.opening import name_by_order
 from trilemma.classifier.wrap import Network, as_classifier
 from trilemma.config.registry import DATASETS
-from trilemma.data.class_names import names_by_order
+from trilemma.data.class_names import names_by_order, numbers
 from trilemma.data.image_set import ImageSet, as_float, source_name
 from trilemma.data.outlier_images import convert_channels
 from trilemma.data.sources import in_class_order, load_images
@@ -28,8 +29,8 @@ from trilemma.training.run import Run
 # A run folder, a classifier file or the name of a published network; a run; a classifier, or a network around which a
 # classifier is made.
 Source = str | PathLike[str] | Run | nn.Module | Callable[[Tensor], Any]
-# Name of a data set, path of images, images and labels, or an image set.
-Data = str | Path | tuple[Tensor, Tensor] | ImageSet
+# A name, a path, or images with labels, as for trilemma.data.given.given_images.
+Data = str | Path | ImageSet | Sequence[Any] | Dataset[Any] | DataLoader[Any]
 
 
 def find_run(source: object) -> RunDirectory | None:
@@ -86,6 +87,9 @@ def _wrapped(network: Network, data: Data | Tensor | None) -> Classifier:
             "trilemma.Classifier(network, num_classes=K)"
         )
     images = data if isinstance(data, ImageSet) else load_images(data)
+    if images.class_names == numbers(images.num_classes):
+        # The largest label need not be that of the last output.
+        return as_classifier(network, images.float_images([0]))
     names, _ = names_by_order(images.class_names)
     return name_by_order(Classifier(network, images.num_classes, class_names=names), images)
 
@@ -105,11 +109,12 @@ def open_data(
         root: folder of a named data set.
         size: side in pixels to resize images to, instead of the classifier's.
     """
-    if isinstance(data, tuple):
+    if isinstance(data, ImageSet):
+        images = in_class_order(data, clf.class_names)
+    elif isinstance(data, str | Path):
+        images = _read(clf, data, root, size)
+    else:
         return load_images(data, class_names=clf.class_names)
-    images = (
-        in_class_order(data, clf.class_names) if isinstance(data, ImageSet) else _read(clf, data, root, size)
-    )
     by_order = clf.about.get("class_names", "")
     if by_order in images.selection:
         return images
@@ -140,8 +145,7 @@ def open_images(clf: Classifier, run: RunDirectory | None, data: Data | None) ->
     Args:
         clf: its class names give the label order, its image shape the size of other data.
         run: the run that the classifier belongs to, or ``None``.
-        data: name of a data set or a path, ``(images, labels)``, or an image set. The path of the run's own data means
-            their test images.
+        data: as in :func:`trilemma.evaluate`. The path of the run's own data means their test images.
 
     Raises:
         DataError: the data are unknown or cannot be read.
