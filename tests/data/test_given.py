@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 import trilemma
 from trilemma.data import ImageSet, load_images
 from trilemma.errors import DataError
-from trilemma.evaluation.evaluate import open_data
+from trilemma.evaluation.source import open_data
 
 LEVELS = torch.randint(0, 256, (12, 3, 8, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 X, Y = LEVELS.float() / 255, torch.arange(12) % 3
