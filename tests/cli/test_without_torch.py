@@ -13,7 +13,7 @@ HEAVY = (
     "torch",
     "numpy",
     "PIL",
-    "sklearn",
+    "scipy",
     "matplotlib",
     "lightning_fabric",
     "torchmetrics",

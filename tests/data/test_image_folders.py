@@ -278,7 +278,7 @@ def test_faults_have_one_clear_line(
         ),
         (lambda: load_images("no/such/path"), "'no/such/path' is neither a data set nor a path"),
         (lambda: load_splits("folder"), "data set 'folder' needs root"),
-        (lambda: load_splits("digits", root="."), "digits come with scikit-learn and need no root"),
+        (lambda: load_splits("digits", root="."), "digits are in this package and need no root"),
         (lambda: load_splits("digits", held_out=1.5), "held_out is 1.5"),
         (lambda: load_splits("digits", size=0), "size is 0"),
         (

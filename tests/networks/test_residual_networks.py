@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
+from trilemma.data import load_images
 from trilemma.errors import ConfigError, UnknownNameError
 from trilemma.networks.preact_resnet import PreActResNet
 from trilemma.networks.residual_network import ResidualNetwork
@@ -119,9 +119,8 @@ def test_without_norms_the_signal_keeps_its_size_at_any_depth(stride_conv: int, 
 def test_without_norms_even_a_deep_network_learns(build: Build, options: dict[str, int]) -> None:
     torch.manual_seed(0)
     network = build(in_channels=1, norm="none", **options)
-    digits = load_digits()
-    images = torch.tensor(digits.images[:, None] / 16, dtype=torch.float32)
-    labels = torch.tensor(digits.target)
+    digits = load_images("digits", "all")
+    images, labels = digits.float_images(), digits.labels
     optimiser = torch.optim.SGD(network.parameters(), lr=0.03, momentum=0.9)
     for batch in torch.randperm(1200).repeat(2).split(64):
         optimiser.zero_grad()

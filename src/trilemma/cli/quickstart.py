@@ -57,7 +57,7 @@ def quickstart(
 ) -> None:
     """Trains, evaluates, samples and reports, in minutes.
 
-    Three runs on scikit-learn's 8x8 digits, offline: standard, pgd-at and eb-jdat. Each is evaluated on
+    Three runs on the 8x8 digits in this package, offline: standard, pgd-at and eb-jdat. Each is evaluated on
     clean images, under PGD-20 and (100 images) under AutoAttack at linf 0.2, sampled and diagnosed; DIR/report.html
     compares them. Repeating the command resumes an unfinished quickstart, and prints the report of a finished one.
 

@@ -385,7 +385,8 @@ DATASETS = Registry(
     "dataset",
     {
         "digits": Row(
-            "trilemma.data.catalogue:DIGITS", "scikit-learn's 8x8 digits, embedded: 1,200 / 200 / 397 images"
+            "trilemma.data.catalogue:DIGITS",
+            "8x8 grey digits of UCI, in this package: 1,200 / 200 / 397 images",
         ),
         "cifar10": Row(
             "trilemma.data.catalogue:CIFAR10", "32x32 colour, 10 classes, official archive or data.root"

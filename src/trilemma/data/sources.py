@@ -296,7 +296,7 @@ def _open_named(name: str, root: str | Path | None, size: _Side) -> _Source:
         return _open_images(Path(root), size)
     if name == "digits" and root is not None:
         raise DataError(
-            f"digits come with scikit-learn and need no root (got {root}); use name 'folder' for a path"
+            f"digits are in this package and need no root (got {root}); use name 'folder' for a path"
         )
     if not dataset.archives:
         return _open_function(name, dataset, root, size)
