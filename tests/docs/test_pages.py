@@ -196,7 +196,8 @@ def test_every_page_is_in_the_navigation():
                 collect(inner)
 
     collect(site["nav"])
-    assert listed == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    pages = [*DOCS.rglob("*.md"), *DOCS.rglob("*.ipynb")]
+    assert listed == {page.relative_to(DOCS).as_posix() for page in pages}
 
 
 # --- Facts ----------------------------------------------------------------------------------------------
