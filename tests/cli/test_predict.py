@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,15 @@ import torch
 from PIL import Image
 
 import trilemma as package
+from trilemma.data import load_splits
 from trilemma.energies import marginal_energy
-from trilemma.evaluation.predict import read_images
+from trilemma.evaluation.predict import pixels_of
+
+
+def read_images(paths, shape):
+    """Pixels of image files, float32 ``[N, C, H, W]`` in [0, 1]."""
+    pixels = [pixels_of(path.read_bytes(), shape, str(path)) for path in paths]
+    return torch.from_numpy(np.stack(pixels)).float() / 255
 
 
 @pytest.fixture
@@ -63,17 +72,62 @@ def test_the_centre_is_cropped_and_shrunk_by_averaging(picture):
     assert read_images([picture(pixels)], (1, 8, 8)).mul(255).unique().tolist() == [80.0]
 
 
-def test_a_file_that_is_no_image_is_named(mistake, run_folder, tmp_path, picture):
+@pytest.mark.parametrize("command", ["predict", "score"])
+def test_a_file_that_cannot_be_read_is_skipped_with_a_line_and_counted(
+    trilemma, run_folder, tmp_path, picture, command
+):
     (tmp_path / "notes.png").write_text("no pixels here")
-    line = mistake("predict", run_folder, picture(np.zeros((8, 8))), tmp_path / "notes.png")
+    cut = picture(np.random.default_rng(0).integers(0, 256, (64, 64)), "cut.png")
+    cut.write_bytes(cut.read_bytes()[:-500])
+    result = trilemma(command, run_folder, picture(np.zeros((8, 8))), "notes.png", cut, "--json")
+    assert result.exit_code == 0
+    assert [row["image"] for row in json.loads(result.stdout)] == [str(tmp_path / "picture.png")]
+    first, second, last = result.stderr.splitlines()
     reason = "Pillow does not know its format"
-    assert line == f"{tmp_path / 'notes.png'}: cannot be decoded as an image ({reason}); replace or remove it"
+    assert first == f"skipped: notes.png: cannot be decoded as an image ({reason}); replace or remove it"
+    assert second.startswith(f"skipped: {cut}: cannot be decoded as an image")
+    assert last == "skipped 2 of 3 images, which cannot be read"
 
 
-def test_a_truncated_image_is_named(mistake, run_folder, picture):
-    path = picture(np.random.default_rng(0).integers(0, 256, (64, 64)))
-    path.write_bytes(path.read_bytes()[:-500])
-    assert mistake("predict", run_folder, path).startswith(f"{path}: cannot be decoded as an image")
+@pytest.mark.parametrize("command", ["predict", "score"])
+def test_images_of_which_none_can_be_read_are_a_mistake(mistake, run_folder, tmp_path, command):
+    (tmp_path / "notes.png").write_text("no pixels here")
+    assert mistake(command, run_folder, "notes.png").startswith("none of the 1 images can be read")
+
+
+def test_an_archive_gives_the_rows_of_its_folder(trilemma, run_folder, tmp_path, picture):
+    (tmp_path / "scans" / "day").mkdir(parents=True)
+    for k in range(3):
+        picture(np.full((8, 8), 80 * k), f"scans/day/{k}.png")
+    archive = Path(shutil.make_archive(str(tmp_path / "scans"), "zip", tmp_path, "scans"))
+    packed, plain = (
+        json.loads(trilemma("predict", run_folder, source, "--json").stdout) for source in (archive, "scans")
+    )
+    assert [row["image"] for row in packed] == [f"{archive}:scans/day/{k}.png" for k in range(3)]
+    assert [{**row, "image": ""} for row in packed] == [{**row, "image": ""} for row in plain]
+
+
+def test_score_gives_the_rank_of_each_energy_among_the_training_images(
+    trilemma, run_folder, picture, tmp_path
+):
+    paths = [picture(np.full((8, 8), value), f"{value}.png") for value in (0, 255)]
+    rows = json.loads(trilemma("score", run_folder, *paths, "--format", "json").stdout)
+    training = load_splits("digits").train
+    clf = package.load(run_folder)
+    with torch.no_grad():
+        energies = marginal_energy(clf(training.float_images()))
+    for row in rows:
+        share = 100 * (energies < row["marginal energy"]).float().mean().item()
+        assert row["percentile"] == pytest.approx(share, abs=0.2)
+    lines = trilemma("score", run_folder, *paths, "--format", "csv").stdout.splitlines()
+    assert lines[0] == "image,class,confidence,marginal energy,percentile" and len(lines) == 3
+    # A file of an earlier version stores no energies: those of the run's own training images are used.
+    file = run_folder / "checkpoints" / "best" / "classifier.safetensors"
+    del clf.statistics["energy_quantiles"]
+    clf.save(file)
+    assert json.loads(trilemma("score", run_folder, *paths, "--json").stdout) == rows
+    alone = json.loads(trilemma("score", file, *paths, "--json").stdout)
+    assert [row["percentile"] for row in alone] == [None, None]
 
 
 def test_a_folder_gives_its_image_files_at_any_depth_sorted_by_path(

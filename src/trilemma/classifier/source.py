@@ -119,6 +119,10 @@ class ClassifierSource:
             raise ConfigError(f"--model: {self.source} is a network of its own; remove --model")
         if self.path is not None:
             self._check_path(self.path)
+        if self.run is not None:
+            for name in ("mean", "std", "size", "classes", "output"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"--{name}: {self.source} is a run, which stores it; remove --{name}")
 
     def _check_network(self, network: str) -> None:
         NETWORKS.row(network.partition(",")[0])

@@ -15,11 +15,13 @@ from trilemma.cli.evaluate import evaluate
 from trilemma.cli.exits import OneLineErrors
 from trilemma.cli.export import export
 from trilemma.cli.generate import generate
+from trilemma.cli.lint import lint
 from trilemma.cli.list import list_
 from trilemma.cli.predict import predict
 from trilemma.cli.quickstart import quickstart
 from trilemma.cli.recipe import recipe
 from trilemma.cli.report import report
+from trilemma.cli.score import score
 from trilemma.cli.train import train
 from trilemma.cli.validate import validate
 
@@ -38,6 +40,8 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(generate)
 app.command()(predict)
+app.command()(score)
+app.command()(lint)
 app.command()(diagnose)
 app.command()(compare)
 app.command()(report)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import argument, option
-from trilemma.errors import ConfigError
+from trilemma.errors import ConfigError, DataError
 
 SOURCE_HELP = (
     "run folder, classifier file, weights file, timm:NAME, robustbench:NAME, hub:NAME or MODULE:FUNCTION"
@@ -45,6 +46,47 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 # A new source option gets its option here, or the command line lacks it.
 assert OPTIONS.keys() == {field.name for field in fields(ClassifierSource)}
+
+
+ImagePaths = Annotated[
+    list[Path] | None, argument("IMAGES...", "image files, and folders and archives of image files")
+]
+
+
+def split_images(
+    classifier: ClassifierSource, images: list[Path] | None
+) -> tuple[ClassifierSource, list[Path]]:
+    """Returns the classifier and the images of a command line ``[RUN_OR_FILE] IMAGES...``; the images exist.
+
+    With ``--model`` and no weights, the first path is an image too.
+
+    Raises:
+        ConfigError: no images.
+        DataError: an image that does not exist.
+    """
+    paths = list(images or [])
+    if (
+        classifier.model is not None
+        and classifier.source is not None
+        and _holds_images(Path(classifier.source))
+    ):
+        paths, classifier = [Path(classifier.source), *paths], replace(classifier, source=None)
+    if not paths:
+        raise ConfigError("no images given; add image files, folders or archives after the classifier")
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such image file")
+    return classifier, paths
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether it is an image file, or a folder or archive that is neither a run nor a checkpoint."""
+    from trilemma.data.pictures import endings
+
+    if path.is_dir():
+        return not (path / "config.yaml").is_file() and not (path / "checkpoints").is_dir()
+    archive = path.name.lower().endswith((".zip", ".tgz", ".tar.gz"))
+    return path.is_file() and (archive or path.suffix.lower() in endings())
 
 
 def with_classifier(command: Callable[..., None]) -> Callable[..., None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -110,10 +110,35 @@ def folder_images(folder: Path) -> list[Path]:
     Raises:
         DataError: there is none, or a folder cannot be read.
     """
+    return [folder / image.path for image, _ in _unlabelled(folder)]
+
+
+def image_readers(source: Path) -> dict[str, Callable[[], bytes]]:
+    """The image files of a folder or archive in any arrangement, sorted by path; what is not counted is printed.
+
+    Returns:
+        Path of each file, ``ARCHIVE:PATH`` in an archive, to a function that returns its content and may raise
+        :class:`DataError`.
+
+    Raises:
+        DataError: there is none, or the source cannot be read.
+    """
+    separator = "/" if source.is_dir() else ":"
+
+    def reader(container: Container, path: str) -> Callable[[], bytes]:
+        return lambda: container.read(path, None)
+
+    return {
+        f"{source}{separator}{image.path}": reader(container, image.path)
+        for image, container in _unlabelled(source)
+    }
+
+
+def _unlabelled(source: Path) -> list[_Member]:
     left_out = LeftOut()
-    members = _without_links(_members([("all", folder)], False, left_out), left_out)
-    print_remarks(str(folder), left_out.lines())
-    return [folder / image.path for image, _ in members]
+    members = _without_links(_members([("all", source)], False, left_out), left_out)
+    print_remarks(str(source), left_out.lines())
+    return members
 
 
 def _members(sources: Sequence[tuple[str, Path]], labelled: bool, left_out: LeftOut) -> list[_Member]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
-from trilemma.data.image_files import folder_images
+from trilemma.data.containers import SUFFIXES
+from trilemma.data.image_files import image_readers
 from trilemma.data.image_set import ImageSet, as_float
 from trilemma.data.pictures import decode
 from trilemma.energies import marginal_energy
@@ -23,12 +26,17 @@ from trilemma.tables import Records
 
 BATCH_SIZE = 256
 
-# Image files and folders of image files; or images in memory.
+# Image files, and folders and archives of image files; or images in memory.
 Images = str | Path | Sequence[str | Path] | Tensor | ImageSet
 
 
 def predict(
-    source: Source, images: Images, *, device: torch.device | str | None = None, batch_size: int = BATCH_SIZE
+    source: Source,
+    images: Images,
+    *,
+    device: torch.device | str | None = None,
+    batch_size: int = BATCH_SIZE,
+    skip_unreadable: bool = False,
 ) -> Records:
     """Class, confidence and energy E(x) of images.
 
@@ -39,17 +47,19 @@ def predict(
 
     Args:
         source: a run folder, a classifier file, a :class:`Run` or a :class:`Classifier`; its state is restored.
-        images: an image file, a folder (all image files in it, at any depth, sorted by path), or several of these; a
-            tensor ``[N, C, H, W]``, uint8, or float in [0, 1]; or an image set.
+        images: an image file, a folder or archive (all image files in it, at any depth, sorted by path), or several of
+            these; a tensor ``[N, C, H, W]``, uint8, or float in [0, 1]; or an image set.
         device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
         batch_size: images per forward pass.
+        skip_unreadable: print a line about each file that cannot be read, and leave it out; otherwise it is an error.
 
     Returns:
         One row per image: ``image`` (path, or index in memory), ``class`` (name), ``confidence`` in [0, 1] and
         ``marginal energy`` in logit units.
 
     Raises:
-        DataError: a file that is missing or cannot be decoded, or a folder without image files.
+        DataError: a file that is missing or cannot be decoded, or a folder without image files; with
+            ``skip_unreadable``, if no file can be read.
         ConfigError: files for a classifier that stores no image shape.
         ImageError: tensors that the classifier does not take.
     """
@@ -57,13 +67,17 @@ def predict(
     clf = open_source(source, items.tensor, device)
     rows = Records()
     for part in items.split(batch_size):
-        logits = eval_logits(clf, part.read(clf))
+        names, pixels = part.read(clf, skip_unreadable)
+        if not names:
+            continue
+        logits = eval_logits(clf, pixels)
         confidence, label = logits.softmax(1).max(1)
-        columns = (part.names, label.tolist(), confidence.tolist(), marginal_energy(logits).tolist())
+        columns = (names, label.tolist(), confidence.tolist(), marginal_energy(logits).tolist())
         rows += [
             {"image": name, "class": clf.class_names[k], "confidence": p, "marginal energy": energy}
             for name, k, p, energy in zip(*columns, strict=True)
         ]
+    items.report_skipped(len(rows))
     return rows
 
 
@@ -82,69 +96,111 @@ class Items:
     Attributes:
         names: the path of a file; the index of an image in memory.
         tensor: uint8 or float images ``[N, C, H, W]``, or ``None`` for files.
+        readers: one function per file, which returns its content.
     """
 
     names: list[str] | list[int]
     tensor: Tensor | None = None
+    readers: tuple[Callable[[], bytes], ...] = ()
 
     def split(self, size: int) -> list[Items]:
         """Parts of at most ``size`` images."""
         spans = [slice(start, start + size) for start in range(0, len(self.names), size)]
-        return [Items(self.names[s], None if self.tensor is None else self.tensor[s]) for s in spans]
+        return [
+            Items(self.names[s], None if self.tensor is None else self.tensor[s], self.readers[s])
+            for s in spans
+        ]
 
-    def read(self, clf: Classifier) -> Tensor:
-        """The images as float32 ``[N, C, H, W]`` in [0, 1]."""
+    def read(self, clf: Classifier, skip_unreadable: bool = False) -> tuple[list[str] | list[int], Tensor]:
+        """Names and float32 pixels ``[N, C, H, W]`` in [0, 1] of the images.
+
+        Raises:
+            DataError: a file that cannot be read or decoded; with ``skip_unreadable``, it is printed and left out.
+            ConfigError: files for a classifier that stores no image shape.
+        """
         if self.tensor is not None:
-            return as_float(self.tensor)
-        return read_images([Path(name) for name in self.names], clf.image_shape)  # type: ignore[arg-type]
+            return self.names, as_float(self.tensor)
+        if clf.image_shape is None:
+            raise ConfigError(
+                "this classifier stores no image shape; add --size N, or create it with image_shape=(C, H, W)"
+            )
+        names: list[str] = []
+        pixels = []
+        for name, read in zip(map(str, self.names), self.readers, strict=True):
+            try:
+                pixels.append(pixels_of(read(), clf.image_shape, name))
+            except DataError as error:
+                if not skip_unreadable:
+                    raise
+                print(f"skipped: {error}", file=sys.stderr, flush=True)
+            else:
+                names.append(name)
+        shape = (0, *clf.image_shape)
+        images = torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(shape, dtype=torch.uint8)
+        return names, as_float(images)
+
+    def report_skipped(self, count: int) -> None:
+        """Prints how many images were skipped if only ``count`` were read.
+
+        Raises:
+            DataError: none was read.
+        """
+        if count == len(self.names):
+            return
+        if count == 0:
+            raise DataError(f"none of the {len(self.names)} images can be read; the lines above say why")
+        print(
+            f"skipped {len(self.names) - count} of {len(self.names)} images, which cannot be read",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def open_items(images: Images) -> Items:
     """The images of an argument of :func:`predict`; files are not read yet.
 
     Raises:
-        DataError: a path that does not exist, or a folder without image files.
+        DataError: a path that does not exist, or a folder or archive without image files.
     """
     if isinstance(images, ImageSet):
         images = images.images
     if isinstance(images, Tensor):
         return Items(list(range(len(images))), images)
     paths = [images] if isinstance(images, str | Path) else list(images)
-    return Items([str(file) for path in paths for file in image_files(Path(path))])
+    readers = {name: read for path in paths for name, read in _readers(Path(path)).items()}
+    return Items(list(readers), None, tuple(readers.values()))
 
 
-def image_files(path: Path) -> list[Path]:
-    """The file itself, or the image files of a folder at any depth, sorted by path; what is not counted is printed.
-
-    Raises:
-        DataError: no such file, or a folder without image files.
-    """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
+def _readers(path: Path) -> dict[str, Callable[[], bytes]]:
+    """Name and reader of the image file, or of the image files in a folder or archive."""
+    if not path.exists():
         raise DataError(f"{path}: no such image file")
-    return folder_images(path)
+    if path.is_dir() or path.name.lower().endswith(SUFFIXES):
+        return image_readers(path)
 
-
-def read_images(paths: Sequence[Path], shape: tuple[int, int, int] | None) -> Tensor:
-    """Returns the images as float32 ``[N, C, H, W]`` in [0, 1], cropped and resized to ``shape`` (C, H, W).
-
-    Raises:
-        DataError: a file is missing or cannot be decoded.
-        ConfigError: ``shape`` is ``None``.
-    """
-    if shape is None:
-        raise ConfigError("this classifier stores no image shape; create it with image_shape=(C, H, W)")
-    channels, height, width = shape
-    pixels = []
-    for path in paths:
+    def read() -> bytes:
         try:
-            data = path.read_bytes()
+            return path.read_bytes()
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        picture = decode(data, (3, height, width), str(path))
-        if channels == 1:
-            grey = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).convert("L")
-            picture = np.asarray(grey)[None]
-        pixels.append(picture)
-    return torch.from_numpy(np.stack(pixels)).float().div_(255)
+
+    return {str(path): read}
+
+
+def pixels_of(data: bytes, shape: tuple[int, int, int], where: str) -> NDArray[np.uint8]:
+    """The pixels ``[C, H, W]`` of an encoded image, cropped and resized to ``shape``, in its number of channels.
+
+    Args:
+        data: content of the file.
+        shape: (C, H, W) of the result.
+        where: the file, for messages.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    channels, height, width = shape
+    picture = decode(data, (3, height, width), where)
+    if channels > 1:
+        return picture
+    grey = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).convert("L")
+    return np.asarray(grey)[None]

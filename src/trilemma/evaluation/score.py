@@ -13,9 +13,11 @@ from trilemma.data.image_set import ImageSet
 from trilemma.data.pictures import endings
 from trilemma.energies import marginal_energy
 from trilemma.errors import CheckpointError, ConfigError
-from trilemma.evaluation.predict import BATCH_SIZE, Items, eval_logits, open_items
+from trilemma.evaluation.evaluate import run_splits
+from trilemma.evaluation.predict import BATCH_SIZE, eval_logits, open_items
 from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
 from trilemma.tables import Records
+from trilemma.training.statistics import energy_quantiles
 
 
 def score(
@@ -25,6 +27,7 @@ def score(
     *,
     device: torch.device | str | None = None,
     batch_size: int = BATCH_SIZE,
+    skip_unreadable: bool = False,
 ) -> Records:
     """Energy, class, confidence and out-of-distribution percentile of each image.
 
@@ -32,18 +35,19 @@ def score(
         source: a run folder, a classifier file, a :class:`Run`, a :class:`Classifier` or a network; its state is
             restored.
         data: name of a data set or a path (of both, the test images as in :func:`trilemma.evaluate`),
-            ``(images, labels)`` or an image set; without labels, one image file, a list of files and folders, or a
-            tensor ``[N, C, H, W]``. By default the run's own test images.
+            ``(images, labels)`` or an image set; without labels, one image file, a list of files, folders and archives,
+            or a tensor ``[N, C, H, W]``. By default the run's own test images.
         images: number of labelled images, the first ones of a fixed stratified order; ``None`` for all.
         device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
         batch_size: images per forward pass.
+        skip_unreadable: print a line about each file that cannot be read, and leave it out; otherwise it is an error.
 
     Returns:
         One row per image: ``image`` (path, or index), ``label`` (name of the true class; only of labelled images),
         ``class`` (name of the predicted class), ``confidence`` in [0, 1], ``marginal energy`` E(x) in logit units, and
         ``percentile``: the percentage of training images whose E(x) is below that of the image, from 0 to 100. Images
         unlike the training images have percentiles near 100. It is ``None`` if the classifier stores no energies of
-        its training images, as one from elsewhere.
+        its training images, as one from elsewhere, and is not of a run, whose training images are read then.
 
     Raises:
         ConfigError: a count below 1, or a plain network without labelled data.
@@ -61,10 +65,16 @@ def score(
         image_set: ImageSet = open_images(clf, find_run(source), data)
         part = image_set if images is None or images >= len(image_set) else image_set.first(images)
         items, labels = open_items(part), part.labels.tolist()
+    run = find_run(source)
+    if "energy_quantiles" not in clf.statistics and run is not None:
+        clf.statistics["energy_quantiles"] = energy_quantiles(clf, run_splits(run.path).train)
     rows = Records()
     for number, batch in enumerate(items.split(batch_size)):
         start = number * batch_size
-        rows += _rows(clf, batch, None if labels is None else labels[start : start + batch_size])
+        names, pixels = batch.read(clf, skip_unreadable)
+        if names:
+            rows += _rows(clf, names, pixels, None if labels is None else labels[start : start + batch_size])
+    items.report_skipped(len(rows))
     return rows
 
 
@@ -72,12 +82,14 @@ def _is_image_file(path: Path) -> bool:
     return path.suffix.lower() in endings() and path.is_file()
 
 
-def _rows(clf: Classifier, batch: Items, labels: list[int] | None) -> list[dict[str, Any]]:
-    logits = eval_logits(clf, batch.read(clf))
+def _rows(
+    clf: Classifier, names: list[str] | list[int], pixels: Tensor, labels: list[int] | None
+) -> list[dict[str, Any]]:
+    logits = eval_logits(clf, pixels)
     energy = marginal_energy(logits)
     if not bool(torch.isfinite(energy).all()):
         raise CheckpointError(
-            f"score: E(x) of image {batch.names[int((~torch.isfinite(energy)).nonzero()[0])]} is not finite; the "
+            f"score: E(x) of image {names[int((~torch.isfinite(energy)).nonzero()[0])]} is not finite; the "
             "classifier has diverged, use an earlier checkpoint"
         )
     confidence, predicted = logits.softmax(1).max(1)
@@ -91,7 +103,7 @@ def _rows(clf: Classifier, batch: Items, labels: list[int] | None) -> list[dict[
             "marginal energy": float(energy[k]),
             "percentile": None if ranks is None else float(ranks[k]),
         }
-        for k, name in enumerate(batch.names)
+        for k, name in enumerate(names)
     ]
 
 

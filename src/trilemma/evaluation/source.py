@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from trilemma.classifier.classifier import Classifier
-from trilemma.classifier.load import load
 from trilemma.classifier.opening import name_by_order
+from trilemma.classifier.source import ClassifierSource
 from trilemma.classifier.wrap import Network, as_classifier
 from trilemma.config.registry import DATASETS
 from trilemma.data.class_names import names_by_order, numbers
@@ -26,9 +26,9 @@ from trilemma.errors import ConfigError, DataError
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.run import Run
 
-# A run folder, a classifier file or the name of a published network; a run; a classifier, or a network around which a
-# classifier is made.
-Source = str | PathLike[str] | Run | nn.Module | Callable[[Tensor], Any]
+# A run folder, a classifier file or the name of a published network; a description of a classifier; a run; a
+# classifier, or a network around which a classifier is made.
+Source = str | PathLike[str] | ClassifierSource | Run | nn.Module | Callable[[Tensor], Any]
 # A name, a path, or images with labels, as for trilemma.data.given.given_images.
 Data = str | Path | ImageSet | Sequence[Any] | Dataset[Any] | DataLoader[Any]
 
@@ -39,6 +39,8 @@ def find_run(source: object) -> RunDirectory | None:
     Raises:
         RunError: a folder that is not a run.
     """
+    if isinstance(source, ClassifierSource):
+        return source.run
     if not isinstance(source, str | PathLike) or not Path(source).is_dir():
         return None
     return RunDirectory.open(source)
@@ -50,9 +52,9 @@ def open_source(
     """The classifier of a source, on the chosen device, with the modes of its layers as they are.
 
     Args:
-        source: a run folder, a classifier file, ``timm:NAME`` or ``robustbench:NAME``; the :class:`Run` that
-            :func:`trilemma.train` returns; a :class:`Classifier`; or any network or function from images in [0, 1] to
-            logits.
+        source: what :func:`trilemma.load` takes as its first argument, or a :class:`ClassifierSource`; the :class:`Run`
+            that :func:`trilemma.train` returns; a :class:`Classifier`; or any network or function from images in [0, 1]
+            to logits.
         data: data whose classes are those of a plain network, or images ``[N, C, H, W]`` for which its outputs are
             counted. Not read for other sources.
         device: device to run on; by default that of a given module, and the CPU for everything that is loaded.
@@ -65,8 +67,9 @@ def open_source(
         clf = source.classifier
     elif isinstance(source, Classifier):
         clf = source
-    elif isinstance(source, str | PathLike):
-        return load(source if isinstance(source, str) else Path(source), device=device or "cpu")
+    elif isinstance(source, str | PathLike | ClassifierSource):
+        named = source if isinstance(source, ClassifierSource) else ClassifierSource(os.fspath(source))
+        return named.open(device or "cpu", data if isinstance(data, str | Path | ImageSet) else None)
     elif callable(source):
         clf = _wrapped(source, data)
     else:

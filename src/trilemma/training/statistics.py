@@ -33,18 +33,30 @@ def attach(clf: Classifier, data: ImageSet, pca: ClassPCA | None = None) -> None
     """
     clf.statistics = {f"pca.{name}": value for name, value in (pca or fit_pca(data)).state_dict().items()}
     subset = data.first(IMAGES)
-    joint: list[Tensor] = []
-    marginal: list[Tensor] = []
-    with inner_loop(clf, "eval"):
-        for indices in torch.arange(len(subset)).split(500):
-            images = subset.float_images(indices, device=clf.device)
-            labels = subset.labels[indices].to(clf.device)
-            logits = clf.logits(images)
-            joint.append(energies.joint_energy(logits, labels).cpu())
-            marginal.append(energies.marginal_energy(logits).cpu())
-    energy = torch.cat(joint)
+    logits = _logits(clf, subset)
+    energy = energies.joint_energy(logits, subset.labels)
     per_class = [energy[subset.labels == k] for k in range(clf.num_classes)]
     clf.statistics["energy_mean"] = torch.stack([e.mean() if len(e) else energy.mean() for e in per_class])
     clf.statistics["energy_std"] = torch.stack([e.std() if len(e) > 1 else energy.std() for e in per_class])
-    levels = torch.linspace(0.0, 1.0, QUANTILE_STEPS + 1)
-    clf.statistics["energy_quantiles"] = torch.cat(marginal).quantile(levels)
+    clf.statistics["energy_quantiles"] = _quantiles(logits)
+
+
+def energy_quantiles(clf: Classifier, data: ImageSet) -> Tensor:
+    """Evenly spaced quantiles of E(x) of training images ``data``, as :func:`attach` stores them."""
+    return _quantiles(_logits(clf, data.first(IMAGES)))
+
+
+def _quantiles(logits: Tensor) -> Tensor:
+    return energies.marginal_energy(logits).quantile(torch.linspace(0.0, 1.0, QUANTILE_STEPS + 1))
+
+
+@torch.no_grad()
+def _logits(clf: Classifier, data: ImageSet) -> Tensor:
+    """Logits ``[N, K]`` of all images in eval mode, on the CPU."""
+    with inner_loop(clf, "eval"):
+        return torch.cat(
+            [
+                clf.logits(data.float_images(indices, device=clf.device)).cpu()
+                for indices in torch.arange(len(data)).split(500)
+            ]
+        )
