@@ -81,7 +81,7 @@ def test_every_command_takes_the_weights_of_a_named_network(trilemma, place):
     threat = ["--radius", "0.1"]
     commands: dict[str, list[object]] = {
         "evaluate": [*data, "--images", 10, "--protocol", "clean", "--no-lint", "--out", "rows"],
-        "lint": data,
+        "lint": [*data],
         "diagnose": [*data, *threat, "--images", 10, "--attack", "pgd"],
         "generate": ["--size", 8, "--per-class", 1, "--steps", 1, "--start", "uniform"],
         "export": [*data, "--state-dict", "--out", "again.pt"],

@@ -23,10 +23,10 @@ def score(
 ) -> None:
     """Prints energy and out-of-distribution percentile of image files.
 
-    The energy E(x) says how unlike the training images an image is for this classifier. The percentile is the percentage of training images with a lower E(x): images unlike the training images have
-    percentiles near 100. It is empty for a classifier that stores no energies of its training images. IMAGES are image
-    files, and folders and archives of them. A file that cannot be read is skipped with a message; if none can be read,
-    the exit code is 2.
+    The energy E(x) says how unlike the training images an image is for this classifier. The percentile is the
+    percentage of training images with a lower E(x): images unlike the training images have percentiles near 100. It is
+    empty for a classifier that stores no energies of its training images. IMAGES are image files, and folders and
+    archives of them. A file that cannot be read is skipped with a message; if none can be read, the exit code is 2.
 
     \b
     Examples:
