@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from trilemma.data import pictures
 from trilemma.data.image_files import most_common_size
 from trilemma.data.pictures import decode, fit, read_header
 from trilemma.errors import DataError
@@ -123,3 +126,82 @@ def test_cut_image_is_an_error_that_names_it(build: Any) -> None:
 def test_most_common_size_and_its_ties() -> None:
     assert most_common_size([(8, 8), (4, 4), (4, 4)]) == (4, 4)
     assert most_common_size([(8, 8), (4, 6), (6, 4)]) == (4, 6)
+
+
+@pytest.fixture(params=["installed", "stand-in", "other pixels"])
+def simplejpeg(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """simplejpeg where it is installed; a stand-in that decodes with Pillow; one whose pixels differ."""
+    if request.param == "installed":
+        module: Any = pytest.importorskip("simplejpeg")
+    else:
+        module = StandIn(offset=request.param == "other pixels")
+    monkeypatch.setattr(pictures, "simplejpeg", module)
+    pictures._fast.cache_clear()
+    yield module
+    pictures._fast.cache_clear()
+
+
+class StandIn:
+    """The two functions of simplejpeg that are used."""
+
+    def __init__(self, offset: bool) -> None:
+        self.offset, self.decoded = offset, 0
+
+    def decode_jpeg_header(self, data: bytes) -> tuple[int, int, str, str]:
+        with Image.open(io.BytesIO(data)) as picture:
+            colours = {"L": "Gray", "RGB": "YCbCr"}.get(picture.mode, "CMYK")
+            return picture.height, picture.width, colours, "420"
+
+    def decode_jpeg(self, data: bytes, colours: str) -> np.ndarray:
+        self.decoded += 1
+        with Image.open(io.BytesIO(data)) as picture:
+            try:
+                pixels = np.array(picture)
+            except OSError as error:
+                raise ValueError("truncated") from error
+        return (pixels if pixels.ndim == 3 else pixels[:, :, None]) ^ np.uint8(self.offset)
+
+
+ORIENTED = Image.Exif()
+ORIENTED[0x0112] = 6
+
+
+JPEG_OPTIONS: list[dict[str, Any]] = [
+    *({"subsampling": subsampling, "quality": 75} for subsampling in (0, 1, 2)),
+    {"subsampling": 2, "quality": 30, "progressive": True},
+    {"subsampling": 2, "quality": 100, "optimize": True},
+    {"restart_marker_blocks": 2},
+    {"exif": ORIENTED},
+    {"keep_rgb": True},
+]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_fast_jpegs_have_the_pixels_of_pillow(simplejpeg: Any, mode: str) -> None:
+    y, x = np.mgrid[:33, :47]
+    smooth = np.stack([y * 5, x * 3, x + y], -1).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, smooth.shape, np.uint8)
+    for options, pixels in itertools.product(JPEG_OPTIONS, (noise, smooth, smooth[:1, :1], smooth[:9, :16])):
+        data = encoded(Image.fromarray(pixels).convert(mode), "JPEG", **options)
+        with Image.open(io.BytesIO(data)) as file:
+            expected = np.asarray(file if mode == "L" else file.convert("RGB"))
+        shape = (1 if mode == "L" else 3, *pixels.shape[:2])
+        assert read_header(data, "x") == (*shape[1:], mode != "L")
+        assert np.array_equal(decode(data, shape, "x"), np.atleast_3d(expected).transpose(2, 0, 1))
+        assert np.array_equal(decode(data, (3, 8, 8), "x"), fit(Image.fromarray(expected), (3, 8, 8)))
+
+
+def test_simplejpeg_is_used_if_its_pixels_are_those_of_pillow(simplejpeg: Any) -> None:
+    assert pictures._fast() is not getattr(simplejpeg, "offset", False)
+    if isinstance(simplejpeg, StandIn):
+        simplejpeg.decoded = 0
+        decode(encoded(Image.new("RGB", (8, 8)), "JPEG"), (3, 8, 8), "x")
+        assert simplejpeg.decoded == (not simplejpeg.offset)
+
+
+def test_a_damaged_jpeg_is_reported_as_by_pillow(simplejpeg: Any) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG")
+    for count in (3, 100, len(data) // 2):
+        with pytest.raises(DataError, match=r"x\.jpg: cannot be decoded as an image"):
+            decode(data[:count], (3, 40, 40), "x.jpg")
