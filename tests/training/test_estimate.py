@@ -59,7 +59,7 @@ def test_the_numbers_of_a_small_run() -> None:
 def test_paper_scale_has_its_known_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """WRN-28-10 at 32x32: 36.5 M parameters, 5.24 G multiply-accumulates; nothing is downloaded."""
     monkeypatch.setattr(
-        "trilemma.training.estimate._seconds_per_image", lambda network, macs, shape: macs / 1e10
+        "trilemma.training.estimate.seconds_per_image", lambda network, macs, shape: macs / 1e10
     )
     monkeypatch.setattr("trilemma.training.estimate._in_cache", lambda name, dataset: False)
     result = estimate(load_config("cifar10/wrn-28-10"), device="cpu")

@@ -31,7 +31,7 @@ def list_(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Lists recipes, methods, protocols and other names, or published results.
+    """Lists recipes, methods and other names, and published results.
 
     \b
     Examples:

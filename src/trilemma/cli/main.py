@@ -15,6 +15,7 @@ from trilemma.cli.evaluate import evaluate
 from trilemma.cli.exits import OneLineErrors
 from trilemma.cli.export import export
 from trilemma.cli.generate import generate
+from trilemma.cli.init import init
 from trilemma.cli.lint import lint
 from trilemma.cli.list import list_
 from trilemma.cli.predict import predict
@@ -36,6 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(quickstart)
+app.command()(init)
 app.command()(train)
 app.command()(evaluate)
 app.command()(generate)

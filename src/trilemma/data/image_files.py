@@ -22,6 +22,7 @@ from trilemma.data.class_names import normal_form
 from trilemma.data.containers import Container, open_container
 from trilemma.data.layout import SPLITS, ImagePath, list_images, split_spans, unlabelled_images
 from trilemma.data.left_out import LeftOut, print_remarks
+from trilemma.data.locate import locate_images
 from trilemma.data.pictures import decode, is_image, read_header
 from trilemma.errors import DataError
 from trilemma.progress import bar, can_draw
@@ -102,6 +103,17 @@ def image_files_contents(
         fill,
         (*_kinds(members), *left_out.lines()),
     )
+
+
+def images_in(root: Path) -> tuple[list[_Member], LeftOut]:
+    """The images of a folder or of archives with their containers, sorted by split, class and path.
+
+    Raises:
+        DataError: the source cannot be read, or its images are not arranged by class.
+    """
+    sources, left_out = locate_images(root)
+    members = _without_links(_members(sources, True, left_out), left_out)
+    return sorted(members, key=lambda member: _order(member[0], False)), left_out
 
 
 def folder_images(folder: Path) -> list[Path]:

@@ -10,32 +10,49 @@ from trilemma.config.config import Config
 from trilemma.errors import ConfigError
 
 
-def check_devices(config: Config, device: str) -> str:
-    """Checks that ``device`` exists and is one on which ``config.devices`` processes can run.
+def available_device(device: str) -> str:
+    """Checks that ``device`` exists.
 
     Args:
-        config: the configuration of the run.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Returns:
         ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        ConfigError: an unknown device, a GPU that this machine does not have, or too few of them.
+        ConfigError: an unknown device, or a GPU that this machine does not have.
     """
     count = torch.cuda.device_count()
     chosen = ("cuda" if count else "cpu") if device == "auto" else device
+    # Every CPU device is the same one.
     if re.fullmatch(r"cpu(:[0-9]+)?", chosen):
         return "cpu"
     if not (match := re.fullmatch(r"cuda(?::([0-9]+))?", chosen)):
         raise ConfigError(f"device {device}: unknown; use auto, cpu, cuda or cuda:N")
-    index = match.group(1)
-    if int(index or 0) >= count:
+    if int(match.group(1) or 0) >= count:
         available = f"cuda:0 to cuda:{count - 1}" if count else "only the CPU"
         raise ConfigError(f"device {device}: not available, this machine has {available}")
-    if config.devices > (1 if index else count):
+    return chosen
+
+
+def check_devices(config: Config, device: str) -> str:
+    """Checks that ``device`` exists and is one on which ``config.devices`` processes can run.
+
+    Args:
+        config: the configuration of the run.
+        device: as of :func:`available_device`.
+
+    Returns:
+        ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ConfigError: as of :func:`available_device`, or fewer GPUs than processes.
+    """
+    chosen = available_device(device)
+    gpus = torch.cuda.device_count() if chosen == "cuda" else 1
+    if chosen != "cpu" and config.devices > gpus:
         raise ConfigError(
-            f"devices: {config.devices} processes need as many GPUs, but {device} is {1 if index else count}; lower "
-            "devices, or use device cuda or cpu"
+            f"devices: {config.devices} processes need as many GPUs, but {device} is {gpus}; lower devices, or use "
+            "device cuda or cpu"
         )
     return chosen

@@ -65,7 +65,7 @@ def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
     passes = forward_passes(config)
     batch = config.training.batch_size
     steps = config.training.epochs * (images // batch) * config.method.repeats
-    seconds = _seconds_per_image(network, macs, shape) * passes * batch / config.devices
+    seconds = seconds_per_image(network, macs, shape) * passes * batch / config.devices
     memory = _memory_gb(config, network, shape, parameters, images)
     disk = _disk_gb(config, parameters, shape)
     checks.append(_check_disk(disk))
@@ -181,7 +181,7 @@ def _check_disk(needed_gb: float) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _seconds_per_image(network: nn.Module, macs: int, shape: tuple[int, int, int]) -> float:
+def seconds_per_image(network: nn.Module, macs: int, shape: tuple[int, int, int]) -> float:
     """Returns the median time of a forward pass per image, for a batch that takes about a second."""
     batch = max(1, min(128, int(MAX_TIMED_MACS / macs)))
     device = next(network.parameters()).device
