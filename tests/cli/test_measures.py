@@ -80,6 +80,16 @@ def test_samples_made_before_are_judged_the_same(trilemma, run_folder, other_run
     assert [line.split()[0] for line in lines[2:5]] == ["start", "sample", "real"]
 
 
+def test_several_radii_and_saved_images_in_one_call_each(trilemma, run_folder):
+    options = ["--protocol", "pgd-20", "--images", 10, "--checkpoint", "best", "--no-lint"]
+    result = trilemma("evaluate", run_folder, *options, "--radius", "0.1,0.2", "--radius", "0.3", "--json")
+    assert list(json.loads(result.stdout)) == ["pgd-20@0.1", "pgd-20@0.2", "pgd-20@0.3"]
+    result = trilemma("evaluate", run_folder, *options, "--save-adversarial", "new/images.npz")
+    assert result.exit_code == 0 and "adversarial images: new/images.npz" in result.stderr
+    trilemma("report", run_folder)
+    assert (run_folder / "figures" / "robustness-linf.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -92,6 +102,8 @@ def test_samples_made_before_are_judged_the_same(trilemma, run_folder, other_run
         ),
         (["--protocol", "ood"], "write ood:SET"),
         (["--protocol", "eec"], "Did you mean 'ece'?"),
+        (["--protocol", "pgd-20", "--radius", "0.1,"], "'' is not a number"),
+        (["--protocol", "clean", "--save-adversarial", "a.npz"], "needs one protocol that attacks"),
     ],
 )
 def test_mistakes_are_one_line(mistake, run_folder, arguments, message):

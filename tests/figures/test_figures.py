@@ -20,6 +20,7 @@ from trilemma.figures.energy_landscape import (
     energy_range,
     spread_out,
 )
+from trilemma.figures.robustness import draw_robustness, robustness_curves
 from trilemma.figures.sample_grid import draw_grid
 from trilemma.figures.style import DARK, LIGHT, render
 from trilemma.figures.trade_off import draw_generation, draw_trade_off
@@ -212,3 +213,26 @@ def test_a_large_confusion_matrix_has_class_numbers_and_its_key_all_names():
     assert len(axes.texts) == 0
     assert confusion_key(names)[42] == ("42", "class 42") and len(confusion_key(names)) == 100
     assert confusion_key(["cat", "dog"]) == []
+
+
+def _attacked(radius: str, value: float, **other: object) -> dict[str, object]:
+    return {
+        "protocol": "pgd-20", "version": 1, "threat": {"norm": "linf", "radius": radius}, "value": value,
+        "lower": value - 0.1, "upper": value + 0.1, "count": 10, "data": "a", "checkpoint": {}, "chance": 0.25, **other,
+    }  # fmt: skip
+
+
+def test_a_robustness_curve_goes_from_clean_through_its_radii_in_order():
+    rows = [_attacked("8/255", 0.3), _attacked("4/255", 0.5), _attacked("0.5", 0.2, data="other images")]
+    curves = robustness_curves([*rows, {**_attacked("1", 0.9), "threat": None}])
+    assert [row["value"] for row in curves["linf"]["pgd-20"]] == [0.5, 0.3]
+    (axes,) = draw_robustness(curves["linf"], {"value": 0.9, "lower": 0.8, "upper": 1.0}).axes
+    line = axes.containers[0][0]
+    np.testing.assert_allclose(np.asarray(line.get_xdata(), float), [0, 4 / 255, 8 / 255])
+    np.testing.assert_allclose(np.asarray(line.get_ydata(), float), [0.9, 0.5, 0.3])
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "4/255", "8/255"]
+    assert 0.25 in [np.asarray(other.get_ydata())[0] for other in axes.lines]
+
+
+def test_one_radius_is_no_curve():
+    assert robustness_curves([_attacked("8/255", 0.3), _attacked("8/255", 0.3, version=2)]) == {}

@@ -212,6 +212,15 @@ def test_chance_stands_beside_every_accuracy_and_what_is_not_above_it_is_marked(
     assert text.count("not above chance") == 1
 
 
+def test_rows_of_several_radii_are_drawn_as_a_curve_and_a_rise_is_a_finding(run_without_steps):
+    for radius, value in (("0.1", 0.5), ("0.2", 0.2), ("0.3", 0.8)):
+        threat = {"norm": "linf", "radius": radius}
+        write_row(run_without_steps, accuracy_row("pgd-20", value, threat=threat, count=10))
+    page = Page(write_report(run_without_steps))
+    assert page.tags.count("img") == 1 and (run_without_steps / "figures" / "robustness-linf.png").is_file()
+    assert "rising-curve" in page.text and "80.0% at 0.3" in page.text
+
+
 def test_each_class_and_the_confusion_of_classes_are_shown_worst_first(run_without_steps):
     names = ["<cat>", "$dog$", "owl\nbird"]
     per_class = [

@@ -203,7 +203,18 @@ def parse_threat(norm: str | None, radius: str | None) -> Threat | None:
     return Threat(norm or "linf", radius)
 
 
-def require_threat(given: Threat | None, stored: object | None) -> None:
+def parse_threats(norm: str | None, radii: Sequence[str] | None) -> list[Threat] | None:
+    """Returns the threats of ``--norm`` and several ``--radius``, each one radius or radii separated by commas.
+
+    Raises:
+        ConfigError: as :func:`parse_threat`.
+    """
+    texts: list[str | None] = [text for radius in radii or () for text in radius.split(",")]
+    parsed = [parse_threat(norm, text) for text in texts or [None]]
+    return [threat for threat in parsed if threat is not None] or None
+
+
+def require_threat(given: object | None, stored: object | None) -> None:
     """Checks that there is a threat model to attack with.
 
     Raises:

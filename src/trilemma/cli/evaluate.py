@@ -14,13 +14,12 @@ from trilemma.cli.common import (
     Json,
     Norm,
     Quiet,
-    Radius,
     Seed,
     choose_device,
     lint_summary,
     load_test_images,
     option,
-    parse_threat,
+    parse_threats,
     percent,
     print_json,
     print_progress,
@@ -43,6 +42,15 @@ Protocols = Annotated[
 Images = Annotated[
     int | None, option("--images N", "number of test images, class-balanced  [default: all]", min=1)
 ]
+Radii = Annotated[
+    list[str] | None,
+    option(
+        "--radius R", "radius in pixel units, repeatable: 4/255,8/255  [default: the stored threat model]"
+    ),
+]
+SaveAdversarial = Annotated[
+    Path | None, option("--save-adversarial FILE", "new .npz file for the images of one attack")
+]
 Checkpoint = Annotated[
     Literal["best", "last", "both"],
     option("--checkpoint", "checkpoint of a run: best on held-out images, last, or both"),
@@ -64,13 +72,14 @@ def evaluate(
     data: Data = None,
     images: Images = None,
     norm: Norm = None,
-    radius: Radius = None,
+    radius: Radii = None,
     checkpoint: Checkpoint = "both",
     samples: SamplesPath = None,
     extractor: ExtractorName = None,
     origin: Origin = None,
     out: OutDir = None,
     resume: Resume = False,
+    save_adversarial: SaveAdversarial = None,
     no_lint: NoLint = False,
     seed: Seed = 0,
     device: Device = None,
@@ -83,7 +92,9 @@ def evaluate(
     on held-out images during training) and the last; test images are never used for selection. With --model or
     --network, RUN_OR_FILE may hold weights from elsewhere: a .pt, .pth or .safetensors file with a state dict.
     With --samples, generated images are evaluated instead. An interrupted AutoAttack evaluation saves its state in
-    the run's evaluation folder or in --out; repeat the command with --resume to continue.
+    the run's evaluation folder or in --out; repeat the command with --resume to continue. With several radii, the
+    report shows a curve of robustness. With --save-adversarial, the images of the attack, their predictions and
+    verdicts are saved as NumPy arrays.
 
     \b
     Examples:
@@ -93,6 +104,8 @@ def evaluate(
       trilemma evaluate --model mynets:wide --data photos/ --norm linf --radius 8/255
       trilemma evaluate weights.pt --network wide-resnet,depth=34,width=10 --data cifar10 --radius 8/255
       trilemma evaluate runs/digits-pgd-at --protocol ece --protocol ood:uniform-noise
+      trilemma evaluate runs/digits-pgd-at --protocol pgd-50-10 --radius 0.1,0.2,0.3
+      trilemma evaluate runs/digits-pgd-at --protocol pgd-20 --save-adversarial pgd-20.npz
       trilemma evaluate --samples photos/ --extractor runs/digits-standard --data digits
     """
     if samples is not None or extractor is not None:
@@ -104,10 +117,11 @@ def evaluate(
     classifier.check()
     run = classifier.run
     _check_out(run, out, resume)
-    threat = parse_threat(norm, radius)
+    threat = parse_threats(norm, radius)
     print_progress(f"evaluating {classifier}: {', '.join(protocols)}", quiet)
     needs_threat = _attacks(protocols)
     options: dict[str, Any] = {"progress": show_progress_bar(quiet), "resume": resume, "lint": not no_lint}
+    options["save_adversarial"] = save_adversarial
     if run is not None:
         from trilemma.evaluation.evaluate import evaluate_run
 
@@ -131,6 +145,8 @@ def evaluate(
         with resumable(out):
             rows = evaluate_into(out, clf, image_set, protocols, threat, images, seed, **options)
     print_progress(lint_summary(rows.values()), quiet)
+    if save_adversarial is not None and save_adversarial.exists():
+        print_progress(f"adversarial images: {save_adversarial}", quiet)
     (print_json if as_json else _print)(rows)
 
 
@@ -173,7 +189,7 @@ def _accuracy_table(rows: Rows) -> list[dict[str, Any]]:
     """Returns table rows of accuracies with their 95 % intervals and conditions."""
     return [
         {
-            "protocol": name.removesuffix("@last"),
+            "protocol": row["protocol"],
             "accuracy": percent(row["value"]),
             "chance": None if row.get("chance") is None else percent(row["chance"]),
             "95 % interval": None
@@ -181,7 +197,7 @@ def _accuracy_table(rows: Rows) -> list[dict[str, Any]]:
             else f"{percent(row['lower'])} to {percent(row['upper'])}",
             **_conditions(row),
         }
-        for name, row in rows.items()
+        for row in rows.values()
     ]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,8 @@ from trilemma.classifier.load import load
 from trilemma.classifier.output import accepted_shape, shape_text
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.errors import CheckpointError, ConfigError, DataError, ImageError, NetworkError
+from trilemma.evaluation.adversarial import check_adversarial_file
+from trilemma.evaluation.adversarial import save_adversarial as save_adversarial_images
 from trilemma.evaluation.lint.rows import add_lint, lint_data, print_findings
 from trilemma.evaluation.protocol import (
     ACCURACY,
@@ -43,12 +47,14 @@ DEFAULT_PROTOCOLS = ("clean", "pgd-20")
 # Largest number of images on which logits that are not finite are counted before a refusal.
 _FINITE_IMAGES = 128
 
+# One threat or several; a radius alone is one in L-inf unless ``norm`` is given.
+Threats = AnyThreat | Sequence[AnyThreat]
 
 def evaluate(
     clf: Source,
     data: Data | None = None,
     protocols: Sequence[str] = DEFAULT_PROTOCOLS,
-    threat: AnyThreat = None,
+    threat: Threats = None,
     images: int | None = None,
     seed: int = 0,
     *,
@@ -59,6 +65,7 @@ def evaluate(
     state: str | Path | None = None,
     resume: bool = False,
     device: torch.device | str | None = None,
+    save_adversarial: str | Path | None = None,
 ) -> Rows:
     """Runs protocols on a classifier and returns one result row per protocol.
 
@@ -74,8 +81,8 @@ def evaluate(
             was trained on them (:func:`trilemma.data.load_images`). By default the test images of the data that the
             classifier was trained on.
         protocols: names (``trilemma list protocols``).
-        threat: norm and radius of attacks, or a radius such as ``8 / 255``; by default the threat stored with the
-            classifier.
+        threat: norm and radius of attacks, or a radius such as ``8 / 255``, or a list of several; by default the threat
+            stored with the classifier. With several, the rows of attacks are named ``PROTOCOL@RADIUS``.
         images: number of images, the first ones of a fixed stratified order; ``None`` for all.
         seed: seed of all random numbers.
         norm: norm of ``threat`` if that is a radius; ``"linf"`` by default.
@@ -88,6 +95,8 @@ def evaluate(
             evaluation folder, whose files are deleted at the end.
         resume: resume from the files in that folder; the verdicts equal those of an uninterrupted evaluation.
         device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
+        save_adversarial: a new ``.npz`` file for the images of the attack
+            (:func:`trilemma.evaluation.adversarial.save_adversarial`); for one protocol that attacks, with one threat.
 
     Returns:
         Protocol name to row: ``protocol``, ``version``, ``quantity`` (``accuracy`` in [0, 1], or another quantity of
@@ -116,13 +125,17 @@ def evaluate(
         return evaluate_run(
             run.path, protocols, data, threat, images, seed, norm=norm,
             device=device or "cpu", batch_size=batch_size, lint=lint, progress=progress, resume=resume,
+            save_adversarial=save_adversarial,
         )  # fmt: skip
     clf = open_source(clf, data, device)
     names = [protocols] if isinstance(protocols, str) else list(protocols)
     definitions = _definitions(names, clf)
     attacking = [name for name, definition in definitions.items() if definition.needs_threat]
     given = threat is not None or norm is not None
-    attack_threat = _threat(attacking, threat, norm, clf) if attacking or given else None
+    threats = _threats(attacking, threat, norm, clf) if attacking or given else []
+    saved = (
+        None if save_adversarial is None else check_adversarial_file(save_adversarial, definitions, threats)
+    )
     if images is not None and images < 1:
         raise ConfigError(f"images: {images}; must be at least 1, or None for all")
     everything = open_images(clf, None, data)
@@ -131,20 +144,22 @@ def evaluate(
     check_output(clf, part)
     about = {"name": part.name, "split": part.split, "images": which_images(part, len(everything))}
     size = resolve_batch_size(clf, part.images, batch_size)
-    lint_result = lint_data(clf, part, attack_threat if attacking else None, seed, size) if lint else None
+    lint_result = lint_data(clf, part, threats[0] if attacking else None, seed, size) if lint else None
     # Printed before the protocols, which may take hours.
     print_findings(lint_result.findings if lint_result else ())
+    request = Request(clf, part.images, part.labels, None, seed, size, progress=progress)
     rows = Rows()
     for name, definition in definitions.items():
-        resume_state = None if state is None else ResumeState(state_file(state, name), resume)
-        used_threat = attack_threat if definition.needs_threat else None
-        rows[name] = _row(name, definition, clf, part, about, used_threat, seed, size, progress, resume_state)
+        for row_name, used_threat in _row_names(name, definition, threats).items():
+            state_of_row = None if state is None else ResumeState(state_file(state, row_name), resume)
+            request = replace(request, threat=used_threat, resume_state=state_of_row)
+            rows[row_name] = _row(name, definition, request, about, saved)
     add_lint(rows, lint_result)
     return rows
 
 
-def _threat(attacking: Sequence[str], threat: AnyThreat, norm: Any, clf: Classifier) -> Threat:
-    """The threat of an evaluation.
+def _threats(attacking: Sequence[str], threat: Threats, norm: Any, clf: Classifier) -> list[Threat]:
+    """The threats of an evaluation, each once.
 
     Args:
         attacking: the protocols that attack.
@@ -152,13 +167,30 @@ def _threat(attacking: Sequence[str], threat: AnyThreat, norm: Any, clf: Classif
         clf: its threat is the default.
 
     Raises:
-        ConfigError: there is none, or it is invalid.
+        ConfigError: there is none, or one is invalid.
     """
     if threat is None and norm is None and clf.threat is None:
         raise ConfigError(
             f"{attacking[0]}: the classifier has no threat stored; pass threat=trilemma.Threat(norm, radius)"
         )
-    return Threat.of(threat, norm, default=clf.threat)
+    given: Sequence[AnyThreat] = threat if isinstance(threat, list | tuple) else [threat]  # type: ignore[list-item]
+    if not given:
+        raise ConfigError("threat: an empty list; pass a threat, a radius, or several")
+    first_written: dict[tuple[str, Fraction], Threat] = {}
+    for one in given:
+        parsed = Threat.of(one, norm, default=clf.threat)
+        first_written.setdefault((parsed.norm, parsed.fraction), parsed)
+    return list(first_written.values())
+
+
+def _row_names(name: str, definition: Protocol, threats: Sequence[Threat]) -> dict[str, Threat | None]:
+    """The names of a protocol's rows and their threats; with several threats ``PROTOCOL@RADIUS``."""
+    if not definition.needs_threat:
+        return {name: None}
+    if len(threats) == 1:
+        return {name: threats[0]}
+    one_norm = len({threat.norm for threat in threats}) == 1
+    return {f"{name}@{threat.radius if one_norm else threat}": threat for threat in threats}
 
 
 def _definitions(names: Sequence[str], clf: Classifier) -> dict[str, Protocol]:
@@ -169,9 +201,9 @@ def _definitions(names: Sequence[str], clf: Classifier) -> dict[str, Protocol]:
     return definitions
 
 
-def state_file(folder: str | Path, protocol: str) -> Path:
-    """The path of the file in which a long protocol saves unfinished work."""
-    return Path(folder) / f"{protocol}.state.safetensors"
+def state_file(folder: str | Path, row_name: str) -> Path:
+    """The path of the file in which a long protocol saves the unfinished work of a row."""
+    return Path(folder) / f"{row_name.replace('/', '-')}.state.safetensors"
 
 
 def check_fit(clf: Classifier, data: ImageSet) -> None:
@@ -241,33 +273,29 @@ def which_images(part: ImageSet, total: int) -> str:
 
 
 def _row(
-    name: str,
-    definition: Protocol,
-    clf: Classifier,
-    data: ImageSet,
-    about: dict[str, Any],
-    threat: Threat | None,
-    seed: int,
-    batch_size: int,
-    progress: bool,
-    resume_state: ResumeState | None,
+    name: str, definition: Protocol, request: Request, about: dict[str, Any], saved: Path | None
 ) -> dict[str, Any]:
-    """Runs one protocol and returns its result row, without ``lint``; ``about`` describes the data."""
+    """Runs one protocol and returns its result row, without ``lint``.
+
+    Args:
+        about: describes the data.
+        saved: file for the images of an attack that gives a verdict per image.
+    """
     started = time.perf_counter()
-    request = Request(
-        clf, data.images, data.labels, threat, seed, batch_size, progress=progress, resume_state=resume_state
-    )
+    clf, threat, count = request.clf, request.threat, len(request.labels)
+    keep = saved is not None and definition.needs_threat and definition.quantity == ACCURACY
+    request = replace(request, keep_adversarial=keep)
     if definition.long:
         result = definition.measure(request)
     else:
-        with bar(name, len(data), progress) as advance:
+        with bar(name, count, request.progress) as advance:
             result = definition.measure(replace(request, advance=advance))
-    measured = _measurement(name, result, len(data))
+    measured = _measurement(name, result, count)
     lower, upper = measured.interval or (None, None)
     by_chance = measured.chance
     if by_chance is None and definition.quantity == ACCURACY:
-        by_chance = chance(data.labels)
-    return {
+        by_chance = chance(request.labels)
+    row = {
         "protocol": measured.name or name,
         "version": definition.version,
         "quantity": definition.quantity.name,
@@ -280,13 +308,20 @@ def _row(
         "count": measured.count,
         "data": about,
         "threat": None if threat is None else {"norm": threat.norm, "radius": threat.radius},
-        "seed": seed,
+        "seed": request.seed,
         "checkpoint": dict(clf.about),
         "parameters": sum(weight.numel() for weight in clf.parameters()),
         "seconds": round(time.perf_counter() - started, 2),
         "facts": dict(measured.facts),
         **environment(clf.device),
     }
+    if saved is not None and keep:
+        if isinstance(result, Verdicts) and result.adversarial is not None:
+            identity = ("protocol", "version", "threat", "data", "seed", "checkpoint", "trilemma", "torch")
+            save_adversarial_images(saved, request, result, {key: row[key] for key in identity})
+        else:
+            print(f"note: {name} returns no adversarial images; {saved} is not written", file=sys.stderr)
+    return row
 
 
 def _measurement(name: str, result: Verdicts | Measurement, count: int) -> Measurement:
@@ -324,7 +359,7 @@ def evaluate_run(
     path: str | Path,
     protocols: Sequence[str] = DEFAULT_PROTOCOLS,
     data: Data | None = None,
-    threat: AnyThreat = None,
+    threat: Threats = None,
     images: int | None = None,
     seed: int = 0,
     *,
@@ -335,6 +370,7 @@ def evaluate_run(
     lint: bool = True,
     progress: bool = False,
     resume: bool = False,
+    save_adversarial: str | Path | None = None,
 ) -> Rows:
     """Evaluates the classifiers of a run and writes the rows to ``evaluation/PROTOCOL.json`` of the run.
 
@@ -351,6 +387,7 @@ def evaluate_run(
         checkpoint: ``best`` (the last one if the run has no best), ``last``, or ``both``.
         device: device to run on.
         resume: resume an interrupted evaluation from the files in the evaluation folder; otherwise start again.
+        save_adversarial: as in :func:`evaluate`; with ``both``, the images are of the best checkpoint.
 
     Returns:
         Protocol name to row as in :func:`evaluate`; with ``both``, rows of the last checkpoint are named
@@ -363,7 +400,7 @@ def evaluate_run(
     run = RunDirectory.open(path)
     all_rows = Rows()
     previous: Classifier | None = None
-    folders: list[Path] = []
+    state_files: list[Path] = []
     for name in chosen_checkpoints(run, checkpoint):
         clf = Classifier.load(run.classifiers()[name]).to(device)
         beside_best = name == "last" and "best" in run.classifiers()
@@ -376,16 +413,16 @@ def evaluate_run(
             rows = evaluate(
                 clf, data, protocols, threat, images, seed,
                 norm=norm, batch_size=batch_size, lint=lint, progress=progress, state=folder, resume=resume,
+                save_adversarial=save_adversarial if previous is None else None,
             )  # fmt: skip
         for row in rows.values():
             write_row(run.path, row, LAST if beside_best else "")
+        state_files += [state_file(folder, row_name) for row_name in rows]
         all_rows.update(rows if previous is None else {f"{key}@{name}": row for key, row in rows.items()})
         previous = clf
-        folders.append(folder)
     # Deleted at the end only, so that interrupting the second evaluation does not lose the first.
-    for folder in folders:
-        for protocol in [protocols] if isinstance(protocols, str) else protocols:
-            state_file(folder, protocol).unlink(missing_ok=True)
+    for file in state_files:
+        file.unlink(missing_ok=True)
     return all_rows
 
 
@@ -417,19 +454,20 @@ def evaluate_into(
     clf: Classifier,
     data: Data,
     protocols: Sequence[str],
-    threat: Threat | None = None,
+    threat: Threats | None = None,
     images: int | None = None,
     seed: int = 0,
     *,
     lint: bool = True,
     progress: bool = False,
     resume: bool = False,
+    save_adversarial: str | Path | None = None,
 ) -> Rows:
     """Rows of :func:`evaluate`, also written to ``evaluation/PROTOCOL.json`` of ``folder`` as for a run.
 
     Args:
         folder: created if missing; ``None`` to write nothing.
-        clf, data, protocols, threat, images, seed, lint, progress: as in :func:`evaluate`.
+        clf, data, protocols, threat, images, seed, lint, progress, save_adversarial: as in :func:`evaluate`.
         resume: resume an interrupted evaluation from the files in that folder.
     """
     state_folder = None if folder is None else folder / "evaluation"
@@ -444,10 +482,11 @@ def evaluate_into(
         progress=progress,
         state=state_folder,
         resume=resume,
+        save_adversarial=save_adversarial,
     )
     if folder is not None and state_folder is not None:
         for row in rows.values():
             write_row(folder, row)
-        for name in protocols:
-            state_file(state_folder, name).unlink(missing_ok=True)
+        for row_name in rows:
+            state_file(state_folder, row_name).unlink(missing_ok=True)
     return rows

@@ -65,11 +65,14 @@ class Verdicts:
         correct: bool ``[N]`` on the CPU: images that are classified correctly, also under the protocol's attack.
         facts: further JSON-like values for the result row.
         chance: as in :class:`Measurement`.
+        adversarial: float32 ``[N, C, H, W]`` in [0, 1] on the CPU: an adversarial image where the attack found one,
+            else any image of the ball that is classified as ``correct`` says. Only if ``request.keep_adversarial``.
     """
 
     correct: Tensor
     facts: Mapping[str, Any] = field(default_factory=dict)
     chance: float | None = None
+    adversarial: Tensor | None = None
 
     def measured(self) -> Measurement:
         """The accuracy with its Wilson interval."""
@@ -106,6 +109,7 @@ class Request:
         advance: progress callback; called with the number of images that were finished since the last call.
         progress: for a ``long`` protocol: show progress on standard error.
         resume_state: for a ``long`` protocol: the file for unfinished work; ``None`` for no file.
+        keep_adversarial: return the images of the attack in :class:`Verdicts`, which takes memory for all of them.
     """
 
     clf: Classifier
@@ -117,6 +121,7 @@ class Request:
     advance: Advance = silent
     progress: bool = False
     resume_state: ResumeState | None = None
+    keep_adversarial: bool = False
 
     @property
     def required_threat(self) -> Threat:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from trilemma.figures.confusion import draw_confusion
     from trilemma.figures.energy_landscape import draw_deltas, draw_histograms, draw_moves, draw_quiver
     from trilemma.figures.reliability import draw_reliability
+    from trilemma.figures.robustness import draw_robustness, robustness_curves
     from trilemma.figures.sample_grid import draw_grid
     from trilemma.figures.style import DARK, LIGHT, save_figure
     from trilemma.figures.trade_off import draw_generation, draw_trade_off
@@ -34,7 +35,9 @@ _MODULES = {
     "draw_moves": "energy_landscape",
     "draw_quiver": "energy_landscape",
     "draw_reliability": "reliability",
+    "draw_robustness": "robustness",
     "draw_trade_off": "trade_off",
+    "robustness_curves": "robustness",
     "save_figure": "style",
 }
 
@@ -53,7 +56,9 @@ __all__ = [
     "draw_moves",
     "draw_quiver",
     "draw_reliability",
+    "draw_robustness",
     "draw_trade_off",
+    "robustness_curves",
     "save_figure",
 ]
 

@@ -13,6 +13,7 @@ from typing import Any
 from trilemma.figures.confusion import confusion_key, draw_confusion
 from trilemma.figures.labels import one_line
 from trilemma.figures.reliability import draw_reliability, reliability_rows
+from trilemma.figures.robustness import draw_robustness, robustness_curves
 from trilemma.figures.style import render, write_pair
 from trilemma.figures.training_curves import CURVES
 from trilemma.pages.lint import lint_result
@@ -37,6 +38,9 @@ MOVES = (
     "higher density than real ones. An attack that only aims at another class ends near a boundary, where E(x) is high."
 )
 DELTAS = "Clean minus attacked, per image; dashed: the mean. Left of the line, the attack raised the energy."
+CURVE = (
+    "A line that rises shows an attack that is too weak. Vertical lines are 95 % intervals; dashed: chance."
+)
 CONFUSION = "Rows are true classes, columns the answers; the diagonal is right. Colour: share of the images of a class."
 GRID = "One row per class, without selection: start images on the left, their samples in the same order on the right."
 # The protocol with the accuracy of each class.
@@ -77,6 +81,7 @@ def write_report(run_path: str | PathLike[str], out: str | Path | None = None) -
         class_names=classes_of_row(run),
         confusion=confusion_picture(run),
         others=run.others,
+        robustness=robustness_pictures(run),
         reliability=reliability_picture(run),
         curves=training_pictures(run),
         events=[event for event in run.events if event.get("kind") != "checkpoint"],
@@ -131,6 +136,21 @@ def reliability_picture(run: Contents) -> Picture | None:
     if not rows:
         return None
     return _save_picture(run, "reliability", render(lambda theme: draw_reliability(rows, theme)), RELIABILITY)
+
+
+def robustness_pictures(run: Contents) -> list[Picture]:
+    """Returns a robustness curve per norm for which rows of several radii exist; also writes them to ``figures/``."""
+    clean, pictures = run.rows.get("clean"), []
+    for norm, curves in robustness_curves([*run.rows.values(), *run.others]).items():
+        rows = [row for curve in curves.values() for row in curve]
+        # The clean accuracy belongs to a curve only if it is of the same images and the same checkpoint.
+        same = clean is not None and all(
+            clean[key] == row[key] for row in rows for key in ("data", "count", "checkpoint")
+        )
+        start = clean if same else None
+        images = render(lambda theme, curves=curves, start=start: draw_robustness(curves, start, theme))  # type: ignore[misc]
+        pictures.append(_save_picture(run, f"robustness-{norm}", images, CURVE))
+    return pictures
 
 
 def classes_of_row(run: Contents) -> list[str]:

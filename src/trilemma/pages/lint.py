@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trilemma.evaluation.lint.finding import Finding
-from trilemma.evaluation.lint.rows import findings_of, row_findings
+from trilemma.evaluation.lint.rows import curve_findings, findings_of, row_findings
 from trilemma.runs.read import Contents
 
 
@@ -29,7 +29,8 @@ def lint_result(run: Contents) -> LintResult:
     linted = [row for row in rows if "lint" in row]
     findings, images, complete = findings_of(linted)
     known = {finding.name for finding in findings}
-    findings += [finding for finding in row_findings(run.rows) if finding.name not in known]
+    about_rows = [*row_findings(run.rows), *curve_findings([*run.rows.values(), *run.others])]
+    findings += [finding for finding in about_rows if finding.name not in known]
     findings.sort(key=lambda finding: finding.severity != "error")
     if not rows:
         return LintResult([], "")

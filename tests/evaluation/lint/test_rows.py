@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trilemma
 from trilemma.evaluation.lint import Finding
-from trilemma.evaluation.lint.rows import add_lint, findings_of, row_findings
+from trilemma.evaluation.lint.rows import add_lint, curve_findings, findings_of, row_findings
 from trilemma.evaluation.lint.run import Lint
 
 
@@ -66,3 +68,30 @@ def test_findings_of_rows_made_at_several_times():
     assert findings_of({"lint": record} for record in records) == ([range_, soft], 9, True)
     assert findings_of([{"lint": records[0]}, {"lint": None}, {}]) == ([range_], 5, False)
     assert findings_of([]) == ([], 0, True)
+
+
+def curve(
+    *values: float, radii: tuple[str, ...] = ("4/255", "8/255", "0.1"), **other: Any
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "protocol": "pgd-20", "version": 1, "value": value, "count": 100, "data": {"name": "digits"}, "seed": 0,
+            "checkpoint": {}, "threat": {"norm": "linf", "radius": radius}, **other,
+        }
+        for value, radius in zip(values, radii, strict=True)
+    ]  # fmt: skip
+
+
+def test_a_curve_that_rises_is_a_finding_whatever_the_order_of_its_rows():
+    (finding,) = curve_findings(curve(0.5, 0.3, 0.4)[::-1])
+    assert (finding.name, finding.count, finding.of) == ("rising-curve", 10, 100)
+    assert "pgd-20 gives 30.0% at linf 8/255 and 40.0% at 0.1" in finding.seen
+
+
+def test_curves_that_fall_or_are_of_different_images_are_no_finding():
+    assert curve_findings(curve(0.5, 0.3, 0.3)) == []
+    # a verdict may change with the random start
+    assert curve_findings(curve(0.5, 0.3, 0.31)) == []
+    low, _, high = curve(0.2, 0.2, 0.9)
+    assert curve_findings([low, {**high, "data": {"name": "other"}}]) == []
+    assert curve_findings([low, {**high, "threat": {"norm": "l2", "radius": "0.5"}}]) == []

@@ -136,6 +136,12 @@ CATALOGUE = {
         "The fast estimate is wrong for this classifier, as it can be with masked gradients.",
         "Report autoattack-standard only.",
     ),
+    "rising-curve": Entry(
+        WARNING,
+        "An attack in a larger ball can find all that it finds in a smaller one, so it is too weak at the larger "
+        "radius: hidden gradients, or too few steps.",
+        "Read the value at the larger radius as at most that at the smaller one; report autoattack-standard.",
+    ),
     "implausible": Entry(
         WARNING,
         "Nothing published for networks of this size or smaller is as robust: most likely hidden gradients, a wrong "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 from trilemma.classifier.classifier import Classifier
@@ -12,12 +13,17 @@ from trilemma.evaluation.lint.finding import Finding
 from trilemma.evaluation.lint.run import MAX_IMAGES, Lint, inspect
 from trilemma.evaluation.published import implausible
 from trilemma.threat import Threat
+from trilemma.units import parse_fraction
 
 Row = dict[str, Any]
 
 SCREEN, STANDARD = "screen", "autoattack-standard"
 # Keys on which two rows must agree to be compared.
 SAME = ("count", "data", "threat", "checkpoint")
+# Keys on which the rows of one curve agree, besides the norm.
+SAME_CURVE = ("protocol", "version", "count", "data", "seed", "checkpoint")
+# Smallest rise of a curve in images that is a finding; random starts change single verdicts.
+MIN_RISE = 2
 # Smallest difference that is a finding, as a share and in images: above what sound classifiers show.
 MIN_DIFFERENCE, MIN_IMAGES = 0.03, 4
 
@@ -38,12 +44,46 @@ def print_findings(findings: Iterable[Finding]) -> None:
 
 def add_lint(rows: Mapping[str, Row], result: Lint | None) -> None:
     """Sets ``lint`` of every row to the record of ``result``, with findings about the rows; ``None`` without lint."""
-    about_rows = [] if result is None else row_findings(rows)
+    about_rows = [] if result is None else [*_each_threat(rows), *curve_findings(rows.values())]
     print_findings(about_rows)
     for row in rows.values():
         row["lint"] = None if result is None else result.record()
         for finding in about_rows:
             row["lint"]["findings"].append(finding.record())
+
+
+def _each_threat(rows: Mapping[str, Row]) -> list[Finding]:
+    """:func:`row_findings` of the rows of each threat, each name once."""
+    by_threat: dict[str, dict[str, Row]] = {}
+    for name, row in rows.items():
+        # With several radii, the name is followed by the radius.
+        by_threat.setdefault(str(row["threat"]), {})[row.get("protocol", name)] = row
+    without_attack = by_threat.pop("None", {})
+    groups = [without_attack | group for group in by_threat.values()] or [without_attack]
+    found = (finding for group in groups for finding in row_findings(group))
+    return list({finding.name: finding for finding in found}.values())
+
+
+def curve_findings(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """A finding if the accuracy under an attack rises with the radius by some images; else empty."""
+    curves: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["threat"] is not None and row.get("quantity", "accuracy") == "accuracy":
+            same = [row["threat"]["norm"], *(row.get(key) for key in SAME_CURVE)]
+            curves.setdefault(str(same), []).append(row)
+    rises = []
+    for curve in curves.values():
+        ordered = sorted(curve, key=lambda row: parse_fraction(row["threat"]["radius"]))
+        rises += [
+            (round((after["value"] - before["value"]) * after["count"]), before, after)
+            for before, after in pairwise(ordered)
+        ]
+    images, before, after = max(rises, key=lambda rise: rise[0], default=(0, {}, {}))
+    if images < MIN_RISE:
+        return []
+    norm, (low, high) = after["threat"]["norm"], (row["threat"]["radius"] for row in (before, after))
+    observation = f"{after.get('protocol')} gives {before['value']:.1%} at {norm} {low} and {after['value']:.1%} at {high}"
+    return [Finding.from_catalogue("rising-curve", observation, images, after["count"])]
 
 
 def row_findings(rows: Mapping[str, Mapping[str, Any]]) -> list[Finding]:

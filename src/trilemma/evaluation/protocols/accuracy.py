@@ -61,7 +61,9 @@ def attack(name: str) -> Protocol:
         verdicts = _attacked(f"attack:{name}", request, run, restarts=1)
         function = attack_target(preset)
         return Verdicts(
-            verdicts.correct, {**verdicts.facts, "function": function, "settings": settings_of(preset)}
+            verdicts.correct,
+            {**verdicts.facts, "function": function, "settings": settings_of(preset)},
+            adversarial=verdicts.adversarial,
         )
 
     return Protocol(version=1, needs_threat=True, measure=measure)
@@ -95,6 +97,7 @@ def _attacked(
     facts: dict[str, Any] = {"attacked": len(remaining)}
     request.advance(len(labels) - len(remaining))
     generator = torch.Generator().manual_seed(request.seed)
+    kept = as_float(images.cpu()).float().clone() if request.keep_adversarial else None
     robust_counts = []
     for restart in range(restarts):
         for index in remaining.split(request.batch_size) if len(remaining) else ():
@@ -105,7 +108,11 @@ def _attacked(
                     f"{name}: {outside} adversarial images lie outside {threat} or [0, 1]; a bug"
                 )
             correct[index] = is_correct(clf, adversarial, true_labels).cpu()
+            if kept is not None:
+                kept[index] = adversarial.float().cpu()
             request.advance(len(index) if restart == restarts - 1 else int((~correct[index]).sum()))
         remaining = correct.nonzero().squeeze(1)
         robust_counts.append(len(remaining))
-    return Verdicts(correct, facts if restarts == 1 else facts | {"standing": robust_counts})
+    return Verdicts(
+        correct, facts if restarts == 1 else facts | {"standing": robust_counts}, adversarial=kept
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trilemma.attacks.autoattack import FEW_CLASSES, STANDARD, attack_pool
@@ -27,9 +27,14 @@ def _ensemble(attacks: Sequence[str]) -> MeasureFunction:
                 request.clf, request.images, request.labels, request.required_threat, attacks,
                 request.batch_size, request.seed, on_progress, state=state, resume=resume,
             )  # fmt: skip
-        return Verdicts(pool.robust, pool_facts(pool))
+        return _verdicts(request, pool, {})
 
     return measure
+
+
+def _verdicts(request: Request, pool: Pool, facts: Mapping[str, Any]) -> Verdicts:
+    adversarial = pool.adversarial() if request.keep_adversarial else None
+    return Verdicts(pool.robust, {**facts, **pool_facts(pool)}, adversarial=adversarial)
 
 
 def pool_facts(pool: Pool) -> dict[str, Any]:
@@ -75,7 +80,7 @@ def _measure_screen(request: Request) -> Verdicts:
         lambda progress: request.advance(progress.decided),
     )  # fmt: skip
     request.advance(int(pool.robust.sum()))
-    return Verdicts(pool.robust, {"note": NOTE, **pool_facts(pool)})
+    return _verdicts(request, pool, {"note": NOTE})
 
 
 def refuse_single_step(clf: Classifier) -> None:
