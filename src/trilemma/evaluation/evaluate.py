@@ -50,6 +50,7 @@ _FINITE_IMAGES = 128
 # One threat or several; a radius alone is one in L-inf unless ``norm`` is given.
 Threats = AnyThreat | Sequence[AnyThreat]
 
+
 def evaluate(
     clf: Source,
     data: Data | None = None,
@@ -454,7 +455,7 @@ def evaluate_into(
     clf: Classifier,
     data: Data,
     protocols: Sequence[str],
-    threat: Threats | None = None,
+    threat: Threats = None,
     images: int | None = None,
     seed: int = 0,
     *,

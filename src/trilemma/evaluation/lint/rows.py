@@ -82,7 +82,8 @@ def curve_findings(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
     if images < MIN_RISE:
         return []
     norm, (low, high) = after["threat"]["norm"], (row["threat"]["radius"] for row in (before, after))
-    observation = f"{after.get('protocol')} gives {before['value']:.1%} at {norm} {low} and {after['value']:.1%} at {high}"
+    values = f"{before['value']:.1%} at {norm} {low} and {after['value']:.1%} at {high}"
+    observation = f"{after.get('protocol')} gives {values}"
     return [Finding.from_catalogue("rising-curve", observation, images, after["count"])]
 
 
