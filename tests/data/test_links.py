@@ -58,6 +58,11 @@ def test_a_link_does_not_multiply_images(
     assert capsys.readouterr().err == ""
 
 
+def test_the_source_itself_may_be_a_link_to_a_folder_above_it(pets: Path) -> None:
+    (pets / "cat" / "up").symlink_to("..")
+    assert values(load_images(pets / "cat" / "up")) == EVERYTHING
+
+
 def test_folders_that_link_to_each_other(pets: Path) -> None:
     (pets / "cat" / "dogs").symlink_to("../dog")
     (pets / "dog" / "cats").symlink_to("../cat")

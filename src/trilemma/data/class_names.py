@@ -15,6 +15,8 @@ from trilemma.errors import DataError, UserError, nearest
 
 def normal_form(name: Any) -> str:
     """A name as composed text: bytes are decoded as UTF-8, and bytes that are no UTF-8 are replaced."""
+    if isinstance(name, str) and name.isascii():
+        return str(name)
     if isinstance(name, bytes):
         text = name.decode("utf-8", "replace")
     else:

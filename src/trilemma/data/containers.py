@@ -106,8 +106,10 @@ def walk_folder(root: Path) -> Tree:
         try:
             status = path.stat()
             key = (status.st_dev, status.st_ino)
-            if key in listed or _is_above(path):
-                tree.left_out.add(_LOOP if _is_above(path) else _COUNTED, relative)
+            # The root may be a link to anywhere.
+            above = bool(relative) and _is_above(path)
+            if above or key in listed:
+                tree.left_out.add(_LOOP if above else _COUNTED, relative)
                 continue
             listed.add(key)
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
@@ -117,17 +119,23 @@ def walk_folder(root: Path) -> Tree:
             tree.folders.append(relative)
         for entry in entries:
             name = f"{relative}/{entry.name}" if relative else entry.name
-            if os.path.isdir(entry.path):
+            file_status = _status(entry)
+            if file_status is not None and stat.S_ISDIR(file_status.st_mode):
                 if not is_hidden(entry.name):
                     (links if entry.is_symlink() else folders).append(name)
-                continue
-            # A link to nothing has no status; it is reported as an error when it is read.
-            file_status = os.stat(entry.path) if os.path.exists(entry.path) else None
-            if file_status is not None and not stat.S_ISREG(file_status.st_mode):
+            elif file_status is not None and not stat.S_ISREG(file_status.st_mode):
                 tree.left_out.add(_SPECIAL, name)
             else:
                 tree.files[name] = file_status
     return tree
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """The status of a file, or of the target of a link; ``None`` for a link to nothing, an error when it is read."""
+    try:
+        return entry.stat()
+    except OSError:
+        return None
 
 
 def _is_above(link: Path) -> bool:
