@@ -301,7 +301,7 @@ def _probe(network: nn.Module, shape: tuple[int, int, int] | None, output: str |
     Raises:
         ConfigError: no image shape is known, or the output is not ``[1, K]``.
     """
-    advice = "add --classes with the number or the names of its classes, or --data"
+    advice = "add --classes with their number or names, --size N (its outputs are counted), or --data"
     if shape is None:
         raise ConfigError(f"the number of classes of this network is not known; {advice}")
     logits = logits_in(_forward(network, shape), output)

@@ -252,6 +252,6 @@ def starting_images(
     shape = clf.image_shape or (data.image_shape if data is not None else None)
     if shape is None:
         raise ConfigError(
-            f"start: {name!r} needs the image shape; create the Classifier with image_shape=(C, H, W)"
+            f"start: {name!r} needs the image shape; add --size N, or create the Classifier with image_shape=(C, H, W)"
         )
     return make_start(name, labels, seeds, shape, data, stored_pca(clf))
