@@ -15,10 +15,12 @@ from torch import nn
 import trilemma
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.load import load
+from trilemma.config.recipe import load_config
 from trilemma.errors import DataError
 from trilemma.evaluation.evaluate import evaluate_run
 from trilemma.evaluation.source import open_data, open_images, open_source
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.training.build import build_classifier, build_data
 
 
 def photo(label: int, index: int, size: int = 8, mode: str = "RGB") -> bytes:
@@ -65,15 +67,17 @@ def cache(shared_cache: None) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, shared_cache: None) -> tuple[Path, Path]:
-    """A run of one epoch on a folder of 60 photos without splits, and that folder."""
+    """A run, with random weights, on a folder of 60 photos without splits; and that folder."""
     folder = tmp_path_factory.mktemp("own")
     root = photos(folder / "photos", count=20)
-    options = {
-        "data.name": "folder", "data.root": str(root), "training.epochs": 1, "training.batch_size": 16,
-        "network.width": 4,
-    }  # fmt: skip
-    trilemma.train("digits/standard", options, out=folder / "run", progress=False)
-    return folder / "run", root
+    options = {"data.name": "folder", "data.root": str(root), "network.width": 4}
+    config = load_config("digits/standard", options)
+    run = RunDirectory.create(folder / "run", config)
+    train = build_data(config).train
+    clf = build_classifier(config, train)
+    clf.about = {"data": train.name, "checkpoint": "last"}
+    clf.save(run.last_classifier)
+    return run.path, root
 
 
 def test_all_photos_without_splits_are_evaluated(tmp_path: Path) -> None:
