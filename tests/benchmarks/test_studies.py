@@ -15,10 +15,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "benchmarks" / "studies"
-NAMES = ("catastrophic_overfitting", "robust_overfitting", "trade_off")
+NAMES = ("catastrophic_overfitting", "recipes", "robust_overfitting", "trade_off")
 # At least one case of each group of runs.
 CASES = {
     "catastrophic_overfitting": ("fgsm-rs", "0.5, 0.0"),
+    "recipes": ("digits/pgd-at",),
     "robust_overfitting": ("pgd-at",),
     "trade_off": ("dat", "20 steps"),
 }
