@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import sys
 from types import ModuleType
 from typing import Any
@@ -76,7 +78,7 @@ def test_training_shows_its_metrics_and_messages(
     bar.close()
     last = notebook.contents[-1]
     assert (
-        last["text/plain"].startswith("digits 30% epoch 1.5  loss 0.250")
+        last["text/plain"].startswith("digits 30% 1:05 left epoch 1.5  loss 0.250")
         and 'value="0.3"' in last["text/html"]
     )
     assert "\x1b" not in str(notebook.contents)
@@ -87,3 +89,29 @@ def test_a_hidden_bar_shows_nothing(notebook: Output) -> None:
     with progress.bar("pgd", 10, False) as advance:
         advance(3)
     assert notebook.contents == []
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_line_on_a_terminal_starts_with_bar_share_and_time_left_and_is_cut_at_its_end(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
+    with progress.ProgressBar("digits-eb-jdat", 1.0, unit="share", transient=False) as bar:
+        bar.update(done=0.45, text="epoch 4.5  " + "loss 0.123  " * 20, seconds_left=75.0)
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n").splitlines()
+    line = next(part for part in reversed(drawn) if "45%" in part)
+    width = 20 if columns >= 100 else 12
+    assert len(line) <= columns
+    assert re.match(rf"[-\u2501]{{{width}}}  45%  1:15 left  digits-eb-jdat  epoch 4\.5", line)
+
+
+def test_words_of_a_line_are_ordered_by_importance() -> None:
+    assert progress.line_words("pgd-20", 30, 120, 61.0, "count") == " 25%  1:01 left  pgd-20  30/120"
+    assert progress.line_words("cifar", 5e6, 1e7, None, "bytes") == " 50%  cifar  5/10 MB"
+    assert progress.line_words("apgd-ce: 3 images left", 30, 120, 3725.0, "text") == (
+        "1:02:05 left  apgd-ce: 3 images left"
+    )
+    assert progress.line_words("clean", 0, None, None, "count") == "clean"

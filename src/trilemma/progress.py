@@ -21,7 +21,9 @@ class _Drawing(Protocol):
     """Where a bar is drawn."""
 
     def start(self) -> None: ...
-    def set(self, title: str | None, done: float | None, text: str, advance: float | None) -> None: ...
+    def set(
+        self, title: str | None, done: float | None, text: str, advance: float | None, left: float | None
+    ) -> None: ...
     def message(self, text: str) -> None: ...
     def stop(self) -> None: ...
 
@@ -29,7 +31,8 @@ class _Drawing(Protocol):
 class ProgressBar:
     """A progress bar with a title, a text and the time; use it as a context manager.
 
-    In a notebook it is one output that is updated, elsewhere it is drawn on standard error.
+    In a notebook it is one output that is updated, elsewhere it is a line on standard error: the bar, the share done
+    and the time left come first, and what does not fit the width of the terminal is cut off at the end.
 
     Args:
         title: the activity.
@@ -58,7 +61,7 @@ class ProgressBar:
     def advance(self, amount: float) -> None:
         """Adds ``amount`` to the completed work."""
         if self._drawing is not None:
-            self._drawing.set(None, None, "", amount)
+            self._drawing.set(None, None, "", amount, None)
 
     def update(
         self,
@@ -66,10 +69,15 @@ class ProgressBar:
         done: float | None = None,
         text: str = "",
         advance: float | None = None,
+        seconds_left: float | None = None,
     ) -> None:
-        """Sets the title, the completed work ``done`` and the text, or adds ``advance`` to the completed work."""
+        """Sets the title, the completed work ``done`` and the text, or adds ``advance`` to the completed work.
+
+        Args:
+            seconds_left: an estimate of the remaining time; by default from the work completed so far.
+        """
         if self._drawing is not None:
-            self._drawing.set(title, done, text, advance)
+            self._drawing.set(title, done, text, advance, seconds_left)
 
     def message(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -82,40 +90,69 @@ class ProgressBar:
             self._drawing.stop()
 
 
+def clock(seconds: float) -> str:
+    """Returns a duration as ``1:02:03``, or ``2:03`` below one hour."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def line_words(
+    title: str, done: float, total: float | None, seconds_left: float | None, unit: str, text: str = ""
+) -> str:
+    """Returns the words behind a bar, the most important first: share done, time left, title, amount, text."""
+    parts = []
+    if total and unit != "text":
+        parts.append(f"{min(done / total, 1):4.0%}")
+    if seconds_left is not None:
+        parts.append(f"{clock(seconds_left)} left")
+    parts.append(title)
+    if total and unit in ("count", "bytes"):
+        scale, name = (1e6, " MB") if unit == "bytes" else (1, "")
+        parts.append(f"{done / scale:.0f}/{total / scale:.0f}{name}")
+    return "  ".join(part for part in (*parts, text) if part)
+
+
 class _TerminalBar:
-    """A bar of rich on standard error; arguments as of :class:`ProgressBar`."""
+    """A line of rich on standard error; arguments as of :class:`ProgressBar`."""
 
     def __init__(self, title: str, total: float | None, unit: str, transient: bool) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            MofNCompleteColumn,
-            Progress,
-            TaskProgressColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import Progress, ProgressColumn, Task
+        from rich.table import Column
+        from rich.text import Text
 
-        columns = {
-            "count": (MofNCompleteColumn(), TimeElapsedColumn()),
-            "bytes": (DownloadColumn(), TimeRemainingColumn()),
-            "share": (TaskProgressColumn(), TextColumn("{task.fields[text]}")),
-            "text": (TimeElapsedColumn(),),
-        }[unit]
-        width = 20 if unit == "share" else 40
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=width), *columns,
-            console=Console(stderr=True), transient=transient,
-        )  # fmt: skip
-        self._task = self._progress.add_task(title, total=total, text="")
+        console = Console(stderr=True)
+
+        class Line(ProgressColumn):
+            """The whole line in one column, so that rich cuts it at its end instead of shrinking every part."""
+
+            def render(self, task: Task) -> Text:
+                width = 20 if console.width >= 100 else 12
+                filled = round(width * min(task.completed / task.total, 1)) if task.total else 0
+                mark = "-" if console.options.ascii_only else "\N{BOX DRAWINGS HEAVY HORIZONTAL}"
+                left = task.fields["left"] if task.fields["left"] is not None else task.time_remaining
+                words = line_words(
+                    task.description, task.completed, task.total, left, unit, task.fields["text"]
+                )
+                bar = Text(mark * filled, "bar.complete").append(mark * (width - filled), "bar.back")
+                line = bar.append(f" {words}", "")
+                line.no_wrap, line.overflow = True, "ellipsis"
+                return line
+
+        column = Line(table_column=Column(no_wrap=True, overflow="ellipsis"))
+        self._progress = Progress(column, console=console, transient=transient)
+        self._task = self._progress.add_task(title, total=total, text="", left=None)
 
     def start(self) -> None:
         self._progress.start()
 
-    def set(self, title: str | None, done: float | None, text: str, advance: float | None) -> None:
-        self._progress.update(self._task, description=title, completed=done, text=text, advance=advance)
+    def set(
+        self, title: str | None, done: float | None, text: str, advance: float | None, left: float | None
+    ) -> None:
+        self._progress.update(
+            self._task, description=title, completed=done, text=text, advance=advance, left=left
+        )
 
     def message(self, text: str) -> None:
         self._progress.console.print(text, highlight=False)
@@ -135,6 +172,7 @@ class _NotebookBar:
     def __init__(self, title: str, total: float | None, unit: str, transient: bool) -> None:
         self.title, self.total, self.unit, self.transient = title, total, unit, transient
         self.done, self.text = 0.0, ""
+        self.left: float | None = None
         self.began = time.monotonic()
         self.drawn = 0.0
         self._handle: Any = None
@@ -144,7 +182,10 @@ class _NotebookBar:
 
         self._handle = display(self._content(), raw=True, display_id=True)
 
-    def set(self, title: str | None, done: float | None, text: str, advance: float | None) -> None:
+    def set(
+        self, title: str | None, done: float | None, text: str, advance: float | None, left: float | None
+    ) -> None:
+        self.left = left
         self.title = self.title if title is None else title
         self.done = (self.done if done is None else done) + (advance or 0.0)
         self.text = text
@@ -164,7 +205,8 @@ class _NotebookBar:
             self._handle.update(content, raw=True)
 
     def _content(self) -> dict[str, str]:
-        words = " ".join(text for text in (self._amount(), self.text) if text)
+        left = "" if self.left is None else f"{clock(self.left)} left"
+        words = " ".join(text for text in (self._amount(), left, self.text) if text)
         share = "" if self.total is None else f' max="{self.total:g}" value="{self.done:g}"'
         html = f"{escape(self.title)} <progress{share}></progress> {escape(words)}"
         return {"text/plain": f"{self.title} {words}", "text/html": html}

@@ -10,11 +10,12 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from trilemma.errors import ConfigError, RunError
+from trilemma.figures.labels import one_line
 from trilemma.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -102,7 +103,11 @@ def _finite(value: Any) -> Any:
 def print_table(rows: Sequence[Mapping[str, object]], title: str | None = None) -> None:
     """Prints a table on standard output, with one column per key of the first row; nothing without rows.
 
-    On a terminal the table fits its width; in a pipe or a file no cell is folded.
+    On a terminal the table fits its width (:func:`fitting_columns`); in a pipe or a file it has every column, and no
+    cell is wrapped.
+
+    Args:
+        rows: the most important keys first.
     """
     if not rows:
         return
@@ -110,21 +115,63 @@ def print_table(rows: Sequence[Mapping[str, object]], title: str | None = None) 
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for key in rows[0]:
-        numeric = all(isinstance(row[key], int | float | None) for row in rows)
-        table.add_column(key, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+    cells = [{key: one_line(_cell(row[key])) for key in rows[0]} for row in rows]
     terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else WIDEST
+    shown, omitted = fitting_columns(cells, width)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for key in shown:
+        numeric = all(isinstance(row[key], int | float | None) for row in rows)
+        side: Literal["left", "right"] = "right" if numeric else "left"
+        table.add_column(key, justify=side, overflow="fold", no_wrap=not _is_prose(cells, key))
+    for line in cells:
+        table.add_row(*(line[key] for key in shown))
     # Rendered to a string and printed here, because rich exits with code 1 on a closed pipe.
     text = io.StringIO()
-    width = shutil.get_terminal_size().columns if terminal else 400
     console = Console(
         file=text, width=width, force_terminal=terminal, markup=False, highlight=False, emoji=False
     )
     console.print(table)
     print("\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip()))
+    if omitted:
+        print(f"not shown: {', '.join(omitted)} (widen the terminal, or add --json)")
+
+
+# Width of a table in a pipe or a file.
+WIDEST = 4000
+# A column with a longer cell holds sentences, which may be wrapped at spaces to this width.
+PROSE = 32
+
+
+def fitting_columns(cells: Sequence[Mapping[str, str]], width: int) -> tuple[list[str], list[str]]:
+    """Returns the columns of a table that fit a width, and those that do not: the last ones are omitted first.
+
+    Columns of sentences need little width, because they are wrapped at spaces. The first column is always shown.
+
+    Args:
+        cells: the rows, each with the same columns.
+        width: of the terminal, in characters.
+    """
+    shown, least = list(cells[0]), {key: _least_width(cells, key) for key in cells[0]}
+    # Besides the cells a table has a space on either side, and three between columns.
+    while len(shown) > 1 and sum(least[key] + 3 for key in shown) - 1 > width:
+        shown.pop()
+    return shown, [key for key in cells[0] if key not in shown]
+
+
+def _least_width(cells: Sequence[Mapping[str, str]], key: str) -> int:
+    from rich.cells import cell_len
+
+    texts = [key, *(line[key] for line in cells)]
+    if not _is_prose(cells, key):
+        return max(map(cell_len, texts))
+    # Prose is wrapped, but no word is broken.
+    return max(PROSE, *(cell_len(word) for text in texts for word in text.split()))
+
+
+def _is_prose(cells: Sequence[Mapping[str, str]], key: str) -> bool:
+    """Whether a column holds sentences: a cell is long and has several words."""
+    return any(len(line[key]) > PROSE and " " in line[key] for line in cells)
 
 
 def percent(value: float | None) -> str | None:

@@ -32,6 +32,7 @@ from trilemma.cli.model import with_classifier
 from trilemma.cli.samples import ExtractorName, Origin, SamplesPath, evaluate_samples
 from trilemma.config.registry import PROTOCOLS
 from trilemma.errors import ConfigError
+from trilemma.pages.words import not_above_chance
 from trilemma.runs.records import checkpoint_name
 from trilemma.runs.run_directory import RunDirectory
 
@@ -191,7 +192,7 @@ def _accuracy_table(rows: Rows) -> list[dict[str, Any]]:
         {
             "protocol": row["protocol"],
             "accuracy": percent(row["value"]),
-            "chance": None if row.get("chance") is None else percent(row["chance"]),
+            "chance": _chance(row),
             "95 % interval": None
             if row["lower"] is None
             else f"{percent(row['lower'])} to {percent(row['upper'])}",
@@ -201,16 +202,23 @@ def _accuracy_table(rows: Rows) -> list[dict[str, Any]]:
     ]
 
 
+def _chance(row: dict[str, Any]) -> str | None:
+    """Returns the chance level, with a mark if the accuracy is not above it."""
+    if row.get("chance") is None:
+        return None
+    return f"{percent(row['chance'])}{' (not above)' if not_above_chance(row) else ''}"
+
+
 def _measure_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns table rows of other quantities: value, which direction is better, and secondary values."""
     return [
         {
             "protocol": row["protocol"],
-            "quantity": f"{row['quantity']}, {row['better']} is better",
             "value": row["value"],
+            "quantity": f"{row['quantity']}, {row['better']} is better",
             "95 % interval": None if row["lower"] is None else f"{row['lower']:.3f} to {row['upper']:.3f}",
-            "also": ", ".join(f"{name} {value:.4g}" for name, value in row["also"].items()),
             **_conditions(row),
+            "also": ", ".join(f"{name} {value:.4g}" for name, value in row["also"].items()),
         }
         for row in rows
     ]
@@ -219,9 +227,9 @@ def _measure_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _conditions(row: dict[str, Any]) -> dict[str, Any]:
     """Returns the table cells that state what a row was measured on."""
     return {
-        "images": row["count"],
-        "checkpoint": checkpoint_name(row["checkpoint"]),
-        "data": f"{row['data']['name']} {row['data']['split']}",
         "threat": "-" if row["threat"] is None else f"{row['threat']['norm']} {row['threat']['radius']}",
+        "checkpoint": checkpoint_name(row["checkpoint"]),
+        "images": row["count"],
+        "data": f"{row['data']['name']} {row['data']['split']}",
         "seconds": row["seconds"],
     }

@@ -110,11 +110,13 @@ class Table:
         return Records(
             {
                 "protocol": f"{column.protocol} v{column.version}" if number == 0 else "",
-                "value": f"{column.quantity}, {column.better} is better" if number == 0 else "",
+                "run": entry.title,
+                "result": cell(column, entry.values[column]),
                 "threat": (column.threat or DASH) if number == 0 else "",
-                "run": entry.path if len(entry.seeds) < 2 else entry.title,
                 "checkpoint": entry.checkpoint,
-                "": cell(column, entry.values[column]),
+                "images": column.data if number == 0 else "",
+                "quantity": f"{column.quantity}, {column.better} is better" if number == 0 else "",
+                "path": entry.path,
             }
             for column in self.columns
             for number, entry in enumerate(entry for entry in self.entries if column in entry.values)

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any, Protocol
 
-from trilemma.progress import ProgressBar, can_draw
+from trilemma.progress import ProgressBar, can_draw, clock
 
 
 class Reporter(Protocol):
@@ -22,26 +22,15 @@ class Reporter(Protocol):
         """Ends the display."""
 
 
-def _clock(seconds: float) -> str:
-    """Returns a duration as ``1:02:03``, or ``2:03`` below one hour."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-def describe(line: dict[str, Any], seconds_left: float) -> str:
-    """Returns loss, batch accuracies, mean energies, images per second and time left as one line."""
+def describe(line: dict[str, Any]) -> str:
+    """Returns epoch, loss, batch accuracies, mean energies and images per second as one line."""
     parts = [f"epoch {line['epoch']:.1f}", f"loss {line['loss']:.3f}"]
     for name, key in (("clean", "clean_accuracy"), ("robust", "robust_accuracy")):
         if line.get(key) is not None:
             parts.append(f"{name} {line[key]:.2f}")
     energies = [line.get(f"energy_{name}") for name in ("clean", "adversarial", "generated")]
     joined = "/".join("-" if e is None else f"{e:.1f}" for e in energies)
-    parts += [
-        f"E(x/x*/x^) {joined}",
-        f"{line['images_per_second']:.0f} img/s",
-        f"{_clock(seconds_left)} left",
-    ]
+    parts += [f"E(x/x*/x^) {joined}", f"{line['images_per_second']:.0f} img/s"]
     return "  ".join(parts)
 
 
@@ -70,7 +59,7 @@ class Lines:
         now = time.monotonic()
         if now - self.last_time >= self.every:
             self.last_time = now
-            self.message(f"{done:4.0%}  {describe(line, seconds_left)}")
+            self.message(f"{done:4.0%}  {clock(seconds_left)} left  {describe(line)}")
 
     def message(self, text: str) -> None:
         print(f"{self.name}: {text}", file=sys.stderr, flush=True)
@@ -90,7 +79,7 @@ class Bar:
         self.bar.__enter__()
 
     def metrics(self, line: dict[str, Any], done: float, seconds_left: float) -> None:
-        self.bar.update(done=done, text=describe(line, seconds_left))
+        self.bar.update(done=done, text=describe(line), seconds_left=seconds_left)
 
     def message(self, text: str) -> None:
         self.bar.message(text)

@@ -20,7 +20,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.correctness import correct_in_batches, is_correct
 from trilemma.data.image_set import as_float
-from trilemma.progress import ProgressBar
+from trilemma.progress import ProgressBar, clock
 from trilemma.threat import Threat
 
 # Values of Pool.broken_by that are not the index of an attack.
@@ -87,12 +87,8 @@ class PoolProgress:
     decided: int = 0
 
     def __str__(self) -> str:
-        if self.seconds_left is None:
-            return f"{self.attack}: {self.remaining} images left"
-        minutes, seconds = divmod(round(self.seconds_left), 60)
-        hours, minutes = divmod(minutes, 60)
-        clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-        return f"{self.attack}: {self.remaining} images left, at most {clock}"
+        work = f"{self.attack}: {self.remaining} images left"
+        return work if self.seconds_left is None else f"{work}, at most {clock(round(self.seconds_left))}"
 
 
 OnProgress = Callable[[PoolProgress], None]
@@ -102,7 +98,11 @@ OnProgress = Callable[[PoolProgress], None]
 def show_progress(count: int, shown: bool) -> Iterator[OnProgress]:
     """Draws a progress bar for a pool of ``count`` images; yields the function to pass as ``on_progress``."""
     with ProgressBar("clean", count, shown, unit="text") as bar:
-        yield lambda progress: bar.update(title=str(progress), advance=progress.decided)
+        yield lambda progress: bar.update(
+            title=f"{progress.attack}: {progress.remaining} images left",
+            advance=progress.decided,
+            seconds_left=progress.seconds_left,
+        )
 
 
 class Pool:
