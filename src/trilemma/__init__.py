@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trilemma.evaluation.score import score
     from trilemma.pages.compare import compare
     from trilemma.pages.html import write_report as report
+    from trilemma.pages.hub import pull, push
     from trilemma.threat import Threat
     from trilemma.training import loggers
     from trilemma.training.run import Run
@@ -41,6 +42,8 @@ _LAZY = {
     "lint": "trilemma.evaluation.findings",
     "load": "trilemma.classifier.load",
     "predict": "trilemma.evaluation.predict",
+    "pull": "trilemma.pages.hub",
+    "push": "trilemma.pages.hub",
     "report": "trilemma.pages.html:write_report",
     "score": "trilemma.evaluation.score",
     "train": "trilemma.training.train",
@@ -72,6 +75,8 @@ __all__ = [
     "loggers",
     "methods",
     "predict",
+    "pull",
+    "push",
     "report",
     "samplers",
     "score",

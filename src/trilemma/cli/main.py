@@ -19,6 +19,7 @@ from trilemma.cli.init import init
 from trilemma.cli.lint import lint
 from trilemma.cli.list import list_
 from trilemma.cli.predict import predict
+from trilemma.cli.push import push
 from trilemma.cli.quickstart import quickstart
 from trilemma.cli.recipe import recipe
 from trilemma.cli.report import report
@@ -48,6 +49,7 @@ app.command()(diagnose)
 app.command()(compare)
 app.command()(report)
 app.command()(export)
+app.command()(push)
 app.command("list")(list_)
 app.command()(recipe)
 app.command()(validate)
