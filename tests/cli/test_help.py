@@ -16,7 +16,9 @@ COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 def test_the_commands_are_those_of_the_design():
     first = ["quickstart", "train", "evaluate", "generate", "predict", "score", "lint"]
     assert (
-        sorted([*first, "diagnose", "compare", "report", "export", "init", "list", "push", "recipe", "validate"])
+        sorted(
+            [*first, "diagnose", "compare", "report", "export", "init", "list", "push", "recipe", "validate"]
+        )
         == COMMANDS
     )
 
