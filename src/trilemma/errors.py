@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+from sysconfig import get_path
 from traceback import walk_tb
 
 
@@ -67,8 +69,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {match!r}?" if match else ""
 
 
-# Packages whose frames are not the user's code.
-_LIBRARIES = ("torch", "trilemma")
+# Folders of installed packages, and prefixes of files, whose frames are not the user's code.
+_INSTALLED = ("site-packages", "dist-packages")
+_NOT_THE_USERS = (get_path("stdlib"), "<frozen", "<eval_with_key>")
 # First words of a message that continues with a traceback; its last line is the error.
 _BEFORE_TRACEBACK = "The following operation failed"
 _LONGEST = 300
@@ -78,7 +81,7 @@ def describe(error: BaseException) -> str:
     """An exception in one line: its type, the main line of its message, and file and line of the user's code.
 
     The file is left out if no frame between the place where the exception was caught and the one where it was raised
-    belongs to another package than torch and trilemma.
+    is the user's.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith(_BEFORE_TRACEBACK):
@@ -87,7 +90,8 @@ def describe(error: BaseException) -> str:
     text = f"{type(error).__name__}: {first[:_LONGEST]}".removesuffix(": ")
     place = ""
     for frame, line in walk_tb(error.__traceback__):
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package and package not in _LIBRARIES:
-            place = f" ({frame.f_code.co_filename}, line {line})"
+        file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__", ""))
+        foreign = file.startswith(_NOT_THE_USERS) or any(folder in Path(file).parts for folder in _INSTALLED)
+        if not foreign and module.partition(".")[0] != __name__.partition(".")[0]:
+            place = f" ({file}, line {line})"
     return text + place

@@ -79,15 +79,7 @@ def parse_norm(value: object) -> str:
     raise ValueError(f"{value!r} is unknown; choose one of {', '.join(NORMS)}")
 
 
-def _known_norm(value: object) -> object:
-    """The norm that ``value`` spells; any other value, of which pydantic then says what is allowed."""
-    try:
-        return parse_norm(value)
-    except ValueError:
-        return value
-
-
-Norm = Annotated[NormName, BeforeValidator(_known_norm)]
+Norm = Annotated[NormName, BeforeValidator(parse_norm)]
 
 PixelLength = Annotated[
     str,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from trilemma.classifier import file
 from trilemma.classifier.foreign_weights import fit_weights
 from trilemma.classifier.output import as_module, check_logits, logits_in, raised
-from trilemma.classifier.wrappers import unwrapped
 from trilemma.data.class_names import distinct_names, numbers
 from trilemma.errors import CheckpointError, ConfigError, ImageError
 from trilemma.files import CLASSIFIER
@@ -239,7 +238,7 @@ class Classifier(nn.Module):
         Raises:
             CheckpointError: the folder cannot be written.
         """
-        tensors = {f"network.{name}": value for name, value in self._weights(path).items()}
+        tensors = {f"network.{name}": value for name, value in file.weights_of(self.network, path).items()}
         tensors |= {f"statistics.{name}": value for name, value in self.statistics.items()}
         header = {
             "num_classes": self.num_classes,
@@ -256,26 +255,6 @@ class Classifier(nn.Module):
         }
         CLASSIFIER.write(Path(path), tensors, header)
 
-    def _weights(self, path: str | Path) -> dict[str, Tensor]:
-        """The network's state dict, under the names of the network inside ``torch.compile`` or ``DataParallel``.
-
-        Raises:
-            CheckpointError: the network holds weights that are no tensors of numbers, or hides them.
-        """
-        network = unwrapped(self.network)
-        weights: dict[str, Tensor] = network.state_dict()
-        # A frozen TorchScript network has its weights in its code.
-        frozen = isinstance(network, torch.jit.ScriptModule) and not weights
-        other = [
-            name for name, value in weights.items() if not isinstance(value, Tensor) or value.is_quantized
-        ]
-        if frozen or other:
-            kind = "a frozen network" if frozen else f"a quantised network ({other[0]})"
-            raise CheckpointError(
-                f"{path}: {kind} cannot be written; save the network from which it was made"
-            )
-        return weights
-
     @classmethod
     def load(cls, path: str | Path, network: nn.Module | None = None) -> Self:
         """Loads a classifier from a file written by :meth:`save`, in eval mode on the CPU.
@@ -289,8 +268,7 @@ class Classifier(nn.Module):
                 not fit the network.
         """
         header, tensors = file.read(path)
-        if network is None:
-            network = file.rebuild_network(header, path)
+        network = file.rebuild_network(header, path) if network is None else as_module(network)
         fit_weights(network, _with_prefix(tensors, "network."), path)
         clf = cls(
             network,

@@ -27,7 +27,8 @@ def inner_loop(network: nn.Module, mode: Mode | None = "eval") -> Iterator[None]
         mode: mode of all submodules inside the context; ``None`` leaves the modes unchanged.
     """
     modules = _modes(network)
-    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    # Converting a TorchScript network to another type makes its parameters results of a computation.
+    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters() if parameter.is_leaf]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
         if mode is not None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from trilemma.classifier.foreign_weights import is_pickle
+from trilemma.classifier.wrappers import unwrapped
 from trilemma.config.registry import NETWORKS
 from trilemma.errors import CheckpointError
 from trilemma.files import CLASSIFIER, is_safetensors
@@ -30,6 +32,23 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "torch.load(..., weights_only=True) and wrap the network: trilemma.Classifier(network, ...)"
         )
     return CLASSIFIER.read(path)
+
+
+def weights_of(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
+    """The state dict of the :func:`unwrapped` network, to be written to ``path``.
+
+    Raises:
+        CheckpointError: the network holds weights that are no tensors of numbers, or hides them.
+    """
+    inner = unwrapped(network)
+    weights: dict[str, Tensor] = inner.state_dict()
+    # A frozen TorchScript network has its weights in its code.
+    frozen = isinstance(inner, torch.jit.ScriptModule) and not weights
+    other = [name for name, value in weights.items() if not isinstance(value, Tensor) or value.is_quantized]
+    if frozen or other:
+        kind = "a frozen network" if frozen else f"a quantised network ({other[0]})"
+        raise CheckpointError(f"{path}: {kind} cannot be written; save the network from which it was made")
+    return weights
 
 
 def rebuild_network(header: dict[str, Any], path: str | Path) -> nn.Module:

@@ -7,21 +7,31 @@ import json
 import logging
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trilemma import __version__
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
+from trilemma.classifier.file import weights_of
 from trilemma.classifier.output import logits_in
 from trilemma.classifier.wrappers import unwrapped
 from trilemma.data.image_set import ImageSet
-from trilemma.errors import CheckpointError, ConfigError, MissingExtraError, RunError
+from trilemma.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingExtraError,
+    RunError,
+    TrilemmaError,
+    describe,
+)
 from trilemma.evaluation.evaluate import check_fit, check_output, chosen_checkpoints
 from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
 from trilemma.files import replacing
@@ -59,8 +69,15 @@ def plain(clf: Classifier) -> PlainClassifier:
     """A copy of ``clf`` as a :class:`PlainClassifier`, in eval mode, float32, on the CPU."""
     mean = torch.zeros(1, 1, 1, 1) if clf.mean is None else clf.mean.detach().clone()
     std = torch.ones(1, 1, 1, 1) if clf.std is None else clf.std.detach().clone()
-    module = PlainClassifier(copy.deepcopy(unwrapped(clf.network)), mean, std, clf.output)
-    return module.float().cpu().eval().requires_grad_(False)
+    try:
+        # Without gradients, since the copied weights of TorchScript would be results of a computation.
+        with torch.no_grad():
+            network = copy.deepcopy(unwrapped(clf.network))
+    # A network may hold what cannot be copied, such as the results of its last forward pass.
+    except Exception as error:
+        raise ConfigError(f"export: the network cannot be copied: {describe(error)}") from error
+    module = PlainClassifier(network, mean, std, clf.output)
+    return module.requires_grad_(False).float().cpu().eval()
 
 
 @dataclass(frozen=True)
@@ -154,15 +171,16 @@ def export_state_dict(clf: Classifier, path: str | Path, images: ImageSet) -> di
         RunError: the file exists already or cannot be written.
         CheckpointError: the file does not give the same logits.
     """
+    weights_of(clf.network, path)
     module = plain(clf)
     metadata = _metadata(clf, images)
     safetensors = Path(path).suffix.lower() == ".safetensors"
 
     def write(file: Path) -> None:
-        if safetensors:
-            save_file(module.state_dict(), file, {"trilemma": json.dumps(metadata)})
-        else:
-            torch.save({"state_dict": module.state_dict(), "metadata": metadata}, file)
+        # Through memory: torch's own writer reports a full disk as an error of its archive.
+        content = BytesIO()
+        torch.save({"state_dict": module.state_dict(), "metadata": metadata}, content)
+        file.write_bytes(content.getbuffer())
 
     def read_back(file: Path) -> Callable[[Tensor], Tensor]:
         loaded = copy.deepcopy(module)
@@ -218,8 +236,8 @@ def _onnx_model(module: nn.Module, example: Tensor, path: str | Path) -> Any:
     batch = torch.export.Dim("batch", min=1)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            # Deprecation warnings of the exporter.
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            # Deprecation warnings of the exporter, and the graphs that it prints before it raises.
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module, (example,), input_names=["images"], output_names=["logits"],
@@ -227,9 +245,8 @@ def _onnx_model(module: nn.Module, example: Tensor, path: str | Path) -> Any:
             )  # fmt: skip
     # The exporter raises many types of errors for networks that it cannot trace.
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise CheckpointError(
-            f"{path}: this network cannot be exported to ONNX ({type(error).__name__}: {first}); use --state-dict"
+            f"{path}: this network cannot be exported to ONNX ({describe(error.__cause__ or error)}); use --state-dict"
         ) from error
     assert program is not None
     model = program.model_proto
@@ -281,7 +298,7 @@ def _write_checked(
     Raises:
         ConfigError: no images for the check.
         RunError: ``path`` exists already or cannot be written.
-        CheckpointError: the logits differ.
+        CheckpointError: the logits differ, or the exporter or the runtime cannot handle the network.
     """
     if len(images) == 0:
         raise ConfigError("export: no images for the check; pass at least one")
@@ -297,6 +314,11 @@ def _write_checked(
         raise RunError(
             f"{path}: cannot be written ({error.strerror or error}); choose another --out"
         ) from None
+    except TrilemmaError:
+        raise
+    # Exporters and runtimes raise types of their own.
+    except Exception as error:
+        raise CheckpointError(f"{path}: not written: {describe(error)}") from error
 
 
 @torch.no_grad()

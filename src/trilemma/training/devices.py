@@ -1,4 +1,4 @@
-"""Checks that a run has the devices that it is configured for."""
+"""Checks that a run has the devices, and if it compiles its network the compiler, that it is configured for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 import torch
 
 from trilemma.config.config import Config
-from trilemma.errors import ConfigError
+from trilemma.errors import ConfigError, describe
+from trilemma.training.start import first_stage
 
 
 def available_device(device: str) -> str:
@@ -56,3 +57,27 @@ def check_devices(config: Config, device: str) -> str:
             "device cuda or cpu"
         )
     return chosen
+
+
+def check_compiler(config: Config, device: str) -> None:
+    """Checks that ``torch.compile`` works on ``device``, if a stage of the run has ``training.compile``.
+
+    It compiles a small function, which takes seconds: what is needed (a C++ compiler, Triton, their headers) depends on
+    device and version.
+
+    Raises:
+        ConfigError: it does not work.
+    """
+    stage: Config | None = config
+    while stage is not None and not stage.training.compile:
+        stage = first_stage(stage)
+    if stage is None:
+        return
+    try:
+        torch.compile(lambda values: values.sin() * 2 + 1)(torch.zeros(8, device=device))
+    # Compilers raise many types of exceptions.
+    except Exception as error:
+        raise ConfigError(
+            f"training.compile: torch.compile does not work on this machine ({describe(error)}); install a C++ "
+            "compiler such as g++, for GPUs Triton too, or set training.compile=false"
+        ) from error

@@ -22,7 +22,7 @@ from trilemma.networks.cost import count_macs, count_parameters
 from trilemma.networks.create import check_outputs, create_network
 from trilemma.training import build
 from trilemma.training.checks import check_run
-from trilemma.training.devices import check_devices
+from trilemma.training.devices import check_compiler, check_devices
 from trilemma.training.start import check_start, first_stage, load_start, provenance
 from trilemma.units import byte_size
 
@@ -47,6 +47,9 @@ def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
     """
     chosen, check = _check_device(config, device)
     checks = [check]
+    if config.training.compile and check["ok"]:
+        works = "torch.compile works"
+        checks.append(_check("compiler", lambda: check_compiler(config, str(chosen)), works))
     known, splits, message = _data(config)
     checks.append({"name": "data", "ok": known is not None, "message": message})
     if known is None:

@@ -17,7 +17,7 @@ from trilemma.errors import ConfigError, RunError
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.build import build_data
 from trilemma.training.checks import check_run
-from trilemma.training.devices import check_devices
+from trilemma.training.devices import check_compiler, check_devices
 from trilemma.training.interrupt import stop_on_signals
 from trilemma.training.loggers import Log
 from trilemma.training.loop import Loop
@@ -64,7 +64,7 @@ def train(
     if not all(callable(one) for one in logs):
         raise ConfigError(f"log: {log!r}; pass a function log(record, step), or a list of them")
     config = recipe if isinstance(recipe, Config) else load_config(recipe, overrides)
-    check_devices(config, device)
+    chosen_device = check_devices(config, device)
     name = (
         "run"
         if isinstance(recipe, Config)
@@ -86,6 +86,7 @@ def train(
             return Run(path, load(path), run.metrics())
     else:
         RunDirectory.check_unused(path)
+    check_compiler(config, chosen_device)
     data = build_data(config)
     if run is None or not run.state_file.is_file():
         check_run(config, data)
