@@ -113,10 +113,14 @@ class Threat:
         return delta.add_(clean).clamp_(0.0, 1.0)
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        """The direction of steepest ascent with unit norm: the sign of the gradient (linf), or it normalised (l2)."""
+        """The direction of steepest ascent with unit norm: the sign of the gradient (linf), or it normalised (l2).
+
+        Where the gradient is NaN there is no direction, and the result is zero: of a pixel (linf) or of an image (l2).
+        """
         if self.norm == "linf":
             return gradient.sign()
-        return gradient / image_norm(gradient).clamp_min(1e-12)
+        length = image_norm(gradient)
+        return (gradient / length.clamp_min(1e-12)).masked_fill_(~torch.isfinite(length), 0.0)
 
     def pixel_radius(self, shape: torch.Size) -> float:
         """The radius per pixel value for images of ``shape`` (C, H, W), pixel units.

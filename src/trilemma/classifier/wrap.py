@@ -95,6 +95,8 @@ def as_labels(labels: object, images: Tensor | None, num_classes: int, name: str
         labels = torch.from_numpy(array.astype(np.int64))
     if labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
         raise ImageError(f"{name}: {labels.dtype} given; pass one class number per image, int64")
+    if labels.dim() != 1:
+        raise ImageError(f"{name}: shape {list(labels.shape)} given; pass one class number per image")
     labels = labels.detach().to(labels.device if images is None else images.device, torch.int64)
     check_labels(labels, labels if images is None else images, num_classes, name)
     return labels

@@ -184,6 +184,7 @@ def generate(
         else starting_images(clf, start, labels, noise.derive(seeds, 0), data)
     )
     check_range(images)
+    # A network may refuse a batch without images.
     if not len(images):
         return images
     with inner_loop(clf, "eval"):
@@ -254,4 +255,6 @@ def starting_images(
         raise ConfigError(
             f"start: {name!r} needs the image shape; add --size N, or create the Classifier with image_shape=(C, H, W)"
         )
+    if not len(labels):
+        return torch.empty(0, *shape, device=labels.device)
     return make_start(name, labels, seeds, shape, data, stored_pca(clf))
