@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -192,9 +193,60 @@ def test_a_network_that_onnx_cannot_express_is_one_line(clf, images, tmp_path, m
 
     monkeypatch.setattr(torch.onnx, "export", refuse)
     line = refused(CheckpointError, export_onnx, clf, tmp_path / "a.onnx", images)
-    assert (
-        "this network cannot be exported to ONNX (RuntimeError: no such operator); use --state-dict" in line
-    )
+    assert "this network cannot be exported to ONNX (RuntimeError: no such operator" in line
+    assert line.endswith("; use --state-dict")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            RunError,
+            "cannot be written (No space left on device)",
+        ),
+        (ValueError("too large\nfor protobuf"), CheckpointError, "not written: ValueError: too large"),
+        (KeyError("graph"), CheckpointError, "not written: KeyError: 'graph'"),
+    ],
+)
+def test_whatever_a_writer_raises_is_one_line(clf, images, tmp_path, monkeypatch, error, expected, message):
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    assert message in refused(expected, export_state_dict, clf, tmp_path / "a.pt", images)
+    monkeypatch.setattr("trilemma.evaluation.export._onnx_model", lambda *_: onnx.ModelProto())
+    monkeypatch.setattr(onnx, "save", fail)
+    assert message in refused(expected, export_onnx, clf, tmp_path / "a.onnx", images)
+
+
+def test_the_disk_is_written_by_pythons_own_files(clf, images, tmp_path, monkeypatch):
+    """torch's writer of archives reports a full disk as a RuntimeError of its own."""
+    save = torch.save
+
+    def to_memory(content: Any, file: Any) -> None:
+        assert not isinstance(file, str | Path)
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", to_memory)
+    export_state_dict(clf, tmp_path / "a.pt", images)
+
+
+def test_logits_inside_a_dict_and_wrappers_are_not_in_the_file(clf, images, tmp_path):
+    class Whole(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Any:
+            return {"features": x, "logits": self.inner(x)}
+
+    network = nn.DataParallel(Whole(clf.network))
+    whole = trilemma.Classifier(network, 3, clf.mean.flatten(), clf.std.flatten(), output="logits").eval()
+    export_state_dict(whole, tmp_path / "a.pt", images)
+    names = torch.load(tmp_path / "a.pt", weights_only=True)["state_dict"].keys()
+    assert all(name in ("mean", "std") or name.startswith("network.inner.") for name in names)
+    export_onnx(whole, tmp_path / "a.onnx", images)
 
 
 def test_an_export_is_evaluated_like_the_original(clf, images, tmp_path):

@@ -118,11 +118,9 @@ def apgd_targeted(
     given = attack_arguments("apgd", clf, images, labels, threat, norm, generator)
     enough = given.clf.num_classes >= _CLASSES_NEEDED["dlr-targeted"]
     loss = "dlr-targeted" if enough else "margin-targeted"
-    adversarial = apgd(
-        given.clf, given.images, given.labels, given.threat, loss, steps, targets, generator,
-        early_stop=early_stop,
-    )  # fmt: skip
-    return given.result(adversarial)
+    return apgd(
+        given.clf, images, labels, given.threat, loss, steps, targets, generator, early_stop=early_stop
+    )
 
 
 def _targets(loss: str, targets: int | None, num_classes: int) -> int:

@@ -126,9 +126,7 @@ def fgsm(
     """
     given = attack_arguments("fgsm", clf, images, labels, threat, norm)
     size = given.threat.epsilon if step_size is None else step_size
-    return given.result(
-        pgd(given.clf, given.images, given.labels, given.threat, 1, size, random_start=False, mode=mode)
-    )
+    return pgd(given.clf, images, labels, given.threat, 1, size, random_start=False, mode=mode)
 
 
 def he_pgd(
@@ -155,11 +153,10 @@ def he_pgd(
     """
     given = attack_arguments("he_pgd", clf, images, labels, threat, norm, generator)
     size = given.threat.epsilon / 8 if step_size is None else step_size
-    adversarial = pgd(
-        given.clf, given.images, given.labels, given.threat, steps, size, generator=generator,
+    return pgd(
+        given.clf, images, labels, given.threat, steps, size, generator=generator,
         loss="high-energy", gamma=gamma, mode=mode, callback=callback,
     )  # fmt: skip
-    return given.result(adversarial)
 
 
 def pgd_targeted(
@@ -178,10 +175,7 @@ def pgd_targeted(
     seeds = noise.image_seeds(len(given.images), generator, given.images.device)
     draws = noise.uniform(seeds, 0, (1,))[:, 0]
     targets = (given.labels + 1 + (draws * (classes - 1)).long()) % classes
-    adversarial = pgd(
-        given.clf, given.images, given.labels, given.threat, steps, target_labels=targets, generator=generator
-    )
-    return given.result(adversarial)
+    return pgd(given.clf, images, labels, given.threat, steps, target_labels=targets, generator=generator)
 
 
 def _objective(

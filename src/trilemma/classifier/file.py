@@ -43,11 +43,17 @@ def weights_of(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
     inner = unwrapped(network)
     weights: dict[str, Tensor] = inner.state_dict()
     # A frozen TorchScript network has its weights in its code.
-    frozen = isinstance(inner, torch.jit.ScriptModule) and not weights
-    other = [name for name, value in weights.items() if not isinstance(value, Tensor) or value.is_quantized]
-    if frozen or other:
-        kind = "a frozen network" if frozen else f"a quantised network ({other[0]})"
-        raise CheckpointError(f"{path}: {kind} cannot be written; save the network from which it was made")
+    if isinstance(inner, torch.jit.ScriptModule) and not weights:
+        raise CheckpointError(
+            f"{path}: a frozen network hides its weights; save the network from which it was made"
+        )
+    for name, value in weights.items():
+        if not isinstance(value, Tensor) or value.is_quantized:
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise CheckpointError(
+                f"{path}: {name} of the network is a {kind}, which a classifier file cannot hold; if it was quantised, "
+                "save the network from which it was made"
+            )
     return weights
 
 
