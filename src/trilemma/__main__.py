@@ -2,4 +2,6 @@
 
 from trilemma.cli.main import main
 
-main()
+# A process that a command starts imports this module under another name.
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,7 @@
-"""``trilemma quickstart`` goes on where it was, and never does anything twice. Training and pages are stubs here."""
+"""``trilemma quickstart`` goes on where it was, and never does anything twice. Training and pages are stubs here.
+
+The runs are made one after the other in this process; ``test_workers.py`` holds what several processes add.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trilemma.cli.quickstart import AUTOATTACK, NAMES, PROTOCOLS, STARTS
+from trilemma.cli.quickstart import AUTOATTACK, EPOCHS, NAMES, PROTOCOLS, STARTS
 from trilemma.runs.run_directory import RunDirectory
 
 WORK = Path("quickstart")
@@ -19,7 +22,10 @@ def done(monkeypatch, untrained_run):
     """What was done, in order; every job leaves what the real one leaves."""
     jobs: list[tuple[object, ...]] = []
 
+    monkeypatch.setattr("trilemma.cli.quickstart.WORKERS", 1)
+
     def train(recipe, overrides=(), *, out, resume, progress, device):
+        assert overrides == {"training.epochs": EPOCHS}
         jobs.append(("train", out.name, resume))
         if not resume:
             shutil.copytree(untrained_run, out)
@@ -30,7 +36,7 @@ def done(monkeypatch, untrained_run):
         assert (threat.norm, threat.epsilon) == ("linf", pytest.approx(0.2))
         (run / "evaluation").mkdir(exist_ok=True)
         for name in protocols:
-            row = {"protocol": name, "value": 0.5}
+            row = {"protocol": name, "value": 0.5, "count": 10}
             (run / "evaluation" / f"{name}.json").write_text(json.dumps(row))
 
     def generate(run, *, start, namer, **_):
@@ -45,16 +51,20 @@ def done(monkeypatch, untrained_run):
         (run / "figures").mkdir(exist_ok=True)
         (run / "figures" / "energies.json").write_text("{}")
 
-    def write_comparison(runs, path, title=""):
+    def write_comparison(runs, path, title="", note=""):
         jobs.append(("compare", *[run.name for run in runs]))
-        path.write_text("the page")
+        path.write_text(note)
         return path
+
+    def write_report(run):
+        jobs.append(("report", run.name))
+        (run / "report.html").write_text("the page of a run")
 
     monkeypatch.setattr("trilemma.training.train.train", train)
     monkeypatch.setattr("trilemma.evaluation.evaluate.evaluate_run", evaluate_run)
     monkeypatch.setattr("trilemma.evaluation.samples.generate", generate)
     monkeypatch.setattr("trilemma.evaluation.diagnose.diagnose", diagnose)
-    monkeypatch.setattr("trilemma.pages.html.write_report", lambda run: jobs.append(("report", run.name)))
+    monkeypatch.setattr("trilemma.pages.html.write_report", write_report)
     monkeypatch.setattr("trilemma.pages.comparison.write_comparison", write_comparison)
     return jobs
 
@@ -66,10 +76,13 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     monkeypatch.setattr(target, stop)
 
 
-def test_everything_is_done_once_and_the_page_comes_last(trilemma, done):
+ORDER = ("standard", "eb-jdat", "pgd-at")
+
+
+def test_everything_is_done_once_and_the_page_grows_with_each_run(trilemma, done):
     result = trilemma("quickstart")
     assert result.exit_code == 0, result.output
-    assert [job for job in done if job[0] == "train"] == [("train", name, False) for name in NAMES]
+    assert [job for job in done if job[0] == "train"] == [("train", name, False) for name in ORDER]
     for name in NAMES:
         assert ("evaluate", name, *PROTOCOLS) in done
         assert ("evaluate", name, AUTOATTACK) in done
@@ -79,7 +92,14 @@ def test_everything_is_done_once_and_the_page_comes_last(trilemma, done):
         assert [job for job in done if job[:2] == ("generate", name)] == [
             ("generate", name, start, namer) for start in STARTS
         ]
+    assert [job for job in done if job[0] == "compare"] == [
+        ("compare", "standard"),
+        ("compare", "standard", "eb-jdat"),
+        ("compare", *NAMES),
+    ]
     assert done[-1] == ("compare", *NAMES)
+    # standard's page is there before the next run begins
+    assert done.index(("compare", "standard")) < done.index(("train", "eb-jdat", False))
     assert len(set(done)) == len(done)
     assert result.stdout.splitlines()[-1] == "quickstart/report.html"
     assert all(f"quickstart/{name}" in result.stdout for name in NAMES)
@@ -101,8 +121,8 @@ def test_finished_runs_are_not_trained_again_and_an_interrupted_one_is_resumed(t
     done.clear()
     assert trilemma("quickstart").exit_code == 0
     assert [job for job in done if job[0] == "train"] == [
-        ("train", "pgd-at", True),
         ("train", "eb-jdat", False),
+        ("train", "pgd-at", True),
     ]
 
 
@@ -135,7 +155,20 @@ def test_an_interruption_at_any_stage_says_how_to_go_on(trilemma, done, monkeypa
         result.stderr
         == "trilemma: interrupted; finished steps are kept, resume with: trilemma quickstart --out 'my look'\n"
     )
-    assert not Path("my look/report.html").exists()
+    page = Path("my look/report.html")
+    assert not page.exists() or page.read_text().startswith("Not complete: ")
+
+
+def test_an_unfinished_page_says_which_runs_will_follow_and_is_finished_later(trilemma, done):
+    assert trilemma("quickstart").exit_code == 0
+    page = WORK / "report.html"
+    assert page.read_text().startswith(f"{EPOCHS} epochs per run")
+    (WORK / "pgd-at" / "report.html").unlink()
+    page.write_text("an unfinished page")
+    done.clear()
+    assert trilemma("quickstart").exit_code == 0
+    assert ("report", "pgd-at") in done and not any(job[0] == "train" for job in done)
+    assert page.read_text().startswith(f"{EPOCHS} epochs per run")
 
 
 def test_json(trilemma, done):

@@ -112,20 +112,28 @@ def resumable(folder: Path | None) -> Iterator[None]:
     Args:
         folder: folder whose state files, at any depth, ``--resume`` reads; ``None`` if no state is saved.
     """
+    with sigterm_interrupts():
+        try:
+            yield
+        except KeyboardInterrupt:
+            saved = folder is not None and any(folder.rglob("*.state.safetensors"))
+            outcome = (
+                "results so far are saved; repeat the command with --resume" if saved else "nothing is saved"
+            )
+            hint = "" if saved or folder is not None else "; with --out DIR, AutoAttack can be resumed"
+            print_error(f"interrupted; {outcome}{hint}", prefix="")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Context in which SIGTERM raises :class:`KeyboardInterrupt`, as Ctrl-C does."""
     previous_handler = None
     # Only the main thread may set signal handlers.
     if threading.current_thread() is threading.main_thread():
         previous_handler = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
-    except KeyboardInterrupt:
-        saved = folder is not None and any(folder.rglob("*.state.safetensors"))
-        outcome = (
-            "results so far are saved; repeat the command with --resume" if saved else "nothing is saved"
-        )
-        hint = "" if saved or folder is not None else "; with --out DIR, AutoAttack can be resumed"
-        print_error(f"interrupted; {outcome}{hint}", prefix="")
-        raise typer.Exit(INTERRUPTED) from None
     finally:
         if previous_handler is not None:
             signal.signal(signal.SIGTERM, previous_handler)

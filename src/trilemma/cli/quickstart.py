@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from pathlib import Path
@@ -21,18 +22,28 @@ from trilemma.cli.common import (
     print_progress,
     print_table,
     run_results,
-    show_progress_bar,
     writable_folder,
 )
 from trilemma.cli.exits import INTERRUPTED
+from trilemma.cli.workers import Job, Say, run_jobs
+from trilemma.progress import ProgressBar, can_draw
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.units import duration
 
 # Labels the samples of the other two runs; it was trained on neither adversarial nor generated images.
 NAMER = "standard"
 NAMES = (NAMER, "pgd-at", "eb-jdat")
 PROTOCOLS = ("clean", "pgd-20")
-# AutoAttack on as many images as take half a minute: enough to see by how much PGD-20 overestimates robustness.
-AUTOATTACK, AUTOATTACK_IMAGES = "autoattack-standard", 100
+# AutoAttack on as many images as take some ten seconds: enough to see by how much PGD-20 overestimates robustness.
+AUTOATTACK, AUTOATTACK_IMAGES = "autoattack-standard", 64
+DIAGNOSED_IMAGES = 128
+# Two thirds of the recipes' epochs.
+EPOCHS = 40
+# Share of the whole work of each run, and of a run's work its training, for the progress bar.
+SHARES = {NAMER: 0.15, "pgd-at": 0.35, "eb-jdat": 0.5}
+TRAINING_SHARE = 0.7
+# Runs at once: each keeps one core busy, and more of them would gain little of the longest.
+WORKERS = min(2, os.cpu_count() or 1)
 THREAT = ("linf", "0.2")
 # All three runs use the sampler settings of eb-jdat, so that their samples are comparable. ``STARTS`` maps each start
 # to its number of steps; starts with less class information need more.
@@ -58,8 +69,9 @@ def quickstart(
     """Trains, evaluates, samples and reports, in minutes.
 
     Three runs on the 8x8 digits in this package, offline: standard, pgd-at and eb-jdat. Each is evaluated on
-    clean images, under PGD-20 and (100 images) under AutoAttack at linf 0.2, sampled and diagnosed; DIR/report.html
-    compares them. Repeating the command resumes an unfinished quickstart, and prints the report of a finished one.
+    clean images, under PGD-20 and (64 images) under AutoAttack at linf 0.2, sampled and diagnosed. DIR/report.html
+    compares them: it is there as soon as the first run has ended, and grows with each further one. Repeating the
+    command resumes an unfinished quickstart, and prints the report of a finished one.
 
     \b
     Examples:
@@ -68,7 +80,7 @@ def quickstart(
     """
     writable_folder(out)
     page = out / "report.html"
-    if not page.is_file():
+    if not is_finished(out, page):
         try:
             run_all_stages(out, page, device, quiet)
         except KeyboardInterrupt:
@@ -90,7 +102,7 @@ def _print_results(runs: list[dict[str, Any]]) -> None:
             {
                 "run": run["run"],
                 "method": run["method"],
-                "minutes": run["minutes"],
+                "training": duration(60 * run["minutes"]),
                 **{protocol: percent(value) for protocol, value in run["accuracy"].items()},
             }
             for run in runs
@@ -113,40 +125,101 @@ def _print_results(runs: list[dict[str, Any]]) -> None:
     )
 
 
+def is_finished(out: Path, page: Path) -> bool:
+    """Whether every run is done and ``page`` was written after all of them."""
+    reports = [out / name / "report.html" for name in NAMES]
+    if not (page.is_file() and all(report.is_file() for report in reports)):
+        return False
+    return page.stat().st_mtime_ns >= max(report.stat().st_mtime_ns for report in reports)
+
+
 def run_all_stages(out: Path, page: Path, device: str | None, quiet: bool) -> None:
-    """Runs all stages that are not finished yet; ``page`` is written last, so it exists only after all of them."""
+    """Runs all stages that are not finished yet, several runs at once; ``page`` is written again as each run ends."""
     chosen = str(choose_device(device))
     began = time.monotonic()
+    # The longest run beside the other two; the first one first, because its page is the first.
+    order = sorted(NAMES, key=lambda name: (name != NAMER, -SHARES[name]))
+    in_work: dict[str, str] = {}
+    ended: list[str] = []
+    with ProgressBar("quickstart", 1.0, not quiet and can_draw(), "share") as bar:
 
-    def stage(text: str) -> None:
-        print_progress(f"[{time.monotonic() - began:4.0f} s] {text}", quiet)
+        def said(name: str, text: str) -> None:
+            in_work[name] = text
+            line = f"[{time.monotonic() - began:4.0f} s] {name}: {text}"
+            if can_draw():
+                bar.message(line)
+            else:
+                print_progress(line, quiet)
 
-    for name in NAMES:
-        if RunDirectory(out / name).status().get("status") not in DONE:
-            stage(f"{name}: training")
-            train_or_resume(name, out / name, chosen, quiet)
-    for name in NAMES:
-        stage(f"{name}: evaluating, sampling, diagnosing")
-        analyse(out / name, out / NAMER, chosen, quiet)
+        def finished(name: str) -> None:
+            ended.append(name)
+            in_work.pop(name, None)
+            write_page(out, page, [name for name in NAMES if name in ended])
+            said("page", str(page))
+
+        def idle() -> None:
+            parts = {name: trained_share(out / name) for name in in_work if name in NAMES}
+            done = sum(SHARES[name] for name in ended) + sum(
+                TRAINING_SHARE * SHARES[name] * part for name, part in parts.items()
+            )
+            texts = [
+                f"{name} {part:.0%}" if part < 1 else f"{name}: {in_work[name]}"
+                for name, part in parts.items()
+            ]
+            bar.update(done=done, text=", ".join(texts))
+
+        jobs = [Job(name, make_run, (name, out, chosen)) for name in order]
+        run_jobs(jobs, WORKERS, said, finished, idle)
+
+
+def write_page(out: Path, page: Path, names: list[str]) -> None:
+    """Writes the comparison of the runs that have ended."""
     from trilemma.pages.comparison import write_comparison
+
+    missing = [name for name in NAMES if name not in names]
+    note = f"{EPOCHS} epochs per run, fewer than those of the recipes digits/..., so that the page is soon complete."
+    if missing:
+        note = f"Not complete: {' and '.join(missing)} will follow; reload this page in a minute. {note}"
+    write_comparison(
+        [out / name for name in names], page, "Quickstart: three classifiers of digits", note=note
+    )
+
+
+def trained_share(run: Path) -> float:
+    """Returns the completed share of a run's training."""
+    rows = RunDirectory(run).metrics()
+    return min(1.0, rows[-1]["epoch"] / EPOCHS) if rows else 0.0
+
+
+def make_run(say: Say, name: str, out: Path, device: str) -> None:
+    """Trains, evaluates, samples and diagnoses one run, and writes its report; skips what an earlier call has done."""
+    import torch
+
     from trilemma.pages.html import write_report
 
-    stage("writing the reports")
-    for name in NAMES:
-        write_report(out / name)
-    write_comparison([out / name for name in NAMES], page, "Quickstart: three classifiers of digits")
-    stage("done")
+    if WORKERS > 1:
+        # The networks are so small that threads spend their time waiting for each other.
+        torch.set_num_threads(1)
+    if RunDirectory(out / name).status().get("status") not in DONE:
+        say("training")
+        train_or_resume(name, out / name, device)
+    while RunDirectory(out / NAMER).status().get("status") not in DONE:
+        time.sleep(0.2)
+    say("evaluating, sampling and diagnosing")
+    analyse(out / name, out / NAMER, device)
+    write_report(out / name)
 
 
-def train_or_resume(name: str, folder: Path, device: str, quiet: bool) -> None:
+def train_or_resume(name: str, folder: Path, device: str) -> None:
     """Trains one run, from its last checkpoint if there is one."""
     from trilemma.training import train as training
 
     resume = RunDirectory(folder).config_file.is_file()
-    training.train(f"digits/{name}", out=folder, resume=resume, progress=not quiet, device=device)
+    overrides = {"training.epochs": EPOCHS}
+    training.train(f"digits/{name}", overrides, out=folder, resume=resume, progress=False, device=device)
 
 
-def analyse(run: Path, namer: Path, device: str, quiet: bool) -> None:
+def analyse(run: Path, namer: Path, device: str) -> None:
     """Evaluates, samples and diagnoses a run; skips results that an earlier quickstart has written.
 
     Args:
@@ -158,17 +231,16 @@ def analyse(run: Path, namer: Path, device: str, quiet: bool) -> None:
     from trilemma.runs.read import read_contents
     from trilemma.threat import Threat
 
-    progress = show_progress_bar(quiet)
     contents = read_contents(run)
     missing = [name for name in PROTOCOLS if name not in contents.rows]
     if missing:
-        evaluate_run(run, missing, threat=Threat(*THREAT), device=device, progress=progress)
+        evaluate_run(run, missing, threat=Threat(*THREAT), device=device)
     if AUTOATTACK not in contents.rows:
         options: dict[str, Any] = {"images": AUTOATTACK_IMAGES, "resume": True}
-        evaluate_run(run, [AUTOATTACK], threat=Threat(*THREAT), device=device, progress=progress, **options)
+        evaluate_run(run, [AUTOATTACK], threat=Threat(*THREAT), device=device, **options)
     for start, steps in STARTS.items():
         if start not in [record["start"] for record in contents.samples]:
             other_namer = None if run == namer else namer
-            generate(run, start=start, steps=steps, namer=other_namer, progress=progress, **CHAIN)
+            generate(run, start=start, steps=steps, namer=other_namer, **CHAIN)
     if contents.diagnosis is None:
-        diagnose(run, attacks=ATTACKS, device=device, progress=progress)
+        diagnose(run, attacks=ATTACKS, images=DIAGNOSED_IMAGES, device=device)

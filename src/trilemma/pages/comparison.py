@@ -22,7 +22,11 @@ from trilemma.runs.read import Contents, read_contents, start_order
 
 
 def write_comparison(
-    runs: Sequence[str | Path], path: str | Path, title: str = "Runs compared", each: bool = False
+    runs: Sequence[str | Path],
+    path: str | Path,
+    title: str = "Runs compared",
+    each: bool = False,
+    note: str = "",
 ) -> Path:
     """Writes the page and returns its path.
 
@@ -34,6 +38,7 @@ def write_comparison(
         path: output HTML file.
         title: heading of the page.
         each: every run has a line of its own.
+        note: a sentence below the heading.
 
     Raises:
         RunError: a folder is neither a run nor a folder of result rows, or the page cannot be written.
@@ -46,6 +51,7 @@ def write_comparison(
         "comparison.html.j2",
         Path(path),
         title=title,
+        note=note,
         count=len(contents),
         table=table,
         cell=cell,
