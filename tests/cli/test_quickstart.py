@@ -36,7 +36,10 @@ def done(monkeypatch, untrained_run):
         assert (threat.norm, threat.epsilon) == ("linf", pytest.approx(0.2))
         (run / "evaluation").mkdir(exist_ok=True)
         for name in protocols:
-            row = {"protocol": name, "value": 0.5, "count": 10}
+            row = {
+                "protocol": name, "value": 0.5, "count": 10, "threat": None,
+                "data": {"name": "digits", "split": "test"},
+            }  # fmt: skip
             (run / "evaluation" / f"{name}.json").write_text(json.dumps(row))
 
     def generate(run, *, start, namer, **_):

@@ -73,8 +73,8 @@ def run_jobs(
                     # The process has the only writing end, so that its end is the end of the pipe.
                     sender.close()
                     running[receiver] = (job, process)
-                for receiver in wait(list(running), INTERVAL):
-                    assert isinstance(receiver, Connection)
+                ready = wait(list(running), INTERVAL)
+                for receiver in [one for one in running if one in ready]:
                     job, process = running[receiver]
                     if _receive(receiver, job, said):
                         process.join()
