@@ -15,12 +15,13 @@ CORE := $(VENV)/.trilemma-core
 DEV := $(VENV)/.trilemma-dev
 SOURCES := src tests benchmarks docs
 
-.PHONY: help quickstart test lock
+.PHONY: help quickstart test extras lock
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make quickstart  install into .venv, then train, evaluate, sample and report on digits"
 	@echo "make test        install the development tools into .venv, then lint, format check, types, tests"
+	@echo "make extras      install and use every extra in an environment of its own (half an hour, 3 GB of disk)"
 	@echo "make lock        renew constraints.txt from a fresh environment"
 
 quickstart: $(CORE)
@@ -47,6 +48,9 @@ $(CORE): pyproject.toml constraints.txt
 $(DEV): $(CORE)
 	@$(PIP) install -c $(VENV)/constraints.txt -e '.[dev]'
 	@touch $@
+
+extras: $(CORE)
+	@nice $(BIN)/python benchmarks/extras.py --torch "$(TORCH)" --pip-flags="$(PIP_FLAGS)"
 
 lock: LOCK := build/lock
 lock:

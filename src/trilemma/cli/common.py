@@ -8,12 +8,13 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from trilemma.config.recipe import recipe_names
 from trilemma.errors import ConfigError, RunError
 from trilemma.figures.labels import one_line
 from trilemma.runs.run_directory import RunDirectory
@@ -39,13 +40,26 @@ def option(usage: str, help_text: str, **settings: Any) -> Any:
     return typer.Option(*names, metavar=metavar or None, help=help_text, **settings)
 
 
-def argument(metavar: str, help_text: str) -> Any:
-    """Returns a typer argument, for use in ``Annotated``."""
-    return typer.Argument(metavar=metavar, help=help_text, show_default=False)
+def argument(metavar: str, help_text: str, **settings: Any) -> Any:
+    """Returns a typer argument, for use in ``Annotated``; ``settings`` are further arguments of ``typer.Argument``."""
+    return typer.Argument(metavar=metavar, help=help_text, show_default=False, **settings)
+
+
+def completed_by(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Returns a function for ``autocompletion=``: those of ``names`` that begin with the incomplete word."""
+    return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
+
+
+complete_recipe = completed_by(recipe_names)
 
 
 Recipe = Annotated[
-    str, argument("RECIPE", "name of a packaged recipe (`trilemma list recipes`), or a YAML file")
+    str,
+    argument(
+        "RECIPE",
+        "name of a packaged recipe (`trilemma list recipes`), or a YAML file",
+        autocompletion=complete_recipe,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None, argument("key=value", "config overrides with dotted keys, such as training.epochs=5")

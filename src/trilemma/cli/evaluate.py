@@ -16,6 +16,7 @@ from trilemma.cli.common import (
     Quiet,
     Seed,
     choose_device,
+    completed_by,
     lint_summary,
     load_test_images,
     option,
@@ -38,7 +39,11 @@ from trilemma.runs.run_directory import RunDirectory
 
 Protocols = Annotated[
     list[str] | None,
-    option("--protocol NAME", "repeatable; see `trilemma list protocols`  [default: clean, pgd-20]"),
+    option(
+        "--protocol NAME",
+        "repeatable; see `trilemma list protocols`  [default: clean, pgd-20]",
+        autocompletion=completed_by(PROTOCOLS.names),
+    ),
 ]
 Images = Annotated[
     int | None, option("--images N", "number of test images, class-balanced  [default: all]", min=1)

@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import groupby
 from typing import Annotated, Any
 
-from trilemma.cli.common import Json, argument, percent, print_json, print_table
+from trilemma.cli.common import Json, argument, completed_by, percent, print_json, print_table
 from trilemma.config import registry
 from trilemma.errors import UnknownNameError, nearest
 
@@ -27,7 +27,12 @@ PUBLISHED = "published"
 
 def list_(
     kind: Annotated[
-        str | None, argument("KIND", f"one of {', '.join(KINDS)}  [default: all of these], or {PUBLISHED}")
+        str | None,
+        argument(
+            "KIND",
+            f"one of {', '.join(KINDS)}  [default: all of these], or {PUBLISHED}",
+            autocompletion=completed_by(lambda: (*KINDS, PUBLISHED)),
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -74,12 +79,26 @@ def _list_published(as_json: bool) -> None:
                     "model": entry.model,
                     "clean": percent(entry.clean),
                     "robust": percent(entry.robust),
-                    "network": entry.architecture.replace("WideResNet", "WRN"),
+                    "network": _short(entry.architecture),
                 }
                 for entry in rows
             ],
             f"{data}, {norm} {radius}".rstrip(),
         )
+
+
+def _short(architecture: str) -> str:
+    """The name of an architecture as a table of 80 columns has room for it."""
+    name, _, _ = architecture.partition(",")
+    for long, short in (
+        ("WideResNet", "WRN"),
+        ("MeanSparse ", ""),
+        (" + mixing network", ""),
+        ("ResNet-152", "R152"),
+        (" + ", "+"),
+    ):
+        name = name.replace(long, short)
+    return name
 
 
 def entries(kind: str) -> list[dict[str, str]]:

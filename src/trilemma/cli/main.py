@@ -30,7 +30,7 @@ from trilemma.cli.validate import validate
 app = typer.Typer(
     name="trilemma",
     cls=OneLineErrors,
-    add_completion=False,
+    add_completion=True,
     # plain-text help: brackets are kept, and the text can be searched and piped
     rich_markup_mode=None,
     # a bug prints Python's own traceback, with exit code 1

@@ -18,6 +18,7 @@ from trilemma.cli.common import (
     Quiet,
     argument,
     choose_device,
+    complete_recipe,
     option,
     percent,
     print_error,
@@ -35,7 +36,7 @@ RECIPE_HELP = (
 
 
 def train(
-    recipe: Annotated[str, argument("RECIPE", RECIPE_HELP)],
+    recipe: Annotated[str, argument("RECIPE", RECIPE_HELP, autocompletion=complete_recipe)],
     overrides: Overrides = None,
     out: Annotated[Path | None, option("--out DIR", "run folder  [default: runs/RECIPE]")] = None,
     resume: Annotated[bool, option("--resume", "resume the run in that folder")] = False,

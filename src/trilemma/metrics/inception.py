@@ -32,7 +32,8 @@ def inception(weights: str | Path | None = None, device: torch.device | str = "c
         module = torch_fidelity("feature_extractor_inceptionv3")
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"inception: needs {error.name}; install it with: pip install -e '.[inception]' in the clone"
+            f"inception: needs {error.name}; pip install -e '.[inception]' in the clone, then "
+            "pip install --no-deps torch-fidelity"
         ) from None
     file = Path(weights) if weights is not None else _download(module.URL_INCEPTION_V3)
     try:

@@ -17,6 +17,7 @@ from trilemma.errors import (
     describe,
     nearest,
 )
+from trilemma.networks.without_torchvision import torchvision_optional
 
 
 class ClassifierParts(NamedTuple):
@@ -109,11 +110,12 @@ def _timm(model: str, pretrained: bool) -> ModuleType:
         ConfigError: pretrained, but no weights are published under this name.
     """
     try:
-        timm = import_module("timm")
+        with torchvision_optional():
+            timm = import_module("timm")
     except ImportError as error:
         raise MissingExtraError(
             f"network timm:{model} needs timm, which cannot be imported ({error}); pip install -e '.[timm]' in "
-            f"the clone"
+            "the clone, then pip install --no-deps timm"
         ) from error
     # hf-hub:OWNER/NAME and similar names are resolved by timm when the network is created.
     if ":" in model:

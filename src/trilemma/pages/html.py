@@ -18,6 +18,7 @@ from trilemma.figures.style import render, write_pair
 from trilemma.figures.training_curves import CURVES
 from trilemma.pages.lint import lint_result
 from trilemma.pages.page import Picture, picture, write_page
+from trilemma.pages.published import published_beside
 from trilemma.pages.words import class_words, facts, footer, interval, shown_path, state_words
 from trilemma.runs.read import Contents, read_contents
 
@@ -80,6 +81,7 @@ def write_report(run_path: str | PathLike[str], out: str | Path | None = None) -
         classes_row=run.measures.get(CLASSES),
         class_names=classes_of_row(run),
         confusion=confusion_picture(run),
+        published=published_beside(run),
         others=run.others,
         robustness=robustness_pictures(run),
         reliability=reliability_picture(run),
