@@ -44,6 +44,8 @@ def completed(line: str) -> list[str]:
     ("line", "offered"),
     [
         ("trilemma ev", {"evaluate"}),
+        ("trilemma train digits/trades training.ep", {"training.epochs="}),
+        ("trilemma init photos --method pgd", {"pgd-at"}),
         ("trilemma train digits/eb", {name for name in recipe_names() if name.startswith("digits/eb")}),
         (
             "trilemma evaluate x --protocol autoattack-",

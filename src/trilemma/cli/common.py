@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from trilemma.config.mistakes import shared_keys
 from trilemma.config.recipe import recipe_names
 from trilemma.errors import ConfigError, RunError
 from trilemma.figures.labels import one_line
@@ -51,6 +52,7 @@ def completed_by(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str
 
 
 complete_recipe = completed_by(recipe_names)
+complete_key = completed_by(lambda: [f"{key}=" for key in shared_keys()])
 
 
 Recipe = Annotated[
@@ -62,7 +64,12 @@ Recipe = Annotated[
     ),
 ]
 Overrides = Annotated[
-    list[str] | None, argument("key=value", "config overrides with dotted keys, such as training.epochs=5")
+    list[str] | None,
+    argument(
+        "key=value",
+        "config overrides with dotted keys, such as training.epochs=5",
+        autocompletion=complete_key,
+    ),
 ]
 Results = Annotated[Path, argument("RUN", "run folder, or a folder of result rows")]
 # Sums and products of a seed with small numbers must fit into 64 bits.

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from trilemma.cli.common import Device, argument, option, print_error, print_table
+from trilemma.cli.common import Device, argument, completed_by, option, print_error, print_table
 from trilemma.config.registry import METHODS
 from trilemma.errors import RunError
 from trilemma.files import write_text
@@ -26,7 +26,14 @@ ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar", ".zip", ".npz")
 
 def init(
     folder: Annotated[Path, argument("FOLDER", "folder, .tar, .tar.gz, .zip or .npz with images by class")],
-    method: Annotated[str, option("--method M", "training method (`trilemma list methods`)")] = "pgd-at",
+    method: Annotated[
+        str,
+        option(
+            "--method M",
+            "training method (`trilemma list methods`)",
+            autocompletion=completed_by(METHODS.names),
+        ),
+    ] = "pgd-at",
     out: Annotated[
         Path | None, option("--out FILE", "recipe to write  [default: FOLDER's name.yaml]")
     ] = None,

@@ -77,14 +77,26 @@ def _did_you_mean(location: tuple[Any, ...], allowed: list[str], tree: Mapping[s
     return f" Did you mean {dotted[match]!r}?" if match else ""
 
 
+def _shared_sections() -> dict[str, Any]:
+    """The classes of the sections that are the same for every method and network, by name."""
+    classes = {name: _model_of(field.annotation) for name, field in Config.model_fields.items()}
+    # The class of method and network is a base class, which has no options of its own.
+    return {name: model for name, model in classes.items() if model and name not in ("network", "method")}
+
+
+def shared_keys() -> list[str]:
+    """All dotted keys but the options of methods and networks."""
+    keys = [f"{name}.{key}" for name, model in _shared_sections().items() for key in model.model_fields]
+    return [*keys, "method.name", "network.name", "devices"]
+
+
 def _dotted_keys(tree: Mapping[str, Any]) -> Iterator[list[str]]:
     """All keys of a recipe: of its sections, of its network, of its method, and of optional sections that it lacks.
 
     In this order, and one list at a time, since the options of a method import torch.
     """
-    sections = {name: _model_of(field.annotation) for name, field in Config.model_fields.items()}
     chosen = {"network": NETWORKS, "method": METHODS}
-    shared = {name: model for name, model in sections.items() if model is not None and name not in chosen}
+    shared = _shared_sections()
     lacking = [name for name in shared if name not in tree and Config.model_fields[name].default is None]
     yield [
         f"{name}.{key}" for name, model in shared.items() if name not in lacking for key in model.model_fields
