@@ -9,6 +9,8 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -142,7 +144,8 @@ def print_table(rows: Sequence[Mapping[str, object]], title: str | None = None) 
     shown, omitted = fitting_columns(cells, width)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for key in shown:
-        numeric = all(isinstance(row[key], int | float | None) for row in rows)
+        values = [row[key] for row in rows if row[key] is not None]
+        numeric = bool(values) and all(isinstance(value, int | float) for value in values)
         side: Literal["left", "right"] = "right" if numeric else "left"
         table.add_column(key, justify=side, overflow="fold", no_wrap=not _is_prose(cells, key))
     for line in cells:
@@ -155,13 +158,14 @@ def print_table(rows: Sequence[Mapping[str, object]], title: str | None = None) 
     console.print(table)
     print("\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip()))
     if omitted:
-        print(f"not shown: {', '.join(omitted)} (widen the terminal, or add --json)")
+        note = f"not shown: {', '.join(omitted)}; widen the terminal, or add --json"
+        print(textwrap.fill(note, width, break_on_hyphens=False, break_long_words=False))
 
 
 # Width of a table in a pipe or a file.
 WIDEST = 4000
 # A column with a longer cell holds sentences, which may be wrapped at spaces to this width.
-PROSE = 32
+PROSE = 36
 
 
 def fitting_columns(cells: Sequence[Mapping[str, str]], width: int) -> tuple[list[str], list[str]]:

@@ -33,7 +33,7 @@ from trilemma.cli.model import with_classifier
 from trilemma.cli.samples import ExtractorName, Origin, SamplesPath, evaluate_samples
 from trilemma.config.registry import PROTOCOLS
 from trilemma.errors import ConfigError
-from trilemma.pages.words import not_above_chance
+from trilemma.pages.words import NOT_ABOVE, not_above_chance
 from trilemma.runs.records import checkpoint_name
 from trilemma.runs.run_directory import RunDirectory
 
@@ -183,50 +183,50 @@ def _print(rows: Rows) -> None:
     others = {name: row for name, row in rows.items() if name not in accuracies}
     for part, table in (
         (accuracies, _accuracy_table(accuracies)),
-        (others, _measure_table([*others.values()])),
+        (others, _measure_table(others)),
     ):
         print_table(table)
         for name, row in part.items():
             if "note" in row["facts"]:
                 print(f"{name}: {row['facts']['note']}")
+    if any(map(not_above_chance, accuracies.values())):
+        print(f"* {NOT_ABOVE}: one answer for every image is as accurate")
 
 
 def _accuracy_table(rows: Rows) -> list[dict[str, Any]]:
     """Returns table rows of accuracies with their 95 % intervals and conditions."""
     return [
         {
-            "protocol": row["protocol"],
+            "protocol": _with_checkpoint(name, row),
             "accuracy": percent(row["value"]),
-            "chance": _chance(row),
+            "chance": f"{percent(row['chance'])} *" if not_above_chance(row) else percent(row.get("chance")),
             "95 % interval": None
             if row["lower"] is None
             else f"{percent(row['lower'])} to {percent(row['upper'])}",
             **_conditions(row),
         }
-        for row in rows.values()
+        for name, row in rows.items()
     ]
 
 
-def _chance(row: dict[str, Any]) -> str | None:
-    """Returns the chance level, with a mark if the accuracy is not above it."""
-    if row.get("chance") is None:
-        return None
-    return f"{percent(row['chance'])}{' (not above)' if not_above_chance(row) else ''}"
-
-
-def _measure_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _measure_table(rows: Rows) -> list[dict[str, Any]]:
     """Returns table rows of other quantities: value, which direction is better, and secondary values."""
     return [
         {
-            "protocol": row["protocol"],
+            "protocol": _with_checkpoint(name, row),
             "value": row["value"],
             "quantity": f"{row['quantity']}, {row['better']} is better",
             "95 % interval": None if row["lower"] is None else f"{row['lower']:.3f} to {row['upper']:.3f}",
             **_conditions(row),
             "also": ", ".join(f"{name} {value:.4g}" for name, value in row["also"].items()),
         }
-        for row in rows
+        for name, row in rows.items()
     ]
+
+
+def _with_checkpoint(name: str, row: dict[str, Any]) -> str:
+    """Returns the protocol, with ``@last`` for a row of the last checkpoint beside the best one."""
+    return f"{row['protocol']}@last" if name.endswith("@last") else str(row["protocol"])
 
 
 def _conditions(row: dict[str, Any]) -> dict[str, Any]:

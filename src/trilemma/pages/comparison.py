@@ -16,7 +16,16 @@ from trilemma.pages.gather import build_table, group_names, group_runs, group_se
 from trilemma.pages.html import sample_picture
 from trilemma.pages.lint import lint_lines
 from trilemma.pages.page import Picture, picture, read_script, write_page
-from trilemma.pages.table import DISTANCE, SEEDS_NOTE, Column, Entry, Table, cell, incomparable, with_range
+from trilemma.pages.table import (
+    DISTANCE,
+    SEEDS_NOTE,
+    Column,
+    Entry,
+    Table,
+    cell_parts,
+    incomparable,
+    with_range,
+)
 from trilemma.pages.words import footer, method_words, shown_path, threat_words
 from trilemma.runs.read import Contents, read_contents, start_order
 
@@ -54,7 +63,7 @@ def write_comparison(
         note=note,
         count=len(contents),
         table=table,
-        cell=cell,
+        cell_parts=cell_parts,
         incomparable=incomparable(table),
         script=read_script("sort.js"),
         methods=[

@@ -122,7 +122,7 @@ def key_metrics(run: Contents) -> list[tuple[str, float, str, dict[str, Any] | N
             f"95 %: {interval(row)}",
             row,
         )
-        for row in ordered_rows(run)[:2]
+        for row in _key_rows(run)
     ]
     named = [record for record in run.samples if record["figures"]["sample"]["named"] is not None]
     if named:
@@ -153,6 +153,12 @@ def robustness_pictures(run: Contents) -> list[Picture]:
         images = render(lambda theme, curves=curves, start=start: draw_robustness(curves, start, theme))  # type: ignore[misc]
         pictures.append(_save_picture(run, f"robustness-{norm}", images, CURVE))
     return pictures
+
+
+def _key_rows(run: Contents) -> list[dict[str, Any]]:
+    """Returns the clean row and, of the attacks, the row of the lowest accuracy; those that exist."""
+    attacked = [row for row in ordered_rows(run) if row["threat"] is not None]
+    return [*(row for row in run.rows.values() if row["protocol"] == "clean"), *attacked[-1:]]
 
 
 def classes_of_row(run: Contents) -> list[str]:

@@ -46,11 +46,17 @@ def lint_result(run: Contents) -> LintResult:
 
 
 def lint_lines(names: Sequence[str], runs: Sequence[Contents]) -> list[str]:
-    """Returns one line per run with findings, for a page about several runs; if none has any, each run's summary."""
+    """Returns one line per run with findings, for a page about several runs; if none has any, the runs' summaries."""
     results = [(name, lint_result(run)) for name, run in zip(names, runs, strict=True)]
     lines = [
         f"{name}: the lint found {', '.join(finding.name for finding in result.findings)}; see the report of this run."
         for name, result in results
         if result.findings
     ]
-    return lines or [f"{name}: {result.line}" for name, result in results if result.line]
+    if lines:
+        return lines
+    names_by_line: dict[str, list[str]] = {}
+    for name, result in results:
+        if result.line:
+            names_by_line.setdefault(result.line, []).append(name)
+    return [f"{', '.join(same)}: {line}" for line, same in names_by_line.items()]

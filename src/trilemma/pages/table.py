@@ -110,8 +110,8 @@ class Table:
         return Records(
             {
                 "protocol": f"{column.protocol} v{column.version}" if number == 0 else "",
-                "run": entry.title,
-                "result": cell(column, entry.values[column]),
+                "run": self._distinct_title(entry),
+                "result": cell(column, entry.values[column]).replace(f", {NOT_ABOVE}", " ≤ chance"),
                 "threat": (column.threat or DASH) if number == 0 else "",
                 "checkpoint": entry.checkpoint,
                 "images": column.data if number == 0 else "",
@@ -121,6 +121,11 @@ class Table:
             for column in self.columns
             for number, entry in enumerate(entry for entry in self.entries if column in entry.values)
         )
+
+    def _distinct_title(self, entry: Entry) -> str:
+        """The title of an entry, with ``@last`` for the last checkpoint beside the best one."""
+        first = next(other for other in self.entries if other.run_index == entry.run_index)
+        return entry.title if entry is first else f"{entry.title}@last"
 
     def to_markdown(self) -> str:
         """The table as Markdown, with a column per protocol."""
@@ -185,20 +190,26 @@ def cell(column: Column, row: Mapping[str, Any] | None) -> str:
 
     A mean over training seeds is ``63.5 % ± 1.2 (62.1 to 64.7)``.
     """
-    if row is None:
-        return DASH
+    return DASH if row is None else " ".join(cell_parts(column, row))
+
+
+def cell_parts(column: Column, row: Mapping[str, Any]) -> list[str]:
+    """Returns the text of a cell in the parts between which it may be wrapped: value, interval or range, remarks."""
     number: Callable[[float], str] = (
         (lambda value: f"{100 * value:.1f}") if column.is_share else "{:.4g}".format
     )
-    text = number(row["value"]) + (" %" if column.is_share else "")
+    value = number(row["value"]) + (" %" if column.is_share else "")
+    parts = [f"{value} ± {number(row['std'])}" if "std" in row else value]
     spread = with_range(row)
-    if "std" in row:
-        text += f" ± {number(row['std'])}"
     if spread["lower"] is not None:
-        text += f" ({number(spread['lower'])} to {number(spread['upper'])})"
+        parts.append(f"({number(spread['lower'])} to {number(spread['upper'])})")
+    remarks = [NOT_ABOVE] if not_above_chance(row) else []
     if row.get("of", 1) > row.get("runs", 1):
-        text += f", {row.get('runs', 1)} of {row['of']} seeds"
-    return f"{text}, {NOT_ABOVE}" if not_above_chance(row) else text
+        remarks.insert(0, f"{row.get('runs', 1)} of {row['of']} seeds")
+    for remark in remarks:
+        parts[-1] += ","
+        parts.append(remark)
+    return parts
 
 
 def with_range(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def facts(run: Contents) -> list[tuple[str, str]]:
     return [
         ("Recipe", str(run.about.get("recipe") or run.name)),
         ("Method", f"{config.method.name}: {method_words(run)}"),
-        ("Data", f"{data}, {classes}" if (classes := class_words(run.class_names)) else str(data)),
+        ("Data", str(data)),
         ("Network", network_words(run)),
         ("Threat", "none" if threat is None else f"{threat_words(threat.model_dump())} (pixels in [0, 1])"),
         ("Training", f"{done}; {training}"),
