@@ -157,8 +157,15 @@ def print_table(rows: Sequence[Mapping[str, object]], title: str | None = None) 
     console.print(table)
     print("\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip()))
     if omitted:
-        note = f"not shown: {', '.join(omitted)}; widen the terminal, or add --json"
-        print(textwrap.fill(note, width, break_on_hyphens=False, break_long_words=False))
+        print_text(f"not shown: {', '.join(omitted)}; widen the terminal, or add --json")
+
+
+def print_text(text: str) -> None:
+    """Prints a sentence on standard output; on a terminal it is wrapped at spaces."""
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False)
+    print(text)
 
 
 # Width of a table in a pipe or a file.

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from trilemma.cli.common import Json, argument, option, print_json, print_table, run_results, writable_folder
+from trilemma.cli.common import (
+    Json,
+    argument,
+    option,
+    print_json,
+    print_table,
+    print_text,
+    run_results,
+    writable_folder,
+)
 from trilemma.pages.compare import Format, as_text
 from trilemma.pages.compare import compare as compare_runs
 from trilemma.pages.table import SEEDS_NOTE, as_tree
@@ -65,8 +74,8 @@ def compare(
     else:
         print_table(table.by_value())
         if table.grouped:
-            print(SEEDS_NOTE)
+            print_text(SEEDS_NOTE)
         for entry in table.entries:
             for note in entry.notes:
-                print(f"not comparable: {entry.path}, {entry.checkpoint}: {note}")
+                print_text(f"not comparable: {entry.path}, {entry.checkpoint}: {note}")
         print(out)

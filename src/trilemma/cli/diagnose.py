@@ -24,6 +24,7 @@ from trilemma.cli.common import (
     print_json,
     print_progress,
     print_table,
+    print_text,
     require_threat,
     show_progress_bar,
 )
@@ -83,7 +84,7 @@ def diagnose(
     print_table(distances(record))
     print_table(attacks(record))
     print_table(moves(record))
-    print(note(record))
+    print_text(note(record))
     print(f"figures: {folder}")
 
 
@@ -95,7 +96,7 @@ def print_findings(record: dict[str, Any]) -> None:
     if not findings:
         print(lint_summary([record]))
     for finding in findings:
-        print(f"lint: {finding}")
+        print_text(f"lint: {finding}")
 
 
 def sets(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from trilemma.cli.common import (
     print_json,
     print_progress,
     print_table,
+    print_text,
     require_threat,
     show_progress_bar,
 )
@@ -188,9 +189,9 @@ def _print(rows: Rows) -> None:
         print_table(table)
         for name, row in part.items():
             if "note" in row["facts"]:
-                print(f"{name}: {row['facts']['note']}")
+                print_text(f"{name}: {row['facts']['note']}")
     if any(map(not_above_chance, accuracies.values())):
-        print(f"* {NOT_ABOVE}: one answer for every image is as accurate")
+        print_text(f"* {NOT_ABOVE}: one answer for every image is as accurate")
 
 
 def _accuracy_table(rows: Rows) -> list[dict[str, Any]]:

@@ -122,10 +122,10 @@ def _recipes() -> list[dict[str, str]]:
         rows.append(
             {
                 "name": name,
-                "summary": first.lstrip("# ") if first.startswith("#") else "",
                 "data": _name(tree.get("data", "digits")),
                 "method": _name(tree["method"]),
                 "network": _name(tree["network"]),
+                "summary": first.lstrip("# ") if first.startswith("#") else "",
             }
         )
     return rows
