@@ -55,10 +55,9 @@ AUTOATTACK_IMAGES = {"digits": None, "cifar10": 1000}
 PROTOCOLS = ("clean", "pgd-20", AUTOATTACK)
 README_HEAD = (
     "Accuracy in percent, mean over three seeds (lowest to highest), protocols of version 1, the checkpoint selected "
-    "on held-out images; all test images, AutoAttack on CIFAR-10 on the first 1,000. `cifar10-jpeg@16` is CIFAR-10 "
-    "re-encoded as JPEG and resized to 16x16 pixels: its rows are not comparable with published CIFAR-10 results. The "
-    "same seed gives other weights on another kind of CPU or with another number of threads, because sums are rounded "
-    "in another order; compare ranges, not single runs. Command: `python benchmarks/studies/recipes.py`."
+    "on held-out images; all test images. The same seed gives other weights on another kind of CPU or with another "
+    "number of threads, because sums are rounded in another order: compare ranges, not single runs. Command: `python "
+    "benchmarks/studies/recipes.py`."
 )
 
 
@@ -95,8 +94,9 @@ class Recipes(Study):
             f"images{'' if count is None else f', AutoAttack on the first {count:,}'}. {_cpus(rows)}"
         )
         lines = [[case, *_cells(finished(rows, case=case))] for case in cases(rows)]
-        header = ("recipe", *PROTOCOLS, "seeds", "minutes of training, one thread")
-        return f"{paragraph(caption)}\n\n{table(header, lines)}\n\n{paragraph(_ahead(rows))}"
+        header = ("recipe", *PROTOCOLS, "seeds")
+        reading = paragraph(f"{scale.data}: {_ahead(rows)}")
+        return f"{paragraph(caption)}\n\n{table(header, lines)}\n\n{reading}"
 
     def figures(self, rows: list[Row], scale: Scale) -> dict[str, Draw]:
         return {"": lambda theme: _figure(rows, theme)}
@@ -116,9 +116,8 @@ def _cpus(rows: list[Row]) -> str:
 
 
 def _cells(rows: list[Row]) -> list[str]:
-    """Table cells of one recipe: each protocol, number of seeds, minutes."""
-    minutes = mean(row["train_seconds"] for row in rows) / 60 if rows else 0.0
-    return [*(percent([row[name] for row in rows]) for name in PROTOCOLS), str(len(rows)), f"{minutes:.1f}"]
+    """Table cells of one recipe: each protocol, and the number of seeds."""
+    return [*(percent([row[name] for row in rows]) for name in PROTOCOLS), str(len(rows))]
 
 
 def percent(values: list[float]) -> str:
@@ -141,7 +140,7 @@ def _ahead(rows: list[Row]) -> str:
             sentences.append(f"`{ahead}` is ahead of `{behind}` with every seed")
         else:
             sentences.append(f"the seeds of `{first}` and `{second}` overlap, so neither is ahead")
-    return f"Under AutoAttack: {'; '.join(sentences)}." if sentences else ""
+    return f"under AutoAttack, {'; '.join(sentences)}." if sentences else ""
 
 
 def _figure(rows: list[Row], theme: Theme) -> Figure:
@@ -169,7 +168,7 @@ def write_readme(page: Path) -> None:
             if measured := finished(rows, case=recipe):
                 lines.append([DATA[data], f"`{recipe}`", THREAT[data], *_cells(measured)])
         sentences.append(_ahead(rows) and f"{DATA[data]}: {_ahead(rows)} {_cpus(rows)}")
-    header = ("data", "recipe", "threat", *PROTOCOLS, "seeds", "minutes")
+    header = ("data", "recipe", "threat", *PROTOCOLS, "seeds")
     reading = "\n\n".join(paragraph(sentence) for sentence in sentences if sentence)
     update_page(page, "measured", f"{paragraph(README_HEAD)}\n\n{table(header, lines)}\n\n{reading}")
 
