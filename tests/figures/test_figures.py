@@ -234,5 +234,14 @@ def test_a_robustness_curve_goes_from_clean_through_its_radii_in_order():
     assert 0.25 in [np.asarray(other.get_ydata())[0] for other in axes.lines]
 
 
+def test_of_two_checkpoints_the_first_has_the_curve():
+    rows = [
+        _attacked(radius, value, checkpoint=name)
+        for name in "ab"
+        for radius, value in (("1", 0.3), ("2", 0.1))
+    ]
+    assert {row["checkpoint"] for row in robustness_curves(rows)["linf"]["pgd-20"]} == {"a"}
+
+
 def test_one_radius_is_no_curve():
     assert robustness_curves([_attacked("8/255", 0.3), _attacked("8/255", 0.3, version=2)]) == {}

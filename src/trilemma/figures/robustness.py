@@ -20,7 +20,8 @@ NORMS = {"linf": "L-inf", "l2": "L2"}
 def robustness_curves(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
     """Returns the curves in result rows: by norm and protocol, rows of two radii or more, ascending.
 
-    Rows of one curve agree in version, images and checkpoint; of several curves of one protocol, the one of most radii.
+    Rows of one curve agree in version, images and checkpoint; of several curves of one protocol, the one of most radii,
+    or the first in ``rows``.
     """
     groups: dict[tuple[str, str, str], dict[Any, Row]] = {}
     for row in rows:
@@ -29,9 +30,9 @@ def robustness_curves(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
             radii = groups.setdefault((row["threat"]["norm"], row["protocol"], same), {})
             radii[parse_fraction(row["threat"]["radius"])] = row
     curves: dict[str, dict[str, list[Row]]] = {}
-    for (norm, protocol, _), radii in sorted(groups.items(), key=lambda item: len(item[1])):
+    for (norm, protocol, _), radii in sorted(groups.items(), key=lambda item: -len(item[1])):
         if len(radii) > 1:
-            curves.setdefault(norm, {})[protocol] = [radii[radius] for radius in sorted(radii)]
+            curves.setdefault(norm, {}).setdefault(protocol, [radii[radius] for radius in sorted(radii)])
     return curves
 
 
