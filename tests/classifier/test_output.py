@@ -109,11 +109,17 @@ def raises(error: BaseException) -> Callable[[nn.Module, Tensor], Any]:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (KeyError("what"), r"raised KeyError: 'what' \(.*test_output.py, line \d+\), on 6 images of 1x4x4"),
+        (
+            KeyError("what"),
+            r"raised KeyError: 'what' \(.*test_output.py, line \d+\), in the forward pass of 6 images of 1x4x4",
+        ),
         (RuntimeError(""), r"raised RuntimeError \("),
         (ZeroDivisionError("a\nb"), r"raised ZeroDivisionError: a \("),
         (StopIteration(), "raised StopIteration"),
-        (MemoryError(), "not enough memory for 6 images of 1x4x4 .* pass a smaller batch_size"),
+        (
+            MemoryError(),
+            "not enough memory for the forward pass of 6 images of 1x4x4 .* pass a smaller batch_size",
+        ),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 1"), "not enough memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory"),
     ],

@@ -19,7 +19,7 @@ from trilemma.classifier.foreign_weights import (
     named_as_in,
     read_weights,
 )
-from trilemma.classifier.output import accepted_shape, logits_in
+from trilemma.classifier.output import accepted_shape, logits_in, raised
 from trilemma.config.overrides import parse_overrides
 from trilemma.config.registry import NETWORKS
 from trilemma.data.class_names import names_by_order, numbers
@@ -322,19 +322,24 @@ def _resized(
         native: the image shape that the network is known to take, for the message.
 
     Raises:
-        ImageError: the network does not take images of this size.
+        ImageError: the network takes images of another size.
+        NetworkError: it raises an exception for another reason.
     """
-    failure: Exception = NetworkError("")
+    failure: Exception | None = None
     for count in (3, 1) if channels is None else (channels,):
         try:
             _forward(network, (count, size, size))
         # Any exception: networks refuse sizes with assertions and errors of many types.
         except Exception as error:
-            failure = error
+            failure = failure or error
         else:
             return count, size, size
-    fits = native or accepted_shape(network.eval(), torch.zeros(1, channels or 3, size, size), failure)
-    remedy = f"; use --size {fits[1]}" if fits is not None and fits[1] != size else ""
+    assert failure is not None
+    image = torch.zeros(1, channels or 3, size, size)
+    fits = native or accepted_shape(network.eval(), image, failure)
+    if fits is None:
+        raise raised(failure, image) from failure
+    remedy = f"; use --size {fits[1]}" if fits[1] != size else ""
     raise ImageError(
         f"--size {size}: the network cannot take images of {size}x{size} ({describe(failure)}){remedy}"
     ) from failure

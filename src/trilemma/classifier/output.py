@@ -125,14 +125,32 @@ def check_logits(logits: Tensor, images: Tensor, num_classes: int) -> None:
     )
 
 
-def raised(error: Exception, images: Tensor) -> TrilemmaError:
-    """The one-line error for an exception of the network's forward pass on ``images``; this package's own is kept."""
+def check_finite(logits: Tensor, *, all_of_them: bool = True) -> None:
+    """Checks that logits ``[N, K]`` are finite.
+
+    Args:
+        logits: to be checked.
+        all_of_them: whether one image with other logits is an error, or only no image with finite ones.
+
+    Raises:
+        NetworkError: they are not; the message has the number of images.
+    """
+    wrong = int((~torch.isfinite(logits)).any(1).sum())
+    if wrong and (all_of_them or wrong == len(logits)):
+        raise NetworkError(
+            f"this classifier returns NaN or infinite logits for {wrong} of {len(logits)} images; check its weights, "
+            "its normalisation and that it is in float32"
+        )
+
+
+def raised(error: Exception, images: Tensor, where: str = "forward pass") -> TrilemmaError:
+    """The one-line error for an exception of the network's ``where`` on ``images``; this package's own is kept."""
     if isinstance(error, TrilemmaError):
         return error
-    on = f"{_counted(len(images))} of {shape_text(images.shape[1:])} (C, H, W)"
+    on = f"the {where} of {_counted(len(images))} of {shape_text(images.shape[1:])} (C, H, W)"
     if _is_out_of_memory(error):
         return NetworkError(f"network: not enough memory for {on}; pass a smaller batch_size")
-    return NetworkError(f"network: raised {describe(error)}, on {on}")
+    return NetworkError(f"network: raised {describe(error)}, in {on}")
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

@@ -16,7 +16,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.config.presets import Preset, diagnose_presets
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import ConfigError
-from trilemma.evaluation.evaluate import check_fit, environment, which_images
+from trilemma.evaluation.evaluate import check_fit, check_output, environment, which_images
 from trilemma.evaluation.lint.rows import lint_data
 from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
 from trilemma.figures.energy_landscape import draw_deltas, draw_histograms, draw_moves, draw_quiver
@@ -213,6 +213,7 @@ def diagnose(
         raise ConfigError(f"images: {images}; must be at least 1")
     opened = open_images(clf, run, data)
     check_fit(clf, opened)
+    check_output(clf, opened)
     part = opened.first(images)
     lint_result = lint_data(clf, part, threat, seed)
     start = "uniform" if stored_pca(clf) is None else "class-pca"

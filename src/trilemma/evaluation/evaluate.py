@@ -18,7 +18,7 @@ from trilemma.classifier.batch_size import resolve_batch_size
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.load import load
-from trilemma.classifier.output import accepted_shape, shape_text
+from trilemma.classifier.output import accepted_shape, check_finite, shape_text
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.errors import CheckpointError, ConfigError, DataError, ImageError, NetworkError
 from trilemma.evaluation.adversarial import check_adversarial_file
@@ -248,12 +248,10 @@ def check_output(clf: Classifier, data: ImageSet) -> None:
             ) from error
         if not bool(torch.isfinite(logits).all()):
             images = data.float_images(range(min(len(data), _FINITE_IMAGES)), device=clf.device)
-            finite = torch.isfinite(clf(images)).all(1)
-            if not bool(finite.any()):
-                raise NetworkError(
-                    f"{data.name}: this classifier returns NaN or infinite logits for {len(images)} of {len(images)} "
-                    "images; check its weights, its normalisation and that it is in float32"
-                )
+            try:
+                check_finite(clf(images), all_of_them=False)
+            except NetworkError as error:
+                raise NetworkError(f"{data.name}: {error}") from None
 
 
 def _resize(given: tuple[int, ...], needed: tuple[int, ...]) -> str:

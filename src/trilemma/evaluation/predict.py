@@ -15,6 +15,7 @@ from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
+from trilemma.classifier.output import check_finite
 from trilemma.data.containers import SUFFIXES
 from trilemma.data.image_files import image_readers
 from trilemma.data.image_set import ImageSet, as_float
@@ -83,9 +84,14 @@ def predict(
 
 @torch.no_grad()
 def eval_logits(clf: Classifier, images: Tensor) -> Tensor:
-    """Logits ``[N, K]`` in eval mode, on the CPU; the state of ``clf`` is restored."""
+    """Finite logits ``[N, K]`` in eval mode, on the CPU; the state of ``clf`` is restored.
+
+    Raises:
+        NetworkError: the logits of an image are not finite.
+    """
     with inner_loop(clf, "eval"):
         logits: Tensor = clf(images.to(clf.device))
+    check_finite(logits)
     return logits.cpu()
 
 

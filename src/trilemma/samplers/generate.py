@@ -190,7 +190,7 @@ def generate(
     with inner_loop(clf, "eval"):
         objective = energy_objective(clf, energy, labels)
         stop_rule = reference_stop(clf, labels) if stop else None
-        return run_sampler(
+        generated = run_sampler(
             sampler,
             clf,
             images,
@@ -203,6 +203,13 @@ def generate(
             callback=callback,
             **options,
         )
+    if not bool(torch.isfinite(generated).all()):
+        count_nan = int((~torch.isfinite(generated.flatten(1))).any(1).sum())
+        raise ImageError(
+            f"generate: {count_nan} of {len(generated)} images became NaN, as the energy or its gradient is not "
+            "finite; check the classifier with `trilemma lint`, or use a smaller step_size"
+        )
+    return generated
 
 
 # Arguments of a sampler that generate passes itself.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from trilemma import noise
 from trilemma.classifier.contexts import batch_norm_trains
+from trilemma.classifier.output import raised
 from trilemma.errors import ConfigError
 
 
@@ -90,10 +91,17 @@ def input_gradient(values: Tensor, images: Tensor, *, retain_graph: bool = False
 
     Raises:
         ConfigError: the values are not connected to the images by differentiable operations.
+        NetworkError: the backward pass raises an exception.
     """
     gradient: Tensor | None = None
     if values.requires_grad:
-        (gradient,) = torch.autograd.grad(values.sum(), images, retain_graph=retain_graph, allow_unused=True)
+        try:
+            (gradient,) = torch.autograd.grad(
+                values.sum(), images, retain_graph=retain_graph, allow_unused=True
+            )
+        # A backward pass of the user's own may raise anything.
+        except Exception as error:
+            raise raised(error, images, "backward pass") from error
     if gradient is None:
         raise ConfigError(
             "classifier: its logits have no gradient with respect to the image, which this attack or sampler needs; "
