@@ -59,6 +59,8 @@ NORMS: tuple[str, ...] = get_args(NormName)
 # Further spellings, without case, spaces, "_" and "-".
 _SPELLINGS = {"linf": "linf", "inf": "linf", "linfinity": "linf", "infinity": "linf", "l2": "l2", "2": "l2"}
 
+_WITHOUT_SEPARATORS = str.maketrans("", "", " _-")
+
 
 def parse_norm(value: object) -> str:
     """Parses a norm: ``"linf"``, ``"Linf"``, ``"l_inf"``, ``"inf"``, ``math.inf``, ``"l2"``, ``"L2"`` or ``2``.
@@ -69,12 +71,12 @@ def parse_norm(value: object) -> str:
     Raises:
         ValueError: any other value.
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    text = f"{float(value):g}" if is_number else value  # type: ignore[arg-type]
-    if isinstance(text, str):
-        for separator in " _-":
-            text = text.replace(separator, "")
-        if (norm := _SPELLINGS.get(text.lower())) is not None:
+    if isinstance(value, Real) and not isinstance(value, bool):
+        if value == math.inf or value == 2:
+            return "linf" if value == math.inf else "l2"
+    elif isinstance(value, str):
+        norm = _SPELLINGS.get(value.lower().translate(_WITHOUT_SEPARATORS))
+        if norm is not None:
             return norm
     raise ValueError(f"{value!r} is unknown; choose one of {', '.join(NORMS)}")
 

@@ -7,7 +7,7 @@ import torch
 
 from trilemma import energies, samplers
 from trilemma.data.statistics import ClassPCA
-from trilemma.errors import ConfigError, ImageError, UnknownNameError
+from trilemma.errors import ConfigError, ImageError, UnknownNameError, UserError
 from trilemma.samplers.generate import ENERGIES, energy_objective, reference_stop, starting_images
 
 
@@ -153,3 +153,58 @@ def test_what_cannot_be_generated_is_said_in_one_line(toy, change, error, messag
     with pytest.raises(error, match=message) as raised:
         samplers.generate(toy.mlp(), **arguments)
     assert "\n" not in str(raised.value)
+
+
+def test_networks_arrays_and_lengths_as_text_are_taken(toy) -> None:
+    clf, images, labels = toy.mlp(), toy.images(), toy.labels()
+
+    def run(network: Any, classes: Any, start: Any, **options: Any) -> torch.Tensor:
+        return samplers.generate(network, classes, start, steps=3, generator=generator(), **options)
+
+    expected = run(clf, labels, images)
+    assert torch.equal(run(clf, labels.tolist(), images.numpy()), expected)
+    assert torch.equal(run(lambda x: clf.network((x - 0.5) / 0.25), labels.int(), images), expected)
+    leaf = images.clone().requires_grad_()
+    found = run(clf, labels, leaf * 1)
+    assert torch.equal(found, expected) and not found.requires_grad
+    assert run(clf, labels, images.double()).dtype == torch.float64
+    assert torch.equal(
+        run(clf, labels, images, step_size="2/255"), run(clf, labels, images, step_size=2 / 255)
+    )
+    assert samplers.generate(clf, [], "uniform").shape == (0, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": -1}, "steps=-1; must be at least 0"),
+        ({"steps": "3"}, "steps='3'; must be a whole number"),
+        ({"step_size": -0.1}, "step_size=-0.1; must be above 0"),
+        ({"step_size": True}, "step_size"),
+        ({"noise_std": -1}, "noise_std=-1; must be at least 0"),
+        ({"clamp": 0}, "clamp=0; must be above 0"),
+        ({"budget": "x"}, "budget"),
+        ({"sampler": None}, "sampler=None"),
+        ({"energy": None}, "unknown energy None"),
+        ({"generator": 0}, "generator=0; pass torch.Generator"),
+        ({"seeds": torch.arange(6)}, "no option 'seeds'"),
+        ({"labels": ["a"] * 6}, "labels: list given"),
+        ({"labels": None}, "labels: NoneType given"),
+        ({"start": 3}, "images: a int given"),
+        ({"clf": torch.nn.Flatten(), "start": "uniform"}, "got a network without starting images"),
+    ],
+)
+def test_what_is_no_argument_is_one_line(toy, change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"clf": toy.mlp(), "labels": toy.labels(), "start": toy.images()} | change
+    with pytest.raises(UserError, match=message) as caught:
+        samplers.generate(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_become_nan_are_counted(toy) -> None:
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = toy.mlp()(images)
+        return logits / (images.flatten(1).amax(1, keepdim=True) - images.flatten(1).amax(1, keepdim=True))
+
+    with pytest.raises(ImageError, match="generate: 6 of 6 images became NaN"):
+        samplers.generate(broken, toy.labels(), toy.images(), steps=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal
 
 import numpy as np
@@ -32,7 +32,7 @@ def inner_loop(network: nn.Module, mode: Mode | None = "eval") -> Iterator[None]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
         if mode is not None:
-            network.train(mode == "train")
+            set_mode(network, mode == "train")
         for parameter, _ in flags:
             parameter.requires_grad_(False)
         yield
@@ -44,6 +44,13 @@ def inner_loop(network: nn.Module, mode: Mode | None = "eval") -> Iterator[None]
         for buffer, saved in buffers:
             # The values are the same as before, so .data avoids invalidating a graph that was built earlier.
             buffer.data.copy_(saved)
+
+
+def set_mode(network: nn.Module, training: bool) -> None:
+    """``network.train(training)``; without effect on a graph of ``torch.export``, whose mode is fixed."""
+    # Those graphs raise it.
+    with suppress(NotImplementedError):
+        network.train(training)
 
 
 def _modes(network: nn.Module) -> list[tuple[nn.Module, bool]]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from trilemma.classifier import file as classifier_file
 from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.foreign_weights import (
     StoredWeights,
     architecture,
@@ -336,7 +337,8 @@ def _resized(
             return count, size, size
     assert failure is not None
     image = torch.zeros(1, channels or 3, size, size)
-    fits = native or accepted_shape(network.eval(), image, failure)
+    with inner_loop(network):
+        fits = native or accepted_shape(network, image, failure)
     if fits is None:
         raise raised(failure, image) from failure
     remedy = f"; use --size {fits[1]}" if fits[1] != size else ""
@@ -351,12 +353,8 @@ def _forward(network: nn.Module, shape: tuple[int, int, int]) -> Any:
     image = torch.zeros(1, *shape)
     if parameter is not None and parameter.is_floating_point():
         image = image.to(parameter)
-    training = {name: module.training for name, module in network.named_modules()}
-    try:
-        return network.eval()(image)
-    finally:
-        for name, module in network.named_modules():
-            module.training = training[name]
+    with inner_loop(network):
+        return network(image)
 
 
 def _dimensions(options: Any, stored: StoredWeights) -> tuple[int | None, int | None]:

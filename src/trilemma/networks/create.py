@@ -62,7 +62,7 @@ def check_outputs(name: str, network: object, num_classes: int, image_shape: tup
         raise ConfigError(
             f"network {name!r}: returned a {type(network).__name__}; its function returns a torch.nn.Module"
         )
-    was_training = network.training
+    was_training = getattr(network, "training", False)
     try:
         with torch.no_grad():
             logits = network.eval()(torch.zeros(2, *image_shape))

@@ -88,7 +88,8 @@ def training_layers(network: nn.Module) -> str:
 @torch.no_grad()
 def logits_in_initial_modes(clf: Classifier, images: Tensor) -> Tensor | None:
     """Logits in the classifier's current modes; ``None`` if no module is in train mode."""
-    if not any(module.training for module in clf.network.modules()):
+    # A frozen TorchScript module has no mode.
+    if not any(getattr(module, "training", False) for module in clf.network.modules()):
         return None
     with inner_loop(clf, None):
         return clf.logits(images)
