@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -126,6 +126,28 @@ def batch_norm_trains(network: nn.Module) -> bool:
     return any(layer.training or layer.running_mean is None for layer in _batch_norms(network))
 
 
+class _AlwaysEval:
+    """Mixin of modules whose mode is always eval."""
+
+    def train(self, mode: bool = True) -> Any:
+        return super().train(False)  # type: ignore[misc]
+
+
+def freeze_batch_norms(network: nn.Module) -> None:
+    """Keeps BatchNorm layers with frozen parameters in eval mode, whatever mode the network is set to.
+
+    Otherwise their running statistics would move with the batches of training, and with them what the frozen layers
+    compute.
+    """
+    for layer in _batch_norms(network):
+        parameters = list(layer.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            kind = type(layer)
+            # The class is changed, not the method of the object, so that a copy of the network keeps it.
+            layer.__class__ = type(f"Frozen{kind.__name__}", (_AlwaysEval, kind), {})
+            layer.eval()
+
+
 def _batch_norms(network: nn.Module) -> list[BatchNorm]:
     return [module for module in network.modules() if isinstance(module, BatchNorm)]
 
@@ -150,7 +172,7 @@ def reestimate_batch_norm(
         forward: does a forward pass of ``network``.
         batches: images ``[N, C, H, W]`` each.
     """
-    layers = _batch_norms(network)
+    layers = [layer for layer in _batch_norms(network) if not isinstance(layer, _AlwaysEval)]
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]

@@ -137,7 +137,7 @@ def from_name(
         )
     options = network_options(network)
     stored = _read(file)
-    count, channels = _dimensions(options, stored)
+    count, channels = dimensions(options, stored)
     names = stored.metadata.get("class_names")
     images = None if data is None or (classes and count and channels and size) else _open(data, size)
     stated = classes or (None if names is None else (len(names), tuple(names))) or _classes_of(images)
@@ -357,7 +357,7 @@ def _forward(network: nn.Module, shape: tuple[int, int, int]) -> Any:
         return network(image)
 
 
-def _dimensions(options: Any, stored: StoredWeights) -> tuple[int | None, int | None]:
+def dimensions(options: Any, stored: StoredWeights) -> tuple[int | None, int | None]:
     """Number of classes and of image channels, from the shapes of the weights; ``None`` where they do not show it.
 
     The network is created with two numbers of classes and of channels; the tensors whose shape changes show which

@@ -236,6 +236,8 @@ class Config(Section):
             raise ConfigError(
                 "training.select: 'pgd-10' needs threat.norm and threat.radius; set them or select 'clean'"
             )
+        if (self.training.mean is None) != (self.training.std is None):
+            raise ConfigError("training.mean, training.std: give both, or neither")
         if self.schedule.name == "multistep" and not self.schedule.milestones:
             raise ConfigError(
                 "schedule.milestones: a multistep schedule needs at least one epoch, such as [30, 40]"
@@ -250,6 +252,14 @@ class Config(Section):
             warnings.append(
                 f"update.from_epoch: {self.update.from_epoch} is beyond the run's {self.training.epochs} epochs, "
                 "so no step will use the weight perturbation; lower it"
+            )
+        if (
+            self.training.freeze
+            and self.training.start is None
+            and not getattr(self.network, "pretrained", False)
+        ):
+            warnings.append(
+                "training.freeze: freezes randomly initialised weights; set training.start or network.pretrained"
             )
         if self.method.freezes_batch_norm and getattr(self.network, "norm", "batch") == "batch":
             name, training = self.method.name, self.training

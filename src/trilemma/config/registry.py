@@ -8,15 +8,18 @@ added row can be used wherever a built-in row can, since names are validated onl
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from trilemma.config.section import section_of
-from trilemma.errors import ConfigError, UnknownNameError, nearest
+from trilemma.errors import ConfigError, UnknownNameError, describe, nearest
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,45 @@ class Registry:
         return target.Options if hasattr(target, "Options") else section_of(target, name)
 
 
+class NetworkRegistry(Registry):
+    """The networks: a name ``MODULE:FUNCTION`` that is not in the table names a function of the user's.
+
+    The module may be in the working directory. The parameters of the function are its options.
+    """
+
+    _OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+    def is_own(self, name: str) -> bool:
+        """Whether ``name`` has the form ``MODULE:FUNCTION`` and is not in the table."""
+        return bool(self._OWN.fullmatch(name)) and not {name, name.partition(":")[0]} & self.rows().keys()
+
+    def row(self, name: str) -> Row:
+        return Row(name, "function of the user's") if self.is_own(name) else super().row(name)
+
+    def options(self, name: str) -> Any:
+        return (
+            section_of(self.get(name), name, registered=False) if self.is_own(name) else super().options(name)
+        )
+
+    def _import(self, name: str, row: Row) -> Any:
+        if not self.is_own(name):
+            return super()._import(name, row)
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            target = import_object(row.target)
+        # Any exception: the module is the user's.
+        except Exception as error:
+            raise ConfigError(
+                f"network {name!r}: cannot be imported ({describe(error)}); run the command where "
+                f"{name.partition(':')[0].partition('.')[0]}.py is, or add its folder to PYTHONPATH"
+            ) from error
+        finally:
+            sys.path.pop(0)
+        if not callable(target):
+            raise ConfigError(f"network {name!r}: is a {type(target).__name__}, not a function or class")
+        return target
+
+
 def _method(module: str, class_name: str, summary: str, paper: str, cost: str) -> Row:
     return Row(f"trilemma.methods.{module}:{class_name}", summary, paper=paper, cost=cost)
 
@@ -238,7 +280,7 @@ METHODS = Registry(
     "trilemma.methods",
 )  # fmt: skip
 
-NETWORKS = Registry(
+NETWORKS = NetworkRegistry(
     "network",
     {
         "small-resnet": Row(

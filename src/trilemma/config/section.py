@@ -84,29 +84,41 @@ def _reads_as_number(text: str) -> bool:
     return True
 
 
-def section_of(function: Callable[..., Any], name: str) -> type[Section]:
-    """Creates an options class for a network that has none, from the typed parameters of its function.
+class OpenSection(Section):
+    """A section with keys that no class declares."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def section_of(function: Callable[..., Any], name: str, registered: bool = True) -> type[Section]:
+    """Creates an options class for a network that has none, from the parameters of its function.
 
     Args:
-        function: takes ``num_classes``, ``in_channels`` and the options, all with type annotations.
-        name: name of the registry row.
+        function: takes ``num_classes``, ``in_channels`` and the options.
+        name: name of the registry row, or ``MODULE:FUNCTION``.
+        registered: parameters need type annotations, and ``*args`` and ``**kwargs`` are refused; otherwise any value is
+            passed on.
 
     Raises:
-        ConfigError: a parameter without a type annotation, or ``*args`` or ``**kwargs``, which cannot be validated.
+        ConfigError: a parameter of a registered function that cannot be validated.
     """
-    hints = get_type_hints(function)
+    # The hints of a class are those of its attributes, not of its constructor.
+    constructs = isinstance(function, type) and not registered
+    hints = get_type_hints(vars(function).get("__init__", function) if constructs else function)
     fields: dict[str, Any] = {"name": (Literal[name], name)}
+    base = Section
     for parameter in signature(function).parameters.values():
+        variable = parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
         if parameter.name in _FROM_THE_DATA:
             continue
-        if parameter.name not in hints or parameter.kind in (
-            Parameter.VAR_POSITIONAL,
-            Parameter.VAR_KEYWORD,
-        ):
+        if not registered and variable:
+            base = OpenSection if parameter.kind is Parameter.VAR_KEYWORD else base
+            continue
+        if registered and (parameter.name not in hints or variable):
             raise ConfigError(
                 f"network {name!r}: its parameter {parameter.name!r} needs a type, so that a recipe can be checked; "
                 "write one, or give the registry row an options class"
             )
         default = ... if parameter.default is Parameter.empty else parameter.default
-        fields[parameter.name] = (hints[parameter.name], default)
-    return create_model(f"{name} options", __base__=Section, **fields)
+        fields[parameter.name] = (hints.get(parameter.name, Any), default)
+    return create_model(f"{name} options", __base__=base, **fields)

@@ -225,8 +225,32 @@ class TrainingConfig(Section):
     )
     start: str | None = Field(
         None,
-        description="initial weights: a run folder, a classifier file, or a recipe, which is trained first "
-        "in `stage-1` of the run folder on the same data and network; null: random initialisation",
+        description="initial weights: a run folder, a classifier file, a file of weights, `timm:NAME`, `hub:NAME`, "
+        "`robustbench:NAME` or `MODULE:FUNCTION`; or a recipe, which is trained first in `stage-1` of the run folder "
+        "on the same data and network; null: random initialisation",
+    )
+    mean: tuple[float, ...] | None = Field(
+        None,
+        description="mean of the normalisation before the network, one value per channel; null: that of the initial "
+        "weights or of pretrained weights, else 0.5",
+    )
+    std: tuple[PositiveFloat, ...] | None = Field(
+        None, description="standard deviation of the normalisation; with `training.mean`"
+    )
+    freeze: NonNegativeInt | tuple[str, ...] = Field(
+        (),
+        description="layers that are not trained, and whose BatchNorm statistics are kept: names or patterns "
+        "(`[stem, blocks.*.norm1]`), or a number of layers from the input on",
+    )
+    layer_lr: dict[str, PositiveFloat] = Field(
+        default_factory=dict,
+        description="PATTERN: FACTOR; factors of the learning rate of layers, such as `{classifier: 10}`",
+    )
+    lr_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="factor of the learning rate from each layer to the one before it (layer-wise decay)",
     )
     batch_size: PositiveInt = 128
     lr: PositiveFloat = 0.1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -39,10 +41,29 @@ def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, 
         "in_channels": image_shape[0],
         **options.model_dump(exclude={"name"}),
     }
-    network = call_registered(f"network {options.name!r}", NETWORKS.get(options.name), **settings)
+    function = NETWORKS.get(options.name)
+    if NETWORKS.is_own(options.name):
+        settings = _accepted(function, settings)
+    network = _unwrapped(call_registered(f"network {options.name!r}", function, **settings))
     if not NETWORKS.row(options.name).built_in:
         check_outputs(options.name, network, num_classes, image_shape)
     assert isinstance(network, nn.Module)
+    return network
+
+
+def _accepted(function: Callable[..., Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """``settings`` without ``num_classes`` and ``in_channels`` if the function has no such parameters."""
+    parameters = signature(function).parameters
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return settings
+    given = ("num_classes", "in_channels")
+    return {name: value for name, value in settings.items() if name not in given or name in parameters}
+
+
+def _unwrapped(network: Any) -> Any:
+    """The network inside ``torch.compile`` or ``DataParallel``, whose prefixes no saved file may have."""
+    while isinstance(network, nn.DataParallel) or hasattr(network, "_orig_mod"):
+        network = network.module if isinstance(network, nn.DataParallel) else network._orig_mod
     return network
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -19,6 +19,7 @@ from trilemma.data.sources import load_splits
 from trilemma.methods.base import Step
 from trilemma.networks.create import create_network
 from trilemma.threat import Threat
+from trilemma.training.layers import freeze, parameter_groups
 from trilemma.updates.updates import Reduce, awp, plain, sam
 
 # Mean and standard deviation of the normalisation: the network's input is 2 x - 1, the scale of the published methods.
@@ -35,32 +36,52 @@ def build_data(config: Config) -> Splits:
     )
 
 
-def build_classifier(config: Config, train: ImageSet) -> Classifier:
-    """Returns an untrained classifier with the configured network, for the classes and image shape of ``train``."""
+def build_classifier(config: Config, train: ImageSet, start: Classifier | None = None) -> Classifier:
+    """Returns a classifier with the configured network, for the classes and image shape of ``train``.
+
+    Args:
+        config: configuration of the run; its frozen layers are frozen.
+        train: training images.
+        start: classifier with the initial weights, whose normalisation is taken over; its weights are not loaded.
+    """
     network = create_network(config.network, train.num_classes, train.image_shape)
     if config.training.bn_momentum is not None:
         set_batch_norm_momentum(network, config.training.bn_momentum)
-    return wrap_network(config, network, train.num_classes, train.image_shape, train.class_names)
-
-
-def wrap_network(
-    config: Config,
-    network: nn.Module,
-    num_classes: int,
-    image_shape: tuple[int, int, int],
-    class_names: Sequence[str] | None = None,
-) -> Classifier:
-    """Returns a classifier with ``network``, the default normalisation, and the threat of the configuration."""
+    freeze(network, config.training.freeze)
+    mean, std = normalisation(config, network, train.image_shape[0], start)
     return Classifier(
         network,
-        num_classes,
-        mean=[CENTRE] * image_shape[0],
-        std=[HALF_WIDTH] * image_shape[0],
-        class_names=class_names,
-        image_shape=image_shape,
+        train.num_classes,
+        mean=mean,
+        std=std,
+        class_names=train.class_names,
+        image_shape=train.image_shape,
         threat=None if config.threat is None else Threat(config.threat.norm, config.threat.radius),
         network_config=config.network.model_dump(mode="json"),
     )
+
+
+def normalisation(
+    config: Config, network: nn.Module, channels: int, start: Classifier | None = None
+) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """Returns mean and standard deviation before the network: the given ones, else those of its weights, else 0.5.
+
+    Weights of another training expect its normalisation: that of ``start``, or that of published weights.
+    """
+    training = config.training
+    if training.mean is not None:
+        return training.mean, training.std
+    if start is not None:
+        values = (start.mean, start.std)
+        mean, std = (None if value is None else value.flatten().tolist() for value in values)
+        return mean, std
+    published = getattr(network, "pretrained_cfg", None)
+    if getattr(config.network, "pretrained", False) and isinstance(published, Mapping):
+        # The weights of the first layer are summed over the channels for grey images.
+        parts = [list(published["mean"]), list(published["std"])]
+        mean, std = (part if len(part) == channels else [sum(part) / len(part)] * channels for part in parts)
+        return mean, std
+    return [CENTRE] * channels, [HALF_WIDTH] * channels
 
 
 def build_augmentation(section: AugmentationConfig, train: ImageSet) -> Augmentation:
@@ -95,7 +116,7 @@ def build_optimiser(
 ) -> torch.optim.Optimizer:
     """Returns SGD or Adam over the parameters of the classifier and of the method's own networks."""
     section, lr = config.optimiser, config.training.lr
-    weights = [*clf.parameters(), *method_parameters]
+    weights = parameter_groups(clf.network, config.training, method_parameters)
     if section.name == "adam":
         return torch.optim.Adam(
             weights, lr=lr, betas=(section.momentum, 0.999), weight_decay=section.weight_decay

@@ -58,6 +58,7 @@ def _try_step(config: Config, train: ImageSet) -> None:
         method = create_from_config(small)
         state = check_state(config.method.name, method.init_state(clf, subset, config.training.seed))
         batch = next(build.build_loader(small, subset, torch.device("cpu")).epoch(0))
+        build.build_optimiser(small, clf, state.parameters())
         clf.train()
         try:
             points = method.points(clf, batch, state)

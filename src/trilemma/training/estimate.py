@@ -171,7 +171,9 @@ def _describe_start(config: Config, splits: Splits | None) -> str:
     stage = first_stage(config)
     if stage is not None:
         return f"{start} is trained first ({stage.training.epochs} epochs), which is not counted here"
-    return f"weights of {start}{provenance(load_start(start))}"
+    if splits is None:
+        return f"weights of {start}, which are checked when the images are there"
+    return f"weights of {start}{provenance(load_start(config, splits.train))}"
 
 
 def _check_disk(needed_gb: float) -> dict[str, Any]:

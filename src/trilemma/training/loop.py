@@ -67,9 +67,8 @@ class Loop:
         self.initial_config = config
         training = config.training
         torch.manual_seed(training.seed)
-        self.clf = build.build_classifier(config, data.train)
-        if start is not None:
-            load_initial_weights(self.clf, start, str(training.start))
+        self.clf = build.build_classifier(config, data.train, start)
+        replaced = None if start is None else load_initial_weights(self.clf, start, config)
         self.clf.to(fabric.device)
         narrow_layer = narrow_convolution(self.clf.network) if fabric.device.type == "cpu" else None
         if training.channels_last and narrow_layer is None:
@@ -97,7 +96,8 @@ class Loop:
         self.points: Points | None = None
         self.clf.train()
         if start is not None:
-            record.event(self.state, "start", "weights", f"of {training.start}{provenance(start)}")
+            text = f"of {training.start}{provenance(start)}"
+            record.event(self.state, "start", "weights", f"{text}; {replaced}" if replaced else text)
 
     def resume(self) -> None:
         """Restores the saved state and removes the metric lines of later steps, which will be run again."""
@@ -173,7 +173,7 @@ class Loop:
         training, state = self.config.training, self.state
         factor = rate(self.config.schedule, state.step, self.total_steps, self.loader.steps_per_epoch)
         for group in state.optimiser.param_groups:
-            group["lr"] = training.lr * state.rate_factor * factor
+            group["lr"] = training.lr * state.rate_factor * factor * group.get("factor", 1.0)
         if training.input_noise:
             batch = self._with_noise(batch)
         epoch = state.step // self.loader.steps_per_epoch + 1

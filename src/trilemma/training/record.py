@@ -65,7 +65,8 @@ class Record:
             "epoch": state.epoch,
             "minutes": state.minutes,
         }
-        line["lr"] = state.optimiser.param_groups[0]["lr"]
+        group = state.optimiser.param_groups[0]
+        line["lr"] = group["lr"] / group.get("factor", 1.0)
         line["images_per_second"] = len(readings) * self.config.training.batch_size / seconds
         line |= {name: value for name, value in mean.items() if not name.startswith("terms/")}
         line["terms"] = {

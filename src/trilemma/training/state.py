@@ -71,6 +71,7 @@ class TrainingState:
         """Returns the state as nested dictionaries of tensors and plain values."""
         return {
             "weights": self.clf.state_dict(),
+            "normalisation": [self.clf.mean, self.clf.std],
             "optimiser": self.optimiser.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "method": self.method_state.state_dict(),
@@ -82,6 +83,10 @@ class TrainingState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the state that :meth:`state_dict` returned."""
         self.clf.load_state_dict(state["weights"])
+        # Of the initial weights, which a resumed run does not read again; earlier versions had one normalisation.
+        if "normalisation" in state:
+            for name, value in zip(("mean", "std"), state["normalisation"], strict=True):
+                setattr(self.clf, name, None if value is None else value.to(self.clf.device))
         self.optimiser.load_state_dict(state["optimiser"])
         # Optimiser buffers get the memory format of their weights, which they had when they were created.
         for weight, buffers in self.optimiser.state.items():

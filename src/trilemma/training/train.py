@@ -138,7 +138,7 @@ def _initial_classifier(
         return None
     stage_config = first_stage(config)
     if stage_config is None:
-        return load_start(config.training.start)
+        return load_start(config, data.train)
     stage = run.first_stage
     stage_exists = stage.config_file.is_file()
     # Every process must have checked before the first one creates the folder.
