@@ -112,7 +112,7 @@ def _sections(
     }
     if options.uses_attack and options.inner_attack and not options.single_step:
         sections["attack"] = {"steps": 5}
-    if options.uses_sampler:
+    if "buffer_size" in options.sampler_defaults:
         sections["sampler"] = {"buffer_size": 1000}
         # Chains of energy models need networks whose energy of an image does not depend on the others.
         sections["network"] |= {"norm": "group", "activation": "silu"}
