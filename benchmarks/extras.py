@@ -263,7 +263,8 @@ def table(rows: dict[str, Any]) -> str:
     lines = ["| extra | for | in the clone | adds | checked by |", "|---|---|---|---|---|"]
     for name, row in sorted(rows.items()):
         how = ", then ".join(f"`{command}`" for command in commands(name))
-        amount = f"{row['megabytes']} MB, {len(row['added'])} packages"
+        count = len(row["added"])
+        amount = f"{row['megabytes']} MB, {count} package{'s' if count > 1 else ''}"
         lines.append(f"| `{name}` | {CHECKS[name].purpose} | {how} | {amount} | {CHECKS[name].used} |")
     return "\n".join(lines)
 
