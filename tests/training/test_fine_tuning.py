@@ -253,7 +253,7 @@ NETS = """
 import torch
 from torch import nn
 
-def wide(num_classes, in_channels=1, width: int = 8, **more):
+def wide(num_classes, in_channels=1, width: int = 8, **more) -> nn.Module:
     layers = [nn.Conv2d(in_channels, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(),
               nn.Linear(width * 36, num_classes)]
     network = nn.Sequential(*layers)
@@ -269,8 +269,11 @@ class Ten(nn.Sequential):
     def __init__(self, hidden=4):
         super().__init__(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, 10))
 
-def broken(num_classes):
+def broken(num_classes) -> nn.Module:
     raise ValueError("no such thing")
+
+def undeclared(num_classes):
+    raise AssertionError("called")
 
 number = 3
 """
@@ -328,6 +331,9 @@ def test_initial_weights_from_a_function_of_ones_own(nets: str, data: Splits) ->
         ),
         ("{}:wid", "has no attribute 'wid'"),
         ("{}:number", "is a int, not a function or class"),
+        ("{}:undeclared", "not declared to return a network"),
+        ("os:system", "standard library"),
+        ("yaml:safe_load", "not declared to return a network"),
         ("smal-resnet", "unknown network 'smal-resnet'. Did you mean 'small-resnet'"),
     ],
 )
@@ -335,6 +341,18 @@ def test_a_function_that_is_not_there_is_one_line(nets: str, network: str, messa
     with pytest.raises(Exception, match=message) as error:
         own(network.format(nets))
     assert "\n" not in str(error.value)
+
+
+def test_neither_a_recipe_nor_a_file_calls_just_anything(nets: str, data: Splits) -> None:
+    """Both may come from others, and a function that is no network could do anything."""
+    for name in (f"{nets}:undeclared", "os:getcwd"):
+        with pytest.raises(ConfigError, match=r"declared to return a network|standard library"):
+            load_start(tiny("standard", {"start": name}), data.train)
+    clf = classifier()
+    clf.network_config = {"name": f"{nets}:undeclared"}
+    clf.save("stranger.safetensors")
+    with pytest.raises(ConfigError, match="not declared to return a network"):
+        load("stranger.safetensors")
 
 
 def test_an_option_that_the_function_does_not_take_is_refused(nets: str) -> None:

@@ -16,7 +16,7 @@ from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from trilemma.config.section import section_of
 from trilemma.errors import ConfigError, UnknownNameError, describe, nearest
@@ -179,7 +179,9 @@ class Registry:
 class NetworkRegistry(Registry):
     """The networks: a name ``MODULE:FUNCTION`` that is not in the table names a function of the user's.
 
-    The module may be in the working directory. The parameters of the function are its options.
+    The module may be in the working directory. The parameters of the function are its options. Recipes and classifier
+    files come from others too, and must not be able to call just anything: only a subclass of ``torch.nn.Module``, or a
+    function whose annotated return type is one, is ever called.
     """
 
     _OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -199,6 +201,8 @@ class NetworkRegistry(Registry):
     def _import(self, name: str, row: Row) -> Any:
         if not self.is_own(name):
             return super()._import(name, row)
+        if row.target.partition(":")[0].partition(".")[0] in sys.stdlib_module_names:
+            raise ConfigError(f"network {name!r}: is of Python's standard library, which has no networks")
         sys.path.insert(0, str(Path.cwd()))
         try:
             target = import_object(row.target)
@@ -212,7 +216,26 @@ class NetworkRegistry(Registry):
             sys.path.pop(0)
         if not callable(target):
             raise ConfigError(f"network {name!r}: is a {type(target).__name__}, not a function or class")
+        if not _returns_network(target):
+            raise ConfigError(
+                f"network {name!r}: is not declared to return a network, so a recipe or file may not call it; annotate "
+                "it: def FUNCTION(...) -> torch.nn.Module"
+            )
         return target
+
+
+def _returns_network(target: Any) -> bool:
+    """Whether ``target`` is a subclass of ``torch.nn.Module``, or a function annotated to return one."""
+    from torch import nn
+
+    if isinstance(target, type):
+        return issubclass(target, nn.Module)
+    try:
+        returned = get_type_hints(target).get("return")
+    # Annotations that cannot be evaluated, or a callable that has none.
+    except (NameError, TypeError, AttributeError):
+        return False
+    return isinstance(returned, type) and issubclass(returned, nn.Module)
 
 
 def _method(module: str, class_name: str, summary: str, paper: str, cost: str) -> Row:

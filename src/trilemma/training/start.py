@@ -13,6 +13,7 @@ from trilemma.classifier.opening import dimensions, note
 from trilemma.classifier.source import ClassifierSource
 from trilemma.config.config import Config
 from trilemma.config.recipe import load_config, recipe_names
+from trilemma.config.registry import NETWORKS
 from trilemma.data.class_names import numbers
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import CheckpointError, ConfigError, nearest
@@ -89,6 +90,9 @@ def load_start(config: Config, train: ImageSet) -> Classifier:
     start = str(config.training.start)
     described = ClassifierSource(start)
     path = described.path
+    if isinstance(described.function, str):
+        # A recipe may come from others: only functions that are declared to return a network are called.
+        NETWORKS.get(described.function)
     if path is None or path.is_dir():
         return described.open(data=train)
     if not path.is_file():
