@@ -181,3 +181,9 @@ def test_the_lint_takes_what_attacks_take(network, images) -> None:
     for given, classes in ((None, labels), (pixels, None), (pixels, ["a"] * 12)):
         with pytest.raises(ImageError):
             lint(network, given, classes)
+
+
+def test_the_callers_inference_mode_does_not_matter(network, images, expected) -> None:
+    with torch.inference_mode():
+        inside = ImageSet(images.images * 1, images.labels * 1, images.class_names, "dots", "test")
+        assert values(Classifier(network, 3), inside) == expected

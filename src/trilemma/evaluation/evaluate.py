@@ -51,6 +51,8 @@ _FINITE_IMAGES = 128
 Threats = AnyThreat | Sequence[AnyThreat]
 
 
+# Attacks need gradients, also inside the caller's inference mode.
+@torch.inference_mode(False)
 def evaluate(
     clf: Source,
     data: Data | None = None,
