@@ -86,7 +86,9 @@ class ClassifierSource:
         """The run whose classifier this is; ``None`` for other sources, and for a run that only provides weights."""
         if self.model is not None or self.network is not None or self.path is None or not self.path.is_dir():
             return None
-        return RunDirectory.open(self.path)
+        run = RunDirectory(self.path)
+        # Copied checkpoints without the rest of their run are files.
+        return None if run.classifiers() and not run.config_file.is_file() else RunDirectory.open(self.path)
 
     def __str__(self) -> str:
         """The source as a short text, for messages."""

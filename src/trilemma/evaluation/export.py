@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from trilemma import __version__
@@ -177,6 +177,9 @@ def export_state_dict(clf: Classifier, path: str | Path, images: ImageSet) -> di
     safetensors = Path(path).suffix.lower() == ".safetensors"
 
     def write(file: Path) -> None:
+        if safetensors:
+            file.write_bytes(save(module.state_dict(), {"trilemma": json.dumps(metadata)}))
+            return
         # Through memory: torch's own writer reports a full disk as an error of its archive.
         content = BytesIO()
         torch.save({"state_dict": module.state_dict(), "metadata": metadata}, content)
