@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.result_page import write  # noqa: E402
-from benchmarks.studies.common import update_page  # noqa: E402
+from studies.common import update_page  # type: ignore[import-not-found]  # noqa: E402
 
 from trilemma import Classifier, Threat  # noqa: E402
 from trilemma.attacks import autoattack, autoattack_rand  # noqa: E402

@@ -36,7 +36,8 @@ def run(name: str, clf: Any, images: Any, labels: Any, threat: Any = THREAT, **c
     if name not in ("fgsm", "autoattack"):
         options.setdefault("generator", torch.Generator().manual_seed(0))
     result = getattr(attacks, name)(clf, images, labels, threat, **options)
-    return result.adversarial if name == "autoattack" else result
+    adversarial: Tensor = result.adversarial if name == "autoattack" else result
+    return adversarial
 
 
 @pytest.fixture
@@ -58,7 +59,8 @@ def test_networks_radii_and_arrays_give_the_images_of_their_tensors(case, name: 
             self.clf = clf
 
         def forward(self, images: Tensor) -> Tensor:
-            return self.clf.network((images - 0.5) / 0.25)
+            logits: Tensor = self.clf.network((images - 0.5) / 0.25)
+            return logits
 
     stored = Classifier(clf.network, 3, [0.5], [0.25], threat=THREAT)
     same: dict[str, tuple[Any, ...]] = {
@@ -91,13 +93,14 @@ def test_a_norm_goes_with_a_radius_in_every_spelling(case, name: str) -> None:
     for norm, spelling in (("linf", "L_inf"), ("linf", math.inf), ("l2", "L2"), ("l2", 2)):
         assert torch.equal(run(name, clf, images, labels, 0.1, norm=spelling), expected[norm])
     assert torch.equal(run(name, clf, images, labels, Threat("l2", "0.1"), norm="L2"), expected["l2"])
-    for threat, norm, message in (
+    wrong: tuple[tuple[Any, Any, str], ...] = (
         (0.1, "l1", "unknown"),
         (THREAT, "l2", "contradicts"),
         (None, None, "none given"),
-    ):
+    )
+    for threat, wrong_norm, message in wrong:
         with pytest.raises(ConfigError, match=message):
-            run(name, clf, images, labels, threat, norm=norm)
+            run(name, clf, images, labels, threat, norm=wrong_norm)
 
 
 @NAMES

@@ -273,7 +273,8 @@ def test_an_argument_that_does_not_fit_is_one_line(change, message: str) -> None
 
 
 def test_class_names_are_text_of_one_form() -> None:
-    assert Classifier(nn.Flatten(), 3, class_names=["e\u0301", b"b", 3]).class_names == ("é", "b", "3")
+    names: list[Any] = ["e\u0301", b"b", 3]
+    assert Classifier(nn.Flatten(), 3, class_names=names).class_names == ("é", "b", "3")
 
 
 def test_a_function_is_a_network(toy) -> None:

@@ -178,9 +178,10 @@ def test_the_lint_takes_what_attacks_take(network, images) -> None:
     for name, value in wrong.items():
         with pytest.raises(ConfigError):
             lint(network, pixels, labels, **{"threat": THREAT, name: value})
-    for given, classes in ((None, labels), (pixels, None), (pixels, ["a"] * 12)):
+    pairs: tuple[tuple[Any, Any], ...] = ((None, labels), (pixels, None), (pixels, ["a"] * 12))
+    for wrong_images, wrong_labels in pairs:
         with pytest.raises(ImageError):
-            lint(network, given, classes)
+            lint(network, wrong_images, wrong_labels)
 
 
 def test_the_callers_inference_mode_does_not_matter(network, images, expected) -> None:

@@ -199,7 +199,7 @@ def test_generation_stands_at_its_values_with_less_to_the_right_and_no_invented_
 
 def test_the_confusion_matrix_shows_shares_of_true_classes_and_names_both_axes():
     (axes,) = draw_confusion([[3, 1], [0, 0]], ["cat", "$dog$"], DARK).axes
-    np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), [[0.75, 0.25], [0, 0]])
+    np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), np.array([[0.75, 0.25], [0, 0]]))
     assert [text.get_text() for text in axes.texts] == ["75", "25"]
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [text.get_text() for text in labels] == ["cat", "$dog$"]
@@ -208,7 +208,7 @@ def test_the_confusion_matrix_shows_shares_of_true_classes_and_names_both_axes()
 
 def test_a_large_confusion_matrix_has_class_numbers_and_its_key_all_names():
     names = [f"class {k}" for k in range(100)]
-    (axes,) = draw_confusion(np.eye(100).tolist(), names).axes
+    (axes,) = draw_confusion(np.eye(100, dtype=int).tolist(), names).axes
     assert [text.get_text() for text in axes.get_yticklabels()] == [str(k) for k in range(0, 100, 10)]
     assert len(axes.texts) == 0
     assert confusion_key(names)[42] == ("42", "class 42") and len(confusion_key(names)) == 100

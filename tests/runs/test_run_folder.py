@@ -14,7 +14,8 @@ import trilemma
 from trilemma.config.recipe import load_config
 from trilemma.errors import RunError
 from trilemma.runs.run_directory import RunDirectory
-from trilemma.training.train import Run, train
+from trilemma.training.run import Run
+from trilemma.training.train import train
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
 STEP_KEYS = {

@@ -25,8 +25,9 @@ from trilemma.training import train as training
 from trilemma.training.build import build_classifier
 from trilemma.training.checkpoint import load_state
 from trilemma.training.finish import finished_classifier
+from trilemma.training.run import Run
 from trilemma.training.selection import criterion, held_out_accuracies
-from trilemma.training.train import Run, train
+from trilemma.training.train import train
 from trilemma.updates.ema import EMA
 
 

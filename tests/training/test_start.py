@@ -21,7 +21,8 @@ from trilemma.networks.create import create_network
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.checkpoint import load_state
 from trilemma.training.estimate import estimate
-from trilemma.training.train import Run, train
+from trilemma.training.run import Run
+from trilemma.training.train import train
 
 
 @pytest.fixture(scope="module")

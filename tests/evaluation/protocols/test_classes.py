@@ -17,6 +17,8 @@ from trilemma.metrics.accuracy import answered_classes, chance, confusion, wilso
 class Given(nn.Module):
     """Returns the given logits of image i, whose pixels hold ``i / 1000``."""
 
+    given: Tensor
+
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.register_buffer("given", logits)
