@@ -42,16 +42,80 @@ CATALOGUE = {
         "The network ends in a log-softmax: losses are unchanged, but E(x) is 0 for every image.",
         "Return logits: remove the last log-softmax.",
     ),
+    "quantised-outputs": Entry(
+        ERROR,
+        "The outputs are rounded, or labels instead of logits: the gradient is zero almost everywhere, but predictions "
+        "can be changed.",
+        "Return the logits before rounding; report square or autoattack-standard.",
+    ),
+    "bounded-outputs": Entry(
+        WARNING,
+        "A sigmoid, tanh, clamp, ReLU or the like after the last layer: outputs near the limit have hardly any "
+        "gradient, and gradient attacks such as pgd-20 are too weak.",
+        "Return the outputs before it (the answers do not change), or report screen or autoattack-standard.",
+    ),
     "normalisation": Entry(
         ERROR,
         "Normalisation is applied twice, or not at all, or with other constants than in training.",
         "Normalise in one place, by mean and std of the Classifier or inside the network, and pass images in [0, 1].",
     ),
+    "inverted-images": Entry(
+        ERROR,
+        "The network was trained on images in which light and dark are exchanged.",
+        "Pass images as in training: 1 - x, or data of the same polarity.",
+    ),
+    "channel-order": Entry(
+        ERROR,
+        "The network was trained on channels in the reverse order (BGR, as OpenCV reads them, instead of RGB).",
+        "Reverse the channels before or inside the network: images.flip(1).",
+    ),
+    "orientation": Entry(
+        ERROR,
+        "The network was trained on flipped, rotated or transposed images, or these were read that way.",
+        "Read the images as in training; look at one of them beside one of the training images.",
+    ),
+    "one-answer": Entry(
+        ERROR,
+        "A constant network, a bias that outweighs everything else, or images that all look the same to the network: "
+        "accuracy is the share of one class, and cannot fall under attack.",
+        "Do not report its robustness; check training, weights and images. The attack checks were skipped.",
+    ),
+    "permuted-labels": Entry(
+        ERROR,
+        "The labels have another class order than the outputs: that of another data set, of folders sorted as text, or "
+        "shifted by one.",
+        "Match classes by name (class_names of the Classifier and of the data); the attack checks were skipped.",
+    ),
+    "swapped-classes": Entry(
+        ERROR,
+        "Two names are exchanged in the labels or in the outputs; with two classes the outputs may also be negated.",
+        "Match classes by name (class_names of the Classifier and of the data).",
+    ),
+    "negated-logits": Entry(
+        ERROR,
+        "The outputs are losses, energies or distances, which are smallest for the answer.",
+        "Return logits, largest for the answer: negate the outputs; the attack checks were skipped.",
+    ),
+    "few-answers": Entry(
+        WARNING,
+        "A collapsed network, outputs that were never trained, or a class order that does not fit.",
+        "Measure each class with the protocol classes; accuracy on the other classes cannot fall under attack.",
+    ),
+    "below-chance": Entry(
+        ERROR,
+        "Labels of other classes or in another order, or outputs of the wrong sign.",
+        "Compare the labels and answers of a few images; the attack checks were skipped.",
+    ),
+    "at-chance": Entry(
+        WARNING,
+        "An untrained network, labels that belong to other images or other classes, or images that it cannot read.",
+        "Compare the labels and answers of a few images; the attack checks were skipped.",
+    ),
     "random-forward": Entry(
         ERROR,
         "Dropout that is active in eval mode, or noise in the forward pass: verdicts are random, and an attack that "
         "does not average over the noise is too weak.",
-        "Remove the noise, or attack the expectation over many forward passes; the attack checks were skipped.",
+        "Remove the noise, or attack the expectation: protocol autoattack-rand; the attack checks were skipped.",
     ),
     "train-mode": Entry(
         WARNING,
@@ -89,6 +153,14 @@ CATALOGUE = {
         ERROR,
         "Logits so large that the softmax rounds to 0 and 1: the cross-entropy has no gradient for attacks to follow.",
         "Divide the logits by a constant (accuracy does not change), or report an attack on a margin.",
+    ),
+    "squashed-logits": Entry(
+        ERROR,
+        "Outputs that are bounded or very small (sigmoid, tanh, a high temperature, a loss other than the "
+        "cross-entropy) make the softmax of every image nearly flat: the cross-entropy misleads attacks, and pgd-20 is "
+        "too high.",
+        "Return the outputs before squashing, or multiply them by a constant (the answers do not change); or report "
+        "screen or autoattack-standard, which climb a margin.",
     ),
     "black-box-better": Entry(
         ERROR,

@@ -51,10 +51,13 @@ def image_findings(images: Tensor, threat: Threat | None) -> list[Finding]:
 
 # Tolerance for sums of probabilities.
 ROUNDING = 1e-3
+# Outputs of a class pile up at a limit if this share of the images, and two images more, are within END of its largest
+# or smallest output, as a share of its range. Of 60 networks without a bound the largest share was 0.013.
+PILED, END = 0.025, 0.02
 
 
 def output_findings(logits: Tensor) -> list[Finding]:
-    """Findings about outputs ``[N, K]``: not finite, probabilities, or log-probabilities (for at least 2 classes)."""
+    """Findings about outputs ``[N, K]``: not finite; for at least 2 classes also probabilities, labels, or bounded."""
     count = len(logits)
     not_finite = int((~torch.isfinite(logits).all(1)).sum())
     if not_finite:
@@ -63,12 +66,34 @@ def output_findings(logits: Tensor) -> list[Finding]:
         ]
     if logits.shape[1] < 2:
         return []
+    # Columns that are the same for all images, such as those of masked classes, say nothing about the others.
+    varying = logits[:, (logits != logits[:1]).any(0)]
+    if varying.numel() >= 8 and len(values := varying.unique()) == 2:
+        observation = f"the outputs only take the values {float(values[0]):g} and {float(values[1]):g}"
+        return [Finding.from_catalogue("quantised-outputs", observation, count, count)]
     if float(logits.min()) >= 0 and bool(((logits.sum(1) - 1).abs() < ROUNDING).all()):
         observation = "outputs are not negative and sum to 1"
         return [Finding.from_catalogue("softmax-outputs", observation, count, count)]
     if float(logits.max()) <= 0 and bool((logits.logsumexp(1).abs() < ROUNDING).all()):
         observation = "exponentials of the outputs sum to 1"
         return [Finding.from_catalogue("log-softmax-outputs", observation, count, count)]
+    return _bounded_finding(varying)
+
+
+def _bounded_finding(outputs: Tensor) -> list[Finding]:
+    """A finding if the outputs ``[N, k]`` of most classes pile up at the largest or the smallest one; else empty."""
+    if not outputs.numel():
+        return []
+    lowest, highest = outputs.amin(0), outputs.amax(0)
+    for limit, word in ((highest, "largest"), (lowest, "smallest")):
+        piled = (outputs - limit).abs() <= END * (highest - lowest)
+        if float(piled.double().mean(0).median()) >= PILED + 2 / len(outputs):
+            images = int(piled.any(1).sum())
+            observation = (
+                f"{float(piled.double().mean()):.0%} of the outputs are within {END:.0%} of the range of their class "
+                f"from its {word} output"
+            )
+            return [Finding.from_catalogue("bounded-outputs", observation, images, len(outputs))]
     return []
 
 

@@ -17,6 +17,8 @@ TINY = 1e-4
 STEP = 0.1
 # Bounds for the actual change of the margin, relative to the change that the gradient predicts.
 ACCEPTED_RATIO = (0.05, 20.0)
+# Tolerance for differences of rounded outputs, in steps, and the smallest step, relative to the largest output.
+OFF_GRID, SMALLEST_STEP = 0.05, 1e-5
 
 
 def gradient_findings(
@@ -61,14 +63,18 @@ def gradient_findings(
 def _zero_gradient_finding(
     probe: Probe, images: Tensor, logits: Tensor, seeds: Tensor, zero: Tensor
 ) -> Finding:
-    """``quantised-input`` or ``zero-gradients``.
+    """``quantised-outputs``, ``quantised-input`` or ``zero-gradients``.
 
-    With rounded inputs, a change far below one grey level, upwards or downwards, does not reach the logits.
+    With rounded inputs, a change far below one grey level, upwards or downwards,
+    does not reach the logits.
     """
     shift = TINY * noise.uniform(seeds, 0, images.shape[1:]).to(images)
     up, down = (max_abs(probe.logits(images + sign * shift) - logits) == 0 for sign in (1, -1))
     flat, unchanged = int(zero.sum()), int((zero & (up | down)).sum())
     detached = "" if probe.connected else " (the outputs are detached from the image)"
+    if probe.connected and _on_grid(logits):
+        observation = "the input gradient is zero, and all outputs are multiples of one step apart"
+        return Finding.from_catalogue("quantised-outputs", observation, flat, len(images))
     if 2 * unchanged >= len(images):
         observation = (
             f"the input gradient is zero{detached}, and a change of {TINY:g} in every pixel does not change the "
@@ -77,6 +83,18 @@ def _zero_gradient_finding(
         return Finding.from_catalogue("quantised-input", observation, unchanged, len(images))
     observation = f"the input gradient is zero{detached}"
     return Finding.from_catalogue("zero-gradients", observation, flat, len(images))
+
+
+def _on_grid(outputs: Tensor) -> bool:
+    """Whether all differences between values of ``outputs`` are multiples of the smallest one."""
+    values = outputs.double().unique()
+    if len(values) < 2:
+        return False
+    gaps = values.diff()
+    steps = gaps / gaps.min()
+    return bool(gaps.min() > SMALLEST_STEP * values.abs().max()) and bool(
+        ((steps - steps.round()).abs() < OFF_GRID).all()
+    )
 
 
 def _actual_to_predicted_change(

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
+from math import inf
 
 import torch
 from torch import Tensor, nn
 
 from trilemma import noise
 from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import BatchNorm
 from trilemma.evaluation.lint.finding import Finding
-from trilemma.evaluation.lint.probe import Probe, clearly_more
+from trilemma.evaluation.lint.gains import Change, best_gain
+from trilemma.evaluation.lint.probe import Probe
 
-Rescale = Callable[[Tensor], Tensor]
 Constants = tuple[Tensor, Tensor]
 
 # Above this accuracy, clean images alone show hardly any difference. Noisy copies are used too, if the classifier is
 # robust enough to the noise.
 CEILING, NOISE_STD, NOISE_ROBUST = 0.9, 0.2, 0.8
-# Number of correctly classified and of misclassified images that a rescaling is tried on first.
-FIRST = 24
-# Net number of images that a rescaling must gain, and the significance level of the gain.
-AT_LEAST, CHANCE = 3, 1e-3
-# Required accuracy after rescaling, as a share of the way from always predicting the most frequent class to all
-# correct. An untrained network changes its predictions for whole classes, so its images are not independent samples.
-REQUIRED_SHARE = 0.2
+# Required accuracy after rescaling (see :class:`trilemma.evaluation.lint.gains.Change`): a higher contrast alone raises
+# the accuracy of many badly trained networks, so the rescaled images must be classified well.
+ODDS, SHARE = 2.0, 2 / 3
+# The same with BatchNorm, whose running statistics tell how the images of training were scaled: images that fit them
+# (below FITS, in units of :func:`_mismatch`; of 40 networks all that were trained for two epochs were below 0.3) are
+# not rescaled, and rescaled ones must fit them better by a factor. The first pair of odds and share applies from the
+# factor FITS_BETTER on, the second below it.
+FITS, FITS_BETTER = 0.45, 2.0
+ODDS_FITTING, ODDS_OF_BATCH_NORM = (1.2, 0.2), (2.0, 1 / 3)
+# Number of images that are compared with the running statistics.
+MATCHED = 32
 
 
 def normalisation_findings(
@@ -41,6 +48,11 @@ def normalisation_findings(
     clf = probe.oracle.clf
     if observation := _twice_in_a_row(probe, images[:2]):
         return [Finding.from_catalogue("normalisation", observation, len(images), len(images))]
+    changes = [*_rescalings(clf, images)]
+    if batch_norm := _first_batch_norm(clf):
+        changes = _fitting(probe, batch_norm, images[:MATCHED], changes)
+    if not changes:
+        return []
     inputs, input_labels, input_correct = images, labels, correct
     if float(correct.float().mean()) >= CEILING:
         noisy = images + NOISE_STD * noise.normal(seeds, 0, images.shape[1:]).to(images)
@@ -49,51 +61,19 @@ def normalisation_findings(
         if float(noisy_correct.float().mean()) >= NOISE_ROBUST:
             inputs, input_labels = torch.cat([images, noisy]), torch.cat([labels, labels])
             input_correct = torch.cat([correct, noisy_correct])
-    best: tuple[int, int, str] | None = None
-    for name, rescale in _rescalings(clf, images):
-        gained, lost = _compare(probe, rescale, inputs, input_labels, input_correct)
-        needed = AT_LEAST if best is None else best[0] - best[1] + 1
-        if clearly_more(gained, lost, needed, chance=CHANCE) and _is_trained(
-            int(input_correct.sum()) + gained - lost, input_labels
-        ):
-            best = gained, lost, name
+    best = best_gain(probe, changes, inputs, input_labels, input_correct)
     if best is None:
         return []
-    gained, lost, name = best
     kind = "images" if len(inputs) == len(images) else "images and noisy copies"
     observation = (
-        f"{name}, {gained} misclassified {kind} are classified correctly, and {lost} the other way round"
+        f"{best.change.text}, {best.gained} misclassified {kind} are classified correctly, and {best.lost} the other "
+        "way round"
     )
-    return [Finding.from_catalogue("normalisation", observation, gained - lost, len(inputs))]
+    return [Finding.from_catalogue("normalisation", observation, best.gained - best.lost, len(inputs))]
 
 
-def _is_trained(correct: int, labels: Tensor) -> bool:
-    """Whether ``correct`` images are clearly more than always predicting the most frequent class would give."""
-    most_frequent = int(labels.bincount().max())
-    return correct - most_frequent >= REQUIRED_SHARE * (len(labels) - most_frequent)
-
-
-def _compare(
-    probe: Probe, rescale: Rescale, images: Tensor, labels: Tensor, correct: Tensor
-) -> tuple[int, int]:
-    """How many images become correct by rescaling, and how many wrong; (0, 0) if the first few show no gain."""
-
-    def changed(index: Tensor) -> Tensor:
-        return probe.is_correct(rescale(images[index]), labels[index]) != correct[index]
-
-    wrong_index, correct_index = (~correct).nonzero().squeeze(1), correct.nonzero().squeeze(1)
-    expected_gain = 0.0
-    for index, sign in ((wrong_index, 1), (correct_index, -1)):
-        if len(index):
-            expected_gain += sign * float(changed(index[:FIRST]).float().mean()) * len(index)
-    if expected_gain < AT_LEAST:
-        return 0, 0
-    gained = int(changed(wrong_index).sum())
-    return gained, int(changed(correct_index).sum()) if len(correct_index) else 0
-
-
-def _rescalings(clf: Classifier, images: Tensor) -> Iterator[tuple[str, Rescale]]:
-    """Rescalings that undo or repeat a likely normalisation, each with its description."""
+def _rescalings(clf: Classifier, images: Tensor) -> Iterator[Change]:
+    """Rescalings that undo or repeat a likely normalisation."""
     constants = {"mean and std 0.5": (torch.full_like(images[:1, :, :1, :1], 0.5),) * 2}
     if clf.mean is not None and clf.std is not None:
         constants["the Classifier's mean and std"] = (clf.mean.float(), clf.std.float())
@@ -101,16 +81,53 @@ def _rescalings(clf: Classifier, images: Tensor) -> Iterator[tuple[str, Rescale]
         images.mean((0, 2, 3), True),
         images.std((0, 2, 3), keepdim=True).clamp_min(1e-6),
     )
+
+    def change(text: str, apply: Callable[[Tensor], Tensor]) -> Change:
+        return Change("normalisation", text, apply, ODDS, SHARE)
+
     previous: list[Tensor] = []
     for name, (mean, std) in constants.items():
         both = torch.cat([mean.expand(1, images.shape[1], 1, 1), std.expand(1, images.shape[1], 1, 1)])
         if any(torch.allclose(both, other, atol=0.02) for other in previous):
             continue
         previous.append(both)
-        yield f"normalised once more by {name}", partial(_normalise, constants=(mean, std))
-        yield f"with normalisation by {name} undone", partial(_undo, constants=(mean, std))
-    yield "multiplied by 255", lambda x: x * 255
-    yield "divided by 255", lambda x: x / 255
+        yield change(f"normalised once more by {name}", partial(_normalise, constants=(mean, std)))
+        yield change(f"with normalisation by {name} undone", partial(_undo, constants=(mean, std)))
+    yield change("multiplied by 255", lambda x: x * 255)
+    yield change("divided by 255", lambda x: x / 255)
+
+
+def _first_batch_norm(clf: Classifier) -> BatchNorm | None:
+    """The first BatchNorm with running statistics, in the order of the modules; ``None`` if there is none."""
+    layers = (module for module in clf.network.modules() if isinstance(module, BatchNorm))
+    return next((layer for layer in layers if layer.running_mean is not None), None)
+
+
+def _fitting(probe: Probe, layer: BatchNorm, images: Tensor, changes: Sequence[Change]) -> list[Change]:
+    """The changes after which the images fit the running statistics of ``layer`` better, with what they must reach."""
+    given, fitting = _mismatch(probe, layer, images), []
+    for change in changes if given >= FITS else ():
+        better = given / _mismatch(probe, layer, change.apply(images))
+        if better > 1:
+            odds, share = ODDS_FITTING if better >= FITS_BETTER else ODDS_OF_BATCH_NORM
+            fitting.append(replace(change, odds=odds, share=share))
+    return fitting
+
+
+def _mismatch(probe: Probe, layer: BatchNorm, images: Tensor) -> float:
+    """The distance of the input of ``layer`` from its running statistics; infinite if the layer is not called.
+
+    It is that of the means, in standard deviations, plus that of log std, each the root mean square over channels.
+    """
+    values = _input_of(probe, [layer], images)
+    mean, variance = layer.running_mean, layer.running_var
+    if values is None or mean is None or variance is None:
+        return inf
+    flat = values.transpose(0, 1).flatten(1)
+    variance = variance.float() + layer.eps
+    shift = (flat.mean(1) - mean.float()).square() / variance
+    ratio = ((flat.var(1) + layer.eps) / variance).log() / 2
+    return float(shift.mean().sqrt() + ratio.square().mean().sqrt())
 
 
 def _twice_in_a_row(probe: Probe, images: Tensor) -> str:
@@ -160,6 +177,14 @@ def _constants(module: nn.Module) -> Constants | None:
 
 def _first_layer_input(probe: Probe, images: Tensor) -> Tensor | None:
     """The input of the first layer with weights of its own, float32; ``None`` if no such layer is called."""
+    modules = probe.oracle.clf.network.modules()
+    return _input_of(
+        probe, [m for m in modules if next(m.parameters(recurse=False), None) is not None], images
+    )
+
+
+def _input_of(probe: Probe, layers: Sequence[nn.Module], images: Tensor) -> Tensor | None:
+    """The input of the one of these layers that is called first, float32; ``None`` if none is called."""
     first_input: list[Tensor] = []
 
     def hook(module: nn.Module, inputs: tuple[object, ...]) -> None:
@@ -168,12 +193,8 @@ def _first_layer_input(probe: Probe, images: Tensor) -> Tensor | None:
             first_input.append(inputs[0].detach().to(torch.float32, copy=True))
 
     # TorchScript calls its layers without hooks.
-    layers = [
-        m
-        for m in probe.oracle.clf.network.modules()
-        if not isinstance(m, torch.jit.ScriptModule) and next(m.parameters(recurse=False), None) is not None
-    ]
-    handles = [layer.register_forward_pre_hook(hook) for layer in layers]
+    eager = (layer for layer in layers if not isinstance(layer, torch.jit.ScriptModule))
+    handles = [layer.register_forward_pre_hook(hook) for layer in eager]
     try:
         probe.oracle.logits(images)
     finally:

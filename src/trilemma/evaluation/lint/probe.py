@@ -133,6 +133,11 @@ def sign_test(more: int, fewer: int) -> float:
     return outcomes / int(2**tosses)
 
 
+def at_most(count: int, of: int, probability: float) -> float:
+    """The probability of at most ``count`` successes in ``of`` independent trials of this ``probability``."""
+    return sum(comb(of, k) * probability**k * (1 - probability) ** (of - k) for k in range(count + 1))
+
+
 def clearly_more(more: int, fewer: int, at_least: int = 1, chance: float = SIGNIFICANCE) -> bool:
     """Whether ``more`` exceeds ``fewer`` by ``at_least`` images, and significantly at the level ``chance``."""
     return more - fewer >= at_least and sign_test(more, fewer) < chance

@@ -23,7 +23,8 @@ from trilemma.classifier.wrap import (
     on_device_of,
 )
 from trilemma.errors import ConfigError, ImageError
-from trilemma.evaluation.lint.attacks import battery_findings, run_battery
+from trilemma.evaluation.lint.answers import answer_findings
+from trilemma.evaluation.lint.attacks import ACCURATE, battery_findings, run_battery
 from trilemma.evaluation.lint.checks import (
     image_findings,
     logits_in_initial_modes,
@@ -33,9 +34,11 @@ from trilemma.evaluation.lint.checks import (
 )
 from trilemma.evaluation.lint.finding import Finding
 from trilemma.evaluation.lint.gradients import gradient_findings
+from trilemma.evaluation.lint.layout import layout_findings
 from trilemma.evaluation.lint.normalisation import normalisation_findings
 from trilemma.evaluation.lint.own_attack import Attack, budget_findings, run_attack, strength_findings
 from trilemma.evaluation.lint.probe import Probe
+from trilemma.evaluation.lint.scale import best_factor
 from trilemma.threat import Threat
 from trilemma.units import count, whole_number
 
@@ -43,8 +46,12 @@ from trilemma.units import count, whole_number
 MAX_IMAGES, MAX_IMAGES_WITHOUT_THREAT = 400, 128
 # Largest number of images to attack, and to check for train mode, randomness and dependence on the batch.
 MAX_ATTACKED, MAX_MODE_IMAGES = 64, 32
-# Findings after which attacks are skipped, as their results would be meaningless.
+# Findings after which the check of the answers and the attacks are skipped, as their results would be meaningless.
 BLOCKING = frozenset({"range", "non-finite-outputs", "random-forward", "batch-dependence"})
+# Findings that explain wrong answers: the check of the answers is skipped.
+CAUSES_OF_ANSWERS = BLOCKING | {"normalisation", "channel-order", "inverted-images", "orientation"}
+# Findings about the answers after which attacks are skipped: what is correct is correct by luck.
+BY_LUCK = frozenset({"one-answer", "permuted-labels", "negated-logits", "below-chance", "at-chance"})
 
 
 @dataclass
@@ -178,12 +185,17 @@ def _inspect(
     with inner_loop(clf):
         probe = Probe(clf, images, batch_size)
         logits = probe.logits(images)
-        findings += output_findings(logits)
-        findings += mode_findings(probe, one_batch, layers, initial_logits)
+        outputs = output_findings(logits)
+        outputs += mode_findings(probe, one_batch, layers, initial_logits)
         correct = logits.argmax(1) == labels
-        if "non-finite-outputs" not in _names(findings):
-            findings += normalisation_findings(probe, images, labels, correct, noise.derive(seeds, 0))
-        blocked = bool(BLOCKING & _names(findings))
+        if "non-finite-outputs" not in _names(outputs):
+            outputs += normalisation_findings(probe, images, labels, correct, noise.derive(seeds, 0))
+        if not CAUSES_OF_ANSWERS & _names(findings + outputs):
+            outputs += layout_findings(probe, images, labels, correct)
+        if not CAUSES_OF_ANSWERS & _names(findings + outputs):
+            findings += answer_findings(logits, labels, clf.class_names)
+        findings += outputs
+        blocked = bool((BLOCKING | BY_LUCK) & _names(findings))
         index = correct[:MAX_ATTACKED].nonzero().squeeze(1)
         if not blocked and len(index):
             attacked = images[index], labels[index]
@@ -192,7 +204,7 @@ def _inspect(
             if threat is not None:
                 result.attacked = len(index)
                 battery = run_battery(probe, *attacked, noise.derive(seeds[index], 2), threat)
-                findings += battery_findings(battery)
+                findings += battery_findings(battery, *_squashing(findings, logits, labels))
         if attack is not None and threat is not None and "range" not in _names(findings):
             adversarial = run_attack(attack, clf, images[:MAX_ATTACKED], labels[:MAX_ATTACKED], threat)
             off_budget = budget_findings(adversarial, images[:MAX_ATTACKED], threat)
@@ -207,6 +219,14 @@ def _inspect(
 
 def _names(findings: list[Finding]) -> set[str]:
     return {finding.name for finding in findings}
+
+
+def _squashing(findings: list[Finding], logits: Tensor, labels: Tensor) -> tuple[bool, float]:
+    """Whether the outputs are bounded, and the factor by which their scale is off; neither is new beside a softmax."""
+    names, accuracy = _names(findings), float((logits.argmax(1) == labels).float().mean())
+    known = "softmax-outputs" in names
+    factor = best_factor(logits, labels) if accuracy >= ACCURATE and not known else 1.0
+    return "bounded-outputs" in names and not known, factor
 
 
 def _stored_threat_findings(clf: Classifier, threat: Threat | None) -> list[Finding]:
