@@ -82,3 +82,10 @@ def confusion(answers: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     answered = answers >= 0
     pairs = labels[answered] * num_classes + answers[answered]
     return pairs.bincount(minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def rank(logits: Tensor, labels: Tensor) -> Tensor:
+    """The number of classes that precede the label by their logits, int64 ``[N]``; the first of equal ones precedes."""
+    own = logits.gather(1, labels[:, None])
+    first = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    return ((logits > own) | ((logits == own) & first)).sum(1)

@@ -39,13 +39,16 @@ def test_an_untrained_network_and_hardly_any_images(toy):
 
 @pytest.mark.parametrize("seed", [3, 13])
 def test_networks_that_have_learnt_nothing(digits, seed):
-    """Some rescaling turns the predictions of these two to classes that fit more of the images by luck."""
+    """Some rescaling turns the predictions of these two to classes that fit more of the images by luck.
+
+    That they answer hardly any of the classes is true.
+    """
     torch.manual_seed(seed)
     options = NETWORKS.options("small-resnet").model_validate(
         {"name": "small-resnet", "width": 8, "norm": "group"}
     )
     clf = Classifier(create_network(options, 10, (1, 8, 8)), 10, [0.5], [0.25]).eval()
-    assert lint(clf, digits[0], digits[1], Threat("linf", "8/255")) == []
+    assert {f.name for f in lint(clf, *digits, Threat("linf", "8/255"))} <= {"few-answers", "at-chance"}
 
 
 def test_very_confident_logits_that_hide_nothing(standard, digits, around):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import trilemma
 from trilemma.errors import ConfigError
-from trilemma.evaluation.protocols.classes import classes_measurement, rank
-from trilemma.metrics.accuracy import answered_classes, chance, confusion, wilson_interval
+from trilemma.evaluation.protocols.classes import classes_measurement
+from trilemma.metrics.accuracy import answered_classes, chance, confusion, rank, wilson_interval
 
 
 class Given(nn.Module):

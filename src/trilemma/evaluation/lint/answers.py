@@ -13,16 +13,18 @@ from torch import Tensor
 
 from trilemma.evaluation.lint.finding import Finding
 from trilemma.evaluation.lint.probe import at_most, sign_test
-from trilemma.metrics.accuracy import answered_classes, confusion
+from trilemma.metrics.accuracy import answered_classes, confusion, rank
 
 # Share of the images of other classes that an honest classifier answers differently from its most frequent answer, at
 # the least: where no class has the majority of the images, and where one has.
 OTHERS, OTHERS_OF_MAJORITY = 0.5, 0.15
-# Largest share of them that "one answer for every image" allows, and its significance level.
+# Largest share of them, and of all images, that "one answer for every image" allows, and its significance level.
 STRAY, CHANCE_ONE = 0.05, 0.01
 # Classes that are never answered are a finding if they are many and half of all, or if the mean recall of the others is
-# this high: networks of little training miss a few classes. Smallest recall that is expected of each class.
-MANY, GOOD_RECALL, LEAST_RECALL = 3, 0.8, 0.1
+# high: networks of little training miss a few classes. Smallest recall that is expected of each class.
+MANY, GOOD_RECALL, LEAST_RECALL = 3, 0.9, 0.1
+# They are also one if this share of their own images ranks them last, with at least so many images and classes.
+LAST_SHARE, LAST_OF_IMAGES, LAST_OF_CLASSES = 0.9, 5, 5
 # Significance level of the other checks.
 CHANCE = 1e-3
 # A new order of the labels must fit this share of its images, and twice as many as the labels as they are.
@@ -49,7 +51,7 @@ def answer_findings(logits: Tensor, labels: Tensor, class_names: Sequence[str]) 
     finding = (
         _one_answer(logits, answers, labels, class_names)
         or _other_order(logits, matrix, labels, class_names)
-        or _few_answers(matrix, class_names)
+        or _few_answers(logits, matrix, labels, class_names)
         or _no_better_than_chance(matrix)
     )
     return [] if finding is None else [finding]
@@ -59,10 +61,12 @@ def _one_answer(logits: Tensor, answers: Tensor, labels: Tensor, names: Sequence
     top = int(answers.bincount().argmax())
     others = labels != top
     count, differently = int(others.sum()), int((answers[others] != top).sum())
-    expected = OTHERS if 2 * count >= len(labels) else OTHERS_OF_MAJORITY
-    if differently > STRAY * count or at_most(differently, count, expected) >= CHANCE_ONE:
-        return None
     same = int((answers == top).sum())
+    expected = OTHERS if 2 * count >= len(labels) else OTHERS_OF_MAJORITY
+    if max(differently / max(count, 1), 1 - same / len(labels)) > STRAY:
+        return None
+    if at_most(differently, count, expected) >= CHANCE_ONE:
+        return None
     everything = "every image is" if same == len(labels) else f"{same} of {len(labels)} images are"
     share = float((labels == top).double().mean())
     observation = f"{everything} answered {names[top]}, which {share:.1%} of the images are"
@@ -73,7 +77,7 @@ def _one_answer(logits: Tensor, answers: Tensor, labels: Tensor, names: Sequence
     return Finding.from_catalogue("one-answer", observation, same, len(labels))
 
 
-def _few_answers(matrix: Tensor, names: Sequence[str]) -> Finding | None:
+def _few_answers(logits: Tensor, matrix: Tensor, labels: Tensor, names: Sequence[str]) -> Finding | None:
     """A finding if more classes are never answered than recalls well below those of the other classes explain."""
     counts = matrix.sum(1)
     present = counts.nonzero().squeeze(1)
@@ -82,11 +86,10 @@ def _few_answers(matrix: Tensor, names: Sequence[str]) -> Finding | None:
     if not len(missing) or not len(answered):
         return None
     recall = float((matrix.diagonal()[answered] / counts[answered]).double().mean())
-    if recall < GOOD_RECALL and (len(missing) < MANY or 2 * len(missing) < len(present)):
-        return None
+    half = len(missing) >= MANY and 2 * len(missing) >= len(present)
     expected = max(LEAST_RECALL, recall**2 / 2)
-    never = (1 - expected) ** counts[present].double()
-    if _at_least(len(missing), never) >= CHANCE:
+    improbable = _at_least(len(missing), (1 - expected) ** counts[present].double()) < CHANCE
+    if not ((half or recall >= GOOD_RECALL) and improbable) and not _ranked_last(logits, labels, missing):
         return None
     images = int(counts[missing].sum())
     observation = (
@@ -94,6 +97,15 @@ def _few_answers(matrix: Tensor, names: Sequence[str]) -> Finding | None:
         f"{_listed([names[k] for k in missing.tolist()])}"
     )
     return Finding.from_catalogue("few-answers", observation, images, int(counts.sum()))
+
+
+def _ranked_last(logits: Tensor, labels: Tensor, classes: Tensor) -> bool:
+    """Whether nearly all images of these classes rank them behind all other classes."""
+    own = torch.isin(labels, classes)
+    if int(own.sum()) < LAST_OF_IMAGES or logits.shape[1] < LAST_OF_CLASSES:
+        return False
+    last = rank(logits[own], labels[own]) >= logits.shape[1] - len(classes)
+    return float(last.double().mean()) >= LAST_SHARE
 
 
 def _at_least(count: int, probabilities: Tensor) -> float:

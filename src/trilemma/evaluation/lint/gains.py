@@ -23,16 +23,15 @@ class Change:
         finding: name of the finding if it raises the accuracy.
         text: the change, in words.
         apply: from images ``[n, C, H, W]`` to changed images.
-        odds: factor by which it must raise the odds of a correct classification.
-        share: accuracy that it must reach, as a share of the way from always answering the most frequent class to all
-            correct. A network that has learnt little changes its answers for whole classes, some of them by luck.
+        reach: what it must reach, one or more pairs of the factor by which the odds of a correct classification rise,
+            and the accuracy as a share of the way from always answering the most frequent class to all correct. A
+            network that has learnt little changes its answers for whole classes, some of them by luck.
     """
 
     finding: str
     text: str
     apply: Callable[[Tensor], Tensor]
-    odds: float
-    share: float
+    reach: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,13 @@ def best_gain(
 def _needed(change: Change, labels: Tensor, correct: int) -> int:
     """The net number of images that a change has to gain."""
     count, most_frequent = len(labels), int(labels.bincount().max())
-    odds = change.odds * (correct + 0.5) / (count - correct + 0.5)
-    by_odds = odds * (count + 1) / (1 + odds) - 0.5
-    by_share = most_frequent + change.share * (count - most_frequent)
+
+    def reached(factor: float, share: float) -> float:
+        odds = factor * (correct + 0.5) / (count - correct + 0.5)
+        return max(odds * (count + 1) / (1 + odds) - 0.5, most_frequent + share * (count - most_frequent))
+
     # Rounded down: few misclassified images can rise by a few only.
-    return max(AT_LEAST, int(max(by_odds, by_share)) - correct)
+    return max(AT_LEAST, int(min(reached(*pair) for pair in change.reach)) - correct)
 
 
 def _gain(probe: Probe, change: Change, images: Tensor, labels: Tensor, correct: Tensor, needed: int) -> Gain:

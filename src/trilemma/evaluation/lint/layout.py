@@ -12,7 +12,7 @@ from trilemma.evaluation.lint.probe import Probe
 
 # What a change must reach (see :class:`trilemma.evaluation.lint.gains.Change`): there are several orientations, and
 # one order of channels.
-ODDS, ODDS_OF_CHANNELS, SHARE = 2.5, 1.6, 0.4
+REACH, REACH_OF_CHANNELS = ((2.5, 0.4),), ((1.6, 0.4),)
 
 
 def layout_findings(probe: Probe, images: Tensor, labels: Tensor, correct: Tensor) -> list[Finding]:
@@ -34,8 +34,8 @@ def layout_findings(probe: Probe, images: Tensor, labels: Tensor, correct: Tenso
 
 def _layouts(images: Tensor) -> Iterator[Change]:
     if images.shape[1] == 3:
-        yield Change("channel-order", "reversed channels", lambda x: x.flip(1), ODDS_OF_CHANNELS, SHARE)
-    yield Change("inverted-images", "light and dark exchanged", lambda x: 1 - x, ODDS, SHARE)
+        yield Change("channel-order", "reversed channels", lambda x: x.flip(1), REACH_OF_CHANNELS)
+    yield Change("inverted-images", "light and dark exchanged", lambda x: 1 - x, REACH)
     turns = [
         ("images flipped top to bottom", lambda x: x.flip(2)),
         ("images flipped left to right", lambda x: x.flip(3)),
@@ -48,4 +48,4 @@ def _layouts(images: Tensor) -> Iterator[Change]:
             ("images rotated by 90 degrees to the right", lambda x: x.rot90(3, (2, 3))),
         ]
     for text, turn in turns:
-        yield Change("orientation", text, turn, ODDS, SHARE)
+        yield Change("orientation", text, turn, REACH)

@@ -23,15 +23,14 @@ Constants = tuple[Tensor, Tensor]
 # Above this accuracy, clean images alone show hardly any difference. Noisy copies are used too, if the classifier is
 # robust enough to the noise.
 CEILING, NOISE_STD, NOISE_ROBUST = 0.9, 0.2, 0.8
-# Required accuracy after rescaling (see :class:`trilemma.evaluation.lint.gains.Change`): a higher contrast alone raises
-# the accuracy of many badly trained networks, so the rescaled images must be classified well.
-ODDS, SHARE = 2.0, 2 / 3
+# What rescaling must reach (see :class:`trilemma.evaluation.lint.gains.Change`): a higher contrast alone raises the
+# accuracy of many badly trained networks, so the rescaled images must be classified well.
+REACH = ((2.75, 2 / 3), (1.5, 0.9))
 # The same with BatchNorm, whose running statistics tell how the images of training were scaled: images that fit them
 # (below FITS, in units of :func:`_mismatch`; of 40 networks all that were trained for two epochs were below 0.3) are
-# not rescaled, and rescaled ones must fit them better by a factor. The first pair of odds and share applies from the
-# factor FITS_BETTER on, the second below it.
+# not rescaled, and rescaled ones must fit them better, by the factor FITS_BETTER or with a larger gain.
 FITS, FITS_BETTER = 0.45, 2.0
-ODDS_FITTING, ODDS_OF_BATCH_NORM = (1.2, 0.2), (2.0, 1 / 3)
+REACH_FITTING, REACH_OF_BATCH_NORM = ((1.2, 0.2),), ((2.0, 1 / 3),)
 # Number of images that are compared with the running statistics.
 MATCHED = 32
 
@@ -83,7 +82,7 @@ def _rescalings(clf: Classifier, images: Tensor) -> Iterator[Change]:
     )
 
     def change(text: str, apply: Callable[[Tensor], Tensor]) -> Change:
-        return Change("normalisation", text, apply, ODDS, SHARE)
+        return Change("normalisation", text, apply, REACH)
 
     previous: list[Tensor] = []
     for name, (mean, std) in constants.items():
@@ -109,8 +108,9 @@ def _fitting(probe: Probe, layer: BatchNorm, images: Tensor, changes: Sequence[C
     for change in changes if given >= FITS else ():
         better = given / _mismatch(probe, layer, change.apply(images))
         if better > 1:
-            odds, share = ODDS_FITTING if better >= FITS_BETTER else ODDS_OF_BATCH_NORM
-            fitting.append(replace(change, odds=odds, share=share))
+            fitting.append(
+                replace(change, reach=REACH_FITTING if better >= FITS_BETTER else REACH_OF_BATCH_NORM)
+            )
     return fitting
 
 

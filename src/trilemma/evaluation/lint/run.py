@@ -24,7 +24,7 @@ from trilemma.classifier.wrap import (
 )
 from trilemma.errors import ConfigError, ImageError
 from trilemma.evaluation.lint.answers import answer_findings
-from trilemma.evaluation.lint.attacks import ACCURATE, battery_findings, run_battery
+from trilemma.evaluation.lint.attacks import battery_findings, run_battery
 from trilemma.evaluation.lint.checks import (
     image_findings,
     logits_in_initial_modes,
@@ -38,7 +38,7 @@ from trilemma.evaluation.lint.layout import layout_findings
 from trilemma.evaluation.lint.normalisation import normalisation_findings
 from trilemma.evaluation.lint.own_attack import Attack, budget_findings, run_attack, strength_findings
 from trilemma.evaluation.lint.probe import Probe
-from trilemma.evaluation.lint.scale import best_factor
+from trilemma.evaluation.lint.scale import missing_factor
 from trilemma.threat import Threat
 from trilemma.units import count, whole_number
 
@@ -46,12 +46,12 @@ from trilemma.units import count, whole_number
 MAX_IMAGES, MAX_IMAGES_WITHOUT_THREAT = 400, 128
 # Largest number of images to attack, and to check for train mode, randomness and dependence on the batch.
 MAX_ATTACKED, MAX_MODE_IMAGES = 64, 32
-# Findings after which the check of the answers and the attacks are skipped, as their results would be meaningless.
+# Findings after which checks of the answers and attacks are skipped, as their results would be meaningless.
 BLOCKING = frozenset({"range", "non-finite-outputs", "random-forward", "batch-dependence"})
-# Findings that explain wrong answers: the check of the answers is skipped.
-CAUSES_OF_ANSWERS = BLOCKING | {"normalisation", "channel-order", "inverted-images", "orientation"}
 # Findings about the answers after which attacks are skipped: what is correct is correct by luck.
 BY_LUCK = frozenset({"one-answer", "permuted-labels", "negated-logits", "below-chance", "at-chance"})
+# Those of them for which some order of the labels fits the images.
+ORDERS = frozenset({"permuted-labels", "negated-logits"})
 
 
 @dataclass
@@ -188,12 +188,13 @@ def _inspect(
         outputs = output_findings(logits)
         outputs += mode_findings(probe, one_batch, layers, initial_logits)
         correct = logits.argmax(1) == labels
+        meaningful = not BLOCKING & _names(findings + outputs)
         if "non-finite-outputs" not in _names(outputs):
-            outputs += normalisation_findings(probe, images, labels, correct, noise.derive(seeds, 0))
-        if not CAUSES_OF_ANSWERS & _names(findings + outputs):
-            outputs += layout_findings(probe, images, labels, correct)
-        if not CAUSES_OF_ANSWERS & _names(findings + outputs):
-            findings += answer_findings(logits, labels, clf.class_names)
+            changed = normalisation_findings(probe, images, labels, correct, noise.derive(seeds, 0))
+            if meaningful:
+                answers, changed = _causes(probe, images, labels, logits, changed)
+                findings += answers
+            outputs += changed
         findings += outputs
         blocked = bool((BLOCKING | BY_LUCK) & _names(findings))
         index = correct[:MAX_ATTACKED].nonzero().squeeze(1)
@@ -204,7 +205,12 @@ def _inspect(
             if threat is not None:
                 result.attacked = len(index)
                 battery = run_battery(probe, *attacked, noise.derive(seeds[index], 2), threat)
-                findings += battery_findings(battery, *_squashing(findings, logits, labels))
+                softmax, bounded = (
+                    name in _names(findings) for name in ("softmax-outputs", "bounded-outputs")
+                )
+                # Beside a softmax a wrong scale is nothing new.
+                factor = 1.0 if softmax else missing_factor(logits, labels)
+                findings += battery_findings(battery, bounded, factor)
         if attack is not None and threat is not None and "range" not in _names(findings):
             adversarial = run_attack(attack, clf, images[:MAX_ATTACKED], labels[:MAX_ATTACKED], threat)
             off_budget = budget_findings(adversarial, images[:MAX_ATTACKED], threat)
@@ -221,12 +227,22 @@ def _names(findings: list[Finding]) -> set[str]:
     return {finding.name for finding in findings}
 
 
-def _squashing(findings: list[Finding], logits: Tensor, labels: Tensor) -> tuple[bool, float]:
-    """Whether the outputs are bounded, and the factor by which their scale is off; neither is new beside a softmax."""
-    names, accuracy = _names(findings), float((logits.argmax(1) == labels).float().mean())
-    known = "softmax-outputs" in names
-    factor = best_factor(logits, labels) if accuracy >= ACCURATE and not known else 1.0
-    return "bounded-outputs" in names and not known, factor
+def _causes(
+    probe: Probe, images: Tensor, labels: Tensor, logits: Tensor, changed: list[Finding]
+) -> tuple[list[Finding], list[Finding]]:
+    """Findings that explain wrong answers: either about the answers, or about changes of the images.
+
+    Args:
+        changed: :func:`normalisation_findings`.
+    """
+    correct = logits.argmax(1) == labels
+    changed = changed or layout_findings(probe, images, labels, correct)
+    answers = answer_findings(logits, labels, probe.oracle.clf.class_names)
+    if not changed or not answers:
+        return answers, changed
+    # Changed images are the cause of what they explain, unless another order of the labels explains more images.
+    by_order = answers[0].name in ORDERS and answers[0].count > int(correct.sum()) + changed[0].count
+    return (answers, []) if by_order else ([], changed)
 
 
 def _stored_threat_findings(clf: Classifier, threat: Threat | None) -> list[Finding]:

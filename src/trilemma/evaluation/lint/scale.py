@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-# Factors that are tried, 20 per power of ten.
-SMALLEST, LARGEST, PER_TEN = -7, 9, 20
+# Factors that are tried: powers of ten with these exponents, then STEPS per power of ten around the best of them. The
+# cross-entropy is a convex function of the factor.
+SMALLEST, LARGEST, STEPS = -7, 9, 20
 # A factor counts if it lowers the cross-entropy by at least so many nats.
 GAIN = 0.02
+
+
+# A scale is off from these factors on, at an accuracy of at least: the less accurate a network is, the smaller its
+# logits may be. Of 60 networks of 9 kinds of training, accurate ones needed factors from 1 to 5, others up to 11.
+SQUASHED = ((0.9, 5.0), (0.7, 12.0), (0.0, 500.0))
+SATURATED = 1 / 3
+
+
+def missing_factor(logits: Tensor, labels: Tensor) -> float:
+    """:func:`best_factor` if it is further from 1 than the training of a network explains; else 1."""
+    factor = best_factor(logits, labels)
+    accuracy = float((logits.argmax(1) == labels).double().mean())
+    small = any(accuracy >= least and factor >= off for least, off in SQUASHED)
+    return factor if small or factor <= SATURATED else 1.0
 
 
 def best_factor(logits: Tensor, labels: Tensor) -> float:
@@ -27,8 +41,6 @@ def best_factor(logits: Tensor, labels: Tensor) -> float:
     def loss(factor: float) -> float:
         return float(cross_entropy(factor * logits, labels, label_smoothing=smoothing))
 
-    factors = torch.logspace(
-        SMALLEST, LARGEST, PER_TEN * (LARGEST - SMALLEST) + 1, dtype=torch.float64
-    ).tolist()
-    best = min(factors, key=loss)
+    power = min(range(SMALLEST, LARGEST + 1), key=lambda exponent: loss(10.0**exponent))
+    best = min((10 ** (power + step / STEPS) for step in range(-STEPS, STEPS + 1)), key=loss)
     return best if loss(1.0) - loss(best) >= GAIN else 1.0

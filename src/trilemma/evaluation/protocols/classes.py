@@ -12,7 +12,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.correctness import evaluation_logits
 from trilemma.errors import ConfigError
 from trilemma.evaluation.protocol import Measurement, Protocol, Quantity, Request, Verdicts, protocol
-from trilemma.metrics.accuracy import answered_classes, chance, confusion, wilson_interval
+from trilemma.metrics.accuracy import answered_classes, chance, confusion, rank, wilson_interval
 
 BALANCED = Quantity("balanced accuracy", "higher")
 # With more classes than this a row has no confusion matrix, which grows with their square, and only so many classes.
@@ -115,10 +115,3 @@ def top(value: str) -> Protocol:
         return Verdicts(torch.cat(parts), chance=chance(request.labels, count))
 
     return Protocol(version=1, needs_threat=False, measure=measure, check_classifier=check)
-
-
-def rank(logits: Tensor, labels: Tensor) -> Tensor:
-    """The number of classes that precede the label by their logits, int64 ``[N]``; the first of equal ones precedes."""
-    own = logits.gather(1, labels[:, None])
-    first = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
-    return ((logits > own) | ((logits == own) & first)).sum(1)
