@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.reference_models import NAMES, reference
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 from trilemma import Classifier, Threat
 from trilemma.config.registry import NETWORKS
+from trilemma.data.sources import load_splits
 from trilemma.evaluation.lint import inspect, lint
 from trilemma.networks.create import create_network
 
@@ -49,6 +52,34 @@ def test_networks_that_have_learnt_nothing(digits, seed):
     )
     clf = Classifier(create_network(options, 10, (1, 8, 8)), 10, [0.5], [0.25]).eval()
     assert {f.name for f in lint(clf, *digits, Threat("linf", "8/255"))} <= {"few-answers", "at-chance"}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_networks_of_little_training(seed, digits):
+    """Half of the images are right; a higher contrast helps many of these networks, but is not that of training."""
+    train = load_splits("digits").train
+    images, labels = train.float_images(), train.labels
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        optimiser = torch.optim.Adam(network.parameters(), 0.01)
+        for _ in range(4):
+            rows = torch.randperm(len(images))[:100]
+            optimiser.zero_grad()
+            cross_entropy(network(images[rows]), labels[rows]).backward()
+            optimiser.step()
+    assert lint(Classifier(network).eval(), *digits, Threat("linf", "0.1")) == []
+
+
+def test_few_images_and_few_classes(robust, digits):
+    images, labels = digits
+    for classes, count in ((10, 10), (10, 30), (3, 20), (2, 10), (2, 60), (1, 20)):
+        part = (labels < classes).nonzero().squeeze(1)[:count]
+        assert lint(robust, images[part], labels[part]) == []
+    imbalanced = torch.cat(
+        [(labels == 0).nonzero()[:30], *((labels == k).nonzero()[:2] for k in range(1, 10))]
+    )
+    assert lint(robust, images[imbalanced.squeeze(1)], labels[imbalanced.squeeze(1)]) == []
 
 
 def test_very_confident_logits_that_hide_nothing(standard, digits, around):

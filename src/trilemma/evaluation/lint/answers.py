@@ -21,8 +21,9 @@ OTHERS, OTHERS_OF_MAJORITY = 0.5, 0.15
 # Largest share of them, and of all images, that "one answer for every image" allows, and its significance level.
 STRAY, CHANCE_ONE = 0.05, 0.01
 # Classes that are never answered are a finding if they are many and half of all, or if the mean recall of the others is
-# high: networks of little training miss a few classes. Smallest recall that is expected of each class.
-MANY, GOOD_RECALL, LEAST_RECALL = 3, 0.9, 0.1
+# high, and if they have this many images: networks of little training miss a few classes. Smallest recall that is
+# expected of each class.
+MANY, GOOD_RECALL, MISSED_IMAGES, LEAST_RECALL = 3, 0.9, 20, 0.1
 # They are also one if this share of their own images ranks them last, with at least so many images and classes.
 LAST_SHARE, LAST_OF_IMAGES, LAST_OF_CLASSES = 0.9, 5, 5
 # Significance level of the other checks.
@@ -86,12 +87,13 @@ def _few_answers(logits: Tensor, matrix: Tensor, labels: Tensor, names: Sequence
     if not len(missing) or not len(answered):
         return None
     recall = float((matrix.diagonal()[answered] / counts[answered]).double().mean())
+    images = int(counts[missing].sum())
     half = len(missing) >= MANY and 2 * len(missing) >= len(present)
     expected = max(LEAST_RECALL, recall**2 / 2)
     improbable = _at_least(len(missing), (1 - expected) ** counts[present].double()) < CHANCE
-    if not ((half or recall >= GOOD_RECALL) and improbable) and not _ranked_last(logits, labels, missing):
+    many = (half or recall >= GOOD_RECALL) and images >= MISSED_IMAGES
+    if not (many and improbable) and not _ranked_last(logits, labels, missing):
         return None
-    images = int(counts[missing].sum())
     observation = (
         f"{len(missing)} of the {len(present)} classes of these images are never answered: "
         f"{_listed([names[k] for k in missing.tolist()])}"

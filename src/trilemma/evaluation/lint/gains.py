@@ -87,12 +87,15 @@ def _gain(probe: Probe, change: Change, images: Tensor, labels: Tensor, correct:
     wrong, right = (~correct).nonzero().squeeze(1), correct.nonzero().squeeze(1)
     first_wrong, first_right = wrong[:FIRST], right[:FIRST]
     gained = changed(first_wrong)
-    # Two images more than seen, as so few may be unlucky.
-    possible = len(wrong) * min(1.0, (gained + 2) / max(len(first_wrong), 1))
+    # One image more than seen, as so few may be unlucky.
+    possible = len(wrong) * min(1.0, (gained + 1) / max(len(first_wrong), 1))
     if possible < needed:
         return none
     lost = changed(first_right)
-    expected_loss = len(right) * max(0.0, (lost - 2) / max(len(first_right), 1))
+    expected_loss = len(right) * lost / max(len(first_right), 1)
     if possible - expected_loss < needed:
         return none
-    return Gain(change, gained + changed(wrong[FIRST:]), lost + changed(right[FIRST:]))
+    gained += changed(wrong[FIRST:])
+    if gained - expected_loss < needed:
+        return none
+    return Gain(change, gained, lost + changed(right[FIRST:]))
