@@ -24,8 +24,9 @@ STRAY, CHANCE_ONE = 0.05, 0.01
 # high, and if they have this many images: networks of little training miss a few classes. Smallest recall that is
 # expected of each class.
 MANY, GOOD_RECALL, MISSED_IMAGES, LEAST_RECALL = 3, 0.9, 20, 0.1
-# They are also one if this share of their own images ranks them last, with at least so many images and classes.
-LAST_SHARE, LAST_OF_IMAGES, LAST_OF_CLASSES = 0.9, 5, 5
+# They are also one if this share of their own images ranks them last, with at least so many images, and so many classes
+# for each that is never answered.
+LAST_SHARE, LAST_OF_IMAGES, LAST_OF_CLASSES = 0.9, 5, 3
 # Significance level of the other checks.
 CHANCE = 1e-3
 # A new order of the labels must fit this share of its images, and twice as many as the labels as they are.
@@ -104,7 +105,7 @@ def _few_answers(logits: Tensor, matrix: Tensor, labels: Tensor, names: Sequence
 def _ranked_last(logits: Tensor, labels: Tensor, classes: Tensor) -> bool:
     """Whether nearly all images of these classes rank them behind all other classes."""
     own = torch.isin(labels, classes)
-    if int(own.sum()) < LAST_OF_IMAGES or logits.shape[1] < LAST_OF_CLASSES:
+    if int(own.sum()) < LAST_OF_IMAGES or logits.shape[1] < LAST_OF_CLASSES * len(classes):
         return False
     last = rank(logits[own], labels[own]) >= logits.shape[1] - len(classes)
     return float(last.double().mean()) >= LAST_SHARE
