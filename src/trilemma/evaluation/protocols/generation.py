@@ -191,7 +191,7 @@ def measure_samples(
     return {
         "protocol": f"{names['frechet']}:{samples.name}:{count}-{samples.origin}:{reference_name}",
         "version": VERSION, "quantity": names["frechet"], "better": "lower",
-        "value": sample["frechet"], "lower": None, "upper": None, "chance": None,
+        "value": sample["frechet"], "lower": None, "upper": None,
         "also": {name: value for name, value in also.items() if value is not None},
         "count": count,
         "data": {
