@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import batch_norm, dropout
 
 from trilemma import Classifier, Threat
+from trilemma.config.registry import PROTOCOLS
 from trilemma.evaluation.lint import lint
 
 
@@ -90,7 +91,10 @@ def test_outputs_that_are_not_finite(standard, few, around):
 
 def test_noise_in_the_forward_pass(standard, few, around):
     noisy = around(standard, lambda x: x + 0.05 * torch.randn_like(x))
-    assert names(noisy, few) == ["random-forward"]
+    (finding,) = lint(noisy, *few)
+    assert finding.name == "random-forward"
+    assert "protocol autoattack-rand" in finding.do
+    assert "autoattack-rand" in PROTOCOLS
 
 
 def test_dropout_left_on(standard, few, around):
