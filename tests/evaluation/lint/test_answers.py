@@ -150,10 +150,10 @@ def test_a_linear_network_with_a_large_bias_answers_one_class(digits, around):
     """Not hidden gradients: what follows from the bias is not said."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    linear[1].bias.data[4] = 1000.0
-    clf = Classifier(linear).eval()
-    found = lint(clf, *digits, clf.threat)
+        linear = nn.Linear(64, 10)
+    linear.bias.data[4] = 1000.0
+    clf = Classifier(nn.Sequential(nn.Flatten(), linear)).eval()
+    found = lint(clf, *digits, threat=clf.threat)
     assert [finding.name for finding in found] == ["one-answer"]
 
 
