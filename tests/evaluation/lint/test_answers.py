@@ -153,7 +153,7 @@ def test_a_linear_network_with_a_large_bias_answers_one_class(digits, around):
         linear = nn.Linear(64, 10)
     linear.bias.data[4] = 1000.0
     clf = Classifier(nn.Sequential(nn.Flatten(), linear)).eval()
-    found = lint(clf, *digits, threat=clf.threat)
+    found = lint(clf, digits[0], digits[1], threat=clf.threat)
     assert [finding.name for finding in found] == ["one-answer"]
 
 

@@ -51,7 +51,7 @@ def test_networks_that_have_learnt_nothing(digits, seed):
         {"name": "small-resnet", "width": 8, "norm": "group"}
     )
     clf = Classifier(create_network(options, 10, (1, 8, 8)), 10, [0.5], [0.25]).eval()
-    assert {f.name for f in lint(clf, *digits, threat=Threat("linf", "8/255"))} <= {
+    assert {f.name for f in lint(clf, digits[0], digits[1], threat=Threat("linf", "8/255"))} <= {
         "few-answers",
         "at-chance",
     }
@@ -71,7 +71,7 @@ def test_networks_of_little_training(seed, digits):
             optimiser.zero_grad()
             cross_entropy(network(images[rows]), labels[rows]).backward()
             optimiser.step()
-    assert lint(Classifier(network).eval(), *digits, threat=Threat("linf", "0.1")) == []
+    assert lint(Classifier(network).eval(), digits[0], digits[1], threat=Threat("linf", "0.1")) == []
 
 
 def test_few_images_and_few_classes(robust, digits):

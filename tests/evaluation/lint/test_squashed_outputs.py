@@ -34,7 +34,7 @@ SCALES = {
 
 
 def names(clf, data, threat=None):
-    return [finding.name for finding in lint(clf, *data, threat=threat)]
+    return [finding.name for finding in lint(clf, data[0], data[1], threat=threat)]
 
 
 @pytest.mark.parametrize("head", [*HEADS])
@@ -54,7 +54,7 @@ def test_outputs_of_a_robust_network_pile_up_too(head, robust, digits):
 
 @pytest.mark.parametrize("head", [*SCALES, "sigmoid", "tanh", "softsign"])
 def test_an_attack_on_the_margin_that_is_better(head, robust, few, around):
-    found = lint(around(robust, after=(HEADS | SCALES)[head]), *few, threat=Threat("linf", "0.2"))
+    found = lint(around(robust, after=(HEADS | SCALES)[head]), few[0], few[1], threat=Threat("linf", "0.2"))
     (finding,) = [f for f in found if f.name == "squashed-logits"]
     assert finding.severity == "error"
     assert finding.seen.startswith(
