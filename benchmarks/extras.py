@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from benchmarks.result_page import write  # noqa: E402
 from studies.common import update_page  # type: ignore[import-not-found]  # noqa: E402
