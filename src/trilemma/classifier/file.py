@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from trilemma.classifier.foreign_weights import is_pickle
-from trilemma.classifier.wrappers import unwrapped
 from trilemma.config.registry import NETWORKS
 from trilemma.errors import CheckpointError
 from trilemma.files import CLASSIFIER, is_safetensors
 from trilemma.networks.create import create_network
+from trilemma.networks.wrappers import unwrapped
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -22,7 +22,6 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.file import weights_of
 from trilemma.classifier.output import logits_in
-from trilemma.classifier.wrappers import unwrapped
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import (
     CheckpointError,
@@ -35,6 +34,7 @@ from trilemma.errors import (
 from trilemma.evaluation.evaluate import check_fit, check_output, chosen_checkpoints
 from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
 from trilemma.files import replacing
+from trilemma.networks.wrappers import unwrapped
 
 BATCH_SIZE = 250
 # Largest difference of logits, relative to the largest logit: other runtimes sum in another order.

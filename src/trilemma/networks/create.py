@@ -12,6 +12,7 @@ from torch import nn
 from trilemma.config.plug_ins import call_registered
 from trilemma.config.registry import NETWORKS
 from trilemma.errors import ConfigError, describe
+from trilemma.networks.wrappers import inside
 
 
 def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -44,7 +45,8 @@ def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, 
     function = NETWORKS.get(options.name)
     if NETWORKS.is_own(options.name):
         settings = _accepted(function, settings)
-    network = _unwrapped(call_registered(f"network {options.name!r}", function, **settings))
+    # No saved file may have a wrapper's prefix.
+    network = inside(call_registered(f"network {options.name!r}", function, **settings))
     if not NETWORKS.row(options.name).built_in:
         check_outputs(options.name, network, num_classes, image_shape)
     assert isinstance(network, nn.Module)
@@ -58,13 +60,6 @@ def _accepted(function: Callable[..., Any], settings: dict[str, Any]) -> dict[st
         return settings
     given = ("num_classes", "in_channels")
     return {name: value for name, value in settings.items() if name not in given or name in parameters}
-
-
-def _unwrapped(network: Any) -> Any:
-    """The network inside ``torch.compile`` or ``DataParallel``, whose prefixes no saved file may have."""
-    while isinstance(network, nn.DataParallel) or hasattr(network, "_orig_mod"):
-        network = network.module if isinstance(network, nn.DataParallel) else network._orig_mod
-    return network
 
 
 def check_outputs(name: str, network: object, num_classes: int, image_shape: tuple[int, int, int]) -> None:

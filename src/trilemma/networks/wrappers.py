@@ -11,17 +11,21 @@ from torch.optim.swa_utils import AveragedModel
 _WITH_MODULE = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
+def inside(network: Any) -> Any:
+    """The network inside wrappers around the whole of it; anything else is returned as it is."""
+    while _is_wrapper(network):
+        network = network.module if isinstance(network, _WITH_MODULE) else network._orig_mod
+    return network
+
+
 def unwrapped(network: nn.Module) -> nn.Module:
     """The network without wrappers, at any depth, so that no name begins with ``module.`` or ``_orig_mod.``.
 
     The result shares its parameters with ``network``, which is not changed.
     """
-    inner: Any = network
-    while _is_wrapper(inner):
-        inner = inner.module if isinstance(inner, _WITH_MODULE) else inner._orig_mod
+    inner: nn.Module = inside(network)
     if not any(map(_is_wrapper, inner.modules())):
-        unchanged: nn.Module = inner
-        return unchanged
+        return inner
     shallow: nn.Module = copy.copy(inner)
     shallow._modules = {
         name: None if child is None else unwrapped(child) for name, child in inner._modules.items()
