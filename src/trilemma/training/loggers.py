@@ -71,8 +71,7 @@ def wandb(run: Any = None) -> Log:
     active.define_metric("*", step_metric="step")
 
     def log(record: Record, step: int) -> None:
-        images = {f"images/{name}": package.Image(array) for name, array in pictures(record).items()}
-        if values := {**numbers(record), **images}:
+        if values := _values(record, package.Image):
             active.log({"step": step, **values})
         if (happened := event(record)) is not None:
             active.summary[happened[0]] = f"step {step}: {happened[1]}"
@@ -110,14 +109,19 @@ def trackio() -> Log:
     package = _package("trackio")
 
     def log(record: Record, step: int) -> None:
-        images = {f"images/{name}": package.Image(array) for name, array in pictures(record).items()}
-        if values := {**numbers(record), **images}:
+        if values := _values(record, package.Image):
             package.log(values, step=step)
         if (happened := event(record)) is not None:
             level = package.AlertLevel.WARN if record["kind"] == "alarm" else package.AlertLevel.INFO
             package.alert(happened[0], f"step {step}: {happened[1]}", level)
 
     return log
+
+
+def _values(record: Record, image: Callable[[Any], Any]) -> Record:
+    """The numbers of a record and its images, each converted by ``image``."""
+    images = {f"images/{name}": image(array) for name, array in pictures(record).items()}
+    return {**numbers(record), **images}
 
 
 def _package(name: str) -> Any:
