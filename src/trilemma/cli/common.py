@@ -20,12 +20,11 @@ from trilemma.config.recipe import recipe_names
 from trilemma.errors import ConfigError, RunError
 from trilemma.figures.labels import one_line
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.tables import cell
 
 if TYPE_CHECKING:
     import torch
 
-    from trilemma.classifier.classifier import Classifier
-    from trilemma.data.image_set import ImageSet
     from trilemma.threat import Threat
 
 
@@ -137,7 +136,7 @@ def print_table(rows: Sequence[Mapping[str, object]], title: str | None = None) 
     from rich.console import Console
     from rich.table import Table
 
-    cells = [{key: one_line(_cell(row[key])) for key in rows[0]} for row in rows]
+    cells = [{key: one_line(cell(row[key])) for key in rows[0]} for row in rows]
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else WIDEST
     shown, omitted = fitting_columns(cells, width)
@@ -208,12 +207,6 @@ def _is_prose(cells: Sequence[Mapping[str, str]], key: str) -> bool:
 def percent(value: float | None) -> str | None:
     """Returns ``"97.5%"`` for 0.975, ``None`` for ``None``."""
     return None if value is None else f"{value:.1%}"
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def lint_summary(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -326,14 +319,3 @@ def choose_device(name: str | None) -> torch.device:
         raise ConfigError(f"--device {name}: not supported; use cpu, cuda or cuda:N")
     # Every CPU device is the same one.
     return torch.device("cpu") if device.type == "cpu" else device
-
-
-def load_test_images(clf: Classifier, run: RunDirectory | None, name: str | None) -> ImageSet:
-    """Returns the test images of ``--data``, by default those of the run's or the classifier's own data.
-
-    Raises:
-        DataError: the data are unknown or cannot be read.
-    """
-    from trilemma.evaluation.source import open_images
-
-    return open_images(clf, run, name)

@@ -16,7 +16,6 @@ from trilemma.cli.common import (
     Seed,
     choose_device,
     lint_summary,
-    load_test_images,
     option,
     output_folder,
     parse_threat,
@@ -68,11 +67,12 @@ def diagnose(
     threat = parse_threat(norm, radius)
     folder = output_folder(out, run, "figures")
     from trilemma.evaluation.diagnose import diagnose as diagnose_classifier
+    from trilemma.evaluation.source import open_images
 
     clf = classifier.open(choose_device(device), data)
     require_threat(threat, clf.threat)
     print_progress(f"generating and attacking up to {images} images: {', '.join(names)}", quiet)
-    test_images = load_test_images(clf, run, data)
+    test_images = open_images(clf, run, data)
     record = diagnose_classifier(
         clf, test_images, threat, images, seed, attacks=names, out=folder, progress=show_progress_bar(quiet)
     )

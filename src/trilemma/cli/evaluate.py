@@ -18,7 +18,6 @@ from trilemma.cli.common import (
     choose_device,
     completed_by,
     lint_summary,
-    load_test_images,
     option,
     parse_threats,
     percent,
@@ -139,14 +138,14 @@ def evaluate(
                 "evaluating the best and the last checkpoint; --checkpoint best skips the last", quiet
             )
         options |= {"device": choose_device(device), "checkpoint": checkpoint}
-        other_data = None if data is None else load_test_images(classifier.open(), run, data)
         with resumable(run.path):
-            rows = evaluate_run(run.path, protocols, other_data, threat, images, seed, **options)
+            rows = evaluate_run(run.path, protocols, data, threat, images, seed, **options)
     else:
         from trilemma.evaluation.evaluate import evaluate_into
+        from trilemma.evaluation.source import open_images
 
         clf = classifier.open(choose_device(device), data)
-        image_set = load_test_images(clf, None, data)
+        image_set = open_images(clf, None, data)
         if needs_threat:
             require_threat(threat, clf.threat)
         with resumable(out):

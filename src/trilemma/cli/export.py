@@ -10,7 +10,6 @@ from trilemma.cli.common import (
     Data,
     Json,
     Quiet,
-    load_test_images,
     option,
     print_json,
     print_progress,
@@ -59,9 +58,10 @@ def export(
         raise RunError(f"{path}: already exists; refusing to overwrite, choose another --out or remove it")
     writable_folder(path.parent)
     from trilemma.evaluation.export import export as export_classifier
+    from trilemma.evaluation.source import open_images
 
     clf = classifier.open(data=data)
-    images = load_test_images(clf, run, data)
+    images = open_images(clf, run, data)
     print_progress(f"exporting, then checking on {len(images)} images of {images.name}", quiet)
     exported = export_classifier(clf, path, "onnx" if onnx else "state-dict", data=images)
     if as_json:

@@ -12,7 +12,6 @@ from trilemma.cli.common import (
     Radius,
     Seed,
     choose_device,
-    load_test_images,
     parse_threat,
     print_json,
     print_progress,
@@ -48,9 +47,10 @@ def lint(
     threat = parse_threat(norm, radius)
     from trilemma.evaluation.evaluate import check_fit, check_output
     from trilemma.evaluation.lint.rows import lint_data
+    from trilemma.evaluation.source import open_images
 
     clf = classifier.open(choose_device(device), data)
-    images = load_test_images(clf, classifier.run, data)
+    images = open_images(clf, classifier.run, data)
     check_fit(clf, images)
     check_output(clf, images)
     print_progress(f"checking {classifier} on images of {images.name}", quiet)
