@@ -7,13 +7,19 @@ from torch import nn
 from trilemma.config.registry import NETWORKS
 from trilemma.errors import ConfigError, UnknownNameError
 from trilemma.networks.create import create_network
-from trilemma.networks.options import PreActResNetOptions, SmallResNetOptions, WideResNetOptions
+from trilemma.networks.options import (
+    PreActResNetOptions,
+    SmallCNNOptions,
+    SmallResNetOptions,
+    WideResNetOptions,
+)
 
 
 @pytest.mark.parametrize(
     "options",
     [
         SmallResNetOptions(width=8, depth=14),
+        SmallCNNOptions(width=8, hidden=20, activation="silu"),
         PreActResNetOptions(norm="group"),
         WideResNetOptions(depth=10, width=2, bias=True, stride_conv=2, activation="leaky_relu"),
     ],

@@ -9,17 +9,22 @@ from pydantic import BaseModel, ValidationError
 
 from trilemma.config.registry import NETWORKS
 from trilemma.errors import ConfigError
-from trilemma.networks.options import PreActResNetOptions, SmallResNetOptions, TimmOptions, WideResNetOptions
+from trilemma.networks.options import (
+    PreActResNetOptions,
+    SmallCNNOptions,
+    SmallResNetOptions,
+    TimmOptions,
+    WideResNetOptions,
+)
 
-OWN = ["small-resnet", "preact-resnet", "wide-resnet"]
+OWN = ["small-resnet", "small-cnn", "preact-resnet", "wide-resnet"]
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_options_and_constructor_have_the_same_fields_and_defaults(name: str) -> None:
     arguments = inspect.signature(NETWORKS.get(name)).parameters
-    own = {
-        key: value.default for key, value in arguments.items() if key not in ("num_classes", "in_channels")
-    }
+    from_data = ("num_classes", "in_channels", "image_shape")
+    own = {key: value.default for key, value in arguments.items() if key not in from_data}
     assert NETWORKS.options(name)().model_dump(exclude={"name"}) == own
 
 
@@ -35,6 +40,8 @@ def test_registry_rows_name_the_options_of_their_own_name(name: str) -> None:
         (SmallResNetOptions, {"width": 0}),
         (SmallResNetOptions, {"norm": "layer"}),
         (SmallResNetOptions, {"name": "wide-resnet"}),
+        (SmallCNNOptions, {"hidden": 0}),
+        (SmallCNNOptions, {"activation": "tanh"}),
         (PreActResNetOptions, {"depth": 34}),
         (WideResNetOptions, {"stride_conv": 3}),
         (WideResNetOptions, {"dropout": 1.0}),

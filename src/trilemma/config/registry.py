@@ -312,6 +312,12 @@ NETWORKS = NetworkRegistry(
             "trilemma.networks.options:SmallResNetOptions",
             "He et al. 2016",
         ),
+        "small-cnn": Row(
+            "trilemma.networks.small_cnn:SmallCNN",
+            "two strided convolutions and two linear layers for 28x28 images, 0.17 M parameters and up",
+            "trilemma.networks.options:SmallCNNOptions",
+            "Wong et al. 2020",
+        ),
         "preact-resnet": Row(
             "trilemma.networks.preact_resnet:PreActResNet",
             "PreActResNet-18, CIFAR form, 11.17 M parameters",

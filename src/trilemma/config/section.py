@@ -19,7 +19,7 @@ from trilemma.errors import ConfigError
 from trilemma.units import DECIMAL
 
 # Parameters of a network that are determined by the data, and are therefore not options.
-_FROM_THE_DATA = ("num_classes", "in_channels")
+_FROM_THE_DATA = ("num_classes", "in_channels", "image_shape")
 
 
 class Section(BaseModel):
@@ -94,7 +94,7 @@ def section_of(function: Callable[..., Any], name: str, registered: bool = True)
     """Creates an options class for a network that has none, from the parameters of its function.
 
     Args:
-        function: takes ``num_classes``, ``in_channels`` and the options.
+        function: takes the options, and ``num_classes``, ``in_channels`` and ``image_shape`` where it has them.
         name: name of the registry row, or ``MODULE:FUNCTION``.
         registered: parameters need type annotations, and ``*args`` and ``**kwargs`` are refused; otherwise any value is
             passed on.

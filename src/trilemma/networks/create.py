@@ -18,8 +18,9 @@ from trilemma.networks.wrappers import inside
 def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     """Creates the network ``options.name`` on the default device: images ``[N, C, H, W]`` to logits ``[N, K]``.
 
-    The target of the registry row is called with ``num_classes``, ``in_channels`` and the fields of the options as
-    keyword arguments. Weights are drawn from torch's default generator; seed it for reproducible weights.
+    The target of the registry row is called with the fields of the options as keyword arguments, with ``num_classes``
+    and ``in_channels`` if it accepts them, and with ``image_shape`` if it has such a parameter. Weights are drawn from
+    torch's default generator; seed it for reproducible weights.
 
     Args:
         options: an instance of a class of :mod:`trilemma.networks.options`, or of a user's options class.
@@ -37,14 +38,9 @@ def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, 
         raise ConfigError(
             f"network: image_shape must be (channels, height, width), each at least 1, got {tuple(image_shape)}"
         )
-    settings = {
-        "num_classes": num_classes,
-        "in_channels": image_shape[0],
-        **options.model_dump(exclude={"name"}),
-    }
     function = NETWORKS.get(options.name)
-    if NETWORKS.is_own(options.name):
-        settings = _accepted(function, settings)
+    from_data = {"num_classes": num_classes, "in_channels": image_shape[0], "image_shape": image_shape}
+    settings = {**_accepted(function, from_data), **options.model_dump(exclude={"name"})}
     # No saved file may have a wrapper's prefix.
     network = inside(call_registered(f"network {options.name!r}", function, **settings))
     if not NETWORKS.row(options.name).built_in:
@@ -53,13 +49,18 @@ def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, 
     return network
 
 
-def _accepted(function: Callable[..., Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """``settings`` without ``num_classes`` and ``in_channels`` if the function has no such parameters."""
+def _accepted(function: Callable[..., Any], from_data: dict[str, Any]) -> dict[str, Any]:
+    """The items of ``from_data`` that are parameters of ``function``.
+
+    A function with ``**kwargs`` is given ``num_classes`` and ``in_channels`` as well, but the image shape only by name.
+    """
     parameters = signature(function).parameters
-    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return settings
-    given = ("num_classes", "in_channels")
-    return {name: value for name, value in settings.items() if name not in given or name in parameters}
+    variable = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {
+        name: value
+        for name, value in from_data.items()
+        if name in parameters or (variable and name != "image_shape")
+    }
 
 
 def check_outputs(name: str, network: object, num_classes: int, image_shape: tuple[int, int, int]) -> None:

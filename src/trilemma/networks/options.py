@@ -45,6 +45,17 @@ class SmallResNetOptions(Section):
     activation: Activation = "relu"
 
 
+class SmallCNNOptions(Section):
+    """Options of :class:`trilemma.networks.small_cnn.SmallCNN`."""
+
+    name: Literal["small-cnn"] = "small-cnn"
+    width: PositiveInt = Field(
+        16, description="channels of the first convolution; the second has twice as many"
+    )
+    hidden: PositiveInt = Field(100, description="units of the first linear layer")
+    activation: Activation = "relu"
+
+
 class PreActResNetOptions(Section):
     """Options of :class:`trilemma.networks.preact_resnet.PreActResNet`."""
 
