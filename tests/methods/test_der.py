@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import trilemma
+from trilemma import energies
 from trilemma.methods import MethodState, Points
 
 THREAT = trilemma.Threat("linf", 0.1)
@@ -66,6 +67,69 @@ def test_the_single_step_form_is_the_mean_over_the_whole_batch_of_abnormal_examp
     assert 0 < abnormal.sum() < 24
     extra, _ = added(toy, "n-fgsm", clf, at, beta=2.0)
     np.testing.assert_allclose(extra, 2 * (shift * abnormal).sum() / 24, atol=1e-5)
+
+
+def test_the_mean_over_the_abnormal_examples_gives_each_the_same_weight(toy) -> None:
+    clf, at = toy.mlp(), points(toy)
+    shift, abnormal = reference(toy, clf, at)
+    extra, _ = added(toy, "fgsm", clf, at, beta=2.0, average="abnormal")
+    np.testing.assert_allclose(extra, 2 * shift[abnormal].mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("average", ["batch", "abnormal"])
+def test_without_abnormal_examples_the_single_step_form_adds_nothing(toy, average: str) -> None:
+    clf, at = toy.mlp(), points(toy)
+    same = Points(at.clean, at.labels, adversarial=at.clean)
+    extra, step = added(toy, "fgsm", clf, same, average=average)
+    assert extra == 0
+    step.loss.backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in clf.parameters())
+
+
+def test_abnormal_by_the_joint_energy_are_those_whose_true_logit_rose(toy) -> None:
+    clf, at = toy.mlp(), points(toy)
+    shift, abnormal = reference(toy, clf, at)
+    f, g, rows, y = (
+        toy.logits64(clf, at.clean),
+        toy.logits64(clf, at.adversarial),
+        np.arange(24),
+        at.labels.numpy(),
+    )
+    rose = g[rows, y] > f[rows, y]
+    assert (rose != abnormal).any()
+    extra, _ = added(toy, "fgsm", clf, at, abnormal_by="joint-energy")
+    np.testing.assert_allclose(extra, (shift * rose).mean(), atol=1e-5)
+
+
+def test_the_gradient_through_x_alone_can_be_left_out(toy) -> None:
+    clf, at = toy.mlp(), points(toy)
+    found = {}
+    for gradient in ("both", "adversarial"):
+        clean = at.clean.clone().requires_grad_()
+        starred = at.adversarial.clone().requires_grad_()
+        _, step = added(toy, "fgsm", clf, Points(clean, at.labels, starred), beta=3.0, gradient=gradient)
+        found[gradient] = torch.autograd.grad(step.loss, [clean, starred], allow_unused=True)
+    assert found["both"][0].abs().sum() > 0 and found["adversarial"][0] is None
+    assert torch.equal(found["both"][1], found["adversarial"][1])
+
+
+def test_in_eval_mode_the_penalty_is_that_of_the_running_statistics(toy) -> None:
+    at, penalties = points(toy), {}
+    for mode in ("train", "eval"):
+        clf = toy.conv().train()
+        plain, regularised = toy.conv().train(), {"name": "der", "mode": mode, "beta": 2.0}
+        step = trilemma.methods.create("fgsm", THREAT, regulariser=regularised).terms(clf, at, MethodState(0))
+        trilemma.methods.create("fgsm", THREAT).terms(plain, at, MethodState(0))
+        assert all(module.training for module in clf.modules())
+        for (name, buffer), (_, alone) in zip(clf.named_buffers(), plain.named_buffers(), strict=True):
+            assert torch.equal(buffer, alone), f"{name}: the penalty changed it"
+        penalties[mode] = step.metrics["der"].item()
+        with torch.no_grad():
+            clean, adversarial = (clf.eval().logits(images) for images in (at.clean, at.adversarial))
+    wanted = energies.delta_energy_penalty(clean, adversarial, at.labels)
+    wanted = wanted * energies.abnormal(clean, adversarial, at.labels)
+    assert penalties["eval"] == pytest.approx(wanted.mean().item(), rel=1e-5)
+    assert penalties["train"] != pytest.approx(penalties["eval"], rel=1e-2)
 
 
 @pytest.mark.parametrize(

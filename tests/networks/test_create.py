@@ -9,6 +9,7 @@ from trilemma.errors import ConfigError, UnknownNameError
 from trilemma.networks.create import create_network
 from trilemma.networks.options import (
     PreActResNetOptions,
+    ShallowCNNOptions,
     SmallCNNOptions,
     SmallResNetOptions,
     WideResNetOptions,
@@ -19,6 +20,7 @@ from trilemma.networks.options import (
     "options",
     [
         SmallResNetOptions(width=8, depth=14),
+        ShallowCNNOptions(filters=3),
         SmallCNNOptions(width=8, hidden=20, activation="silu"),
         PreActResNetOptions(norm="group"),
         WideResNetOptions(depth=10, width=2, bias=True, stride_conv=2, activation="leaky_relu"),
@@ -44,6 +46,21 @@ def test_every_option_reaches_the_network() -> None:
     assert {module.p for module in network.modules() if isinstance(module, nn.Dropout)} == {0.3}
     assert blocks[2].conv1.stride == (1, 1)
     assert blocks[2].conv2.stride == (2, 2)
+
+
+def test_the_shallow_network_is_one_convolution_and_a_linear_layer() -> None:
+    network = create_network(ShallowCNNOptions(), 10, (3, 32, 32))
+    assert sum(weight.numel() for weight in network.parameters()) == 41_082
+    kernel, bias, matrix, offset = network.parameters()
+    images = torch.rand(2, 3, 32, 32)
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
+    maps = bias[:, None, None].expand(2, 4, 32, 32)
+    for row in range(3):
+        for column in range(3):
+            shifted = padded[:, :, row : row + 32, column : column + 32]
+            maps = maps + torch.einsum("oc,nchw->nohw", kernel[:, :, row, column], shifted)
+    logits = maps.clamp_min(0).flatten(1) @ matrix.T + offset
+    torch.testing.assert_close(network(images), logits, rtol=1e-4, atol=1e-5)
 
 
 def test_one_class_is_not_a_classifier() -> None:

@@ -318,6 +318,12 @@ NETWORKS = NetworkRegistry(
             "trilemma.networks.options:SmallCNNOptions",
             "Wong et al. 2020",
         ),
+        "shallow-cnn": Row(
+            "trilemma.networks.shallow_cnn:ShallowCNN",
+            "one 3x3 convolution of 4 filters and a linear layer: collapses in minutes under single-step training",
+            "trilemma.networks.options:ShallowCNNOptions",
+            "Andriushchenko and Flammarion 2020",
+        ),
         "preact-resnet": Row(
             "trilemma.networks.preact_resnet:PreActResNet",
             "PreActResNet-18, CIFAR form, 11.17 M parameters",

@@ -141,6 +141,21 @@ class RegulariserConfig(Section):
         "clean",
         description="images with which x* is compared: the clean ones, or the random starts of a single-step attack",
     )
+    average: Literal["batch", "abnormal"] = Field(
+        "batch",
+        description="what the single-step form averages over: the whole batch, as published, or the abnormal examples",
+    )
+    abnormal_by: Literal["cross-entropy", "joint-energy"] = Field(
+        "cross-entropy",
+        description="what the attack lowered in an abnormal example: the cross-entropy, or the joint energy E(x, y)",
+    )
+    gradient: Literal["both", "adversarial"] = Field(
+        "both", description="logits through which the penalty has a gradient: of x and x*, or of x* alone"
+    )
+    mode: Literal["train", "eval"] = Field(
+        "train",
+        description="BatchNorm's mode in the penalty; eval costs one more forward pass of x and of x*",
+    )
 
 
 class UpdateConfig(Section):

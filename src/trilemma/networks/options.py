@@ -56,6 +56,14 @@ class SmallCNNOptions(Section):
     activation: Activation = "relu"
 
 
+class ShallowCNNOptions(Section):
+    """Options of :class:`trilemma.networks.shallow_cnn.ShallowCNN`."""
+
+    name: Literal["shallow-cnn"] = "shallow-cnn"
+    filters: PositiveInt = Field(4, description="number of 3x3 filters of the one convolution")
+    activation: Activation = "relu"
+
+
 class PreActResNetOptions(Section):
     """Options of :class:`trilemma.networks.preact_resnet.PreActResNet`."""
 
