@@ -150,7 +150,7 @@ def _line(case: str, rows: list[Row], end: str, lost: int) -> list[str]:
 
 def _alarm(row: Row) -> float | None:
     """The epoch at which ``robust-overfitting`` first sounds, read from the curves: all rows have one monitor."""
-    monitor = DeclineMonitor()
+    monitor = DeclineMonitor(len(row["held_out"]["epoch"]))
     for epoch, robust in zip(row["held_out"]["epoch"], row["held_out"]["pgd10"], strict=True):
         before = [
             level

@@ -1,48 +1,94 @@
-"""Alarm on a wide gap between held-out FGSM and PGD-10 accuracy: the direct sign of catastrophic overfitting."""
+"""Alarm on catastrophic overfitting as evaluations show it: an FGSM-PGD gap, or PGD-10 accuracy lost altogether."""
 
 from __future__ import annotations
 
-from trilemma.monitors.monitor import Alarm, EvaluationMonitor
+from trilemma.monitors.monitor import CHANCE, Alarm, EvaluationMonitor, standard_error
 
-# A small network can collapse while its FGSM accuracy stays below ``limit``, so the gap cannot exceed it. Therefore a
-# PGD-10 accuracy below RATIO times FGSM accuracy, with a gap above FLOOR, alarms too after PATIENCE evaluations.
-RATIO, PATIENCE, FLOOR = 0.5, 3, 0.05
+# Largest gap of healthy public runs, and standard errors that a gap may lie above it by chance. For 512 images or more
+# they give less than the limit.
+HEALTHY_GAP, GAP_ERRORS = 0.187, 3.5
+# Below COLLAPSED times its best, PGD-10 accuracy is lost; from RECOVERED times its best on it is no longer.
+COLLAPSED, RECOVERED = 1 / 3, 1 / 2
+# Share of its best that PGD-10 accuracy has at a healthy evaluation.
+HEALTHY = 0.8
+# Evaluations in a row at which PGD-10 accuracy has to be lost.
+PATIENCE = 2
+# Accuracy counts as above chance from this margin (half of chance, if that is less) and these standard errors on.
+MARGIN, ERRORS = 0.05, 3.0
 
 
 class AccuracyGapMonitor(EvaluationMonitor):
-    """Alarms if held-out FGSM accuracy exceeds PGD-10 accuracy by ``limit``, or repeatedly by a factor of two.
+    """Alarms if held-out FGSM accuracy exceeds PGD-10 accuracy by ``limit``, or PGD-10 accuracy is lost.
 
-    Over 186 public runs the largest gap was at least 0.348 where training had collapsed and at most 0.187
-    elsewhere; the default limit lies between, and only a gap of a healthy run ends the alarm. Repeatedly by a factor
-    of two: at three evaluations in a row PGD-10 accuracy is below half of FGSM accuracy, and the gap above 0.05.
+    Lost: below a third of the run's own best at two evaluations in a row; or below half of it while FGSM accuracy is
+    at chance, because a network that answers one class for every image keeps an accuracy of chance. It counts only in
+    a run whose best was above chance: a network that starts to learn may cross chance in both directions. Few images
+    widen both conditions by their standard errors.
+
+    The alarm is over when the gap is at most 0.187 and PGD-10 accuracy at least half of its best.
 
     Args:
         limit: gap in accuracy that alarms.
-        healthy_gap: gap in accuracy at or below which the condition is over.
+
+    Attributes:
+        is_healthy: verdict on the evaluation read last: PGD-10 accuracy is above chance and at least 0.8 of its best,
+            the gap is no alarm, and FGSM accuracy is above chance and at least half of its best.
+        is_collapsed: whether the alarm's condition holds or may hold: it is not over, or PGD-10 accuracy is lost at
+            this one evaluation.
     """
 
-    STATE = ("doubled", "healthy", "present", "quiet_until")
+    STATE = ("best", "best_fgsm", "lost", "healthy", "is_healthy", "present", "quiet_until")
 
-    def __init__(self, limit: float = 0.3, healthy_gap: float = 0.187) -> None:
+    def __init__(self, limit: float = 0.25) -> None:
         super().__init__()
         self.limit = limit
-        self.healthy_gap = healthy_gap
-        # number of evaluations in a row at which FGSM accuracy was more than twice PGD-10 accuracy
-        self.doubled = 0
-        # step of the last evaluation that met neither condition
+        # highest accuracies so far
+        self.best = self.best_fgsm = 0.0
+        # number of evaluations in a row at which PGD-10 accuracy was lost
+        self.lost = 0
+        # step of the last healthy evaluation
         self.healthy = 0
+        self.is_healthy = False
 
-    def read(self, fgsm: float, pgd10: float, step: int) -> list[Alarm]:
+    @property
+    def is_collapsed(self) -> bool:
+        return self.present or self.lost > 0
+
+    def read(
+        self, fgsm: float | None, pgd10: float, step: int, images: int | None = None, chance: float = CHANCE
+    ) -> list[Alarm]:
         """Returns the alarm of one evaluation, as a list of none or one.
 
         Args:
-            fgsm, pgd10: held-out accuracies on the same images.
+            fgsm, pgd10: held-out accuracies on the same images; ``fgsm`` is ``None`` if it was not measured.
+            step: training step of the evaluation, larger than at the last call.
+            images: number of held-out images; by default so many that sampling errors do not matter.
+            chance: accuracy of answering the largest class for every image.
         """
-        gap = fgsm - pgd10
-        self.doubled = self.doubled + 1 if pgd10 < RATIO * fgsm and gap > FLOOR else 0
-        wide = gap > self.limit or self.doubled >= PATIENCE
-        if not (wide or self.doubled):
+        before, gap = self.best, 0.0 if fgsm is None else fgsm - pgd10
+        self.best, self.best_fgsm = max(before, pgd10), max(self.best_fgsm, fgsm or 0.0)
+        limit = max(self.limit, HEALTHY_GAP + GAP_ERRORS * standard_error(HEALTHY_GAP, images))
+        threshold = chance + max(min(MARGIN, chance / 2), ERRORS * standard_error(chance, images))
+        dead = fgsm is not None and fgsm <= threshold
+        error = standard_error(self.best, images, pgd10)
+        has_fallen = self.best > threshold and self.best - pgd10 > ERRORS * error
+        is_lost = has_fallen and (pgd10 < COLLAPSED * self.best or (dead and pgd10 < RECOVERED * self.best))
+        self.lost = self.lost + 1 if is_lost else 0
+        weak = fgsm is not None and fgsm < self.best_fgsm / 2
+        self.is_healthy = (
+            pgd10 > threshold and pgd10 >= HEALTHY * self.best and gap <= limit and not (dead or weak)
+        )
+        if self.is_healthy:
             self.healthy = step
-        message = f"held-out accuracy {fgsm:.2f} under FGSM, {pgd10:.2f} under PGD-10"
+        message = (
+            f"held-out PGD-10 accuracy {self.best:.2f} -> {pgd10:.2f}"
+            if fgsm is None
+            else f"held-out accuracy {fgsm:.2f} under FGSM, {pgd10:.2f} under PGD-10, whose best was {self.best:.2f}"
+        )
         alarm = Alarm("accuracy-gap", message, step, lag=step - self.healthy)
-        return self._fire(alarm, holds=wide, persists=gap > self.healthy_gap or self.doubled > 0)
+        holds = gap > limit or self.lost >= PATIENCE
+        return self._fire(
+            alarm,
+            holds=holds,
+            persists=gap > HEALTHY_GAP or (has_fallen and pgd10 < RECOVERED * self.best),
+        )

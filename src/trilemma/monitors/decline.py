@@ -1,57 +1,69 @@
-"""Alarm on robust overfitting as evaluations show it: held-out PGD-10 accuracy and mean dE(x) both fall."""
+"""Alarm on robust overfitting as evaluations show it: the mean of held-out PGD-10 accuracies falls from its best."""
 
 from __future__ import annotations
 
 from statistics import mean
 
-from trilemma.monitors.monitor import Alarm, EvaluationMonitor
+from trilemma.monitors.monitor import Alarm, EvaluationMonitor, standard_error
 
-# Number of evaluations whose mean is compared with the best one: one evaluation of a few hundred images is too noisy.
-WINDOW = 3
+# Runs of at least MANY evaluations are judged by the long window, which tells a smaller fall from noise.
+LONG, SHORT, MANY = 10, 5, 50
+# Fall of the mean that alarms, by the length of the window.
+DROP = {LONG: 0.03, SHORT: 0.04}
+# Standard errors of the difference of two means that the fall has to exceed.
+ERRORS = 3.0
 
 
 class DeclineMonitor(EvaluationMonitor):
-    """Alarms if PGD-10 accuracy has fallen from its best and the mean dE(x) of training has fallen since then.
+    """Alarms if the mean PGD-10 accuracy of the last evaluations lies clearly below the best such mean.
 
-    Either alone is not enough. While a network learns, dE(x) drifts from 0 to its settled level and accuracy rises;
-    and accuracy on a few held-out images fluctuates in healthy runs.
+    Both means are of ten evaluations and the fall is 0.03; in runs of fewer than 50 evaluations five and 0.04. With
+    few held-out images the fall has to exceed three standard errors of the difference of two means whose readings are
+    independent. The readings of a run share their images, which makes the true error smaller.
+
+    An evaluation below half of the mean does not alarm: it may be the first of a collapse, which is the matter of
+    :mod:`trilemma.monitors.accuracy_gap`, and if it is not, the next one alarms.
 
     Args:
-        drop: fall in accuracy, mean over three evaluations against the best one; at half of it the condition is over.
-        slide: fall of mean dE(x) since the best evaluation, logit units.
+        evaluations: number of evaluations of the whole run.
     """
 
-    STATE = ("since", "best", "best_step", "best_level", "present", "quiet_until")
+    STATE = ("recent", "best_mean", "best_step", "best_level", "present", "quiet_until")
 
-    def __init__(self, drop: float = 0.05, slide: float = 0.2) -> None:
+    def __init__(self, evaluations: int = MANY) -> None:
         super().__init__()
-        self.drop = drop
-        self.slide = slide
-        self.best = 0.0
+        self.window = LONG if evaluations >= MANY else SHORT
+        # the last accuracies, at most a window
+        self.recent: list[float] = []
+        # highest mean so far, step of its last evaluation, and mean dE(x) there
+        self.best_mean = 0.0
         self.best_step = 0
-        # mean dE(x) at the best evaluation
-        self.best_level = 0.0
-        # the last accuracies after the best one, at most WINDOW
-        self.since: list[float] = []
+        self.best_level: float | None = None
 
-    def read(self, pgd10: float, level: float, step: int) -> list[Alarm]:
+    def read(self, pgd10: float, level: float | None, step: int, images: int | None = None) -> list[Alarm]:
         """Returns the alarm of one evaluation, as a list of none or one.
 
         Args:
             pgd10: held-out accuracy.
-            level: running mean of dE(x) in training.
+            level: running mean of dE(x) in training, for the message; ``None`` if unknown.
+            step: training step of the evaluation.
+            images: number of held-out images; by default so many that sampling errors do not matter.
         """
-        if pgd10 > self.best:
-            self.best, self.best_step, self.best_level, self.since = pgd10, step, level, []
-            self.present = False
+        self.recent = [*self.recent, pgd10][-self.window :]
+        if len(self.recent) < self.window:
             return []
-        self.since = [*self.since, pgd10][-WINDOW:]
-        recent = mean(self.since)
-        fallen = len(self.since) == WINDOW and recent < self.best - self.drop
-        message = (
-            f"held-out PGD-10 accuracy {self.best:.2f} -> {recent:.2f}, "
-            f"mean dE(x) {self.best_level:.2g} -> {level:.2g}"
-        )
+        current = mean(self.recent)
+        if current > self.best_mean:
+            self.best_mean, self.best_step, self.best_level = current, step, level
+        error = standard_error(self.best_mean, images and images * self.window, current)
+        drop = max(DROP[self.window], ERRORS * error)
+        message = f"mean held-out PGD-10 accuracy {self.best_mean:.2f} -> {current:.2f}"
+        if level is not None and self.best_level is not None:
+            message += f", mean dE(x) {self.best_level:.2g} -> {level:.2g}"
         alarm = Alarm("robust-overfitting", message, step, lag=step - self.best_step)
-        holds = fallen and level < self.best_level - self.slide
-        return self._fire(alarm, holds=holds, persists=recent < self.best - self.drop / 2)
+        fall = self.best_mean - current
+        return self._fire(alarm, holds=fall > drop and pgd10 >= current / 2, persists=fall > drop / 2)
+
+    def interrupt(self) -> None:
+        """Starts a new window: the last evaluations are no part of a slow decline."""
+        self.recent = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -82,7 +83,10 @@ class Stateful:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        # Checkpoints of earlier versions lack the names added since, which keep their initial values.
         for name in self.STATE:
+            if name not in state:
+                continue
             value = getattr(self, name)
             if isinstance(value, Stateful):
                 value.load_state_dict(state[name])
@@ -113,6 +117,20 @@ class Debounce(Stateful):
         """Suppresses alarms before step ``until``, after a remedy; a condition that still holds then fires again."""
         self.present.clear()
         self.quiet_until = until
+
+
+# Accuracy of a constant answer where the number of classes is not known: one of ten.
+CHANCE = 0.1
+
+
+def standard_error(accuracy: float, images: int | None, other: float = 0.0) -> float:
+    """Returns the binomial standard error of an accuracy, or of the difference of two independent ones.
+
+    Args:
+        accuracy, other: in [0, 1].
+        images: number of images; the result is 0 for ``None``, which stands for very many.
+    """
+    return math.sqrt((accuracy * (1 - accuracy) + other * (1 - other)) / images) if images else 0.0
 
 
 class EvaluationMonitor(Stateful):

@@ -7,7 +7,7 @@ from trilemma.monitors.accuracy_gap import AccuracyGapMonitor
 from trilemma.monitors.decline import DeclineMonitor
 from trilemma.monitors.divergence import DivergenceMonitor
 from trilemma.monitors.gradient_cosine import GradientCosineMonitor
-from trilemma.monitors.monitor import Alarm, Stateful
+from trilemma.monitors.monitor import CHANCE, Alarm, Stateful
 from trilemma.monitors.overfitting import OverfittingMonitor
 from trilemma.monitors.readings import Reading
 
@@ -38,7 +38,8 @@ class Watch(Stateful):
             self.window, settled_at=config.training.epochs * steps_per_epoch // 2
         )
         self.gap = AccuracyGapMonitor()
-        self.decline = DeclineMonitor()
+        training = config.training
+        self.decline = DeclineMonitor(training.epochs // training.evaluate_every)
 
     def update_config(self, config: Config) -> None:
         """Applies a configuration that remedies have changed."""
@@ -65,20 +66,37 @@ class Watch(Stateful):
         alarms = self.overfitting.read(reading, step, self.single_step and self.cosine.fallen)
         return [*(early_alarms if self.single_step else []), *alarms]
 
-    def read_evaluation(self, fgsm: float | None, pgd10: float | None, step: int) -> list[Alarm]:
+    def read_evaluation(
+        self,
+        fgsm: float | None,
+        pgd10: float | None,
+        step: int,
+        images: int | None = None,
+        chance: float = CHANCE,
+    ) -> list[Alarm]:
         """Returns the alarms of one evaluation on held-out images.
 
         Args:
             fgsm, pgd10: accuracy under each attack, ``None`` if it was not run.
+            step: training step of the evaluation, larger than at the last call.
+            images: number of held-out images; by default so many that sampling errors do not matter.
+            chance: accuracy of answering the largest class for every image.
         """
-        if pgd10 is None or not self.settings.overfitting:
-            return []
-        alarms = [] if fgsm is None else self.gap.read(fgsm, pgd10, step)
         level = self.overfitting.fast.get("delta_marginal")
-        # In single-step training a loss of robustness is reported as catastrophic overfitting, by other monitors.
-        if level is not None and not self.single_step:
-            alarms += self.decline.read(pgd10, level, step)
-        return alarms
+        # A method without adversarial images has no dE(x), and no robustness to lose.
+        if pgd10 is None or level is None or not self.settings.overfitting:
+            return []
+        alarms = self.gap.read(fgsm, pgd10, step, images, chance)
+        # A collapse is reported once, and its accuracies are no part of a slow decline.
+        if self.gap.is_collapsed:
+            self.decline.interrupt()
+            return alarms
+        return [*alarms, *self.decline.read(pgd10, level, step, images)]
+
+    @property
+    def healthy(self) -> bool:
+        """Verdict on the last evaluation (:attr:`trilemma.monitors.accuracy_gap.AccuracyGapMonitor.is_healthy`)."""
+        return self.gap.is_healthy
 
     def silence_after_remedy(self, step: int) -> None:
         """Suppresses overfitting alarms for three windows, so that a remedy without rollback can take effect."""

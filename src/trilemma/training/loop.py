@@ -349,7 +349,9 @@ class Loop:
             state.best = given
             self.record.classifier(finished, self.data.train, state, "best", self.criterion)
         fgsm, pgd10 = self._mean_accuracy(accuracies.fgsm), self._mean_accuracy(accuracies.pgd10)
-        for alarm in state.watch.read_evaluation(fgsm, pgd10, state.step):
+        for alarm in state.watch.read_evaluation(
+            fgsm, pgd10, state.step, accuracies.images, accuracies.chance
+        ):
             if self._handle_alarm(alarm):
                 return True
         self._checkpoint()
