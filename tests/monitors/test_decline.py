@@ -56,7 +56,7 @@ def test_one_bad_evaluation_is_no_fall() -> None:
 
 def test_few_images_need_a_larger_fall() -> None:
     readings = [0.5] * 10 + [0.46] * 10
-    assert [number for number, _ in alarms(DeclineMonitor(), readings, images=512)] == [18]
+    assert [number for number, _ in alarms(DeclineMonitor(), readings, images=512)] == [19]
     assert alarms(DeclineMonitor(), readings, images=200) == []
 
 
@@ -66,13 +66,19 @@ def test_the_noise_of_512_images_is_no_fall_in_a_healthy_run() -> None:
     for _ in range(100):
         readings = [generator.gauss(0.45, (0.45 * 0.55 / 512) ** 0.5) for _ in range(60)]
         rings += bool(alarms(DeclineMonitor(), readings, images=512))
-    assert rings <= 14
+    assert rings <= 8
 
 
 def test_a_sudden_loss_waits_for_the_next_evaluation() -> None:
     """The first evaluation of a collapse, which the accuracy-gap monitor reports."""
     assert alarms(DeclineMonitor(), [0.5] * 10 + [0.05]) == []
-    assert [number for number, _ in alarms(DeclineMonitor(), [0.5] * 10 + [0.2, 0.3])] == [12]
+    assert [number for number, _ in alarms(DeclineMonitor(), [0.5] * 10 + [0.2, 0.35])] == [12]
+
+
+def test_a_network_that_never_exceeded_chance_has_nothing_to_lose() -> None:
+    falls = [0.12] * 10 + [0.06] * 10
+    assert alarms(DeclineMonitor(), falls) == []
+    assert len(alarms(DeclineMonitor(), falls, chance=0.01)) == 1
 
 
 def test_after_an_interruption_a_whole_window_is_read_again() -> None:

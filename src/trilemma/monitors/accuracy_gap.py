@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trilemma.monitors.monitor import CHANCE, Alarm, EvaluationMonitor, standard_error
+from trilemma.monitors.monitor import CHANCE, Alarm, EvaluationMonitor, above_chance, standard_error
 
 # Largest gap of healthy public runs, and standard errors that a gap may lie above it by chance. For 512 images or more
 # they give less than the limit.
@@ -13,8 +13,8 @@ COLLAPSED, RECOVERED = 1 / 3, 1 / 2
 HEALTHY = 0.8
 # Evaluations in a row at which PGD-10 accuracy has to be lost.
 PATIENCE = 2
-# Accuracy counts as above chance from this margin (half of chance, if that is less) and these standard errors on.
-MARGIN, ERRORS = 0.05, 3.0
+# Standard errors by which PGD-10 accuracy has to lie below its best.
+ERRORS = 3.0
 
 
 class AccuracyGapMonitor(EvaluationMonitor):
@@ -68,7 +68,7 @@ class AccuracyGapMonitor(EvaluationMonitor):
         before, gap = self.best, 0.0 if fgsm is None else fgsm - pgd10
         self.best, self.best_fgsm = max(before, pgd10), max(self.best_fgsm, fgsm or 0.0)
         limit = max(self.limit, HEALTHY_GAP + GAP_ERRORS * standard_error(HEALTHY_GAP, images))
-        threshold = chance + max(min(MARGIN, chance / 2), ERRORS * standard_error(chance, images))
+        threshold = above_chance(chance, images)
         dead = fgsm is not None and fgsm <= threshold
         error = standard_error(self.best, images, pgd10)
         has_fallen = self.best > threshold and self.best - pgd10 > ERRORS * error

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from statistics import mean
 
-from trilemma.monitors.monitor import Alarm, EvaluationMonitor, standard_error
+from trilemma.monitors.monitor import CHANCE, Alarm, EvaluationMonitor, above_chance, standard_error
 
 # Runs of at least MANY evaluations are judged by the long window, which tells a smaller fall from noise.
 LONG, SHORT, MANY = 10, 5, 50
 # Fall of the mean that alarms, by the length of the window.
 DROP = {LONG: 0.03, SHORT: 0.04}
 # Standard errors of the difference of two means that the fall has to exceed.
-ERRORS = 3.0
+ERRORS = 3.5
+# An evaluation below this share of the mean may be the first of a collapse.
+SUDDEN = 2 / 3
 
 
 class DeclineMonitor(EvaluationMonitor):
     """Alarms if the mean PGD-10 accuracy of the last evaluations lies clearly below the best such mean.
 
     Both means are of ten evaluations and the fall is 0.03; in runs of fewer than 50 evaluations five and 0.04. With
-    few held-out images the fall has to exceed three standard errors of the difference of two means whose readings are
+    few held-out images the fall has to exceed 3.5 standard errors of the difference of two means whose readings are
     independent. The readings of a run share their images, which makes the true error smaller.
 
-    An evaluation below half of the mean does not alarm: it may be the first of a collapse, which is the matter of
-    :mod:`trilemma.monitors.accuracy_gap`, and if it is not, the next one alarms.
+    The best mean has to be above chance. An evaluation far below the mean does not alarm: it may be the first of a
+    collapse, which :mod:`trilemma.monitors.accuracy_gap` reports; if it is not, a later one alarms.
 
     Args:
         evaluations: number of evaluations of the whole run.
@@ -40,7 +42,9 @@ class DeclineMonitor(EvaluationMonitor):
         self.best_step = 0
         self.best_level: float | None = None
 
-    def read(self, pgd10: float, level: float | None, step: int, images: int | None = None) -> list[Alarm]:
+    def read(
+        self, pgd10: float, level: float | None, step: int, images: int | None = None, chance: float = CHANCE
+    ) -> list[Alarm]:
         """Returns the alarm of one evaluation, as a list of none or one.
 
         Args:
@@ -48,6 +52,7 @@ class DeclineMonitor(EvaluationMonitor):
             level: running mean of dE(x) in training, for the message; ``None`` if unknown.
             step: training step of the evaluation.
             images: number of held-out images; by default so many that sampling errors do not matter.
+            chance: accuracy of answering the largest class for every image.
         """
         self.recent = [*self.recent, pgd10][-self.window :]
         if len(self.recent) < self.window:
@@ -61,8 +66,9 @@ class DeclineMonitor(EvaluationMonitor):
         if level is not None and self.best_level is not None:
             message += f", mean dE(x) {self.best_level:.2g} -> {level:.2g}"
         alarm = Alarm("robust-overfitting", message, step, lag=step - self.best_step)
-        fall = self.best_mean - current
-        return self._fire(alarm, holds=fall > drop and pgd10 >= current / 2, persists=fall > drop / 2)
+        fall, learned = self.best_mean - current, self.best_mean > above_chance(chance, images)
+        holds = learned and fall > drop and pgd10 >= SUDDEN * current
+        return self._fire(alarm, holds=holds, persists=fall > drop / 2)
 
     def interrupt(self) -> None:
         """Starts a new window: the last evaluations are no part of a slow decline."""

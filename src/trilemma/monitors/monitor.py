@@ -133,6 +133,18 @@ def standard_error(accuracy: float, images: int | None, other: float = 0.0) -> f
     return math.sqrt((accuracy * (1 - accuracy) + other * (1 - other)) / images) if images else 0.0
 
 
+def above_chance(chance: float, images: int | None) -> float:
+    """Returns the accuracy from which on a network has learned more than a constant answer.
+
+    Three standard errors above chance, and at least 0.05 or half of chance, whichever is less.
+
+    Args:
+        chance: accuracy of answering the largest class for every image.
+        images: number of images; ``None`` stands for very many.
+    """
+    return chance + max(min(0.05, chance / 2), 3 * standard_error(chance, images))
+
+
 class EvaluationMonitor(Stateful):
     """Base of monitors that read held-out accuracies: an alarm fires again only after its condition was over."""
 

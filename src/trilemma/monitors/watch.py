@@ -91,7 +91,7 @@ class Watch(Stateful):
         if self.gap.is_collapsed:
             self.decline.interrupt()
             return alarms
-        return [*alarms, *self.decline.read(pgd10, level, step, images)]
+        return [*alarms, *self.decline.read(pgd10, level, step, images, chance)]
 
     @property
     def healthy(self) -> bool:
