@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trilemma._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from trilemma import attacks, energies, figures, methods, samplers
+    from trilemma import attacks, energies, figures, methods, monitors, samplers
     from trilemma.classifier.classifier import Classifier
     from trilemma.classifier.load import load
     from trilemma.data.batch import Batch
@@ -54,6 +54,7 @@ _SUBMODULES = {
     "figures": "trilemma.figures",
     "loggers": "trilemma.training.loggers",
     "methods": "trilemma.methods",
+    "monitors": "trilemma.monitors",
     "samplers": "trilemma.samplers",
 }
 
@@ -74,6 +75,7 @@ __all__ = [
     "load",
     "loggers",
     "methods",
+    "monitors",
     "predict",
     "pull",
     "push",

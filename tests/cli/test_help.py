@@ -17,7 +17,19 @@ def test_the_commands_are_those_of_the_design():
     first = ["quickstart", "train", "evaluate", "generate", "predict", "score", "lint"]
     assert (
         sorted(
-            [*first, "diagnose", "compare", "report", "export", "init", "list", "push", "recipe", "validate"]
+            [
+                *first,
+                "diagnose",
+                "compare",
+                "report",
+                "export",
+                "init",
+                "list",
+                "monitor",
+                "push",
+                "recipe",
+                "validate",
+            ]
         )
         == COMMANDS
     )

@@ -48,6 +48,7 @@ except SystemExit as end:
         (["predict", "runs/nothing", "missing.png"], 2),
         (["report", "runs/nothing"], 2),
         (["compare", "runs/nothing"], 2),
+        (["monitor", "nothing.csv"], 2),
     ],
 )
 def test_answers_without_loading_anything_heavy(arguments, code, tmp_path):

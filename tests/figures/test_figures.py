@@ -24,7 +24,7 @@ from trilemma.figures.robustness import draw_robustness, robustness_curves
 from trilemma.figures.sample_grid import draw_grid
 from trilemma.figures.style import DARK, LIGHT, render
 from trilemma.figures.trade_off import draw_generation, draw_trade_off
-from trilemma.figures.training_curves import CURVES, draw_accuracy, draw_loss
+from trilemma.figures.training_curves import CURVES, draw_accuracy, draw_log, draw_loss
 from trilemma.metrics.energy_landscape import EnergyPoints
 
 ROWS = [
@@ -245,3 +245,13 @@ def test_of_two_checkpoints_the_first_has_the_curve():
 
 def test_one_radius_is_no_curve():
     assert robustness_curves([_attacked("8/255", 0.3), _attacked("8/255", 0.3, version=2)]) == {}
+
+
+def test_a_log_has_a_line_per_accuracy_a_mark_per_alarm_and_a_ring_at_the_best_epoch():
+    rows = [{"epoch": e, "clean": 0.9, "fgsm": None if e == 1 else 0.5, "pgd": 0.1 * e} for e in (1, 2, 3)]
+    (axes,) = draw_log(rows, [{"kind": "alarm", "name": "accuracy-gap", "epoch": 2}], 3).axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines["PGD"] == [[1, 0.1], [2, 0.2], [3, pytest.approx(0.3)]]
+    assert lines["FGSM"] == [[2, 0.5], [3, 0.5]]
+    assert lines["best epoch"] == [[3, pytest.approx(0.3)]]
+    assert [text.get_text() for text in axes.texts] == ["accuracy-gap"]

@@ -31,13 +31,13 @@ def test_a_run_that_overfits_is_heard_once_and_knows_when_it_was_best() -> None:
     assert number == 10 and alarm.name == "robust-overfitting"
     # the last step of the best five evaluations
     assert alarm.onset == 60
-    assert alarm.message == "mean held-out PGD-10 accuracy 0.16 -> 0.11"
+    assert alarm.message == "mean held-out PGD accuracy 0.16 -> 0.11"
 
 
 def test_the_message_has_the_energy_levels_where_they_are_known() -> None:
     monitor = short()
     found = [monitor.read(robust, -0.1 * i, i) for i, robust in enumerate(OVERFITS)]
-    assert found[9][0].message == "mean held-out PGD-10 accuracy 0.16 -> 0.11, mean dE(x) -0.5 -> -0.9"
+    assert found[9][0].message == "mean held-out PGD accuracy 0.16 -> 0.11, mean dE(x) -0.5 -> -0.9"
 
 
 @pytest.mark.parametrize(("evaluations", "window", "drop"), [(49, 5, 0.04), (50, 10, 0.03)])

@@ -18,6 +18,7 @@ from trilemma.cli.generate import generate
 from trilemma.cli.init import init
 from trilemma.cli.lint import lint
 from trilemma.cli.list import list_
+from trilemma.cli.monitor import monitor
 from trilemma.cli.predict import predict
 from trilemma.cli.push import push
 from trilemma.cli.quickstart import quickstart
@@ -46,6 +47,7 @@ app.command()(predict)
 app.command()(score)
 app.command()(lint)
 app.command()(diagnose)
+app.command()(monitor)
 app.command()(compare)
 app.command()(report)
 app.command()(export)

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from trilemma.figures.sample_grid import draw_grid
     from trilemma.figures.style import DARK, LIGHT, save_figure
     from trilemma.figures.trade_off import draw_generation, draw_trade_off
-    from trilemma.figures.training_curves import draw_accuracy, draw_delta_energies, draw_energies, draw_loss
+    from trilemma.figures.training_curves import (
+        draw_accuracy,
+        draw_delta_energies,
+        draw_energies,
+        draw_log,
+        draw_loss,
+    )
 
 _MODULES = {
     "DARK": "style",
@@ -31,6 +37,7 @@ _MODULES = {
     "draw_generation": "trade_off",
     "draw_grid": "sample_grid",
     "draw_histograms": "energy_landscape",
+    "draw_log": "training_curves",
     "draw_loss": "training_curves",
     "draw_moves": "energy_landscape",
     "draw_quiver": "energy_landscape",
@@ -52,6 +59,7 @@ __all__ = [
     "draw_generation",
     "draw_grid",
     "draw_histograms",
+    "draw_log",
     "draw_loss",
     "draw_moves",
     "draw_quiver",

@@ -14,6 +14,8 @@ from trilemma.figures.style import LIGHT, Theme, in_theme, legend_above, new_fig
 Rows = list[dict[str, Any]]
 
 WIDTH, HEIGHT = 5.2, 3.0
+# Up to this number of evaluations, each one is a point on its line.
+FEW = 40
 # Kinds of events that are marked.
 MARKED = ("alarm", "remedy", "restart")
 # Names of stops that are marked; other stops were requested by the user.
@@ -157,6 +159,43 @@ def draw_delta_energies(rows: Rows, events: Rows, theme: Theme = LIGHT) -> Figur
     _line(axes, _steps(rows), "delta_marginal", "dE(x)", theme.text)
     _line(axes, _steps(rows), "delta_joint", "dE(x, y)", theme.muted, "--")
     axes.axhline(0, color=theme.muted, linewidth=0.8)
+    _mark(axes, events, theme)
+    legend_above(axes)
+    return figure
+
+
+@in_theme
+def draw_log(rows: Rows, events: Rows, best_epoch: float | None = None, theme: Theme = LIGHT) -> Figure:
+    """Draws the held-out accuracies of a log of any program.
+
+    Args:
+        rows: one per evaluation: ``epoch`` and the accuracies ``clean``, ``fgsm`` and ``pgd``, in [0, 1] or ``None``.
+        events: alarms to mark.
+        best_epoch: epoch whose accuracy under PGD gets a ring.
+    """
+    figure, axes = _panel("Accuracy on held-out images", "accuracy")
+    adversarial = theme.sets["adversarial"]
+    for key, label, colour, style in (
+        ("clean", "clean", theme.sets["clean"], "o-"), ("fgsm", "FGSM", adversarial, "o--"),
+        ("pgd", "PGD", adversarial, "o-"),
+    ):  # fmt: skip
+        epochs, values = _series(rows, key)
+        if values:
+            fill = theme.background if key == "fgsm" else colour
+            size = 4 if len(values) <= FEW else 0
+            axes.plot(epochs, values, style, color=colour, label=label, markersize=size, markerfacecolor=fill)
+    best = [row["pgd"] for row in rows if row["epoch"] == best_epoch]
+    if best:
+        axes.plot(
+            [best_epoch],
+            best,
+            "o",
+            markersize=9,
+            color="none",
+            markeredgecolor=theme.text,
+            label="best epoch",
+        )
+    axes.set_ylim(-0.02, 1.02)
     _mark(axes, events, theme)
     legend_above(axes)
     return figure

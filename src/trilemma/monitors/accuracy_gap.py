@@ -81,9 +81,9 @@ class AccuracyGapMonitor(EvaluationMonitor):
         if self.is_healthy:
             self.healthy = step
         message = (
-            f"held-out PGD-10 accuracy {self.best:.2f} -> {pgd10:.2f}"
+            f"held-out PGD accuracy {self.best:.2f} -> {pgd10:.2f}"
             if fgsm is None
-            else f"held-out accuracy {fgsm:.2f} under FGSM, {pgd10:.2f} under PGD-10, whose best was {self.best:.2f}"
+            else f"held-out accuracy {fgsm:.2f} under FGSM, {pgd10:.2f} under PGD, whose best was {self.best:.2f}"
         )
         alarm = Alarm("accuracy-gap", message, step, lag=step - self.healthy)
         holds = gap > limit or self.lost >= PATIENCE

@@ -62,7 +62,7 @@ class DeclineMonitor(EvaluationMonitor):
             self.best_mean, self.best_step, self.best_level = current, step, level
         error = standard_error(self.best_mean, images and images * self.window, current)
         drop = max(DROP[self.window], ERRORS * error)
-        message = f"mean held-out PGD-10 accuracy {self.best_mean:.2f} -> {current:.2f}"
+        message = f"mean held-out PGD accuracy {self.best_mean:.2f} -> {current:.2f}"
         if level is not None and self.best_level is not None:
             message += f", mean dE(x) {self.best_level:.2g} -> {level:.2g}"
         alarm = Alarm("robust-overfitting", message, step, lag=step - self.best_step)

@@ -6,6 +6,7 @@ from trilemma.config.config import Config
 from trilemma.monitors.accuracy_gap import AccuracyGapMonitor
 from trilemma.monitors.decline import DeclineMonitor
 from trilemma.monitors.divergence import DivergenceMonitor
+from trilemma.monitors.evaluations import Evaluation, read_evaluation
 from trilemma.monitors.gradient_cosine import GradientCosineMonitor
 from trilemma.monitors.monitor import CHANCE, Alarm, Stateful
 from trilemma.monitors.overfitting import OverfittingMonitor
@@ -86,12 +87,8 @@ class Watch(Stateful):
         # A method without adversarial images has no dE(x), and no robustness to lose.
         if pgd10 is None or level is None or not self.settings.overfitting:
             return []
-        alarms = self.gap.read(fgsm, pgd10, step, images, chance)
-        # A collapse is reported once, and its accuracies are no part of a slow decline.
-        if self.gap.is_collapsed:
-            self.decline.interrupt()
-            return alarms
-        return [*alarms, *self.decline.read(pgd10, level, step, images, chance)]
+        evaluation = Evaluation(pgd10, fgsm, images, chance, level)
+        return read_evaluation(self.gap, self.decline, evaluation, step)
 
     @property
     def healthy(self) -> bool:

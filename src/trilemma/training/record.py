@@ -85,7 +85,7 @@ class Record:
                 "kind": "epoch", "step": state.step, "epoch": state.epoch, "minutes": state.minutes,
                 "held_out_clean": accuracies.clean, "held_out_pgd10": accuracies.pgd10,
                 "held_out_fgsm": accuracies.fgsm, "held_out_chance": accuracies.chance,
-                "held_out_answers": accuracies.answers, "selected": selected,
+                "held_out_answers": accuracies.answers, "held_out_images": accuracies.images, "selected": selected,
             }
         )  # fmt: skip
 

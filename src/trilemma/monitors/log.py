@@ -1,0 +1,221 @@
+"""Training logs of any program: rows, data frames, CSV and JSON files, and run folders, as epochs and accuracies."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from trilemma.errors import DataError
+from trilemma.monitors.evaluations import Evaluation
+from trilemma.monitors.monitor import CHANCE
+
+Row = Mapping[str, Any]
+LogSource = str | os.PathLike[str] | Iterable[Row]
+
+# Names of columns by their content, the preferred ones first, as column_key() has them.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "epoch": ("epoch", "epochs", "ep"),
+    "clean": ("clean", "natural", "nat", "standard", ""),
+    "fgsm": ("fgsm",),
+    "pgd": ("pgd10", "pgd", "pgd20", "pgd50", "pgd5010", "robust", "adversarial", "adv"),
+    "images": ("images",),
+    "chance": ("chance",),
+}
+NEEDED = ("epoch", "pgd")
+ACCURACIES = ("clean", "fgsm", "pgd", "chance")
+# Words of a column name that say nothing about its content.
+_WORDS = ("test", "val", "valid", "validation", "eval", "held", "out", "acc", "accuracy")
+_SUFFIXES = ".csv, .tsv, .json or .jsonl"
+
+
+@dataclass(frozen=True)
+class LoggedEvaluation(Evaluation):
+    """One row of a log.
+
+    Attributes:
+        epoch: of the evaluation.
+        clean: accuracy without an attack, in [0, 1]; ``None`` if the log has none.
+    """
+
+    epoch: float = 0.0
+    clean: float | None = None
+
+
+def column_key(name: object) -> str:
+    """Returns the name of a column as :data:`COLUMNS` has it: ``pgd10`` for ``PGD-10``, ``test_pgd_10_acc``."""
+    words = re.findall(r"[a-z0-9]+", str(name).lower())
+    return "".join(word for word in words if word not in _WORDS)
+
+
+def read_log(
+    source: LogSource, held_out_images: int | None = None, classes: int | None = None
+) -> list[LoggedEvaluation]:
+    """Returns the evaluations of a log, in the order of epochs; rows without an accuracy under PGD are left out.
+
+    Args:
+        source: rows as mappings, a ``pandas.DataFrame``, a file (CSV, TSV, JSON or JSON lines), or a run folder.
+        held_out_images: number of images of each evaluation; by default that of the log, or very many.
+        classes: number of classes, which sets the accuracy of chance; by default chance as in the log, or 0.1.
+
+    Raises:
+        DataError: the source cannot be read, a column is missing or ambiguous, a value is not a number or lies outside
+            its range, or epochs do not increase.
+    """
+    name, rows = _rows(source)
+    columns = _columns(name, rows)
+    evaluations = []
+    for number, row in enumerate(rows, 1):
+        at = f"{name}, row {number}"
+        values = {role: _number(at, column, row.get(column)) for role, column in columns.items()}
+        if values["pgd"] is None:
+            continue
+        if values["epoch"] is None:
+            raise DataError(f"{at}: no value of {columns['epoch']!r}; every evaluation needs its epoch")
+        for role in ACCURACIES:
+            _check_accuracy(at, columns.get(role), values.get(role))
+        images, chance = values.get("images"), values.get("chance")
+        evaluations.append(
+            LoggedEvaluation(
+                pgd10=values["pgd"],
+                fgsm=values.get("fgsm"),
+                images=held_out_images or (None if images is None else max(1, round(images))),
+                chance=1 / classes if classes else CHANCE if chance is None else chance,
+                epoch=values["epoch"],
+                clean=values.get("clean"),
+            )
+        )
+    if not evaluations:
+        raise DataError(f"{name}: no row has a value of {columns['pgd']!r}; nothing can be judged")
+    for first, second in pairwise(evaluations):
+        if second.epoch <= first.epoch:
+            raise DataError(
+                f"{name}: epoch {second.epoch:g} follows epoch {first.epoch:g}; epochs must increase, so give one run "
+                "per log"
+            )
+    return evaluations
+
+
+def _rows(source: LogSource) -> tuple[str, list[Row]]:
+    """Returns a name for messages, and the rows of a source without the lines of training steps.
+
+    Raises:
+        DataError: see :func:`read_log`.
+    """
+    rows: list[Any]
+    if isinstance(source, str | os.PathLike):
+        name, rows = str(source), _file_rows(Path(source))
+    elif hasattr(source, "to_dict") and hasattr(source, "notna"):
+        frame: Any = source
+        name, rows = "data frame", frame.astype(object).where(frame.notna(), None).to_dict("records")
+    elif isinstance(source, Mapping) or not isinstance(source, Iterable):
+        raise DataError(
+            f"log: {type(source).__name__}; give a list with one mapping per evaluation, or a file"
+        )
+    else:
+        name, rows = "log", list(source)
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise DataError(
+                f"{name}: a row is {type(row).__name__} {str(row)[:40]!r}, not a mapping of columns"
+            )
+    # A run folder of trilemma has lines of steps between those of evaluations.
+    rows = [row for row in rows if row.get("kind", "epoch") == "epoch"]
+    if not rows:
+        raise DataError(f"{name}: is empty; give a log with a row per evaluation")
+    return name, rows
+
+
+def _file_rows(path: Path) -> list[Row]:
+    """Returns the rows of a file, or of ``metrics.jsonl`` in a run folder."""
+    file = path / "metrics.jsonl" if path.is_dir() else path
+    if not file.is_file():
+        missing = (
+            "holds no metrics.jsonl; give a run folder or a log file" if path.is_dir() else "no such file"
+        )
+        raise DataError(f"{path}: {missing}")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: not a text file in UTF-8; give {_SUFFIXES}") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+    if not text.strip():
+        raise DataError(f"{file}: is empty; give a log with a row per evaluation")
+    if file.suffix.lower() in (".json", ".jsonl", ".ndjson"):
+        return _json_rows(file, text)
+    lines = text.splitlines()
+    header = lines[0]
+    delimiter = max(",;\t", key=header.count)
+    return [dict(row) for row in csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)]
+
+
+def _json_rows(file: Path, text: str) -> list[Row]:
+    """Returns the rows of a JSON list of objects, or of one JSON object per line."""
+    try:
+        if file.suffix.lower() == ".json":
+            content = json.loads(text)
+        else:
+            lines = text.splitlines()
+            # The last line of a run that goes on, or was killed, may be incomplete.
+            whole = lines if text.endswith("\n") else lines[:-1] or lines
+            content = [json.loads(line) for line in whole if line.strip()]
+    except ValueError as error:
+        raise DataError(f"{file}: not JSON ({error})") from None
+    if not isinstance(content, list):
+        raise DataError(f"{file}: not a list of rows; give a JSON list with one object per evaluation")
+    return content
+
+
+def _columns(name: str, rows: Iterable[Row]) -> dict[str, str]:
+    """Returns the column of each content that a log has.
+
+    Raises:
+        DataError: a needed column is missing, or two columns have the same content.
+    """
+    names = list(dict.fromkeys(column for row in rows for column in row if column is not None))
+    found: dict[str, str] = {}
+    for role, spellings in COLUMNS.items():
+        for spelling in spellings:
+            # A name of nothing but filler words, such as test_acc, is clean accuracy; an empty name is an index.
+            same = [column for column in names if column_key(column) == spelling and str(column).strip()]
+            if len(same) > 1:
+                raise DataError(
+                    f"{name}: two columns of {role}, {same[0]!r} and {same[1]!r}; keep one of them"
+                )
+            if same:
+                found[role] = same[0]
+                break
+    for role in NEEDED:
+        if role not in found:
+            has, accepted = ", ".join(map(str, names[:12])), ", ".join(COLUMNS[role])
+            raise DataError(
+                f"{name}: no column {role!r} (accepted names: {accepted}); it has {has or 'none'}"
+            )
+    return found
+
+
+def _number(at: str, column: str, value: object) -> float | None:
+    """Returns a value as a number; ``None`` for a missing one: empty, null or NaN."""
+    if value is None or (isinstance(value, str) and value.strip().lower() in ("", "none", "null", "na", "-")):
+        return None
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise DataError(f"{at}: {column} is {str(value)[:40]!r}, not a number") from None
+    if math.isinf(number):
+        raise DataError(f"{at}: {column} is {number}; give a finite number or leave it empty")
+    return None if math.isnan(number) else number
+
+
+def _check_accuracy(at: str, column: str | None, value: float | None) -> None:
+    if value is not None and not 0 <= value <= 1:
+        percent = "; percentages must be divided by 100" if 1 < value <= 100 else ""
+        raise DataError(f"{at}: {column} is {value:g}, but an accuracy lies in [0, 1]{percent}")
