@@ -184,11 +184,11 @@ def draw_log(rows: Rows, events: Rows, best_epoch: float | None = None, theme: T
             fill = theme.background if key == "fgsm" else colour
             size = 4 if len(values) <= FEW else 0
             axes.plot(epochs, values, style, color=colour, label=label, markersize=size, markerfacecolor=fill)
-    best = [row["pgd"] for row in rows if row["epoch"] == best_epoch]
+    best = [row for row in rows if row["epoch"] == best_epoch]
     if best:
         axes.plot(
-            [best_epoch],
-            best,
+            best[0]["epoch"],
+            best[0]["pgd"],
             "o",
             markersize=9,
             color="none",
