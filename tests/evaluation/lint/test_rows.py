@@ -62,6 +62,29 @@ def test_screen_and_autoattack_far_apart(capsys):
     assert "screen-far-from-autoattack" in capsys.readouterr().err
 
 
+def masked(standard: float, count: int = 1000, other: int | None = None, **pgd: float) -> list[Any]:
+    """Findings of a row under AutoAttack and rows under PGD; ``pgd_50_10`` is ``pgd-50-10``."""
+    row = {**ROW, "count": other or count}
+    rows = {name.replace("_", "-"): row | {"value": value} for name, value in pgd.items()}
+    return row_findings({**rows, "autoattack-standard": {**ROW, "count": count, "value": standard}})
+
+
+def test_pgd_far_above_autoattack_is_named_with_the_strongest_pgd():
+    (found,) = masked(0.30, pgd_20=0.50, pgd_50_10=0.42)
+    assert (found.name, found.count, found.of) == ("pgd-far-from-autoattack", 120, 1000)
+    assert found.seen == "pgd-50-10 gives 42.0%, autoattack-standard 30.0%"
+    assert masked(0.30, pgd_20=0.50, pgd_50_10=0.38) == []
+    # ten points with their interval above 8.6
+    assert masked(0.30, pgd_20=0.40, count=10_000) == [] != masked(0.30, pgd_20=0.401, count=10_000)
+    assert masked(0.30, pgd_20=0.44, count=64) == [] != masked(0.30, pgd_20=0.55, count=64)
+
+
+def test_pgd_on_other_images_or_another_attack_is_not_compared():
+    assert masked(0.30, pgd_20=0.60, other=500) == []
+    assert masked(0.30, fab=0.60) == []
+    assert row_findings({"pgd-20": {**ROW, "value": 0.6}}) == []
+
+
 def test_findings_of_rows_made_at_several_times():
     range_, soft = (Finding.from_catalogue(name, "seen", 1, 2) for name in ("range", "softmax-outputs"))
     records = [Lint([range_], images=5).record(), Lint([range_, soft], images=9).record()]

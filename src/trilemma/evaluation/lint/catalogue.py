@@ -208,6 +208,12 @@ CATALOGUE = {
         "The fast estimate is wrong for this classifier, as it can be with masked gradients.",
         "Report autoattack-standard only.",
     ),
+    "pgd-far-from-autoattack": Entry(
+        WARNING,
+        "Gradients are masked, as after some single-step training, or this PGD has too few steps or starts for the "
+        "threat.",
+        "Report autoattack-standard; if pgd-50-10 is as far from it, do not rely on gradient attacks.",
+    ),
     "rising-curve": Entry(
         WARNING,
         "An attack in a larger ball can find all that it finds in a smaller one, so it is too weak at the larger "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -12,12 +13,18 @@ from trilemma.data.image_set import ImageSet
 from trilemma.evaluation.lint.finding import Finding
 from trilemma.evaluation.lint.run import MAX_IMAGES, Lint, inspect
 from trilemma.evaluation.published import implausible
+from trilemma.metrics.accuracy import wilson_interval
 from trilemma.threat import Threat
 from trilemma.units import parse_fraction
 
 Row = dict[str, Any]
 
 SCREEN, STANDARD = "screen", "autoattack-standard"
+# Names of rows under PGD, with their number of steps.
+PGD = re.compile(r"pgd-\d+(-\d+)?|attack:pgd")
+# Difference between PGD and AutoAttack that is a finding, and the largest one of public runs whose gradients are not
+# masked (PGD-10, 180 of 186 runs), which the 95 % interval must exclude.
+MASKED, NOT_MASKED = 0.10, 0.086
 # Keys on which two rows must agree to be compared.
 SAME = ("count", "data", "threat", "checkpoint")
 # Keys on which the rows of one curve agree, besides the norm.
@@ -88,8 +95,8 @@ def curve_findings(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
 
 
 def row_findings(rows: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
-    """Findings about rows: ``screen`` far from ``autoattack-standard``, or a result beyond all published ones."""
-    findings = _screen_findings(rows)
+    """Findings about rows: ``screen`` or PGD far from AutoAttack, or a result beyond all published ones."""
+    findings = [*_screen_findings(rows), *_pgd_findings(rows)]
     if STANDARD in rows and (observation := implausible(rows[STANDARD])) is not None:
         findings.append(Finding.from_catalogue("implausible", observation, 0, 0))
     return findings
@@ -108,6 +115,26 @@ def _screen_findings(rows: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
         return []
     observation = f"screen gives {screen['value']:.1%}, autoattack-standard {standard['value']:.1%}"
     return [Finding.from_catalogue("screen-far-from-autoattack", observation, images, screen["count"])]
+
+
+def _pgd_findings(rows: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """A finding if AutoAttack breaks many images that no attack by PGD on the same images breaks; else empty."""
+    if STANDARD not in rows:
+        return []
+    standard = rows[STANDARD]
+    same = {
+        name: row["value"]
+        for name, row in rows.items()
+        if PGD.fullmatch(name) and all(row[key] == standard[key] for key in SAME)
+    }
+    if not same:
+        return []
+    strongest, count = min(same, key=lambda name: same[name]), standard["count"]
+    images = round((same[strongest] - standard["value"]) * count)
+    if images <= MASKED * count or wilson_interval(images, count)[0] <= NOT_MASKED:
+        return []
+    observation = f"{strongest} gives {same[strongest]:.1%}, {STANDARD} {standard['value']:.1%}"
+    return [Finding.from_catalogue("pgd-far-from-autoattack", observation, images, count)]
 
 
 def findings_of(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Finding], int, bool]:
