@@ -92,3 +92,7 @@ class AccuracyGapMonitor(EvaluationMonitor):
             holds=holds,
             persists=gap > HEALTHY_GAP or (has_fallen and pgd10 < RECOVERED * self.best),
         )
+
+    def interrupt(self) -> None:
+        """Starts a new count of evaluations at which PGD-10 accuracy is lost."""
+        self.lost = 0

@@ -71,5 +71,5 @@ class DeclineMonitor(EvaluationMonitor):
         return self._fire(alarm, holds=holds, persists=fall > drop / 2)
 
     def interrupt(self) -> None:
-        """Starts a new window: the last evaluations are no part of a slow decline."""
+        """Starts a new window of evaluations."""
         self.recent = []

@@ -169,3 +169,8 @@ class EvaluationMonitor(Stateful):
         """Suppresses alarms before step ``until``, after a remedy; a condition that still holds then fires again."""
         self.present = False
         self.quiet_until = until
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Forgets the evaluations that are counted towards an alarm, but not the best ones."""
+        raise NotImplementedError

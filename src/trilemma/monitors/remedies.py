@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trilemma.config.config import Config
 from trilemma.config.remedies import Action, SetAction
+from trilemma.config.sections import MonitorConfig
 from trilemma.monitors.monitor import Alarm, Remedy, Rollback, ScaleRate, SetOption, Stop
 from trilemma.units import parse_fraction
 
@@ -30,6 +31,12 @@ def remedies(alarm: Alarm, config: Config, earlier_alarms: int, rollbacks: int) 
     if "rollback" in rung and rollbacks >= monitors.max_rollbacks:
         return [Stop(failed=True)]
     return [remedy for action in rung for remedy in _expand(action, config, diverged)]
+
+
+def late_rollbacks(monitors: MonitorConfig) -> bool:
+    """Whether a ladder has a rollback for an alarm that rings after its onset, which are all but ``divergence``."""
+    ladders = [ladder for name, ladder in monitors.remedies.items() if name != "divergence"]
+    return any("rollback" in rung for ladder in ladders for rung in ladder)
 
 
 def _expand(action: Action | SetAction, config: Config, diverged: bool) -> list[Remedy]:

@@ -11,9 +11,12 @@ from trilemma.monitors.gradient_cosine import GradientCosineMonitor
 from trilemma.monitors.monitor import CHANCE, Alarm, Stateful
 from trilemma.monitors.overfitting import OverfittingMonitor
 from trilemma.monitors.readings import Reading
+from trilemma.monitors.remedies import late_rollbacks
 
 # Steps of the fast running means; an epoch if that is shorter.
 WINDOW = 100
+# Windows, or epochs, that a remedy has to take effect.
+REST = 3
 
 
 class Watch(Stateful):
@@ -33,6 +36,8 @@ class Watch(Stateful):
         self.settings = config.monitors
         self.update_config(config)
         self.window = min(WINDOW, steps_per_epoch)
+        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_evaluation = config.training.evaluate_every * steps_per_epoch
         self.divergence = DivergenceMonitor()
         self.cosine = GradientCosineMonitor(self.window)
         self.overfitting = OverfittingMonitor(
@@ -49,13 +54,17 @@ class Watch(Stateful):
     @property
     def horizon(self) -> int:
         """Number of steps for which checkpoints are kept, so that a rollback can reach the onset of a late alarm."""
-        late_rollback = any(
-            "rollback" in rung
-            for name, ladder in self.settings.remedies.items()
-            if name != "divergence"
-            for rung in ladder
-        )
-        return 4 * self.window if late_rollback else 0
+        return 4 * self.window if late_rollbacks(self.settings) else 0
+
+    @property
+    def healthy_step(self) -> int:
+        """Step of the last healthy evaluation; 0 before the first."""
+        return self.gap.healthy
+
+    @property
+    def onsets(self) -> set[int]:
+        """Steps of the evaluations that an alarm of a later evaluation may name as its onset; 0 for none."""
+        return {self.gap.healthy, self.decline.best_step}
 
     def read(self, reading: Reading, step: int) -> list[Alarm]:
         """Returns the alarms of one step; after a divergence the other monitors are skipped."""
@@ -95,7 +104,25 @@ class Watch(Stateful):
         """Verdict on the last evaluation (:attr:`trilemma.monitors.accuracy_gap.AccuracyGapMonitor.is_healthy`)."""
         return self.gap.is_healthy
 
-    def silence_after_remedy(self, step: int) -> None:
-        """Suppresses overfitting alarms for three windows, so that a remedy without rollback can take effect."""
-        for part in (self.cosine.once, self.overfitting.once, self.gap, self.decline):
-            part.silence(step + 3 * self.window)
+    def give_time(self, step: int, restored: bool = False) -> None:
+        """Suppresses overfitting alarms after the remedies of an alarm, until they could take effect.
+
+        An alarm of training steps has to wait for three windows, one of evaluations for three epochs and at least one
+        evaluation, because a network that has collapsed recovers slowly. Counts begin anew, and the best evaluations
+        remain the reference.
+
+        Args:
+            step: the current step.
+            restored: whether a rollback has restored healthy weights, and with them these monitors with their counts
+                and best evaluations. Then only alarms of evaluations have to wait, for three epochs.
+        """
+        epochs = step + REST * self.steps_per_epoch
+        if restored:
+            for monitor in (self.gap, self.decline):
+                monitor.quiet_until = max(monitor.quiet_until, epochs)
+            return
+        for once in (self.cosine.once, self.overfitting.once):
+            once.silence(step + REST * self.window)
+        next_evaluation = (step // self.steps_per_evaluation + 1) * self.steps_per_evaluation
+        for monitor in (self.gap, self.decline):
+            monitor.silence(max(epochs, next_evaluation + 1))

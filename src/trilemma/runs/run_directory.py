@@ -154,7 +154,7 @@ class RunDirectory:
 
     def summary(self) -> dict[str, Any]:
         """Returns the status of the run, and the held-out accuracies of its selected checkpoint."""
-        epochs = [row for row in self.metrics() if row["kind"] == "epoch"]
+        epochs = [row for row in self.metrics() if row["kind"] in ("epoch", "best")]
         selected = [row for row in epochs if row.get("selected")] or epochs
         best = selected[-1] if selected else {}
         status = self.status()
@@ -188,9 +188,19 @@ class RunDirectory:
         """Appends a line to ``events.jsonl``."""
         _append(self.events_file, record)
 
-    def drop_metrics_after(self, step: int) -> None:
-        """Removes the metric lines of steps after ``step``, which will be run again."""
-        remaining = [record for record in self.metrics() if record["step"] <= step]
+    def drop_metrics_after(self, step: int, keep_best: bool = False) -> None:
+        """Removes the metric lines of steps after ``step``, which will be run again.
+
+        Args:
+            step: the last step whose lines remain.
+            keep_best: whether to keep the line of the best checkpoint, of which the run has a classifier, with kind
+                ``best`` instead of ``epoch``.
+        """
+        lines = self.metrics()
+        remaining = [line for line in lines if line["step"] <= step or line["kind"] == "best"]
+        selected = [line for line in lines if line.get("selected")]
+        if keep_best and selected and selected[-1] not in remaining:
+            remaining.append({**selected[-1], "kind": "best"})
         write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in remaining))
 
 

@@ -18,11 +18,13 @@ from trilemma.data.cache import cache_folder
 from trilemma.data.catalogue import Dataset, find_dataset
 from trilemma.data.image_set import Splits
 from trilemma.errors import TrilemmaError
+from trilemma.monitors.remedies import late_rollbacks
 from trilemma.networks.cost import count_macs, count_parameters
 from trilemma.networks.create import check_outputs, create_network
 from trilemma.training import build
 from trilemma.training.checks import check_run
 from trilemma.training.devices import check_compiler, check_devices
+from trilemma.training.record import NEWEST_STATES, OLDER_STATES
 from trilemma.training.start import check_start, first_stage, load_start, provenance
 from trilemma.units import byte_size
 
@@ -232,8 +234,9 @@ def _memory_gb(
 
 
 def _disk_gb(config: Config, parameters: int, shape: tuple[int, int, int]) -> float:
-    """Returns the disk space of two training states and two finished classifiers."""
+    """Returns the disk space of the stored training states and two finished classifiers."""
     pixels = shape[0] * shape[1] * shape[2]
     buffer = (config.sampler.buffer_size or 0) * pixels if config.method.uses_sampler else 0
-    states = 2 * (4 * parameters + buffer)
+    stored = NEWEST_STATES + (OLDER_STATES if late_rollbacks(config.monitors) else 0)
+    states = stored * (4 * parameters + buffer)
     return BYTES_PER_VALUE * (states + 2 * (parameters + 10 * 64 * pixels)) / 1e9

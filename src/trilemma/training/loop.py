@@ -30,7 +30,14 @@ from trilemma.training.interrupt import StopRequest
 from trilemma.training.record import Record
 from trilemma.training.rollback import fail, roll_back
 from trilemma.training.schedule import rate
-from trilemma.training.selection import at_chance, criterion, held_out_accuracies, passed_over, score
+from trilemma.training.selection import (
+    HeldOut,
+    at_chance,
+    criterion,
+    held_out_accuracies,
+    passed_over,
+    score,
+)
 from trilemma.training.start import load_initial_weights, provenance
 from trilemma.training.state import TrainingState
 
@@ -90,8 +97,6 @@ class Loop:
         self.readings = Readings()
         self.criterion = criterion(config, self.method)
         self.total_steps = training.epochs * self.loader.steps_per_epoch
-        # Step that the last rollback restored; ``None`` once a regular checkpoint was written after it.
-        self.last_rollback: int | None = None
         # The images of the last step, for loggers.
         self.points: Points | None = None
         self.clf.train()
@@ -104,6 +109,8 @@ class Loop:
         self.state.load_state_dict(load_state(self.record.run.state_file))
         self._apply_options()
         self.record.drop_later_metrics(self.state)
+        # A killed process may have written the state without its copy for rollbacks, or left copies of undone steps.
+        self.record.store_copy(self.state)
         self.record.event(self.state, "restart", "resume", f"from the checkpoint of step {self.state.step}")
 
     def train(self) -> str:
@@ -279,7 +286,9 @@ class Loop:
         for remedy in due_remedies:
             if isinstance(remedy, Rollback):
                 state.minutes += (time.monotonic() - self.clock) / 60
-                self.last_rollback = roll_back(state, self.record, alarm, self.last_rollback)
+                # The first process must have written the stored states before any process reads them.
+                self.fabric.barrier()
+                roll_back(state, self.record, alarm)
                 # All processes must have read the checkpoint before the first one overwrites it.
                 self.fabric.barrier()
                 self.clock = time.monotonic()
@@ -299,8 +308,7 @@ class Loop:
                 self.record.event(state, "stop", "early-stop", text)
         if due_remedies:
             self._apply_options()
-            if not rolled_back:
-                state.watch.silence_after_remedy(state.step)
+            state.watch.give_time(state.step, restored=rolled_back)
             # Saved at once, so that a resumed run has the changes of the remedies.
             self.record.checkpoint(state)
         return rolled_back
@@ -314,7 +322,7 @@ class Loop:
 
     def _checkpoint(self) -> None:
         """Writes a regular checkpoint."""
-        self.last_rollback = None
+        self.state.restored = None
         self.record.checkpoint(self.state)
         self.record.status(self.state, "running")
 
@@ -340,7 +348,8 @@ class Loop:
         )
         given = score(accuracies, self.criterion)
         selected = self.criterion == "last" or given > state.best
-        self.record.held_out(state, accuracies, selected)
+        fgsm, pgd10 = self._monitored_accuracies(accuracies)
+        self.record.held_out(state, accuracies, fgsm, pgd10, selected)
         if self.points is not None:
             self.record.images(state, self.points)
         if self.criterion != "last" and passed_over(given, state.best):
@@ -348,7 +357,6 @@ class Loop:
         if selected:
             state.best = given
             self.record.classifier(finished, self.data.train, state, "best", self.criterion)
-        fgsm, pgd10 = self._mean_accuracy(accuracies.fgsm), self._mean_accuracy(accuracies.pgd10)
         for alarm in state.watch.read_evaluation(
             fgsm, pgd10, state.step, accuracies.images, accuracies.chance
         ):
@@ -356,6 +364,26 @@ class Loop:
                 return True
         self._checkpoint()
         return False
+
+    def _monitored_accuracies(self, finished: HeldOut) -> tuple[float | None, float | None]:
+        """Returns held-out FGSM and PGD-10 accuracy of the training weights, means over the processes.
+
+        The monitors read these weights and not their average, which follows a collapse only after many steps: training
+        continues from these weights, and a rollback has to restore them while they are healthy.
+
+        Args:
+            finished: the accuracies of the finished classifier, which are also those of the training weights if the
+                run has no average.
+        """
+        training, accuracies = self.config.training, finished
+        if not self.config.monitors.overfitting or finished.pgd10 is None:
+            return None, None
+        if self.state.ema is not None:
+            raw = finished_classifier(self.clf, None, self.data.train, training.reestimate_bn)
+            accuracies = held_out_accuracies(
+                raw, self.data.held_out, training.held_out_images, single_step=finished.fgsm is not None
+            )
+        return self._mean_accuracy(accuracies.fgsm), self._mean_accuracy(accuracies.pgd10)
 
     def _report_selection(self, given: list[float], best: list[float]) -> None:
         """Records that chance decided between this checkpoint and the best one, against their accuracies."""

@@ -25,6 +25,10 @@ from trilemma.training.state import TrainingState
 from trilemma.training.statistics import attach, fit_pca
 from trilemma.training.tensorboard import tensorboard
 
+# Largest number of stored states: the newest ones, and for alarms other than divergence those of four ends of epochs
+# within the horizon, one before it, and two evaluations.
+NEWEST_STATES, OLDER_STATES = 2, 7
+
 
 class Record:
     """Writes one run folder; only the first process of a run writes.
@@ -78,14 +82,29 @@ class Record:
             seconds_left = max(0.0, min(seconds_left, 60 * (limit - state.minutes)))
         self.reporter.metrics(line, state.step / total_steps, seconds_left)
 
-    def held_out(self, state: TrainingState, accuracies: HeldOut, selected: bool) -> None:
-        """Writes one metric line for an evaluation on held-out images."""
+    def held_out(
+        self,
+        state: TrainingState,
+        accuracies: HeldOut,
+        raw_fgsm: float | None,
+        raw_pgd10: float | None,
+        selected: bool,
+    ) -> None:
+        """Writes one metric line for an evaluation on held-out images.
+
+        Args:
+            state: the training state.
+            accuracies: of the finished classifier.
+            raw_fgsm, raw_pgd10: accuracies of the training weights, as the monitors read them.
+            selected: whether the finished classifier is the best so far.
+        """
         self._write_metrics(
             {
                 "kind": "epoch", "step": state.step, "epoch": state.epoch, "minutes": state.minutes,
                 "held_out_clean": accuracies.clean, "held_out_pgd10": accuracies.pgd10,
                 "held_out_fgsm": accuracies.fgsm, "held_out_chance": accuracies.chance,
-                "held_out_answers": accuracies.answers, "held_out_images": accuracies.images, "selected": selected,
+                "held_out_answers": accuracies.answers, "held_out_images": accuracies.images,
+                "held_out_raw_fgsm": raw_fgsm, "held_out_raw_pgd10": raw_pgd10, "selected": selected,
             }
         )  # fmt: skip
 
@@ -120,10 +139,16 @@ class Record:
                 self.run.add_event({**kept, "kind": "warning", "name": "log", "message": message})
                 print(f"warning: log: {message}", file=sys.stderr, flush=True)
 
-    def drop_later_metrics(self, state: TrainingState) -> None:
-        """Removes the metric lines of steps after the current one, which will be run again."""
+    def drop_later_metrics(self, state: TrainingState, undone: bool = False) -> None:
+        """Removes the metric lines of steps after the current one, which will be run again.
+
+        Args:
+            state: the training state.
+            undone: whether a rollback has undone those steps, so that the run may never come to its best checkpoint
+                again (:meth:`trilemma.runs.run_directory.RunDirectory.drop_metrics_after`).
+        """
         if self.writes:
-            self.run.drop_metrics_after(state.step)
+            self.run.drop_metrics_after(state.step, keep_best=undone)
 
     def event(
         self, state: TrainingState, kind: str, name: str, message: str, step: int | None = None
@@ -186,6 +211,12 @@ class Record:
         if not self.writes:
             return
         save_state(self.run.state_file, state.state_dict())
+        self.store_copy(state)
+
+    def store_copy(self, state: TrainingState) -> None:
+        """Stores the saved state as an earlier one, for rollbacks, and deletes those that no rollback needs."""
+        if not self.writes:
+            return
         state_copy = self.run.earlier_state(state.step)
         state_copy.unlink(missing_ok=True)
         try:
@@ -199,14 +230,18 @@ class Record:
     def _delete_old_states(self, state: TrainingState) -> None:
         """Deletes the stored states that no rollback needs.
 
-        Needed are the newest two, those within the monitors' horizon, and the newest one before the horizon. States
-        after the current step are deleted: a rollback has undone their steps.
+        A divergence needs the newest two. A ladder with ``rollback`` for another alarm also needs those at the ends of
+        epochs within the monitors' horizon, the newest one before the horizon, and, whatever their age, those of the
+        evaluations that may be the onset of an alarm. States after the current step are deleted: a rollback has undone
+        their steps.
         """
         files = self.run.earlier_states()
         steps = sorted(step for step in files if step <= state.step)
-        horizon_start = state.step - state.watch.horizon
-        before_horizon = [step for step in steps if step <= horizon_start]
-        needed = {*steps[-2:], *before_horizon[-1:], *(step for step in steps if step > horizon_start)}
+        needed = set(steps[-NEWEST_STATES:])
+        if horizon := state.watch.horizon:
+            start = state.step - horizon
+            needed |= {step for step in steps if step > start and step % state.steps_per_epoch == 0}
+            needed |= {*[step for step in steps if step <= start][-1:], *state.watch.onsets}
         for step in files.keys() - needed:
             files[step].unlink(missing_ok=True)
 

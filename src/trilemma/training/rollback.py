@@ -11,8 +11,11 @@ from trilemma.training.record import Record
 from trilemma.training.state import TrainingState
 
 
-def roll_back(state: TrainingState, record: Record, alarm: Alarm, previous_rollback: int | None) -> int:
-    """Restores the newest checkpoint that is not after the onset of the alarm, or the oldest stored one.
+def roll_back(state: TrainingState, record: Record, alarm: Alarm) -> None:
+    """Restores the newest stored state from before the onset of the alarm, with its monitors and their counts.
+
+    If the last evaluation was not healthy, the state is also not later than the last healthy evaluation, or, in a run
+    without one, than its start.
 
     The changes made by remedies are not undone. The best score is not reset either, because the file of the best
     classifier stays and a weaker classifier must not replace it.
@@ -21,27 +24,52 @@ def roll_back(state: TrainingState, record: Record, alarm: Alarm, previous_rollb
         state: the training state; overwritten.
         record: the record of the run.
         alarm: the alarm that caused the rollback.
-        previous_rollback: step that the last rollback restored, if no regular checkpoint was written since: that
-            checkpoint led to the alarm again, so an older one is restored. ``None`` otherwise.
-
-    Returns:
-        The step of the restored checkpoint.
     """
     preserved = {
         name: getattr(state, name) for name in ("rate_factor", "options", "sounded", "minutes", "best")
     }
-    files = record.run.earlier_states()
-    limit = alarm.onset if previous_rollback is None else min(alarm.onset, previous_rollback - 1)
-    restored = max((step for step in files if step <= limit), default=min(files))
-    rollbacks = state.rollbacks + 1
+    files, rollbacks = record.run.earlier_states(), state.rollbacks + 1
+    limit = _limit(state, alarm)
+    # The state that the last rollback restored led to the alarm again, so an older one is restored.
+    newest = limit if state.restored is None else min(limit, state.restored - 1)
+    earlier = [step for step in files if step <= newest] or [step for step in files if step <= limit]
+    restored = max(earlier, default=min(files))
+    healthy = state.watch.healthy_step
     state.load_state_dict(load_state(files[restored]))
     for name, value in preserved.items():
         setattr(state, name, value)
-    state.rollbacks = rollbacks
-    record.drop_later_metrics(state)
-    text = f"from step {alarm.step} to the checkpoint of step {state.step}"
+    state.rollbacks, state.restored = rollbacks, restored
+    if not earlier:
+        # A run of an earlier version has not stored a state this old, and the counts of this one belong to the alarm.
+        state.watch.give_time(state.step)
+    record.drop_later_metrics(state, undone=True)
+    text = f"from step {alarm.step} to the checkpoint of step {restored}"
+    if alarm.name != "divergence":
+        text += f", {_describe(restored, alarm, healthy)}"
     record.event(state, "remedy", "rollback", text)
-    return restored
+
+
+def _limit(state: TrainingState, alarm: Alarm) -> int:
+    """Returns the last step whose state may be restored."""
+    # A divergence leaves the weights of the last checkpoint as they were.
+    if alarm.name == "divergence" or state.evaluated_at <= state.watch.healthy_step:
+        return alarm.onset
+    return min(alarm.onset, state.watch.healthy_step)
+
+
+def _describe(restored: int, alarm: Alarm, healthy: int) -> str:
+    """Says what the restored state is.
+
+    Args:
+        restored: its step.
+        alarm: the alarm.
+        healthy: step of the last healthy evaluation; 0 for none.
+    """
+    if restored > alarm.onset:
+        return f"the oldest one, after the onset at step {alarm.onset}"
+    if restored == healthy:
+        return "the last healthy evaluation" if healthy else "the start: no evaluation was healthy"
+    return f"the newest one before the onset at step {alarm.onset}"
 
 
 def fail(state: TrainingState, record: Record, alarm: Alarm) -> NoReturn:

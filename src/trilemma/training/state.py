@@ -33,6 +33,7 @@ class TrainingState:
     Attributes:
         step: number of steps done.
         rollbacks: number of rollbacks.
+        restored: step that the last rollback restored; ``None`` once a regular checkpoint was written after it.
         evaluated_at: step of the last evaluation; -1 before the first.
         rate_factor: factor of the learning rate, set by remedies.
         minutes: training time so far.
@@ -55,6 +56,7 @@ class TrainingState:
         self.watch = Watch(config, loader.steps_per_epoch)
         self.steps_per_epoch = loader.steps_per_epoch
         self.step = self.rollbacks = 0
+        self.restored: int | None = None
         self.evaluated_at = -1
         self.rate_factor, self.minutes = 1.0, 0.0
         self.best: list[float] = []
@@ -99,7 +101,8 @@ class TrainingState:
         torch.set_rng_state(state["rng"])
         self.watch.load_state_dict(state["watch"])
         for name in _POSITION:
-            setattr(self, name, state["position"][name])
+            # Earlier versions did not store ``restored``.
+            setattr(self, name, state["position"].get(name))
         # Earlier versions stored the two accuracies alone.
         if len(self.best) == ACCURACIES:
             self.best = [1.0, *self.best]
@@ -109,4 +112,5 @@ ACCURACIES = 2
 # Attributes that are saved as the key ``position``; their names are keys of the checkpoint file.
 _POSITION = (
     "step", "minutes", "best", "rollbacks", "rate_factor", "evaluated_at", "ended", "options", "sounded",
+    "restored",
 )  # fmt: skip
