@@ -229,9 +229,9 @@ class Loop:
 
     def _mean_accuracy(self, accuracy: float | None) -> float | None:
         """Returns the mean of an accuracy over the processes, so that they all apply the same remedies."""
-        return (
-            None if accuracy is None else self._mean(torch.tensor(accuracy, device=self.fabric.device)).item()
-        )
+        if accuracy is None or self.fabric.world_size == 1:
+            return accuracy
+        return self._mean(torch.tensor(accuracy, device=self.fabric.device)).item()
 
     def _read(self, step: Step, points: Points) -> dict[str, Tensor]:
         """Returns the scalars of a step for logs and monitors.
@@ -302,7 +302,8 @@ class Loop:
                 self.record.event(state, "remedy", remedy.name, f"{remedy.key} = {remedy.value}")
             elif remedy.failed:
                 fail(state, self.record, alarm)
-            else:
+            # A run at its end does not end early.
+            elif state.step < self.total_steps:
                 state.ended = True
                 text = f"{alarm.name}: ended early at step {state.step}, the best checkpoint is kept"
                 self.record.event(state, "stop", "early-stop", text)
