@@ -170,7 +170,7 @@ def test_a_resumed_run_goes_to_the_same_state(
         return HEALTHY if epoch <= 10 or loop_noise(script) else WEAK if epoch <= 20 else COLLAPSED
 
     def loop_noise(script: Script) -> bool:
-        return script.loop.config.method.model_dump()["noise"] == 1.0
+        return bool(script.loop.config.method.model_dump()["noise"] == 1.0)
 
     script = Script(ill_again)
     run_script(monkeypatch, script)
@@ -280,16 +280,16 @@ def test_an_alarm_between_evaluations_goes_no_further_than_the_last_healthy_one_
 
 
 def test_robust_overfitting_goes_to_the_best_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fall of 0.05 from 0.5 leaves every evaluation healthy, so the onset is that of the decline."""
+    """PGD-10 accuracy rises to 0.52 and falls to 0.45: every evaluation is healthy, but their mean has fallen."""
 
     def accuracies(epoch: float, steps: int) -> Pair:
-        return (0.6, 0.5 if epoch <= 12 or steps == 2 else 0.45)
+        return (0.6, 0.4 + 0.01 * epoch if epoch <= 12 or steps == 2 else 0.45)
 
     run_script(monkeypatch, Script(accuracies))
     sick = config(alarm="robust-overfitting", epochs=20, ema=0.9)
     path = train(sick, out=tmp_path / "run", progress=False).path
-    (alarm, _), (_, restored) = remedied(path, "robust-overfitting")
-    assert alarm == "robust-overfitting" and 1 <= restored <= 12
+    # the first mean of five evaluations that lies 0.04 below the best one
+    assert remedied(path, "robust-overfitting") == [("robust-overfitting", 17), ("rollback", 12)]
 
 
 def test_the_line_of_the_best_checkpoint_survives_the_rollback_that_undoes_it(
