@@ -10,6 +10,11 @@ segment without, so that a busy machine slows both; the figure is the median ove
 and of their processor seconds. Small-resnet (depth 8, width 16), batch 128 of random 32x32 colour images.
 `pieces_ms` are the processor milliseconds of each piece alone, which say more than a ratio on a crowded machine.
 Prints JSON; target of the ratio: at most 1.02.
+
+    python benchmarks/monitor_overhead.py --recipe digits/fgsm training.epochs=10
+
+Measures instead what reading the training weights costs a run that evaluates their average after every epoch: its
+processor seconds, with these readings to without.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from trilemma.classifier.contexts import running_statistics_kept
-from trilemma.config.recipe import build_config
+from trilemma.config.recipe import build_config, load_config
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.methods.base import ForwardResult, Points, Step
@@ -39,10 +44,12 @@ from trilemma.monitors.readings import NAMES, Reading, read_gradients, read_step
 from trilemma.monitors.watch import Watch
 from trilemma.networks.create import create_network
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.training.build import build_data
 from trilemma.training.interrupt import StopRequest
 from trilemma.training.loop import CLEAN_EVERY, Loop
 from trilemma.training.progress import reporter
 from trilemma.training.record import Record
+from trilemma.training.selection import HeldOut
 
 BATCH = 128
 
@@ -125,6 +132,40 @@ def measure(method: str, pairs: int, segment: int, clean: bool) -> dict[str, Any
     }  # fmt: skip
 
 
+class TimedLoop(Loop):
+    """The loop as it is, which measures the evaluations of the training weights."""
+
+    def train(self) -> str:
+        self.raw_seconds, begun = 0.0, time.process_time()
+        status = super().train()
+        self.seconds = time.process_time() - begun
+        return status
+
+    def _monitored_accuracies(self, finished: HeldOut) -> tuple[float | None, float | None]:
+        begun = time.process_time()
+        accuracies = super()._monitored_accuracies(finished)
+        self.raw_seconds += time.process_time() - begun
+        return accuracies
+
+
+def evaluations(recipe: str, overrides: list[str]) -> dict[str, Any]:
+    """Cost of evaluating the training weights in a run of one recipe, after every epoch."""
+    own = ["training.evaluate_every=1", "training.checkpoint_minutes=1000"]
+    config = load_config(recipe, [*own, *overrides])
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory.create(Path(folder) / "run", config)
+        record = Record(run, config, reporter(recipe, False), recipe, True)
+        loop = TimedLoop(config, record, build_data(config), fabric, StopRequest())
+        loop.train()
+    without = loop.seconds - loop.raw_seconds
+    return {
+        "epochs": config.training.epochs, "ratio": round(loop.seconds / without, 4),
+        "seconds_per_evaluation": round(loop.raw_seconds / config.training.epochs, 3),
+    }  # fmt: skip
+
+
 def pieces() -> dict[str, float]:
     """Processor milliseconds per step of what watching is made of, beside a forward pass."""
     config = build_config(
@@ -173,11 +214,20 @@ def main() -> None:
     )
     parser.add_argument("--methods", nargs="*", default=["n-fgsm", "pgd-at"])
     parser.add_argument("--clean", action="store_true", help="clean logits on both sides")
+    parser.add_argument("--recipe", help="measure the evaluations of this recipe and nothing else")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of --recipe")
     arguments = parser.parse_args()
+    about = {"batch_size": BATCH, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    if arguments.recipe:
+        command = {"recipe": arguments.recipe, "overrides": arguments.overrides}
+        json.dump(
+            {**about, **command, **evaluations(arguments.recipe, arguments.overrides)}, sys.stdout, indent=2
+        )
+        print()
+        return
     results = {
         name: measure(name, arguments.pairs, arguments.segment, arguments.clean) for name in arguments.methods
     }
-    about = {"batch_size": BATCH, "threads": torch.get_num_threads(), "torch": torch.__version__}
     json.dump({**about, "pieces_ms": pieces(), "methods": results}, sys.stdout, indent=2)
     print()
 

@@ -91,6 +91,18 @@ def test_accuracy_under_one_step_stands_beside_that_under_ten():
     assert points["FGSM, held out"] == [0.6] and points["PGD-10, held out"] == [0.1]
 
 
+def test_the_training_weights_stand_beside_their_average_where_there_is_one():
+    row = {"kind": "epoch", "step": 40, "epoch": 4.0, "held_out_clean": 0.9, "held_out_pgd10": 0.4,
+           "held_out_fgsm": 0.5, "held_out_raw_pgd10": 0.1, "held_out_raw_fgsm": 0.6}  # fmt: skip
+    (axes,) = draw_accuracy([*ROWS, row], [], LIGHT).axes
+    points = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert points["PGD-10, held out"] == [0.4]
+    assert (points["FGSM, raw"], points["PGD-10, raw"]) == ([0.6], [0.1])
+    same = row | {"held_out_raw_pgd10": 0.4, "held_out_raw_fgsm": 0.5}
+    (axes,) = draw_accuracy([*ROWS, same], [], LIGHT).axes
+    assert not any("raw" in str(line.get_label()) for line in axes.lines)
+
+
 def test_values_that_are_not_finite_do_not_hide_the_others():
     rows = [*ROWS, {"kind": "step", "step": 50, "epoch": 5.0, "loss": float("nan")}]
     (axes,) = draw_loss(rows, [], LIGHT).axes

@@ -70,6 +70,15 @@ def test_paper_scale_has_its_known_size(monkeypatch: pytest.MonkeyPatch) -> None
     assert 2 < result["memory_gb"] < 30
 
 
+def test_the_disk_of_all_states_that_a_rollback_may_need_is_counted() -> None:
+    without, late = (
+        estimate(tiny("fgsm", monitors={"remedies": {"accuracy-gap": ladder}}), device="cpu")
+        for ladder in (["stop"], [["rollback", "pgd-2"]])
+    )
+    state_gb = 4 * 4 * without["parameters"] / 1e9
+    assert late["disk_gb"] - without["disk_gb"] == pytest.approx(7 * state_gb)
+
+
 def test_missing_data_is_a_failed_check(tmp_path: Path) -> None:
     config = tiny("standard", data={"name": "folder", "root": str(tmp_path / "nowhere")})
     result = estimate(config, device="cpu")

@@ -108,7 +108,11 @@ def draw_loss(rows: Rows, events: Rows, theme: Theme = LIGHT) -> Figure:
 
 @in_theme
 def draw_accuracy(rows: Rows, events: Rows, theme: Theme = LIGHT) -> Figure:
-    """Draws accuracy on training batches (lines) and on held-out images (points; hollow: under FGSM)."""
+    """Draws accuracy on training batches (lines) and on held-out images (points; hollow: under FGSM).
+
+    Where the finished classifier is an average of the weights, diamonds are the PGD-10 accuracy of the weights
+    themselves, and the FGSM accuracy is theirs too, because the monitors compare these two.
+    """
     figure, axes = _panel("Accuracy", "accuracy", legend_rows=2)
     for kind, key, held in (
         ("clean", "clean_accuracy", "held_out_clean"),
@@ -122,9 +126,15 @@ def draw_accuracy(rows: Rows, events: Rows, theme: Theme = LIGHT) -> Figure:
             axes.plot(
                 epochs, values, "o", markersize=6, color=colour, markeredgecolor=theme.background, label=name
             )
-    epochs, values = _series(_epochs(rows), "held_out_fgsm")
+    colour = theme.sets["adversarial"]
+    averaged = any(
+        row.get("held_out_raw_pgd10") not in (None, row.get("held_out_pgd10")) for row in _epochs(rows)
+    )
+    if averaged:
+        epochs, values = _series(_epochs(rows), "held_out_raw_pgd10")
+        axes.plot(epochs, values, "D", markersize=4, color=colour, alpha=0.6, label="PGD-10, raw")
+    epochs, values = _series(_epochs(rows), "held_out_raw_fgsm" if averaged else "held_out_fgsm")
     if values:
-        colour = theme.sets["adversarial"]
         axes.plot(
             epochs,
             values,
@@ -132,12 +142,12 @@ def draw_accuracy(rows: Rows, events: Rows, theme: Theme = LIGHT) -> Figure:
             markersize=5,
             color=theme.background,
             markeredgecolor=colour,
-            label="FGSM, held out",
+            label="FGSM, raw" if averaged else "FGSM, held out",
         )
     axes.set_ylim(-0.02, 1.02)
     _mark(axes, events, theme)
     # two legend rows
-    legend_above(axes, columns=3 if values else 2)
+    legend_above(axes, columns=3 if values or averaged else 2)
     return figure
 
 
@@ -215,7 +225,8 @@ CURVES: tuple[tuple[str, Callable[[Rows, Rows, Theme], Figure], str, str], ...] 
     (
         "training-accuracy", draw_accuracy, "loss",
         "Lines are training batches, points held-out images. An adversarial line far above its points "
-        "indicates overfitting, and so do hollow points (FGSM) far above filled ones (PGD-10).",
+        "indicates overfitting, and so do hollow points (FGSM) far above filled ones (PGD-10). Diamonds: the training "
+        "weights, where the run evaluates their average.",
     ),
     (
         "training-energies", draw_energies, "loss",
