@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.training.support import ScriptProcess, tiny, wait_until
 
+from trilemma.config.config import Config
 from trilemma.config.recipe import dump_config
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.checkpoint import load_state
@@ -23,15 +24,24 @@ print("weights", sum(float(p.double().sum()) for p in run.classifier.parameters(
 
 
 def two_processes(
-    folder: Path, run: Path, *overrides: str, end_at_first_line: bool = False
+    folder: Path,
+    run: Path,
+    *overrides: str,
+    config: Config | None = None,
+    before: str = "",
+    end_at_first_line: bool = False,
 ) -> tuple[int, str, str]:
-    """Exit code and words of a run in two processes (of one thread each) started by Fabric."""
-    # nothing averages over the batch in the forward, so a half batch each is the same mathematics
-    network = {"name": "small-resnet", "width": 8, "norm": "group"}
-    # large batches: in small ones rounding grows faster
-    config = tiny("standard", {"batch_size": 128}, data={"name": "digits"}, network=network)
+    """Exit code and words of a run in two processes (of one thread each) started by Fabric.
+
+    Each of them executes ``before`` first.
+    """
+    if config is None:
+        # nothing averages over the batch in the forward, so a half batch each is the same mathematics
+        network = {"name": "small-resnet", "width": 8, "norm": "group"}
+        # large batches: in small ones rounding grows faster
+        config = tiny("standard", {"batch_size": 128}, data={"name": "digits"}, network=network)
     (folder / "two.yaml").write_text(dump_config(config))
-    (folder / "script.py").write_text(SCRIPT)
+    (folder / "script.py").write_text(before + SCRIPT)
     process = ScriptProcess(folder / "script.py", folder / "two.yaml", run, *overrides)
     try:
         if end_at_first_line:
@@ -79,3 +89,44 @@ def test_a_signal_to_the_first_process_ends_both_with_the_state_saved(tmp_path: 
     run = RunDirectory.open(tmp_path / "run")
     assert run.status()["status"] == "interrupted"
     assert load_state(run.state_file)["position"]["step"] == run.status()["step"]
+
+
+COLLAPSE = """
+import trilemma.training.loop as loop
+from trilemma.training.selection import HeldOut
+
+running = []
+
+
+def evaluating(self, evaluate=loop.Loop._evaluate):
+    running[:] = [self]
+    return evaluate(self)
+
+
+def held_out(clf, images, count, single_step):
+    (current,) = running
+    healthy = current.state.epoch <= 2 or current.config.attack.steps == 2
+    # each process measures a little else
+    return HeldOut(0.9, (0.5 if healthy else 0.05) + 0.01 * current.fabric.global_rank, 0.6, 0.1, 5000, 10)
+
+
+loop.Loop._evaluate, loop.held_out_accuracies = evaluating, held_out
+"""
+
+
+def test_two_processes_roll_back_to_the_same_healthy_state(tmp_path: Path) -> None:
+    config = tiny(
+        "fgsm", {"batch_size": 100, "epochs": 5, "ema": 0.9}, network={"name": "small-resnet", "width": 4},
+        monitors={"remedies": {"accuracy-gap": [["rollback", "pgd-2"]]}},
+    )  # fmt: skip
+    code, said, complained = two_processes(tmp_path, tmp_path / "run", config=config, before=COLLAPSE)
+    assert code == 0, complained[-3000:]
+    run = RunDirectory.open(tmp_path / "run")
+    (rollback,) = [event for event in run.events() if event["name"] == "rollback"]
+    assert rollback["message"] == "from step 9 to the checkpoint of step 6, the last healthy evaluation"
+    weights = [line for line in said.splitlines() if line.startswith("weights")]
+    assert len(weights) == 2 and len(set(weights)) == 1
+    rows = [row for row in run.metrics() if row["kind"] == "epoch"]
+    # the monitors read the mean of both, the selection of the first process its own
+    assert [row["held_out_pgd10"] for row in rows] == [0.5] * 5
+    assert [row["held_out_raw_pgd10"] for row in rows] == pytest.approx([0.505] * 5)

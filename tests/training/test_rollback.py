@@ -238,6 +238,28 @@ def test_states_that_a_killed_rollback_has_left_are_never_restored(
     assert max(after) == 10 * STEPS
 
 
+def test_a_run_without_a_state_that_old_goes_to_its_oldest_and_its_counts_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt_after: Interrupt
+) -> None:
+    """As runs of earlier versions, which stored the last epochs alone."""
+    script = Script(slow_collapse)
+    run_script(monkeypatch, script)
+    interrupt_after(19 * STEPS)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(evaluate_every=5), out=tmp_path / "run", progress=False)
+    interrupt_after(0)
+    run = RunDirectory.open(tmp_path / "run")
+    run.earlier_state(10 * STEPS).unlink()
+    run.earlier_state(0).unlink(missing_ok=True)
+    oldest = min(run.earlier_states())
+    assert oldest > 10 * STEPS
+    train(config(evaluate_every=5), out=run.path, resume=True, progress=False)
+    (event,) = [event for event in run.events() if event["name"] == "rollback"]
+    # at the time of the alarm the oldest one is the newest from before the horizon
+    assert "the oldest one, after the onset at step 30" in event["message"]
+    assert event["step"] >= oldest and run.status()["status"] == "finished"
+
+
 @pytest.mark.parametrize("every", [1, 10])
 def test_a_dead_network_has_time_to_recover_and_a_useless_remedy_is_followed_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
