@@ -293,7 +293,7 @@ def test_a_real_collapse_is_met_without_a_person(tmp_path: Path) -> None:
         "catastrophic-overfitting": ladder,
         "accuracy-gap": [ladder[1], "pgd-2"],
     }
-    training = {"epochs": 25, "batch_size": 64, "lr": 0.2, "evaluate_every": 5}
+    training = {"epochs": 25, "batch_size": 64, "lr": 0.2, "evaluate_every": 5, "held_out_images": 200}
     sick = tiny(
         "fgsm", training, data={"name": "digits", "train_images": 1000}, threat={"norm": "linf", "radius": "0.3"},
         schedule={"name": "cyclic"}, monitors={"remedies": remedies},
