@@ -88,6 +88,21 @@ def test_common_spellings_are_one_log() -> None:
         assert [(row.epoch, row.clean, row.fgsm, row.pgd10) for row in read_log(renamed)] == expected
 
 
+def test_of_a_run_the_training_weights_are_read_and_not_their_average() -> None:
+    average = {
+        "kind": "epoch",
+        "epoch": 1,
+        "held_out_clean": 0.8,
+        "held_out_fgsm": 0.5,
+        "held_out_pgd10": 0.4,
+    }
+    raw = {"held_out_raw_fgsm": 0.9, "held_out_raw_pgd10": 0.1}
+    unread = {"held_out_raw_fgsm": None, "held_out_raw_pgd10": None}
+    for added, expected in ((raw, (0.9, 0.1)), (unread, (0.5, 0.4)), ({}, (0.5, 0.4))):
+        (evaluation,) = read_log([{**average, **added}])
+        assert (evaluation.fgsm, evaluation.pgd10, evaluation.clean) == (*expected, 0.8)
+
+
 def test_of_several_attacks_pgd_10_is_read() -> None:
     (evaluation,) = read_log([{"epoch": 1, "pgd": 0.4, "pgd-10": 0.5, "pgd-50-10": 0.3}])
     assert evaluation.pgd10 == 0.5

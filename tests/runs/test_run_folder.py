@@ -25,7 +25,7 @@ STEP_KEYS = {
 }  # fmt: skip
 EPOCH_KEYS = {
     "kind", "step", "epoch", "minutes", "held_out_clean", "held_out_pgd10", "held_out_fgsm", "held_out_chance",
-    "held_out_answers", "held_out_raw_fgsm", "held_out_raw_pgd10", "selected",
+    "held_out_answers", "held_out_images", "held_out_raw_fgsm", "held_out_raw_pgd10", "selected",
 }  # fmt: skip
 
 

@@ -127,10 +127,21 @@ def _rows(source: LogSource) -> tuple[str, list[Row]]:
                 f"{name}: a row is {type(row).__name__} {str(row)[:40]!r}, not a mapping of columns"
             )
     # A run folder of trilemma has lines of steps between those of evaluations.
-    rows = [row for row in rows if row.get("kind", "epoch") == "epoch"]
+    rows = [_of_training_weights(row) for row in rows if row.get("kind", "epoch") == "epoch"]
     if not rows:
         raise DataError(f"{name}: is empty; give a log with a row per evaluation")
     return name, rows
+
+
+def _of_training_weights(row: Row) -> Row:
+    """Returns a row of a run folder with the accuracies that the monitors read in the run.
+
+    They are those of the training weights, beside which the row has those of their average; other rows are unchanged.
+    """
+    raw = {column: row[column] for column in row if str(column).startswith("held_out_raw_")}
+    others = {column: value for column, value in row.items() if column not in raw}
+    read = {column.replace("_raw_", "_"): value for column, value in raw.items() if value is not None}
+    return {**others, **read}
 
 
 def _file_rows(path: Path) -> list[Row]:
