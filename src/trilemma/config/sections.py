@@ -80,6 +80,10 @@ class AttackConfig(Section):
 
     steps: PositiveInt | None = Field(None, description="number of gradient steps")
     step_size: PixelLength | None = Field(None, description="step size, pixel units")
+    warmup_steps: PositiveInt | None = Field(
+        None,
+        description="number of training steps during which radius and step size rise linearly to their values",
+    )
 
 
 class SamplerConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +14,7 @@ from trilemma.config.sections import AttackConfig, RegulariserConfig, SamplerCon
 from trilemma.errors import ConfigError, nearest
 from trilemma.methods.base import Method
 from trilemma.threat import Threat
+from trilemma.units import parse_fraction
 
 
 def create(
@@ -72,11 +74,23 @@ def create(
     return method if der is None else _regularised(method, der)
 
 
-def create_from_config(config: Config) -> Method:
-    """Returns the method of a run's configuration, with its regulariser if it has one."""
+def create_from_config(config: Config, step: int | None = None) -> Method:
+    """Returns the method of a run's configuration, with its regulariser if it has one.
+
+    Args:
+        config: configuration of the run.
+        step: training step, counted from 0. Before step ``attack.warmup_steps`` the radius and the step size of the
+            attack are ``(step + 1) / warmup_steps`` of their values; ``None`` for the values themselves.
+    """
     threat = None if config.threat is None else Threat(config.threat.norm, config.threat.radius)
+    attack = config.attack
+    if step is not None and threat is not None and step < (attack.warmup_steps or 0):
+        share = Fraction(step + 1, attack.warmup_steps)
+        threat = Threat(threat.norm, str(share * threat.fraction))
+        if attack.step_size is not None:
+            attack = attack.model_copy(update={"step_size": str(share * parse_fraction(attack.step_size))})
     method_class = _method_class(config.method.name)
-    method = method_class(config.method, threat, config.attack, config.sampler)
+    method = method_class(config.method, threat, attack, config.sampler)
     return method if config.regulariser is None else _regularised(method, config.regulariser)
 
 

@@ -183,6 +183,8 @@ class Loop:
             group["lr"] = training.lr * state.rate_factor * factor * group.get("factor", 1.0)
         if training.input_noise:
             batch = self._with_noise(batch)
+        if state.step <= (self.config.attack.warmup_steps or 0):
+            self.method = create_from_config(self.config, state.step)
         epoch = state.step // self.loader.steps_per_epoch + 1
         update = build.build_update(self.config.update, self.clf, epoch)
         with self.fabric.autocast():
