@@ -117,6 +117,14 @@ FORMULAS: dict[str, Any] = {
         {"generative": 2.0},
         lambda x, s, g, d, y: ce(s, y).mean() + 2 * (-lse(s).mean() + lse(g).mean()),
     ),
+    "jeat-penalty": (
+        {"generative": 0.5, "energy_penalty": 0.1},
+        lambda x, s, g, d, y: (
+            ce(s, y).mean()
+            + 0.5 * (-lse(s).mean() + lse(g).mean())
+            + 0.1 * ((lse(s) ** 2).mean() + (lse(g) ** 2).mean())
+        ),
+    ),
     "dat": ({}, lambda x, s, g, d, y: (
         ce(s, y).mean() + 0.5 * np.log(1 + np.exp(-lse(d))).mean() + 0.5 * np.log(1 + np.exp(lse(g))).mean()
     )),

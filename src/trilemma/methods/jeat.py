@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from trilemma import energies
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import MethodOptions
 from trilemma.data.batch import Batch
+from trilemma.data.image_set import ImageSet
 from trilemma.methods.base import Method, MethodState, Points, Step, detached, forward_sets
-from trilemma.methods.generative import LANGEVIN, contrastive
+from trilemma.methods.generative import LANGEVIN, compared_energies
 from trilemma.methods.inner import Attacked, attacked, chain, fresh_seeds
 from trilemma.walks import objectives
 
@@ -31,16 +33,33 @@ class JeatOptions(EnergyAttackOptions):
 
     name: Literal["jeat"] = "jeat"
     generative: NonNegativeFloat = Field(1.0, description="weight of the contrastive term")
+    warmup_steps: NonNegativeInt = Field(
+        0,
+        description="number of training steps during which the weight of the contrastive term rises linearly from 0; "
+        "0: the formula from the first step on",
+    )
+    energy_penalty: NonNegativeFloat = Field(
+        0.0, description="weight of mean E^2 of adversarial and generated images"
+    )
 
 
 class Jeat(Method):
-    """``L = mean CE(x*, y) + w (mean E(x*) - mean E(x^))``: maximises log p(x*, y).
+    """Maximises log p(x*, y)::
+
+        L = mean CE(x*, y) + w (mean E(x*) - mean E(x^))
+          + energy_penalty (mean E(x*)^2 + mean E(x^)^2)
 
     x* ascends the joint energy E(x*, y) from a uniform start in the ball; x^ is a chain on E(x). The paper does not
-    specify the steps: the attack takes ten steps of radius / 4, and the chain is JEM's.
+    specify the steps: the attack takes ten steps of radius / 4, and the chain is JEM's. The penalty is 0 by default,
+    and w has its value from the first step on unless ``warmup_steps`` is set.
     """
 
     Options = JeatOptions
+
+    def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> MethodState:
+        state = super().init_state(clf, data, seed)
+        state.extra["step"] = torch.zeros((), dtype=torch.int64)
+        return state
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         adversarial = energy_attack(self, clf, batch, state)
@@ -51,14 +70,30 @@ class Jeat(Method):
         assert points.adversarial is not None and points.generated is not None
         adversarial_logits, generated_logits = forward_sets(clf, None, points.adversarial, points.generated)
         robust = energies.cross_entropy(adversarial_logits, points.labels).mean()
-        contrast = contrastive(points, adversarial_logits, generated_logits)
+        energy, generated_energy = compared_energies(points, adversarial_logits, generated_logits)
+        contrast = energy.mean() - generated_energy.mean()
+        penalty = energy.square().mean() + generated_energy.square().mean()
         return Step(
-            robust + self.options.generative * contrast,
+            robust + self._weight(state) * contrast + self.options.energy_penalty * penalty,
             adversarial=detached(points.adversarial, adversarial_logits),
             generated=detached(points.generated, generated_logits),
-            metrics={"robust": robust.detach(), "contrastive": contrast.detach()},
+            metrics={
+                "robust": robust.detach(), "contrastive": contrast.detach(), "energy_penalty": penalty.detach(),
+            },
             live={"adversarial": adversarial_logits},
-        )
+        )  # fmt: skip
+
+    def _weight(self, state: MethodState) -> float:
+        """Returns the weight of the contrastive term at the step of ``state``."""
+        option = self.options
+        # States of earlier versions count no steps; their warm-up is over.
+        step = int(state.extra["step"]) if "step" in state.extra else option.warmup_steps
+        weight: float = option.generative
+        return weight * (step + 1) / option.warmup_steps if step < option.warmup_steps else weight
+
+    def after_backward(self, points: Points, state: MethodState, step: Step) -> None:
+        if "step" in state.extra:
+            state.extra["step"] += 1
 
 
 def energy_attack(method: Method, clf: Classifier, batch: Batch, state: MethodState) -> Attacked:
