@@ -103,6 +103,8 @@ class Job:
         config: a recipe as a tree, seed included.
         group: which of the study's tables it belongs to.
         first: must be there before the others are measured.
+        measures: another group, if this job makes no run but measures more of the run that has the same case, seed and
+            configuration in that group; such jobs come last.
     """
 
     case: str
@@ -110,12 +112,26 @@ class Job:
     config: Row
     group: str = "main"
     first: bool = False
+    measures: str = ""
 
     @cached_property
     def key(self) -> str:
+        return self._key(self.group)
+
+    @property
+    def run_key(self) -> str:
+        """Key of the job that makes the run which this one measures."""
+        return self._key(self.measures or self.group)
+
+    def _key(self, group: str) -> str:
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:8]
-        name = re.sub(r"[^\w.+=-]+", "_", f"{self.group}-{self.case}")
+        name = re.sub(r"[^\w.+=-]+", "_", f"{group}-{self.case}")
         return f"{name}-{self.seed}-{digest}"
+
+    @property
+    def turn(self) -> int:
+        """Jobs of one turn may be done at the same time, once those of the turns before are done."""
+        return 0 if self.first else 2 if self.measures else 1
 
 
 class Study(ABC):
@@ -124,6 +140,12 @@ class Study(ABC):
     name: str
     title: str
     scales: tuple[str, ...] = ("digits", "cifar10")
+    # Whether a toy run has its own data and needs no --root.
+    toy_has_data: bool = False
+
+    def stem(self, scale: Scale) -> str:
+        """Name of the result files, and of the study's part of the page."""
+        return self.name if self.name == scale.data else f"{self.name}-{scale.data}"
 
     @abstractmethod
     def jobs(self, scale: Scale) -> list[Job]:
@@ -150,7 +172,7 @@ def row_file(scale: Scale, job: Job) -> Path:
 
 
 def run_folder(scale: Scale, job: Job) -> Path:
-    return scale.work / "runs" / job.key
+    return scale.work / "runs" / job.run_key
 
 
 def stored_rows(jobs: Sequence[Job], scale: Scale) -> list[Row]:
@@ -180,6 +202,8 @@ def make_row(study: Study, job: Job, scale: Scale) -> Row:
 
     config, folder = build_config(job.config), run_folder(scale, job)
     row: Row = {"case": job.case, "group": job.group, "seed": job.seed, "key": job.key, "config": job.config}
+    if job.measures:
+        row["measures"] = job.measures
     try:
         resume = (folder / "config.yaml").is_file()
         trilemma.train(config, out=folder, resume=resume, progress=False, device=scale.device)
@@ -189,7 +213,7 @@ def make_row(study: Study, job: Job, scale: Scale) -> Row:
     except TrainingFailedError as error:
         row |= {"outcome": "failed", "message": str(error)}
     run = RunDirectory(folder)
-    row["train_seconds"] = round(60 * run.status()["minutes"], 1)
+    row["train_seconds"] = 0.0 if job.measures else round(60 * run.status()["minutes"], 1)
     row["events"] = [{key: event[key] for key in ("step", "epoch", "kind", "name")} for event in run.events()]
     write_text(row_file(scale, job), json.dumps(row) + "\n")
     return row
@@ -214,8 +238,8 @@ def make_rows(
     tell(f"{study.name}, {scale.data}: {len(jobs)} runs, {len(jobs) - len(missing)} of them done before")
     failed: list[str] = []
     progress = _Progress(len(missing), max(parallel, 1))
-    for early in (True, False):
-        part = [job for job in missing if job.first == early]
+    for turn in sorted({job.turn for job in missing}):
+        part = [job for job in missing if job.turn == turn]
         if parallel == 0:
             for job in part:
                 began = time.monotonic()
@@ -383,8 +407,8 @@ def write_results(
 ) -> Path:
     """Writes JSON, Markdown and figures of the rows that are there, and the page; returns the Markdown."""
     rows = stored_rows(jobs, scale)
-    name = f"{study.name}-{scale.data}"
-    about = _about(rows, len(jobs))
+    name = study.stem(scale)
+    about = _about(rows, jobs)
     first_seed = min((row["seed"] for row in rows), default=0)
     kept = [{k: v for k, v in row.items() if k != "curve" or row["seed"] == first_seed} for row in rows]
     lines = _without_places(",\n".join("  " + json.dumps(row) for row in kept), scale)
@@ -438,15 +462,20 @@ def update_page(page: Path, name: str, text: str) -> None:
     write_text(page, f"{head}{begin}\n\n{text}\n\n{end}{tail}")
 
 
-def _about(rows: list[Row], wanted: int) -> str:
+def _about(rows: list[Row], jobs: Sequence[Job]) -> str:
     import torch
 
     import trilemma
 
     minutes = sum(row["train_seconds"] + row.get("measure_seconds", 0) for row in rows) / 60
-    missing = f" {wanted - len(rows)} of {wanted} runs are missing." if len(rows) < wanted else ""
+    runs = [row for row in rows if not row.get("measures")]
+    wanted = sum(not job.measures for job in jobs)
+    missing = f" {wanted - len(runs)} of {wanted} runs are missing." if len(runs) < wanted else ""
+    further, count = len(jobs) - wanted, len(rows) - len(runs)
+    if count < further:
+        missing += f" {further - count} of {further} longer measurements are missing."
     return (
-        f"trilemma {trilemma.__version__}, torch {torch.__version__}, {platform.machine()}; {len(rows)} runs, "
+        f"trilemma {trilemma.__version__}, torch {torch.__version__}, {platform.machine()}; {len(runs)} runs, "
         f"one thread each, "
         f"{minutes:.0f} minutes of one core in all. Mean over seeds (lowest to highest).{missing}"
     )
@@ -458,8 +487,8 @@ def _about(rows: list[Row], wanted: int) -> str:
 def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     """Runs a study; returns the exit code."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--data", choices=study.scales, default="digits")
-    parser.add_argument("--root", type=Path, help="folder with the CIFAR-10 archives (with --data cifar10)")
+    parser.add_argument("--data", choices=study.scales, default=study.scales[0])
+    parser.add_argument("--root", type=Path, help="folder with the archives of the data (not for digits)")
     parser.add_argument(
         "--jobs", type=int, default=2, help="runs at a time, one core each; 0: in this process"
     )
@@ -467,6 +496,7 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, help="where tables and figures go [benchmarks/results]")
     parser.add_argument("--cases", nargs="+", help="only these cases (results then say what is missing)")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
+    parser.add_argument("--groups", nargs="+", help="only these groups of rows, such as main")
     parser.add_argument(
         "--toy", action="store_true", help="tiny runs that show the script works; writes to --work"
     )
@@ -477,9 +507,9 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--row", metavar="KEY", help=argparse.SUPPRESS)
     given = list(sys.argv[1:] if argv is None else argv)
     options = parser.parse_args(given)
-    if options.data != "digits" and options.root is None:
-        parser.error("--data cifar10 needs --root, the folder with train.tar.gz and test.tar.gz")
-    own = f"{study.name}-{options.data}" + ("-toy" if options.toy else "")
+    if options.data != "digits" and options.root is None and not (options.toy and study.toy_has_data):
+        parser.error(f"--data {options.data} needs --root, the folder with train.tar.gz and test.tar.gz")
+    own = study.stem(Scale(options.data, Path())) + ("-toy" if options.toy else "")
     work = (options.work or Path("runs") / "studies" / own).resolve()
     root = None if options.root is None else options.root.resolve()
     scale = Scale(options.data, work, options.toy, root, options.device)
@@ -489,7 +519,10 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     if unknown := set(options.cases or ()) - {job.case for job in everything}:
         known = ", ".join(cases({"case": job.case} for job in everything))
         parser.error(f"--cases: no {', '.join(sorted(unknown))}; there are {known}")
-    chosen = [job for job in everything if _asked(job, options.cases, options.seeds)]
+    if unknown := set(options.groups or ()) - {job.group for job in everything}:
+        known = ", ".join(dict.fromkeys(job.group for job in everything))
+        parser.error(f"--groups: no {', '.join(sorted(unknown))}; there are {known}")
+    chosen = [job for job in everything if _asked(job, options)]
     _check(chosen)
     failed: list[str] = []
     try:
@@ -511,10 +544,11 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _asked(job: Job, names: Sequence[str] | None, seeds: Sequence[int] | None) -> bool:
-    """Whether a run is wanted; what others need is wanted with every case."""
-    named = names is None or job.first or job.case in names
-    return named and (seeds is None or job.group == "judge" or job.seed in seeds)
+def _asked(job: Job, options: argparse.Namespace) -> bool:
+    """Whether a run is wanted; what others need is wanted with every case and group."""
+    named = options.cases is None or job.first or job.case in options.cases
+    grouped = options.groups is None or job.first or job.group in options.groups
+    return named and grouped and (options.seeds is None or job.group == "judge" or job.seed in options.seeds)
 
 
 def _check(jobs: Sequence[Job]) -> None:

@@ -12,13 +12,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "benchmarks" / "studies"
-NAMES = ("catastrophic_overfitting", "recipes", "robust_overfitting", "trade_off")
+NAMES = ("catastrophic_overfitting", "mnist", "recipes", "robust_overfitting", "trade_off")
 # At least one case of each group of runs.
 CASES = {
     "catastrophic_overfitting": ("fgsm-rs", "0.5, 0.0"),
+    "mnist": ("standard", "pgd-at"),
     "recipes": ("digits/pgd-at",),
     "robust_overfitting": ("pgd-at",),
     "trade_off": ("dat", "20 steps"),
@@ -56,24 +58,26 @@ def test_a_study_runs_from_end_to_end(name, tmp_path, capsys):
     argv = ["--toy", "--jobs", "0", "--work", str(tmp_path), "--cases", *CASES[name]]
     asked = study(name)
     assert common().main(asked, "About.", argv) == 0
-    written = (tmp_path / "results" / f"{name}-digits.json").read_text()
+    scale = common().Scale(asked.scales[0], tmp_path, toy=True)
+    stem = asked.stem(scale)
+    written = (tmp_path / "results" / f"{stem}.json").read_text()
     result = json.loads(written)
     assert str(tmp_path) not in written, "published rows name no folder of the machine"
-    everything = asked.jobs(common().Scale("digits", tmp_path, toy=True))
+    everything = asked.jobs(scale)
     jobs = [job for job in everything if job.first or job.case in CASES[name]]
     assert {job.group for job in jobs} == {job.group for job in everything}
     assert [row["key"] for row in result["rows"]] == [job.key for job in jobs]
     assert {row["outcome"] for row in result["rows"]} <= {"finished", "failed"}
-    page = (tmp_path / "results" / f"{name}-digits.md").read_text()
+    page = (tmp_path / "results" / f"{stem}.md").read_text()
     assert all(f"| {job.case} |" in page for job in jobs if job.group == "main")
     figures = {figure.name for figure in (tmp_path / "results").glob("*.png")}
-    assert {f"{name}-digits.png", f"{name}-digits-dark.png"} <= figures
+    assert {f"{stem}.png", f"{stem}-dark.png"} <= figures
     capsys.readouterr()
 
     # asked again, nothing is run, and a reading that a person wrote stays
     before = sorted((tmp_path / "rows").iterdir(), key=str)
     times = [file.stat().st_mtime_ns for file in before]
-    file = tmp_path / "results" / f"{name}-digits.md"
+    file = tmp_path / "results" / f"{stem}.md"
     file.write_text(page.replace("Not written yet.", "It holds on **every** seed."))
     assert common().main(asked, "About.", argv) == 0
     assert [row.stat().st_mtime_ns for row in before] == times
@@ -136,7 +140,7 @@ def test_a_run_whose_training_failed_is_a_row(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("data", ["digits", "cifar10", "cifar10-32"])
+@pytest.mark.parametrize("data", ["digits", "mnist", "cifar10", "cifar10-32"])
 def test_the_full_studies_have_possible_runs_without_repetition(name, data, tmp_path):
     if data not in study(name).scales:
         return
@@ -145,7 +149,8 @@ def test_the_full_studies_have_possible_runs_without_repetition(name, data, tmp_
     common()._check(jobs)
     assert len({job.key for job in jobs}) == len(jobs) > 5
     marks = (ROOT / "docs" / "studies.md").read_text()
-    assert f"<!-- {name}-{data}: begin -->" in marks and f"<!-- {name}-{data}: end -->" in marks
+    stem = study(name).stem(scale)
+    assert f"<!-- {stem}: begin -->" in marks and f"<!-- {stem}: end -->" in marks
 
 
 def test_a_run_has_collapsed_where_one_step_is_twice_as_robust_as_many_and_its_onset_is_where_that_stays_so():
@@ -180,3 +185,27 @@ def test_the_cases_of_the_trade_off_spend_the_same(tmp_path):
         if job.group in ("main", "stage-1"):
             spent[case] = spent.get(case, 0) + config.training.epochs * forward_passes(config)
     assert all(abs(value / module.BUDGET["digits"] - 1) < 0.03 for value in spent.values())
+
+
+def test_the_sets_beside_mnist_are_made_of_the_test_images_and_of_letters():
+    module = importlib.import_module("mnist")
+    images = torch.rand(20, 1, 28, 28)
+    sets = module.outside_sets(images)
+    assert tuple(sets) == module.OUTSIDE
+    assert all(others.shape == images.shape for others in sets.values())
+    assert torch.equal(sets["inverted"], 1 - images)
+    assert torch.equal(sets["rotated"].rot90(3, (2, 3)), images)
+    drawn = sets["letters"]
+    # ink in the middle, none at the border, and the second ten in another font
+    assert drawn[..., 8:20, 8:20].amax((1, 2, 3)).min() > 0.5
+    assert drawn[..., 0, :].max() == drawn[..., -1, :].max() == 0
+    assert not torch.equal(drawn[:10], drawn[10:])
+
+
+def test_a_job_that_measures_more_of_a_run_has_its_own_row_and_comes_after_the_run(tmp_path):
+    scale = common().Scale("mnist", tmp_path, root=tmp_path)
+    jobs = [job for job in study("mnist").jobs(scale) if job.case == "pgd-at"]
+    assert [job.group for job in jobs] == ["main", "autoattack", "pgd"]
+    assert len({common().row_file(scale, job) for job in jobs}) == 3
+    assert len({common().run_folder(scale, job) for job in jobs}) == 1
+    assert [job.turn for job in jobs] == [1, 2, 2]
