@@ -117,6 +117,7 @@ class Mnist(Study):
         if job.group == "pgd":
             return accuracies(run, "best", ("pgd-50-10",), scale, images=everything)
         config = RunDirectory(run).config()
+        assert config.threat is not None
         judge = next(other for other in self.jobs(scale) if other.group == "judge")
         return {
             "epochs": config.training.epochs, "passes": forward_passes(config), "norm": config.threat.norm,
