@@ -56,7 +56,8 @@ def test_one_bad_evaluation_is_no_fall() -> None:
 
 def test_few_images_need_a_larger_fall() -> None:
     readings = [0.5] * 10 + [0.46] * 10
-    assert [number for number, _ in alarms(DeclineMonitor(), readings, images=512)] == [19]
+    assert [number for number, _ in alarms(DeclineMonitor(), readings)] == [18]
+    assert [number for number, _ in alarms(DeclineMonitor(), readings, images=512)] == [20]
     assert alarms(DeclineMonitor(), readings, images=200) == []
 
 

@@ -61,10 +61,18 @@ def test_the_best_epoch_is_a_healthy_one() -> None:
 
 
 def test_classes_and_images_set_the_limits() -> None:
-    fades = [(None, pgd) for pgd in (0.08, 0.07, 0.02, 0.02)]
+    fades = [(None, pgd) for pgd in (0.12, 0.1, 0.02, 0.02)]
     assert monitors.replay(rows(fades)) == []
     assert [alarm.epoch for alarm in monitors.replay(rows(fades), classes=100)] == [4]
-    assert monitors.replay(rows(fades), held_out_images=100, classes=100) == []
+    assert monitors.replay(rows(fades), held_out_images=60, classes=100) == []
+
+
+def test_a_clean_accuracy_below_a_tenth_tells_of_more_classes() -> None:
+    fades = rows([(None, pgd) for pgd in (0.12, 0.1, 0.02, 0.02)])
+    for row, clean in zip(fades, (0.03, 0.2, 0.25, 0.3), strict=True):
+        row["clean"] = clean
+    assert [alarm.epoch for alarm in monitors.replay(fades)] == [4]
+    assert monitors.replay(fades, classes=10) == []
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from trilemma.monitors.monitor import CHANCE, Alarm, EvaluationMonitor, above_chance, standard_error
+from trilemma.monitors.monitor import (
+    CHANCE,
+    Alarm,
+    EvaluationMonitor,
+    above_chance,
+    at_chance,
+    standard_error,
+)
 
 # Largest gap of healthy public runs, and standard errors that a gap may lie above it by chance. For 512 images or more
 # they give less than the limit.
@@ -55,7 +62,13 @@ class AccuracyGapMonitor(EvaluationMonitor):
         return self.present or self.lost > 0
 
     def read(
-        self, fgsm: float | None, pgd10: float, step: int, images: int | None = None, chance: float = CHANCE
+        self,
+        fgsm: float | None,
+        pgd10: float,
+        step: int,
+        images: int | None = None,
+        chance: float = CHANCE,
+        chance_is_known: bool = False,
     ) -> list[Alarm]:
         """Returns the alarm of one evaluation, as a list of none or one.
 
@@ -63,13 +76,14 @@ class AccuracyGapMonitor(EvaluationMonitor):
             fgsm, pgd10: held-out accuracies on the same images; ``fgsm`` is ``None`` if it was not measured.
             step: training step of the evaluation, larger than at the last call.
             images: number of held-out images; by default so many that sampling errors do not matter.
-            chance: accuracy of answering the largest class for every image.
+            chance: accuracy of answering the largest class for every image, or an upper bound of it.
+            chance_is_known: whether it is no bound; otherwise FGSM accuracy is never taken to be at chance.
         """
         before, gap = self.best, 0.0 if fgsm is None else fgsm - pgd10
         self.best, self.best_fgsm = max(before, pgd10), max(self.best_fgsm, fgsm or 0.0)
         limit = max(self.limit, HEALTHY_GAP + GAP_ERRORS * standard_error(HEALTHY_GAP, images))
         threshold = above_chance(chance, images)
-        dead = fgsm is not None and fgsm <= threshold
+        dead = fgsm is not None and chance_is_known and at_chance(fgsm, chance, images)
         error = standard_error(self.best, images, pgd10)
         has_fallen = self.best > threshold and self.best - pgd10 > ERRORS * error
         is_lost = has_fallen and (pgd10 < COLLAPSED * self.best or (dead and pgd10 < RECOVERED * self.best))

@@ -11,7 +11,7 @@ LONG, SHORT, MANY = 10, 5, 50
 # Fall of the mean that alarms, by the length of the window.
 DROP = {LONG: 0.03, SHORT: 0.04}
 # Standard errors of the difference of two means that the fall has to exceed.
-ERRORS = 3.5
+ERRORS = 4.0
 # An evaluation below this share of the mean may be the first of a collapse.
 SUDDEN = 2 / 3
 
@@ -20,7 +20,7 @@ class DeclineMonitor(EvaluationMonitor):
     """Alarms if the mean PGD-10 accuracy of the last evaluations lies clearly below the best such mean.
 
     Both means are of ten evaluations and the fall is 0.03; in runs of fewer than 50 evaluations five and 0.04. With
-    few held-out images the fall has to exceed 3.5 standard errors of the difference of two means whose readings are
+    few held-out images the fall has to exceed four standard errors of the difference of two means whose readings are
     independent. The readings of a run share their images, which makes the true error smaller.
 
     The best mean has to be above chance. An evaluation far below the mean does not alarm: it may be the first of a
@@ -52,7 +52,7 @@ class DeclineMonitor(EvaluationMonitor):
             level: running mean of dE(x) in training, for the message; ``None`` if unknown.
             step: training step of the evaluation.
             images: number of held-out images; by default so many that sampling errors do not matter.
-            chance: accuracy of answering the largest class for every image.
+            chance: accuracy of answering the largest class for every image, or an upper bound of it.
         """
         self.recent = [*self.recent, pgd10][-self.window :]
         if len(self.recent) < self.window:

@@ -17,7 +17,8 @@ class Evaluation:
         pgd10: under PGD-10, or the attack of several steps that a log has.
         fgsm: under FGSM on the same images; ``None`` if it was not run.
         images: number of images; ``None`` for so many that sampling errors do not matter.
-        chance: accuracy of answering the largest class for every image.
+        chance: accuracy of answering the largest class for every image, or an upper bound of it.
+        chance_is_known: whether it is no bound.
         level: running mean of dE(x) in training, for the message; ``None`` if unknown.
     """
 
@@ -25,6 +26,7 @@ class Evaluation:
     fgsm: float | None = None
     images: int | None = None
     chance: float = CHANCE
+    chance_is_known: bool = False
     level: float | None = None
 
 
@@ -38,11 +40,9 @@ def read_evaluation(
     Args:
         step: training step of the evaluation, larger than at the last call.
     """
-    alarms = gap.read(evaluation.fgsm, evaluation.pgd10, step, evaluation.images, evaluation.chance)
+    images, chance = evaluation.images, evaluation.chance
+    alarms = gap.read(evaluation.fgsm, evaluation.pgd10, step, images, chance, evaluation.chance_is_known)
     if gap.is_collapsed:
         decline.interrupt()
         return alarms
-    return [
-        *alarms,
-        *decline.read(evaluation.pgd10, evaluation.level, step, evaluation.images, evaluation.chance),
-    ]
+    return [*alarms, *decline.read(evaluation.pgd10, evaluation.level, step, images, chance)]

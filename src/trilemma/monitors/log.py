@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ def read_log(
     Args:
         source: rows as mappings, a ``pandas.DataFrame``, a file (CSV, TSV, JSON or JSON lines), or a run folder.
         held_out_images: number of images of each evaluation; by default that of the log, or very many.
-        classes: number of classes, which sets the accuracy of chance; by default chance as in the log, or 0.1.
+        classes: number of classes, which sets the accuracy of chance. By default chance is as in the log, or at most
+            0.1 and at most the lowest clean accuracy.
 
     Raises:
         DataError: the source cannot be read, a column is missing or ambiguous, a value is not a number or lies outside
@@ -71,7 +72,7 @@ def read_log(
     """
     name, rows = _rows(source)
     columns = _columns(name, rows)
-    evaluations = []
+    evaluations: list[LoggedEvaluation] = []
     for number, row in enumerate(rows, 1):
         at = f"{name}, row {number}"
         values = {role: _number(at, column, row.get(column)) for role, column in columns.items()}
@@ -88,6 +89,7 @@ def read_log(
                 fgsm=values.get("fgsm"),
                 images=held_out_images or (None if images is None else max(1, round(images))),
                 chance=1 / classes if classes else CHANCE if chance is None else chance,
+                chance_is_known=bool(classes) or chance is not None,
                 epoch=values["epoch"],
                 clean=values.get("clean"),
             )
@@ -100,7 +102,16 @@ def read_log(
                 f"{name}: epoch {second.epoch:g} follows epoch {first.epoch:g}; epochs must increase, so give one run "
                 "per log"
             )
-    return evaluations
+    return _with_bounded_chance(evaluations)
+
+
+def _with_bounded_chance(evaluations: list[LoggedEvaluation]) -> list[LoggedEvaluation]:
+    """Lowers an unknown chance to the lowest clean accuracy: a log of many classes begins below a tenth."""
+    lowest = min((each.clean for each in evaluations if each.clean is not None), default=CHANCE)
+    return [
+        each if each.chance_is_known else replace(each, chance=min(each.chance, lowest))
+        for each in evaluations
+    ]
 
 
 def _rows(source: LogSource) -> tuple[str, list[Row]]:

@@ -136,13 +136,20 @@ def standard_error(accuracy: float, images: int | None, other: float = 0.0) -> f
 def above_chance(chance: float, images: int | None) -> float:
     """Returns the accuracy from which on a network has learned more than a constant answer.
 
-    Three standard errors above chance, and at least 0.05 or half of chance, whichever is less.
+    Three standard errors above chance and at least 0.05 (half of the way to 1, if that is less); never below 0.08, as
+    weight averages reach that before they have learned anything.
 
     Args:
         chance: accuracy of answering the largest class for every image.
         images: number of images; ``None`` stands for very many.
     """
-    return chance + max(min(0.05, chance / 2), 3 * standard_error(chance, images))
+    margin = max(min(0.05, (1 - chance) / 2), 3 * standard_error(chance, images))
+    return max(0.08, chance + margin)
+
+
+def at_chance(accuracy: float, chance: float, images: int | None) -> bool:
+    """Returns whether an accuracy is that of a constant answer: at most 0.02 or three standard errors above chance."""
+    return accuracy <= chance + max(0.02, 3 * standard_error(chance, images))
 
 
 class EvaluationMonitor(Stateful):

@@ -54,7 +54,8 @@ def replay(rows: LogSource, held_out_images: int | None = None, classes: int | N
             lie in [0, 1]. Or a ``pandas.DataFrame``, a CSV or JSON file, or a run folder.
         held_out_images: number of images of each evaluation, whose sampling error the limits allow for; by default as
             in the log, or very many.
-        classes: number of classes, which sets the accuracy of chance; by default chance as in the log, or ten.
+        classes: number of classes, which sets the accuracy of chance; by default chance as in the log, or
+            that of ten classes, or of more if clean accuracy was ever lower.
 
     Raises:
         DataError: the log cannot be read; the message says why.

@@ -96,7 +96,7 @@ class Watch(Stateful):
         # A method without adversarial images has no dE(x), and no robustness to lose.
         if pgd10 is None or level is None or not self.settings.overfitting:
             return []
-        evaluation = Evaluation(pgd10, fgsm, images, chance, level)
+        evaluation = Evaluation(pgd10, fgsm, images, chance, chance_is_known=True, level=level)
         return read_evaluation(self.gap, self.decline, evaluation, step)
 
     @property
