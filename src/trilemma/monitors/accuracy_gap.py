@@ -53,7 +53,7 @@ class AccuracyGapMonitor(EvaluationMonitor):
         self.best = self.best_fgsm = 0.0
         # number of evaluations in a row at which PGD-10 accuracy was lost
         self.lost = 0
-        # step of the last healthy evaluation
+        # step of the last evaluation that was healthy, or had no gap before PGD-10 accuracy was ever above chance
         self.healthy = 0
         self.is_healthy = False
 
@@ -92,7 +92,9 @@ class AccuracyGapMonitor(EvaluationMonitor):
         self.is_healthy = (
             pgd10 > threshold and pgd10 >= HEALTHY * self.best and gap <= limit and not (dead or weak)
         )
-        if self.is_healthy:
+        # A run that has not learned yet can only be ill by its gap.
+        learning = self.best <= threshold and gap <= limit
+        if self.is_healthy or learning:
             self.healthy = step
         message = (
             f"held-out PGD accuracy {self.best:.2f} -> {pgd10:.2f}"

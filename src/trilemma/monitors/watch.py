@@ -58,7 +58,10 @@ class Watch(Stateful):
 
     @property
     def healthy_step(self) -> int:
-        """Step of the last healthy evaluation; 0 before the first."""
+        """Step of the last evaluation that is no sign of overfitting; 0 before the first.
+
+        It is healthy, or has no gap in a run whose PGD-10 accuracy was never above chance.
+        """
         return self.gap.healthy
 
     @property
