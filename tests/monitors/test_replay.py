@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trilemma import monitors
-from trilemma.errors import DataError
+from trilemma.errors import ConfigError, DataError
 from trilemma.monitors.accuracy_gap import AccuracyGapMonitor
 from trilemma.monitors.decline import DeclineMonitor
 from trilemma.monitors.evaluations import Evaluation, read_evaluation
@@ -175,7 +175,8 @@ def test_values_that_are_not_there_are_no_evaluations() -> None:
             r"no column 'pgd' \(accepted names: pgd10, pgd, .*\); it has epoch, fgsm",
         ),
         ([{"pgd": 0.4}], "no column 'epoch'"),
-        ([{"epoch": 1, "pgd": "high"}], "log, row 1: pgd is 'high', not a number"),
+        ([{"epoch": 1, "pgd": "high"}], "log, row 1: pgd is 'high', not a number$"),
+        ([{"epoch": 1, "pgd": "45%"}], "pgd is '45%', not a number; percentages must be divided"),
         (
             [{"epoch": 1, "pgd": 0.4}, {"epoch": 2, "pgd": 45.0}],
             "row 2: pgd is 45, .* percentages must be divided",
@@ -199,6 +200,15 @@ def test_a_log_that_cannot_be_judged_is_refused_in_one_line(log: Any, message: s
     with pytest.raises(DataError, match=message) as error:
         monitors.replay(log)
     assert "\n" not in str(error.value)
+
+
+def test_wrong_options_and_lines_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="held_out_images=0: give a number of images"):
+        monitors.replay(rows(LEARNS), held_out_images=0)
+    with pytest.raises(ConfigError, match="classes=1: give at least 2"):
+        monitors.replay(rows(LEARNS), classes=1)
+    with pytest.raises(DataError, match=r"x\.jsonl, line 2: not JSON"):
+        monitors.replay(write(tmp_path, "x.jsonl", '{"epoch": 1, "pgd": 0.3}\noops\n{}\n'))
 
 
 accuracies = st.floats(0, 1)

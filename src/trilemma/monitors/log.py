@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from trilemma.errors import DataError
+from trilemma.errors import ConfigError, DataError
 from trilemma.monitors.evaluations import Evaluation
 from trilemma.monitors.monitor import CHANCE
 
@@ -67,9 +67,16 @@ def read_log(
             0.1 and at most the lowest clean accuracy.
 
     Raises:
+        ConfigError: less than one image, or less than two classes.
         DataError: the source cannot be read, a column is missing or ambiguous, a value is not a number or lies outside
             its range, or epochs do not increase.
     """
+    if held_out_images is not None and held_out_images < 1:
+        raise ConfigError(
+            f"held_out_images={held_out_images}: give a number of images, or None for very many"
+        )
+    if classes is not None and classes < 2:
+        raise ConfigError(f"classes={classes}: give at least 2, or None")
     name, rows = _rows(source)
     columns = _columns(name, rows)
     evaluations: list[LoggedEvaluation] = []
@@ -181,19 +188,25 @@ def _file_rows(path: Path) -> list[Row]:
 
 def _json_rows(file: Path, text: str) -> list[Row]:
     """Returns the rows of a JSON list of objects, or of one JSON object per line."""
-    try:
-        if file.suffix.lower() == ".json":
-            content = json.loads(text)
-        else:
-            lines = text.splitlines()
-            # The last line of a run that goes on, or was killed, may be incomplete.
-            whole = lines if text.endswith("\n") else lines[:-1] or lines
-            content = [json.loads(line) for line in whole if line.strip()]
-    except ValueError as error:
-        raise DataError(f"{file}: not JSON ({error})") from None
+    if file.suffix.lower() == ".json":
+        content = _decoded(str(file), text)
+    else:
+        lines = text.splitlines()
+        # The last line of a run that goes on, or was killed, may be incomplete.
+        whole = lines if text.endswith("\n") else lines[:-1] or lines
+        content = [
+            _decoded(f"{file}, line {number}", line) for number, line in enumerate(whole, 1) if line.strip()
+        ]
     if not isinstance(content, list):
         raise DataError(f"{file}: not a list of rows; give a JSON list with one object per evaluation")
     return content
+
+
+def _decoded(at: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{at}: not JSON ({error})") from None
 
 
 def _columns(name: str, rows: Iterable[Row]) -> dict[str, str]:
@@ -231,7 +244,8 @@ def _number(at: str, column: str, value: object) -> float | None:
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise DataError(f"{at}: {column} is {str(value)[:40]!r}, not a number") from None
+        percent = "; percentages must be divided by 100" if str(value).strip().endswith("%") else ""
+        raise DataError(f"{at}: {column} is {str(value)[:40]!r}, not a number{percent}") from None
     if math.isinf(number):
         raise DataError(f"{at}: {column} is {number}; give a finite number or leave it empty")
     return None if math.isnan(number) else number

@@ -58,6 +58,7 @@ def replay(rows: LogSource, held_out_images: int | None = None, classes: int | N
             that of ten classes, or of more if clean accuracy was ever lower.
 
     Raises:
+        ConfigError: less than one image, or less than two classes.
         DataError: the log cannot be read; the message says why.
     """
     return list(judge(rows, held_out_images, classes).alarms)
