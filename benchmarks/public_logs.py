@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import re
 import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -29,10 +30,12 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from result_page import write
 
 from trilemma import monitors
 from trilemma.monitors.verdict import LogAlarm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.result_page import write
 
 RESULTS = Path(__file__).parent / "results" / "public-logs.json"
 WINDOW, FALL, GAP, ONSET = 10, 0.03, 0.3, 0.25
