@@ -83,7 +83,7 @@ PUBLISHED = (
 )
 # One chain for every method, on E(x, y) of the requested class, and its number of steps by start.
 CHAIN: Row = {"step_size": 0.25, "noise_std": 0.03, "clamp": 2.0}
-STARTS = {"uniform": 200, "class-gaussian": 50}
+STARTS = {"uniform": 100, "class-gaussian": 30}
 PER_CLASS, REFERENCE = 100, 10_000
 OUTSIDE = ("inverted", "rotated", "noise", "letters")
 SCORES = ("-E(x)", "max softmax")
