@@ -423,7 +423,8 @@ def write_results(
     setting, reading = _written(page, SETTING), _written(page, READING)
     tables = study.tables(rows, scale)
     pictures = "\n\n".join(f"![{study.title}]({{}}{name}{suffix}.png)" for suffix in drawn)
-    head = (f"# {study.title}: {scale.data}", f"`{command}`", paragraph(about))
+    title = study.title if name == study.name else f"{study.title}: {scale.data}"
+    head = (f"# {title}", f"`{command}`", paragraph(about))
     parts = (*head, SETTING, setting, RESULT, tables, pictures.replace("{}", ""), READING, reading)
     write_text(page, "\n\n".join(part for part in parts if part) + "\n")
     if docs is not None:

@@ -44,6 +44,7 @@ from common import (
 )  # fmt: skip
 from matplotlib import get_data_path
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -74,6 +75,9 @@ CASES = (
 SEEDS = range(1)
 JUDGE, JUDGE_SEED = "judge", 1000
 AUTOATTACK = "autoattack-standard"
+# Percent; below, a method is a line of the figure.
+NOT_ROBUST = 50
+LINE_STYLES = ("--", ":", "-.")
 ATTACKED, EVERYTHING = 1000, 10**9
 # AutoAttack on all test images, as its authors publish it; networks of 0.3 to 3 M parameters.
 PUBLISHED = (
@@ -344,31 +348,48 @@ def _share(measured: Row) -> float:
 
 
 def _draw(rows: list[Row], everything: list[Row], theme: Theme) -> Figure:
-    """Robust accuracy against clean accuracy and against the Frechet distance, one point per method; published rows."""
-    figure, panels = new_figure(7.6, 4.4, 1, 2, sharey=True)
+    """Robust accuracy against clean accuracy and against the Frechet distance, one point per method; published rows.
+
+    Methods without robustness are lines at their Frechet distance: their accuracies would hide the differences of the
+    others.
+    """
+    figure, panels = new_figure(7.6, 4.6, 1, 2, sharey=True)
     for place, row in enumerate(rows):
         attacked = finished(everything, group="autoattack", case=row["case"], seed=row["seed"])
         robust = 100 * (attacked[0][AUTOATTACK] if attacked else row["pgd-20"])
+        distance = row["samples"]["uniform"]["frechet"]
+        color = theme.runs[place % len(theme.runs)]
+        if robust < NOT_ROBUST:
+            style = LINE_STYLES[place % len(LINE_STYLES)]
+            panels[1].axvline(distance, color=color, linewidth=1.2, linestyle=style, label=row["case"])
+            continue
         look: Any = {
-            "color": theme.runs[place % len(theme.runs)], "markersize": 7, "linestyle": "none",
+            "color": color, "markersize": 7, "linestyle": "none", "fillstyle": "full" if attacked else "none",
             "marker": RUN_MARKERS[(place + place // len(theme.runs)) % len(RUN_MARKERS)],
-            "fillstyle": "full" if attacked else "none",
         }  # fmt: skip
         panels[0].plot([100 * row["clean"]], [robust], label=row["case"], **look)
-        panels[1].plot([row["samples"]["uniform"]["frechet"]], [robust], **look)
+        panels[1].plot([distance], [robust], **look)
     for name, clean, robust in PUBLISHED:
         panels[0].plot([clean], [robust], marker="+", markersize=9, color=theme.muted, linestyle="none")
         panels[0].annotate(
-            name.partition(" (")[0], (clean, robust), textcoords="offset points", xytext=(-6, 3), ha="right",
-            fontsize=7.5, color=theme.muted,
+            name.rpartition("(")[2].rstrip(")"), (clean, robust), textcoords="offset points", xytext=(0, -12),
+            ha="center", fontsize=7.5, color=theme.muted,
         )  # fmt: skip
+    panels[0].margins(x=0.25, y=0.1)
     panels[1].set_xscale("log")
+    panels[1].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panels[1].xaxis.set_major_formatter("{x:g}")
+    panels[1].xaxis.set_minor_locator(NullLocator())
     panels[0].set_xlabel("clean accuracy, %")
-    panels[1].set_xlabel("FD-standard of images from noise (left is better)")
-    panels[0].set_ylabel("robust accuracy, % (filled: AutoAttack; open: PGD-20)")
+    panels[1].set_xlabel("FD-standard of images from noise")
+    panels[0].set_ylabel("robust accuracy, %")
+    panels[0].set_title("Accuracy (filled: AutoAttack)")
+    panels[1].set_title("Generation (left is better)")
+    handles = [axes.get_legend_handles_labels() for axes in panels]
     figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=1.2
-    )
+        handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], loc="outside lower center", ncols=5,
+        handlelength=1.4,
+    )  # fmt: skip
     return figure
 
 
