@@ -73,6 +73,8 @@ CASES = (
     "eb-jdat-paper",
 )  # fmt: skip
 SEEDS = range(1)
+# Recipes that start from this one continue its run.
+START = "pgd-at"
 JUDGE, JUDGE_SEED = "judge", 1000
 AUTOATTACK = "autoattack-standard"
 # Percent; below, a method is a line of the figure.
@@ -106,9 +108,14 @@ class Mnist(Study):
     def jobs(self, scale: Scale) -> list[Job]:
         judge = _tree(scale, "standard", JUDGE_SEED)
         found = [Job(JUDGE, JUDGE_SEED, judge, "judge", first=True)]
+        robust = {seed: Job(START, seed, _tree(scale, START, seed), first=True) for seed in SEEDS}
         for group, seed, case in itertools.product(("main", "autoattack", "pgd"), SEEDS, CASES):
+            tree = _tree(scale, case, seed)
+            if tree["training"].get("start") == f"mnist/{START}":
+                tree["training"]["start"] = str(run_folder(scale, robust[seed]))
+            measures = "" if group == "main" else "main"
             found.append(
-                Job(case, seed, _tree(scale, case, seed), group, measures="" if group == "main" else "main")
+                Job(case, seed, tree, group, first=group == "main" and case == START, measures=measures)
             )
         return found
 
@@ -169,8 +176,8 @@ def _tree(scale: Scale, case: str, seed: int) -> Row:
         tree["training"] |= {"epochs": 1, "evaluate_every": 1, "batch_size": 20, "held_out_images": 20}
         if "sampler" in tree:
             tree["sampler"] |= {"steps": 2, "buffer_size": 40}
-        # The first stage of a recipe has the data and the network of the second, but its own length.
-        tree["training"].pop("start", None)
+        if tree["training"].get("start") == "mnist/dat-stage-1":
+            del tree["training"]["start"]
     else:
         tree["data"]["root"] = str(scale.root)
     return tree
