@@ -204,8 +204,13 @@ def test_the_sets_beside_mnist_are_made_of_the_test_images_and_of_letters():
 
 def test_a_job_that_measures_more_of_a_run_has_its_own_row_and_comes_after_the_run(tmp_path):
     scale = common().Scale("mnist", tmp_path, root=tmp_path)
-    jobs = [job for job in study("mnist").jobs(scale) if job.case == "pgd-at"]
+    everything = study("mnist").jobs(scale)
+    jobs = [job for job in everything if job.case == "trades"]
     assert [job.group for job in jobs] == ["main", "autoattack", "pgd"]
     assert len({common().row_file(scale, job) for job in jobs}) == 3
     assert len({common().run_folder(scale, job) for job in jobs}) == 1
     assert [job.turn for job in jobs] == [1, 2, 2]
+    # a recipe that starts from mnist/pgd-at continues the run of that case, which comes first
+    first, later = (next(job for job in everything if job.case == case) for case in ("pgd-at", "eb-jdat"))
+    assert later.config["training"]["start"] == str(common().run_folder(scale, first))
+    assert (first.turn, later.turn) == (0, 1)
