@@ -7,6 +7,9 @@ rows become tables and figures. :func:`main` does the rest:
 - what a finished run measured is a file ``rows/KEY.json`` of the work folder, and no such run is made again. KEY ends
   in a hash of the run's configuration, so that a changed setting is another run. An interrupted run goes on from its
   own checkpoint;
+- rows of ``benchmarks/results`` with the same configuration are taken over (``--fresh``: they are not), so that a study
+  goes on with another work folder or on another machine. A run that others start from is trained again where its
+  folder is missing; its row stays;
 - a run whose training failed after every remedy (exit code 3) is a row with that outcome; one that ended otherwise is
   reported with its log, leaves the others alone, and is tried again by the next call;
 - results go to ``benchmarks/results/STUDY-DATA.{json,md,png}`` and into ``docs/studies.md``. What a person wrote below
@@ -37,6 +40,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from trilemma.config.recipe import recipe_tree
 from trilemma.errors import TrainingFailedError, UserError
 from trilemma.figures.style import Theme, save_figure
 from trilemma.files import dark_path, write_text
@@ -44,9 +48,12 @@ from trilemma.runs.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
+# Stand for the folders of this machine in configurations, so that the same run has the same key on every machine.
+WORK, PATH = "WORK", "PATH"
 SETTING, RESULT, READING = "## Setting", "## Results", "## Reading"
 NOT_READ = "Not written yet."
 INTERRUPTED = 130
+TEST_IMAGES = {"cifar10": 1000, "cifar10-32": 1000, "cifar10-shallow": 2000}
 
 Row = dict[str, Any]
 Draw = Callable[[Theme], Figure]
@@ -57,8 +64,9 @@ class Scale:
     """What the command line chose.
 
     Attributes:
-        data: ``digits``; ``cifar10`` (16x16, from the image archives in ``root``); or ``cifar10-32``, for an
-            accelerator: whole images, all of them, PreActResNet-18.
+        data: ``digits``; ``cifar10`` (16x16, from the image archives in ``root``); ``cifar10-shallow``, whole images
+            and the network of the recipe ``cifar10/fgsm-shallow``; or ``cifar10-32``, for an accelerator: whole images,
+            all of them, PreActResNet-18.
         toy: every run as small as it can be, to see that the script works; its numbers mean nothing.
         work: where runs and rows are kept.
     """
@@ -74,14 +82,16 @@ class Scale:
         data: Row = {"name": "digits"}
         network: Row = {"name": "small-resnet", "width": 16, "depth": 8}
         if self.photographs:
-            data = {"name": "cifar10", "root": str(self.root)}
+            data = {"name": "cifar10", "root": PATH}
         if self.data == "cifar10":
             data["size"] = 16
         if self.data == "cifar10-32" and not self.toy:
             network = {"name": "preact-resnet"}
+        if self.data == "cifar10-shallow":
+            network = recipe_tree("cifar10/fgsm-shallow")["network"]
         if self.toy:
             data["train_images"] = 40
-            network["width"] = 4
+            network |= {"filters": 1} if "filters" in network else {"width": 4}
         return {"data": data, "network": network}
 
     @property
@@ -91,7 +101,7 @@ class Scale:
     @property
     def test_images(self) -> int | None:
         """How many test images a protocol sees, the first ones; ``None``: all."""
-        return 20 if self.toy else 1000 if self.photographs else None
+        return 20 if self.toy else TEST_IMAGES.get(self.data)
 
 
 @dataclass(frozen=True)
@@ -100,9 +110,9 @@ class Job:
 
     Attributes:
         case: what the run shows; a row of the table.
-        config: a recipe as a tree, seed included.
+        config: a recipe as a tree, seed included; folders begin with :data:`WORK` or :data:`PATH`.
         group: which of the study's tables it belongs to.
-        first: must be there before the others are measured.
+        first: must be there before the others are trained or measured.
         measures: another group, if this job makes no run but measures more of the run that has the same case, seed and
             configuration in that group; such jobs come last.
     """
@@ -153,7 +163,7 @@ class Study(ABC):
 
     @abstractmethod
     def measure(self, job: Job, run: Path, scale: Scale) -> Row:
-        """What the row of a finished run holds; ``curve`` is kept out of the results except for the first seed."""
+        """What the row of a finished run holds."""
 
     @abstractmethod
     def tables(self, rows: list[Row], scale: Scale) -> str:
@@ -173,6 +183,27 @@ def row_file(scale: Scale, job: Job) -> Path:
 
 def run_folder(scale: Scale, job: Job) -> Path:
     return scale.work / "runs" / job.run_key
+
+
+def as_start(job: Job) -> str:
+    """The run folder of ``job`` as ``training.start`` of another job."""
+    return f"{WORK}/runs/{job.key}"
+
+
+def on_this_machine(config: Row, scale: Scale) -> Row:
+    """``config`` with the folders of this machine in place of :data:`WORK` and :data:`PATH`."""
+    folders = {WORK: scale.work, PATH: scale.root}
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: placed(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [placed(inner) for inner in value]
+        first, slash, rest = value.partition("/") if isinstance(value, str) else ("", "", "")
+        return f"{folders[first]}{slash}{rest}" if first in folders else value
+
+    result: Row = placed(config)
+    return result
 
 
 def stored_rows(jobs: Sequence[Job], scale: Scale) -> list[Row]:
@@ -196,27 +227,58 @@ def _has(row: Row, where: Mapping[str, Any]) -> bool:
 
 
 def make_row(study: Study, job: Job, scale: Scale) -> Row:
-    """Trains (or goes on, or finds it done), measures, and writes the row."""
+    """Trains (or goes on, or finds it done), measures, and writes the row; a row that is there already stays."""
     import trilemma
     from trilemma.config.recipe import build_config
 
-    config, folder = build_config(job.config), run_folder(scale, job)
+    config, folder = build_config(on_this_machine(job.config, scale)), run_folder(scale, job)
     row: Row = {"case": job.case, "group": job.group, "seed": job.seed, "key": job.key, "config": job.config}
     if job.measures:
         row["measures"] = job.measures
     try:
         resume = (folder / "config.yaml").is_file()
         trilemma.train(config, out=folder, resume=resume, progress=False, device=scale.device)
+        if row_file(scale, job).is_file():
+            return stored_rows([job], scale)[0]
         began = time.perf_counter()
         row |= {"outcome": "finished", **study.measure(job, folder, scale)}
         row["measure_seconds"] = round(time.perf_counter() - began, 1)
     except TrainingFailedError as error:
+        if row_file(scale, job).is_file():
+            raise
         row |= {"outcome": "failed", "message": str(error)}
     run = RunDirectory(folder)
     row["train_seconds"] = 0.0 if job.measures else round(60 * run.status()["minutes"], 1)
     row["events"] = [{key: event[key] for key in ("step", "epoch", "kind", "name")} for event in run.events()]
     write_text(row_file(scale, job), json.dumps(row) + "\n")
     return row
+
+
+def take_over(jobs: Sequence[Job], scale: Scale, published: Path) -> None:
+    """Writes the rows of ``published`` whose case, seed and configuration are those of a job without a row."""
+    if not published.is_file():
+        return
+
+    def identity(row: Mapping[str, Any]) -> str:
+        return json.dumps([row["group"], row["case"], row["seed"], row["config"]], sort_keys=True)
+
+    rows = {identity(row): row for row in json.loads(published.read_text(encoding="utf-8"))["rows"]}
+    for job in jobs:
+        row = rows.get(_without_places(identity(vars(job)), scale))
+        if row is not None and not row_file(scale, job).is_file():
+            write_text(row_file(scale, job), json.dumps(row | {"key": job.key}) + "\n")
+            tell(f"{job.group}: {job.case}, seed {job.seed}: taken over from {published.name}")
+
+
+def missing_jobs(jobs: Sequence[Job], scale: Scale) -> list[Job]:
+    """The jobs without a row, and those that they need whose run folder is missing or incomplete."""
+    missing = {job.key for job in jobs if not row_file(scale, job).is_file()}
+
+    def untrained(job: Job) -> bool:
+        status = RunDirectory(run_folder(scale, job)).status().get("status")
+        return job.first and status not in ("finished", "stopped", "failed")
+
+    return [job for job in jobs if job.key in missing or (missing and untrained(job))]
 
 
 # --- Processes -------------------------------------------------------------------------------------------
@@ -234,7 +296,7 @@ def make_rows(
     Raises:
         KeyboardInterrupt: after every process saved its state.
     """
-    missing = [job for job in jobs if not row_file(scale, job).is_file()]
+    missing = missing_jobs(jobs, scale)
     tell(f"{study.name}, {scale.data}: {len(jobs)} runs, {len(jobs) - len(missing)} of them done before")
     failed: list[str] = []
     progress = _Progress(len(missing), max(parallel, 1))
@@ -357,10 +419,10 @@ def epoch_rows(run: Path) -> list[Row]:
     return [row for row in RunDirectory(run).metrics() if row["kind"] == "epoch"]
 
 
-def curves(run: Path, names: Sequence[str]) -> Row:
-    """``epoch`` and the named training values, one mean per epoch (at most 200 points)."""
+def curves(run: Path, names: Sequence[str], width: float = 1.0) -> Row:
+    """``epoch`` and the named training values, one mean per ``width`` epochs (at most 200 points)."""
     lines = [row for row in RunDirectory(run).metrics() if row["kind"] == "step"]
-    width = max(1.0, lines[-1]["epoch"] / 200) if lines else 1.0
+    width = max(width, lines[-1]["epoch"] / 200) if lines else width
     bins: dict[int, list[Row]] = {}
     for row in lines:
         bins.setdefault(int((row["epoch"] - 1e-9) / width), []).append(row)
@@ -409,9 +471,7 @@ def write_results(
     rows = stored_rows(jobs, scale)
     name = study.stem(scale)
     about = _about(rows, jobs)
-    first_seed = min((row["seed"] for row in rows), default=0)
-    kept = [{k: v for k, v in row.items() if k != "curve" or row["seed"] == first_seed} for row in rows]
-    lines = _without_places(",\n".join("  " + json.dumps(row) for row in kept), scale)
+    lines = _without_places(",\n".join("  " + json.dumps(row) for row in rows), scale)
     described = json.dumps(
         {"study": study.name, "data": scale.data, "command": command, "about": about}, indent=1
     )
@@ -441,7 +501,7 @@ def write_results(
 
 def _without_places(text: str, scale: Scale) -> str:
     """``text`` with WORK and PATH for the folders of this machine: published rows name none."""
-    for folder, name in ((scale.work, "WORK"), (scale.root, "PATH")):
+    for folder, name in ((scale.work, WORK), (scale.root, PATH)):
         if folder is not None:
             text = text.replace(str(folder), name)
     return text
@@ -504,6 +564,9 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--report", action="store_true", help="no runs: tables and figures of the rows that are there"
     )
+    parser.add_argument(
+        "--fresh", action="store_true", help="make every run here, also those in benchmarks/results"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--row", metavar="KEY", help=argparse.SUPPRESS)
     given = list(sys.argv[1:] if argv is None else argv)
@@ -525,6 +588,10 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
         parser.error(f"--groups: no {', '.join(sorted(unknown))}; there are {known}")
     chosen = [job for job in everything if _asked(job, options)]
     _check(chosen)
+    results = options.results or (work / "results" if options.toy else RESULTS)
+    # Rows of tiny runs mean nothing; they are taken over only from a folder that was named.
+    if not options.fresh and (options.results or not options.toy):
+        take_over(chosen, scale, results / f"{study.stem(scale)}.json")
     failed: list[str] = []
     try:
         if not options.report:
@@ -532,7 +599,6 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         tell("interrupted: finished rows and the state of the others are kept; the same command goes on")
         return INTERRUPTED
-    results = options.results or (work / "results" if options.toy else RESULTS)
     docs = None if options.toy or options.results else DOCS
     command = f"python benchmarks/studies/{study.name}.py --data {options.data}"
     command += " --root PATH" if options.root else ""

@@ -22,6 +22,7 @@ from statistics import mean
 import torch
 import yaml
 from common import (
+    PATH,
     RESULTS,
     ROOT,
     Draw,
@@ -71,7 +72,7 @@ class Recipes(Study):
             tree = yaml.safe_load(recipe_text(recipe))
             tree["training"]["seed"] = seed
             if scale.root is not None:
-                tree["data"]["root"] = str(scale.root)
+                tree["data"]["root"] = PATH
             if scale.toy:
                 tree["data"]["train_images"] = 40
                 tree["training"] |= {"epochs": 1, "evaluate_every": 1, "batch_size": 20}

@@ -35,6 +35,7 @@ from common import (
     Scale,
     Study,
     accuracies,
+    as_start,
     cases,
     cell,
     finished,
@@ -249,7 +250,7 @@ def _two_stages(scale: Scale, seed: int, budget: float) -> list[Job]:
         RATES["dat"],
         seed,
         budget / 3,
-        start=str(run_folder(scale, first)),
+        start=as_start(first),
         reestimate_bn=False,
     )
     return [first, Job("dat", seed, second)]

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import importlib
+import io
+import itertools
 import json
 import shutil
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "benchmarks" / "studies"
 NAMES = ("catastrophic_overfitting", "mnist", "recipes", "robust_overfitting", "trade_off")
-# At least one case of each group of runs.
+# At least one case of each group of runs, by study and data.
 CASES = {
-    "catastrophic_overfitting": ("fgsm-rs", "0.5, 0.0"),
-    "mnist": ("standard", "pgd-at"),
-    "recipes": ("digits/pgd-at",),
-    "robust_overfitting": ("pgd-at",),
-    "trade_off": ("dat", "20 steps"),
+    ("catastrophic_overfitting", "digits"): ("fgsm-rs", "0.5, 0.0"),
+    ("catastrophic_overfitting", "cifar10-shallow"): (
+        "fgsm + der (abnormal)",
+        "batch, beta 30",
+        "abnormal, beta 1",
+    ),
+    ("mnist", "mnist"): ("standard", "pgd-at"),
+    ("recipes", "digits"): ("digits/pgd-at",),
+    ("robust_overfitting", "digits"): ("pgd-at",),
+    ("trade_off", "digits"): ("dat", "20 steps"),
 }
 
 
@@ -50,21 +60,40 @@ def common() -> ModuleType:
     return importlib.import_module("common")
 
 
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with CIFAR-10 archives: 6 training and 2 test images per class."""
+    root, generator = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 2)):
+        with tarfile.open(root / f"{split}.tar.gz", "w:gz") as archive:
+            for label, number in itertools.product(range(10), range(count)):
+                stream = io.BytesIO()
+                Image.fromarray(generator.integers(0, 256, (32, 32, 3), np.uint8)).save(stream, "PNG")
+                entry = tarfile.TarInfo(f"{split}/{label}/{number}.png")
+                entry.size = stream.tell()
+                stream.seek(0)
+                archive.addfile(entry, stream)
+    return root
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_cache")
-@pytest.mark.parametrize("name", NAMES)
-def test_a_study_runs_from_end_to_end(name, tmp_path, capsys):
+@pytest.mark.parametrize(("name", "data"), CASES)
+def test_a_study_runs_from_end_to_end(name, data, photographs, tmp_path, capsys):
     """One case of each group, in one process; that every case is possible is checked below."""
-    argv = ["--toy", "--jobs", "0", "--work", str(tmp_path), "--cases", *CASES[name]]
     asked = study(name)
+    root = photographs if data.startswith("cifar10") else None
+    argv = ["--data", data, *(() if root is None else ("--root", str(root)))]
+    argv += ["--toy", "--jobs", "0", "--work", str(tmp_path), "--cases", *CASES[name, data]]
     assert common().main(asked, "About.", argv) == 0
-    scale = common().Scale(asked.scales[0], tmp_path, toy=True)
+    scale = common().Scale(data, tmp_path, toy=True, root=root)
     stem = asked.stem(scale)
     written = (tmp_path / "results" / f"{stem}.json").read_text()
     result = json.loads(written)
     assert str(tmp_path) not in written, "published rows name no folder of the machine"
+    assert str(photographs) not in written
     everything = asked.jobs(scale)
-    jobs = [job for job in everything if job.first or job.case in CASES[name]]
+    jobs = [job for job in everything if job.first or job.case in CASES[name, data]]
     assert {job.group for job in jobs} == {job.group for job in everything}
     assert [row["key"] for row in result["rows"]] == [job.key for job in jobs]
     assert {row["outcome"] for row in result["rows"]} <= {"finished", "failed"}
@@ -118,6 +147,57 @@ def test_runs_are_processes_of_their_own_and_a_failed_one_leaves_the_others_alon
     assert "5 of 7 runs are missing" in page
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_cache")
+def test_published_rows_are_taken_over_and_what_a_missing_run_starts_from_is_trained_again(
+    photographs, tmp_path, capsys
+):
+    asked = study("catastrophic_overfitting")
+
+    def run(work: str, *cases: str) -> str:
+        argv = ["--data", "cifar10-shallow", "--root", str(photographs), "--toy", "--jobs", "0"]
+        argv += ["--work", str(tmp_path / work), "--results", str(tmp_path / "results"), "--cases", *cases]
+        assert common().main(asked, "About.", argv) == 0
+        return capsys.readouterr().err
+
+    def rows() -> dict[str, Any]:
+        text = (tmp_path / "results" / "catastrophic_overfitting-cifar10-shallow.json").read_text()
+        return {row["case"]: row for row in json.loads(text)["rows"]}
+
+    first, control = "abnormal, beta 1", "fgsm alone"
+    run("one", first)
+    before = rows()
+    # Another folder has neither rows nor runs; the published rows say all that is asked, so nothing is trained.
+    assert "2 runs, 2 of them done before" in run("two", first)
+    assert not (tmp_path / "two" / "runs").exists()
+    assert rows() == before
+    # A further case starts from the state, whose run is made again while its row stays.
+    messages = run("two", first, control)
+    assert "3 runs, 1 of them done before" in messages
+    assert "1/2" in messages and "2/2" in messages
+    assert {case: rows()[case] for case in before} == before
+    assert rows()[control]["outcome"] == "finished"
+    assert {path.name.split("-")[0] for path in (tmp_path / "two" / "runs").iterdir()} == {
+        "state",
+        "ablation",
+    }
+    # Rows of another configuration, and with --fresh all rows, are made here.
+    assert "taken over" not in run("three", first, "--fresh")
+    assert "3 runs, 3 of them done before" in run("two", first, control)
+
+
+def test_the_key_of_a_run_does_not_depend_on_the_folders_of_the_machine(tmp_path):
+    asked = study("catastrophic_overfitting")
+    here, there = (common().Scale("cifar10-shallow", tmp_path / part, root=tmp_path / part) for part in "ab")
+    assert [job.key for job in asked.jobs(here)] == [job.key for job in asked.jobs(there)]
+    job = next(job for job in asked.jobs(here) if "start" in job.config["training"])
+    placed = common().on_this_machine(job.config, here)
+    assert placed["data"]["root"] == str(tmp_path / "a")
+    start = next(state for state in asked.jobs(here) if state.first)
+    assert Path(placed["training"]["start"]) == common().run_folder(here, start)
+    assert job.config["data"]["root"] == "PATH"
+
+
 def test_a_run_whose_training_failed_is_a_row(tmp_path, monkeypatch):
     import trilemma
     from trilemma.errors import TrainingFailedError
@@ -140,7 +220,7 @@ def test_a_run_whose_training_failed_is_a_row(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("data", ["digits", "mnist", "cifar10", "cifar10-32"])
+@pytest.mark.parametrize("data", ["digits", "mnist", "cifar10", "cifar10-shallow", "cifar10-32"])
 def test_the_full_studies_have_possible_runs_without_repetition(name, data, tmp_path):
     if data not in study(name).scales:
         return

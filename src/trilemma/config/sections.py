@@ -146,8 +146,8 @@ class RegulariserConfig(Section):
         description="images with which x* is compared: the clean ones, or the random starts of a single-step attack",
     )
     average: Literal["batch", "abnormal"] = Field(
-        "batch",
-        description="what the single-step form averages over: the whole batch, as published, or the abnormal examples",
+        "abnormal",
+        description="what the single-step form averages over: the abnormal examples, or the whole batch, as published",
     )
     abnormal_by: Literal["cross-entropy", "joint-energy"] = Field(
         "cross-entropy",

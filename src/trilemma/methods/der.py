@@ -20,14 +20,14 @@ class Regularised(Method):
     """A base method plus the DER penalty::
 
         multi-step:   L = L_base + beta mean(L_dE)
-        single-step:  L = L_base + beta mean(1_AAE L_dE)
+        single-step:  L = L_base + beta sum(1_AAE L_dE) / sum(1_AAE)
 
     ``L_dE = max(||[dE(x), dE(x, y)]||_2 - margin, 0)``. ``1_AAE`` selects abnormal adversarial examples: those whose
-    cross-entropy fell under the attack, or, with ``abnormal_by: joint-energy``, whose joint energy fell. The mean is
-    over the whole batch in both forms; with ``average: abnormal``, that of the single-step form is over the abnormal
-    examples, so that the weight of one does not depend on how many there are. The gradient flows through the logits of
-    both x and x*, or with ``gradient: adversarial`` of x* alone. With ``reference: start``, the random start of the
-    single attack step, clipped to [0, 1], replaces x.
+    cross-entropy fell under the attack, or, with ``abnormal_by: joint-energy``, whose joint energy fell. The
+    single-step form averages over the abnormal examples, so that the weight of one does not depend on how many there
+    are; with ``average: batch``, over the whole batch, as published: beta mean(1_AAE L_dE). The gradient flows through
+    the logits of both x and x*, or with ``gradient: adversarial`` of x* alone. With ``reference: start``, the random
+    start of the single attack step, clipped to [0, 1], replaces x.
 
     If the base method has no forward pass of the reference images, one is added, which does not update BatchNorm's
     running statistics. With ``mode: eval``, x and x* have forward passes of their own that normalise by these.
