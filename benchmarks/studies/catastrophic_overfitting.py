@@ -238,7 +238,7 @@ class CatastrophicOverfitting(Study):
         return [*starts.values(), *found]
 
     def measure(self, job: Job, run: Path, scale: Scale) -> Row:
-        row = _course(
+        row = course(
             run,
             before=START_EPOCHS[job.seed] if job.group == "ablation" else 0,
             width=0.1 if scale.data == SHALLOW else 1.0,
@@ -247,7 +247,7 @@ class CatastrophicOverfitting(Study):
             return row
         protocols = ("clean", "pgd-50-10")
         row["last"] = accuracies(run, "last", protocols, scale)
-        row["last"] |= _quick_attacks(run, scale)
+        row["last"] |= quick_attacks(run, scale)
         row |= judged(row["last"], row["held_out"])
         # The best checkpoint of a healthy run of the shallow network is near its last.
         if scale.data != SHALLOW or (job.group == "main" and row["collapsed"]):
@@ -326,7 +326,7 @@ def _config(case: Row, seed: int, scale: Scale) -> Row:
         config["method"] = {"name": name, "weight": weights[name]}
     config["data"] = {**setting.get("data", {}), **base["data"]}
     if "attack" in case:  # a share of the radius, as configurations have none
-        step = _times(setting["threat"]["radius"], case["attack"]["step_share"])
+        step = times(setting["threat"]["radius"], case["attack"]["step_share"])
         config["attack"] = {"steps": case["attack"]["steps"], "step_size": step}
     return config
 
@@ -358,13 +358,13 @@ def _shallow_jobs(seed: int, scale: Scale) -> list[Job]:
     ]
 
 
-def _times(radius: str, share: str) -> str:
+def times(radius: str, share: str) -> str:
     from trilemma.units import parse_fraction
 
     return str(parse_fraction(radius) * parse_fraction(share))
 
 
-def _course(run: Path, before: int, width: float) -> Row:
+def course(run: Path, before: int, width: float) -> Row:
     """Held-out accuracies, first alarms and curves of a run that began after ``before`` epochs of another.
 
     Args:
@@ -388,7 +388,7 @@ def _course(run: Path, before: int, width: float) -> Row:
     }
 
 
-def _quick_attacks(run: Path, scale: Scale) -> Row:
+def quick_attacks(run: Path, scale: Scale) -> Row:
     """FGSM and PGD-10 accuracy of the last checkpoint on the test images that the protocols see."""
     import torch
 

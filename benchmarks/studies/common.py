@@ -53,7 +53,10 @@ WORK, PATH = "WORK", "PATH"
 SETTING, RESULT, READING = "## Setting", "## Results", "## Reading"
 NOT_READ = "Not written yet."
 INTERRUPTED = 130
-TEST_IMAGES = {"cifar10": 1000, "cifar10-32": 1000, "cifar10-shallow": 2000}
+TEST_IMAGES = {
+    **dict.fromkeys(("cifar10", "cifar10-32", "cifar10-resnet8"), 1000),
+    **dict.fromkeys(("cifar10-shallow", "cifar10-cnn", "mnist-small-cnn"), 2000),
+}
 
 Row = dict[str, Any]
 Draw = Callable[[Theme], Figure]
@@ -112,7 +115,7 @@ class Job:
         case: what the run shows; a row of the table.
         config: a recipe as a tree, seed included; folders begin with :data:`WORK` or :data:`PATH`.
         group: which of the study's tables it belongs to.
-        first: must be there before the others are trained or measured.
+        first: must be there before jobs of a smaller number are trained or measured; 0: no job waits for it.
         measures: another group, if this job makes no run but measures more of the run that has the same case, seed and
             configuration in that group; such jobs come last.
     """
@@ -121,7 +124,7 @@ class Job:
     seed: int
     config: Row
     group: str = "main"
-    first: bool = False
+    first: int = 0
     measures: str = ""
 
     @cached_property
@@ -141,7 +144,7 @@ class Job:
     @property
     def turn(self) -> int:
         """Jobs of one turn may be done at the same time, once those of the turns before are done."""
-        return 0 if self.first else 2 if self.measures else 1
+        return 2 if self.measures else 1 - self.first
 
 
 class Study(ABC):
@@ -276,7 +279,7 @@ def missing_jobs(jobs: Sequence[Job], scale: Scale) -> list[Job]:
 
     def untrained(job: Job) -> bool:
         status = RunDirectory(run_folder(scale, job)).status().get("status")
-        return job.first and status not in ("finished", "stopped", "failed")
+        return job.first > 0 and status not in ("finished", "stopped", "failed")
 
     return [job for job in jobs if job.key in missing or (missing and untrained(job))]
 

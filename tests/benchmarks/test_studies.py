@@ -21,7 +21,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "benchmarks" / "studies"
-NAMES = ("catastrophic_overfitting", "mnist", "recipes", "robust_overfitting", "trade_off")
+NAMES = ("catastrophic_overfitting", "collapse_sizes", "mnist", "recipes", "robust_overfitting", "trade_off")
 # At least one case of each group of runs, by study and data.
 CASES = {
     ("catastrophic_overfitting", "digits"): ("fgsm-rs", "0.5, 0.0"),
@@ -30,9 +30,12 @@ CASES = {
         "batch, beta 30",
         "abnormal, beta 1",
     ),
+    ("collapse_sizes", "mnist-small-cnn"): ("fgsm",),
+    ("collapse_sizes", "cifar10-resnet8"): ("fgsm",),
     ("mnist", "mnist"): ("standard", "pgd-at"),
     ("recipes", "digits"): ("digits/pgd-at",),
     ("robust_overfitting", "digits"): ("pgd-at",),
+    ("robust_overfitting", "cifar10-cnn"): ("pgd-at",),
     ("trade_off", "digits"): ("dat", "20 steps"),
 }
 
@@ -220,17 +223,25 @@ def test_a_run_whose_training_failed_is_a_row(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("data", ["digits", "mnist", "cifar10", "cifar10-shallow", "cifar10-32"])
-def test_the_full_studies_have_possible_runs_without_repetition(name, data, tmp_path):
-    if data not in study(name).scales:
-        return
-    scale = common().Scale(data, tmp_path, root=tmp_path)
-    jobs = study(name).jobs(scale)
-    common()._check(jobs)
-    assert len({job.key for job in jobs}) == len(jobs) > 5
+def test_the_full_studies_have_possible_runs_without_repetition(name, tmp_path):
     marks = (ROOT / "docs" / "studies.md").read_text()
-    stem = study(name).stem(scale)
-    assert f"<!-- {stem}: begin -->" in marks and f"<!-- {stem}: end -->" in marks
+    for data in study(name).scales:
+        scale = common().Scale(data, tmp_path, root=tmp_path)
+        jobs = study(name).jobs(scale)
+        common()._check(jobs)
+        assert len({job.key for job in jobs}) == len(jobs) > 5
+        stem = study(name).stem(scale)
+        assert f"<!-- {stem}: begin -->" in marks and f"<!-- {stem}: end -->" in marks
+
+
+def test_what_a_start_needs_is_trained_before_the_start(tmp_path):
+    """The chain standard, two steps, single step: each begins with the weights of a job that is made before it."""
+    scale = common().Scale("mnist-small-cnn", tmp_path, root=tmp_path)
+    jobs = {f"WORK/runs/{job.key}": job for job in study("collapse_sizes").jobs(scale)}
+    for job in jobs.values():
+        start = job.config["training"].get("start")
+        assert (start is None) == (job.case == "standard")
+        assert start is None or (jobs[start].first > job.first and jobs[start].seed == job.seed)
 
 
 def test_a_run_has_collapsed_where_one_step_is_twice_as_robust_as_many_and_its_onset_is_where_that_stays_so():
