@@ -79,6 +79,7 @@ CASES: dict[str, dict[str, Row]] = {
         "fgsm + der 2 (batch)": _der("batch", 2.0),
         "fgsm + der 30 (batch)": _der("batch", 30.0),
         "fgsm + der 3 (abnormal)": _der("abnormal", 3.0),
+        "fgsm + der 10 (abnormal)": _der("abnormal", 10.0),
         "fgsm-rs": {"method": "fgsm-rs"},
         "n-fgsm": {"method": "n-fgsm"},
         "aaer (fgsm-rs)": {"method": {"name": "aaer", "base": "fgsm-rs"}},
