@@ -616,8 +616,8 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
 
 def _asked(job: Job, options: argparse.Namespace) -> bool:
     """Whether a run is wanted; what others need is wanted with every case and group."""
-    named = options.cases is None or job.first or job.case in options.cases
-    grouped = options.groups is None or job.first or job.group in options.groups
+    named = options.cases is None or job.first > 0 or job.case in options.cases
+    grouped = options.groups is None or job.first > 0 or job.group in options.groups
     return named and grouped and (options.seeds is None or job.group == "judge" or job.seed in options.seeds)
 
 
