@@ -125,10 +125,10 @@ def test_it_goes_to_the_last_healthy_evaluation_whatever_its_age(
     weights: dict[str, torch.Tensor] = {}
     give_time = Watch.give_time
 
-    def after_rollback(watch: Watch, step: int, **options: bool) -> None:
+    def after_rollback(watch: Watch, step: int, *arguments: Any) -> None:
         weights.update({name: value.clone() for name, value in script.loop.clf.state_dict().items()})
         assert (watch.gap.best, watch.gap.lost, watch.healthy_step) == (0.5, 0, 10 * STEPS)
-        give_time(watch, step, **options)
+        give_time(watch, step, *arguments)
 
     monkeypatch.setattr(Watch, "give_time", after_rollback)
     path = train(config(evaluate_every=every, ema=ema), out=tmp_path / "run", progress=False).path
@@ -155,7 +155,7 @@ def test_it_goes_to_the_last_healthy_evaluation_whatever_its_age(
 def test_a_run_that_was_never_robust_goes_to_before_its_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ill: dict[int, Pair], restored: int, what: str
 ) -> None:
-    well = {10: (0.13, 0.05), 20: (0.3, 0.1), 30: (0.38, 0.16), 40: (0.42, 0.22)}
+    well = {10: (0.13, 0.05), 20: (0.3, 0.1), 30: (0.46, 0.2), 40: (0.58, 0.26)}
     script = Script(lambda epoch, steps: (ill if steps == 1 else well)[int(epoch)])
     run_script(monkeypatch, script)
     ladder = [["rollback", "pgd-2"], "stop"]
@@ -164,6 +164,30 @@ def test_a_run_that_was_never_robust_goes_to_before_its_gap(
     message = next(e["message"] for e in RunDirectory.open(path).events() if e["name"] == "rollback")
     assert message == (f"from step {max(ill) * STEPS} to the checkpoint of step {restored * STEPS}, {what}")
     assert RunDirectory.open(path).status()["step"] == 40 * STEPS
+
+
+@pytest.mark.parametrize(
+    ("later", "rings"),
+    [
+        # the gap stays wide, and PGD-10 accuracy rises
+        ([(0.6, 0.3), (0.6, 0.32), (0.62, 0.32)], None),
+        # it does not rise clearly
+        ([(0.4, 0.21), (0.4, 0.21), (0.6, 0.21)], 40),
+        # it has risen, and falls again
+        ([(0.6, 0.32), (0.6, 0.32), (0.6, 0.2)], 40),
+    ],
+)
+def test_a_gap_that_remains_beside_a_higher_accuracy_is_no_reason_for_the_next_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: list[Pair], rings: int | None
+) -> None:
+    # the alarm is that of epoch 20, and the evaluation at 25 is passed over
+    before = [(0.2, 0.1), (0.3, 0.1), (0.4, 0.2), (0.6, 0.2), (0.6, 0.2)]
+    accuracies = dict(zip(range(5, 45, 5), [*before, *later], strict=True))
+    run_script(monkeypatch, Script(lambda epoch, steps: accuracies[round(epoch)]))
+    sick = config(["pgd-2", "stop"], epochs=40, evaluate_every=5)
+    path = train(sick, out=tmp_path / "run", progress=False).path
+    alarms = [epoch for name, epoch in remedied(path) if name == "accuracy-gap"]
+    assert alarms == [20, *([rings] if rings else [])]
 
 
 @pytest.mark.parametrize("stop", [20 * STEPS + 1, 25 * STEPS])

@@ -18,6 +18,8 @@ HEALTHY_GAP, GAP_ERRORS = 0.187, 3.5
 COLLAPSED, RECOVERED = 1 / 3, 1 / 2
 # Share of its best that PGD-10 accuracy has at a healthy evaluation.
 HEALTHY = 0.8
+# Share of its best that PGD-10 accuracy has as long as a remedy helps.
+HELPED = 0.75
 # Evaluations in a row at which PGD-10 accuracy has to be lost.
 PATIENCE = 2
 # Standard errors by which PGD-10 accuracy has to lie below its best.
@@ -44,7 +46,17 @@ class AccuracyGapMonitor(EvaluationMonitor):
             this one evaluation.
     """
 
-    STATE = ("best", "best_fgsm", "lost", "healthy", "is_healthy", "present", "quiet_until")
+    STATE = (
+        "best",
+        "best_fgsm",
+        "lost",
+        "healthy",
+        "is_healthy",
+        "present",
+        "quiet_until",
+        "last",
+        "remedied_at",
+    )
 
     def __init__(self, limit: float = 0.25) -> None:
         super().__init__()
@@ -56,6 +68,9 @@ class AccuracyGapMonitor(EvaluationMonitor):
         # step of the last evaluation that was healthy, or had no gap before PGD-10 accuracy was ever above chance
         self.healthy = 0
         self.is_healthy = False
+        # PGD-10 accuracy of the last evaluation, and the one that the last remedy was carried out for
+        self.last: float | None = None
+        self.remedied_at: float | None = None
 
     @property
     def is_collapsed(self) -> bool:
@@ -102,7 +117,8 @@ class AccuracyGapMonitor(EvaluationMonitor):
             else f"held-out accuracy {fgsm:.2f} under FGSM, {pgd10:.2f} under PGD, whose best was {self.best:.2f}"
         )
         alarm = Alarm("accuracy-gap", message, step, lag=step - self.healthy)
-        holds = gap > limit or self.lost >= PATIENCE
+        holds = (gap > limit and not self._has_helped(pgd10, images)) or self.lost >= PATIENCE
+        self.last = pgd10
         return self._fire(
             alarm,
             holds=holds,
@@ -112,3 +128,12 @@ class AccuracyGapMonitor(EvaluationMonitor):
     def interrupt(self) -> None:
         """Starts a new count of evaluations at which PGD-10 accuracy is lost."""
         self.lost = 0
+
+    def _has_helped(self, pgd10: float, images: int | None) -> bool:
+        """Whether PGD-10 accuracy is clearly higher than before the last remedy, and near its best.
+
+        A gap that remains beside it is no reason for the next remedy.
+        """
+        if self.remedied_at is None or pgd10 < HELPED * self.best:
+            return False
+        return pgd10 - self.remedied_at > ERRORS * standard_error(pgd10, images, self.remedied_at)

@@ -107,7 +107,7 @@ class Watch(Stateful):
         """Verdict on the last evaluation (:attr:`trilemma.monitors.accuracy_gap.AccuracyGapMonitor.is_healthy`)."""
         return self.gap.is_healthy
 
-    def give_time(self, step: int, restored: bool = False) -> None:
+    def give_time(self, step: int, restored: bool = False, accuracy: float | None = None) -> None:
         """Suppresses overfitting alarms after the remedies of an alarm, until they could take effect.
 
         An alarm of training steps has to wait for three windows, one of evaluations for three epochs and at least one
@@ -118,7 +118,10 @@ class Watch(Stateful):
             step: the current step.
             restored: whether a rollback has restored healthy weights, and with them these monitors with their counts
                 and best evaluations. Then only alarms of evaluations have to wait, for three epochs.
+            accuracy: PGD-10 accuracy of the last evaluation before the remedies; a gap alarms again only if this
+                accuracy has not risen clearly.
         """
+        self.gap.remedied_at = accuracy
         epochs = step + REST * self.steps_per_epoch
         if restored:
             for monitor in (self.gap, self.decline):

@@ -284,7 +284,7 @@ class Loop:
         self.record.event(state, "alarm", alarm.name, alarm.message, alarm.step)
         due_remedies = remedies(alarm, self.config, state.sounded.get(alarm.name, 0), state.rollbacks)
         state.sounded[alarm.name] = state.sounded.get(alarm.name, 0) + 1
-        rolled_back = False
+        rolled_back, accuracy = False, state.watch.gap.last
         for remedy in due_remedies:
             if isinstance(remedy, Rollback):
                 state.minutes += (time.monotonic() - self.clock) / 60
@@ -311,7 +311,7 @@ class Loop:
                 self.record.event(state, "stop", "early-stop", text)
         if due_remedies:
             self._apply_options()
-            state.watch.give_time(state.step, restored=rolled_back)
+            state.watch.give_time(state.step, rolled_back, accuracy)
             # Saved at once, so that a resumed run has the changes of the remedies.
             self.record.checkpoint(state)
         return rolled_back
