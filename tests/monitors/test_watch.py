@@ -19,7 +19,7 @@ def test_the_keys_of_the_saved_state_stay_the_same() -> None:
         },
         "gap": {
             "best": 0.0, "best_fgsm": 0.0, "lost": 0, "healthy": 0, "is_healthy": False, "present": False,
-            "quiet_until": 0,
+            "quiet_until": 0, "last": None, "remedied_at": None,
         },
         "decline": {
             "recent": [], "best_mean": 0.0, "best_step": 0, "best_level": None, "present": False, "quiet_until": 0,
