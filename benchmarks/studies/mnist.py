@@ -176,8 +176,9 @@ def _tree(scale: Scale, case: str, seed: int) -> Row:
         tree["training"] |= {"epochs": 1, "evaluate_every": 1, "batch_size": 20, "held_out_images": 20}
         if "sampler" in tree:
             tree["sampler"] |= {"steps": 2, "buffer_size": 40}
-        if tree["training"].get("start") == "mnist/dat-stage-1":
-            del tree["training"]["start"]
+        # Any other first stage would be as long as its recipe says.
+        if tree["training"].get("start") != f"mnist/{START}":
+            tree["training"].pop("start", None)
     else:
         tree["data"]["root"] = str(scale.root)
     return tree
