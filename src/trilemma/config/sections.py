@@ -230,8 +230,9 @@ class MonitorConfig(Section):
         0.3, gt=0, le=1, description="factor by which `scale-rate` multiplies the learning rate"
     )
     der_beta: PositiveFloat = Field(
-        1.0,
-        description="beta of the regulariser that `der` turns on; if it is on already, its beta is doubled instead",
+        3.0,
+        description="beta of the regulariser that `der` turns on, chosen for its single-step form; if it is on already, "
+        "its beta is doubled instead",
     )
 
 
