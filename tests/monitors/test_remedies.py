@@ -71,7 +71,7 @@ def test_der_is_turned_on_and_then_raised() -> None:
 
 def test_a_regulariser_of_no_weight_gets_one() -> None:
     idle = config(["der"], regulariser={"name": "der", "beta": 0.0})
-    assert remedies(COLLAPSED, idle, 0, 0) == [SetOption("der", "regulariser.beta", 1.0)]
+    assert remedies(COLLAPSED, idle, 0, 0) == [SetOption("der", "regulariser.beta", idle.monitors.der_beta)]
 
 
 def test_two_steps_of_half_the_radius() -> None:

@@ -231,8 +231,8 @@ class MonitorConfig(Section):
     )
     der_beta: PositiveFloat = Field(
         3.0,
-        description="beta of the regulariser that `der` turns on, chosen for its single-step form; if it is on already, "
-        "its beta is doubled instead",
+        description="beta of the regulariser that `der` turns on, chosen for its single-step form; if it is on "
+        "already, its beta is doubled instead",
     )
 
 
