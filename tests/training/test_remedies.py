@@ -121,7 +121,8 @@ def test_the_second_time_the_second_rung(tmp_path: Path, plan: Plan) -> None:
 
 
 def test_a_remedy_in_place_that_does_not_help_is_followed_by_the_next(tmp_path: Path, plan: Plan) -> None:
-    path = train(config(["der", "der", "pgd-2"], epochs=18), out=tmp_path / "run", progress=False).path
+    ladder = ["der", "der", "pgd-2"]
+    path = train(config(ladder, epochs=18, der_beta=1.0), out=tmp_path / "run", progress=False).path
     events = RunDirectory.open(path).events()
     assert told(path) == [ALARM, *DER_ON, ALARM, DER_ON[0], ALARM, *PGD_2]
     first, second, third = (event["step"] for event in events if event["kind"] == "alarm")
