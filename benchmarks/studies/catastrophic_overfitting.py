@@ -173,6 +173,7 @@ FACTORS = {
     "fgsm-rs + der, from the start": _der(ABNORMAL, base="fgsm-rs", reference="start"),
     **{name: CASES[name] for name in ("aaer (fgsm-rs)", "aaer (n-fgsm)", "pgd-2")},
 }
+ABLATION = {CONTROL: CASES["fgsm"], **WEIGHED, **FACTORS}
 # From the last healthy evaluation on, DER as in ``ABNORMAL``, whose average is the default; if the alarm fires again,
 # two steps.
 _LADDER = [["rollback", "der"], ["rollback", "pgd-2"]]
@@ -347,11 +348,10 @@ def _shallow_jobs(seed: int, scale: Scale) -> list[Job]:
     def main(names: Iterable[str]) -> list[Job]:
         return [Job(name, seed, _config(SHALLOW_CASES[name], seed, scale)) for name in names]
 
-    control = {CONTROL: CASES["fgsm"]}
     names = list(SHALLOW_CASES)
     return [
         state,
-        *(ablation(name, case) for name, case in (control | WEIGHED).items()),
+        *(ablation(name, case) for name, case in ABLATION.items() if name not in FACTORS),
         *main(names[:4]),
         *(ablation(name, case) for name, case in FACTORS.items()),
         *main(names[4:]),
@@ -474,7 +474,7 @@ def _shallow_tables(rows: list[Row]) -> str:
     parts = [
         f"L-inf {RECIPE['threat']['radius']}. Collapsed: PGD-10 below half of FGSM accuracy on test images."
     ]
-    main, ablation = of(rows, group="main"), of(rows, group="ablation")
+    main, ablation = _in_order(rows, "main", SHALLOW_CASES), _in_order(rows, "ablation", ABLATION)
     if main:
         text = (
             f"Trained from scratch for {RECIPE['training']['epochs']} epochs; last checkpoint. AutoAttack: the first "
@@ -513,6 +513,12 @@ def _shallow_tables(rows: list[Row]) -> str:
             _shallow_table(ablation, ("clean", "fgsm", "pgd-10", "pgd-50-10"), {"abnormal": shares}),
         ]
     return "\n\n".join(parts)
+
+
+def _in_order(rows: list[Row], group: str, names: Iterable[str]) -> list[Row]:
+    """The rows of a group in the order of the names; the first seed may lack cases that others have."""
+    order = list(names)
+    return sorted(of(rows, group=group), key=lambda row: order.index(row["case"]))
 
 
 def _share_at_the_end(curve: Row) -> float | None:
@@ -559,7 +565,7 @@ def _weight_table(rows: list[Row]) -> str:
 
 def _shallow_figures(rows: list[Row]) -> dict[str, Draw]:
     drawn: dict[str, Draw] = {}
-    ablation = of(rows, group="ablation")
+    ablation = _in_order(rows, "ablation", ABLATION)
     if rows:
         drawn[""] = lambda theme: _draw_courses(rows, theme)
     if ablation:
