@@ -576,20 +576,19 @@ def _shallow_figures(rows: list[Row]) -> dict[str, Draw]:
 def _draw_courses(rows: list[Row], theme: Theme) -> Figure:
     """PGD-10 on held-out images over epochs, from the common state and from scratch; one thin line per seed."""
     batch, abnormal = (f"{form['average']}, beta {form['beta']:g}" for form in (PAPER, ABNORMAL))
-    colours = (theme.text, theme.runs[1], theme.runs[0])
-    titles = {"ablation": "with DER from epoch 2 or 3 on", "main": "with DER from scratch"}
-    names = {"ablation": (CONTROL, batch, abnormal), "main": tuple(SHALLOW_CASES)[:3]}
-    groups = [group for group in titles if of(rows, group=group)] or ["ablation"]
-    figure, panels = new_figure(
-        4.2 + 2.8 * (len(groups) - 1), 3.8, 1, len(groups), sharey=True, squeeze=False
-    )
+    colours = (theme.text, theme.runs[1], theme.runs[0], theme.runs[2])
+    labels = ("fgsm", f"+ der, {batch}", f"+ der, {abnormal}", "+ der from an alarm on")
+    titles = {"ablation": "from a healthy state", "main": "from scratch"}
+    names = {"ablation": (CONTROL, batch, abnormal), "main": tuple(SHALLOW_CASES)[:4]}
+    drawn = {group: [row for row in of(rows, group=group) if row["case"] in names[group]] for group in titles}
+    groups = [group for group in titles if drawn[group]] or ["ablation"]
+    size = (4.2 + 2.8 * (len(groups) - 1), 4.0)
+    figure, panels = new_figure(*size, 1, len(groups), sharey=True, squeeze=False)
     before = {row["seed"]: row["held_out"] for row in of(rows, group="state")}
+    line = {"linewidth": 1.1, "alpha": 0.85}
     for axes, group in zip(panels[0], groups, strict=True):
-        for label, name, colour in zip(
-            ("fgsm", f"+ der, {batch}", f"+ der, {abnormal}"), names[group], colours, strict=True
-        ):
-            line = {"linewidth": 1.1, "alpha": 0.85}
-            for number, row in enumerate(of(rows, group=group, case=name)):
+        for label, name, colour in zip(labels, names[group], colours, strict=False):
+            for number, row in enumerate(of(drawn[group], case=name)):
                 epochs, values = row["held_out"]["epoch"], row["held_out"]["pgd10"]
                 if group == "ablation":
                     state = before[row["seed"]]
@@ -598,10 +597,10 @@ def _draw_courses(rows: list[Row], theme: Theme) -> Figure:
                 axes.plot(epochs, values, color=colour, label=None if number else label, **line)
         axes.set_xlabel("epoch")
         axes.set_xlim(0, RECIPE["training"]["epochs"] + 0.2)
-        axes.set_title(titles[group], pad=54)
+        axes.set_title(titles[group], pad=72)
+        legend_above(axes, columns=1)
     panels[0][0].set_ylim(-0.01, None)
     panels[0][0].set_ylabel("accuracy under PGD-10, held out")
-    legend_above(panels[0][0], columns=1)
     return figure
 
 
