@@ -161,7 +161,7 @@ def test_published_rows_are_taken_over_and_what_a_missing_run_starts_from_is_tra
         argv = ["--data", "cifar10-shallow", "--root", str(photographs), "--toy", "--jobs", "0"]
         argv += ["--work", str(tmp_path / work), "--results", str(tmp_path / "results"), "--cases", *cases]
         assert common().main(asked, "About.", argv) == 0
-        return capsys.readouterr().err
+        return str(capsys.readouterr().err)
 
     def rows() -> dict[str, Any]:
         text = (tmp_path / "results" / "catastrophic_overfitting-cifar10-shallow.json").read_text()

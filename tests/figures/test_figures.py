@@ -262,7 +262,7 @@ def test_one_radius_is_no_curve():
 def test_a_log_has_a_line_per_accuracy_a_mark_per_alarm_and_a_ring_at_the_best_epoch():
     rows = [{"epoch": e, "clean": 0.9, "fgsm": None if e == 1 else 0.5, "pgd": 0.1 * e} for e in (1, 2, 3)]
     (axes,) = draw_log(rows, [{"kind": "alarm", "name": "accuracy-gap", "epoch": 2}], 3).axes
-    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    lines = {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
     assert lines["PGD"] == [[1, 0.1], [2, 0.2], [3, pytest.approx(0.3)]]
     assert lines["FGSM"] == [[2, 0.5], [3, 0.5]]
     assert lines["best epoch"] == [[3, pytest.approx(0.3)]]

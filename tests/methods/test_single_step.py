@@ -241,7 +241,7 @@ def test_the_weights_are_the_bases_own_unless_given() -> None:
 def test_the_regulariser_can_compare_with_the_random_start(toy) -> None:
     clf = toy.mlp()
     at, abnormal = mixed(toy, clf)
-    der = {"name": "der", "beta": 2.0, "reference": "start"}
+    der = {"name": "der", "beta": 2.0, "reference": "start", "average": "batch"}
     base, step = (
         trilemma.methods.create("n-fgsm", THREAT, regulariser=regulariser).terms(clf, at, MethodState(0))
         for regulariser in (None, der)

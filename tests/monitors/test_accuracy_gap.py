@@ -16,8 +16,8 @@ def read(monitor: AccuracyGapMonitor, *evaluations, first: int = 1, **options):
     """The alarms; an evaluation every 100 steps."""
     return [
         alarm
-        for place, pair in enumerate(evaluations, first)
-        for alarm in monitor.read(*pair, 100 * place, **options)
+        for place, (fgsm, pgd10) in enumerate(evaluations, first)
+        for alarm in monitor.read(fgsm, pgd10, 100 * place, **options)
     ]
 
 
@@ -106,8 +106,8 @@ def test_after_a_remedy_in_place_there_is_silence_and_then_a_second_alarm() -> N
 def verdicts(*evaluations, **options) -> list[bool]:
     monitor = AccuracyGapMonitor()
     answers = []
-    for step, pair in enumerate(evaluations, 1):
-        monitor.read(*pair, step, **options)
+    for step, (fgsm, pgd10) in enumerate(evaluations, 1):
+        monitor.read(fgsm, pgd10, step, **options)
         answers.append(monitor.is_healthy)
     return answers
 

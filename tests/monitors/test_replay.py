@@ -155,7 +155,7 @@ def test_a_data_frame_is_a_log() -> None:
 
 
 def test_values_that_are_not_there_are_no_evaluations() -> None:
-    log = [
+    log: list[dict[str, Any]] = [
         {"epoch": 1, "pgd": "0.3", "fgsm": "", "clean": "nan"},
         {"epoch": 2, "pgd": "", "fgsm": "0.9"},
         {"epoch": 3, "pgd": float("nan")},
