@@ -18,9 +18,9 @@ from trilemma.networks.wrappers import inside
 def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     """Creates the network ``options.name`` on the default device: images ``[N, C, H, W]`` to logits ``[N, K]``.
 
-    The target of the registry row is called with the fields of the options as keyword arguments, with ``num_classes``
-    and ``in_channels`` if it accepts them, and with ``image_shape`` if it has such a parameter. Weights are drawn from
-    torch's default generator; seed it for reproducible weights.
+    The target of the registry row is called with ``num_classes``, ``in_channels`` and the fields of the options as
+    keyword arguments; if it has a parameter ``image_shape``, it is given that and needs no ``in_channels``. Weights are
+    drawn from torch's default generator; seed it for reproducible weights.
 
     Args:
         options: an instance of a class of :mod:`trilemma.networks.options`, or of a user's options class.
@@ -40,7 +40,8 @@ def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, 
         )
     function = NETWORKS.get(options.name)
     from_data = {"num_classes": num_classes, "in_channels": image_shape[0], "image_shape": image_shape}
-    settings = {**_accepted(function, from_data), **options.model_dump(exclude={"name"})}
+    given = _accepted(function, from_data, NETWORKS.is_own(options.name))
+    settings = {**given, **options.model_dump(exclude={"name"})}
     # No saved file may have a wrapper's prefix.
     network = inside(call_registered(f"network {options.name!r}", function, **settings))
     if not NETWORKS.row(options.name).built_in:
@@ -49,17 +50,24 @@ def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, 
     return network
 
 
-def _accepted(function: Callable[..., Any], from_data: dict[str, Any]) -> dict[str, Any]:
-    """The items of ``from_data`` that are parameters of ``function``.
+def _accepted(function: Callable[..., Any], from_data: dict[str, Any], own: bool) -> dict[str, Any]:
+    """The items of ``from_data`` that ``function`` is called with.
 
-    A function with ``**kwargs`` is given ``num_classes`` and ``in_channels`` as well, but the image shape only by name.
+    Args:
+        function: target of the registry row.
+        from_data: ``num_classes``, ``in_channels`` and ``image_shape``.
+        own: whether the function is one of the user's, ``MODULE:FUNCTION``, which is given only what it has parameters
+            for. A registered one has to take ``num_classes``, and ``in_channels`` unless it takes the image shape.
     """
     parameters = signature(function).parameters
     variable = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+    needed = (
+        set() if own else {"num_classes"} if "image_shape" in parameters else {"num_classes", "in_channels"}
+    )
     return {
         name: value
         for name, value in from_data.items()
-        if name in parameters or (variable and name != "image_shape")
+        if name in parameters or name in needed or (variable and name != "image_shape")
     }
 
 
