@@ -254,7 +254,7 @@ def test_protocols(toy, protocol: str, message: str) -> None:
 # --- networks -------------------------------------------------------------------------------------------
 
 
-def pixels(image_shape: tuple[int, int, int]) -> nn.Module:
+def no_channels(num_classes: int) -> nn.Module:
     return nn.Flatten()
 
 
@@ -277,7 +277,7 @@ def other_classes(num_classes: int, in_channels: int) -> nn.Module:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (pixels, r"returned \[2, 64\] for 2 images and 10 classes"),
+        (no_channels, "got an unexpected keyword argument 'in_channels'"),
         (no_module, "returned a builtin_function_or_method; its function returns a torch.nn.Module"),
         (feature_maps, r"returned \[2, 10, 6, 6\] for 2 images and 10 classes"),
         (other_images, r"cannot classify images of shape \(1, 8, 8\): RuntimeError: mat1 and mat2 shapes"),
