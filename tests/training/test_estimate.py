@@ -27,6 +27,8 @@ from trilemma.training.estimate import estimate, forward_passes
         ("aaer", {"update": {"name": "sam"}}, 2 + 2 * (3 + 1)),
         ("trades", {}, 1 + 10 * 2 + 3 + 3),  # the clean logits of the attack, then x and x*
         ("trades", {"regulariser": {"name": "der"}}, 1 + 10 * 2 + 3 + 3),  # x is among the loss's own
+        ("trades", {"regulariser": {"name": "der", "mode": "eval"}}, 1 + 10 * 2 + 3 + 3 + 6),
+        ("fgsm", {"regulariser": {"name": "der", "mode": "eval"}}, 2 + 3 + 6),
         ("sada-jem", {}, 10 * 2 + 3 * 3),  # x, x^ and the un-augmented x
         ("sada-jem", {"update": {"name": "sam"}}, 10 * 2 + 2 * 3 * 3),  # terms twice at the same points
         ("trades", {"update": {"name": "awp"}}, 1 + 10 * 2 + 2 * (3 + 3)),

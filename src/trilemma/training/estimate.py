@@ -95,10 +95,19 @@ def forward_passes(config: Config) -> int:
     method = config.method
     walks = 2 * ((config.attack.steps or 0) if method.uses_attack else 0)
     walks += 2 * ((config.sampler.steps or 0) if method.uses_sampler else 0)
-    der = config.regulariser
-    sets = method.loss_sets + (der is not None and (not method.forwards_clean or der.reference == "start"))
+    sets = method.loss_sets + _sets_of_regulariser(config)
     loss = 3 * (sets + method.double_backwards) + method.detached_sets
     return walks + method.extra_forwards + loss * (1 if config.update.name == "plain" else 2)
+
+
+def _sets_of_regulariser(config: Config) -> int:
+    """Returns the number of image sets that the regulariser forwards beside those of the method."""
+    der = config.regulariser
+    if der is None:
+        return 0
+    if der.mode == "eval":
+        return 2
+    return int(not config.method.forwards_clean or der.reference == "start")
 
 
 def _check(name: str, check: Callable[[], str | None], message: str = "") -> dict[str, Any]:
