@@ -51,10 +51,6 @@ def monitor(
     if figure is not None:
         writable_folder(figure.parent)
         _save(figure, verdict)
-    alarms = [
-        {"epoch": f"{alarm.epoch:g}", "alarm": alarm.name, "message": alarm.message}
-        for alarm in verdict.alarms
-    ]
     if as_json:
         print_json(
             {
@@ -76,7 +72,12 @@ def monitor(
             }
         )
         return
-    print_table(alarms)
+    print_table(
+        [
+            {"epoch": f"{alarm.epoch:g}", "alarm": alarm.name, "message": alarm.message}
+            for alarm in verdict.alarms
+        ]
+    )
     print_text(verdict.text)
     if figure is not None:
         print(figure)
