@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from trilemma import monitors
 from trilemma.monitors.verdict import LogAlarm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.clone import git
 from benchmarks.result_page import write
 
 RESULTS = Path(__file__).parent / "results" / "public-logs.json"
@@ -93,17 +93,10 @@ class Log:
 
 def files(clone: Path, ending: str) -> Iterable[tuple[str, str]]:
     """Paths and texts of the files of a clone's last commit whose path ends so."""
-    names = _git(clone, "ls-tree", "-r", "--name-only", "HEAD").splitlines()
+    names = git(clone, "ls-tree", "-r", "--name-only", "HEAD").splitlines()
     for name in names:
         if name.endswith(ending):
-            yield name, _git(clone, "show", f"HEAD:{name}")
-
-
-def _git(clone: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(clone), *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{clone}: no git repository ({done.stderr.strip()})")
-    return done.stdout
+            yield name, git(clone, "show", f"HEAD:{name}")
 
 
 def read_fast(name: str, text: str, weights: str = "(?:Model - )?") -> Log:

@@ -14,12 +14,15 @@ import csv
 import io
 import json
 import re
-import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from trilemma.evaluation.published import COLUMNS
 from trilemma.networks.wide_resnet import WideResNet
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.clone import git
 
 OUT = Path(__file__).resolve().parents[1] / "src" / "trilemma" / "evaluation" / "published.csv"
 # Folder of model_info, norm and radius.
@@ -57,12 +60,6 @@ def _wide_resnet(depth: int, width: int) -> float:
     with torch.device("meta"):
         network = WideResNet(10, depth=depth, width=width)
     return sum(weight.numel() for weight in network.parameters()) / 1e6
-
-
-def git(clone: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(clone), *arguments], capture_output=True, text=True, check=True
-    ).stdout
 
 
 def entry(model: str, data: str, norm: str, radius: str, info: dict[str, Any]) -> list[Any]:
