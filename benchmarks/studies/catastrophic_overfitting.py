@@ -44,10 +44,10 @@ from common import (
     as_start,
     cases,
     cell,
-    classifier_file,
     curves,
     epoch_rows,
     finished,
+    loaded,
     main,
     of,
     paragraph,
@@ -61,6 +61,8 @@ from trilemma.runs.run_directory import RunDirectory
 
 RATIO, WINDOW = 0.5, 3
 AUTOATTACK = "autoattack-standard"
+# Images of the longer measurement of the shallow network's main cases: all for PGD-50-10, so many for AutoAttack.
+EVERYTHING, FULL_AUTOATTACK = 10_000, 1000
 AUTOATTACK_IMAGES = {"digits": 100, "cifar10": 100, "cifar10-32": 100, "cifar10-shallow": 500}
 SHOWN = ("clean", "fgsm", "pgd-10", "pgd-50-10", AUTOATTACK)
 ALARMS = ("catastrophic-overfitting", "gradient-cosine", "accuracy-gap", "robust-overfitting")
@@ -201,6 +203,10 @@ SHALLOW_CASES = {
 }
 
 
+# The first cases are the question itself, and are measured on all test images.
+FULL_CASES = 4
+
+
 class CatastrophicOverfitting(Study):
     name = "catastrophic_overfitting"
     title = "Catastrophic overfitting"
@@ -208,10 +214,11 @@ class CatastrophicOverfitting(Study):
 
     def jobs(self, scale: Scale) -> list[Job]:
         if scale.data == SHALLOW:
-            return [
-                job
-                for seed in range(1 if scale.toy else SEEDS[SHALLOW])
-                for job in _shallow_jobs(seed, scale)
+            every = range(1 if scale.toy else SEEDS[SHALLOW])
+            return [job for seed in every for job in _shallow_jobs(seed, scale)] + [
+                Job(name, seed, _config(SHALLOW_CASES[name], seed, scale), "full", measures="main")
+                for seed in every
+                for name in list(SHALLOW_CASES)[:FULL_CASES]
             ]
         seeds, grid = (1, 1) if scale.toy else (SEEDS[scale.data], GRID_SEEDS[scale.data])
         fewer = {} if scale.data == "digits" else FEWER
@@ -239,6 +246,10 @@ class CatastrophicOverfitting(Study):
         return [*starts.values(), *found]
 
     def measure(self, job: Job, run: Path, scale: Scale) -> Row:
+        if job.group == "full":
+            everything, some = (2, 2) if scale.toy else (EVERYTHING, FULL_AUTOATTACK)
+            last = accuracies(run, "last", ("clean", "pgd-50-10"), scale, images=everything)
+            return {"last": last | accuracies(run, "last", (AUTOATTACK,), scale, images=some)}
         row = course(
             run,
             before=START_EPOCHS[job.seed] if job.group == "ablation" else 0,
@@ -397,7 +408,7 @@ def quick_attacks(run: Path, scale: Scale) -> Row:
     from trilemma.evaluation.source import open_data
 
     directory = RunDirectory(run)
-    data, clf = directory.config().data, trilemma.load(classifier_file(directory, "last")).to(scale.device)
+    data, clf = directory.config().data, loaded(directory, "last", scale)
     threat = clf.threat
     assert threat is not None
     test = open_data(clf, data.name, data.root, data.size)
@@ -493,6 +504,20 @@ def _shallow_tables(rows: list[Row]) -> str:
             )
         ]
         parts += [paragraph(ALARM_WORDS), _alarm_table(finished(main))]
+    if full := _in_order(rows, "full", SHALLOW_CASES):
+        text = (
+            f"The same runs from scratch on all {EVERYTHING:,} test images, AutoAttack on the first "
+            f"{FULL_AUTOATTACK:,}; last checkpoint."
+        )
+        shown = ("clean", "pgd-50-10", AUTOATTACK)
+        lines = []
+        for case in cases(full):
+            own = finished(full, case=case)
+            lines.append([case, *(cell(row["last"][name] for row in own) for name in shown), str(len(own))])
+        parts += [
+            paragraph(text),
+            table(["case", *(WORDS.get(name, name) for name in shown), "seeds"], lines),
+        ]
     if ablation:
         text = (
             f"{EPOCHS} epochs from the weights of `fgsm` after epoch 3 (seeds 0 and 1) or 2; the first "

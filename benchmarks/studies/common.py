@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
@@ -45,6 +45,9 @@ from trilemma.errors import TrainingFailedError, UserError
 from trilemma.figures.style import Theme, save_figure
 from trilemma.files import dark_path, write_text
 from trilemma.runs.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from trilemma.classifier.classifier import Classifier
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
@@ -406,11 +409,21 @@ def accuracies(
 
     directory = RunDirectory(run)
     data = directory.config().data
-    clf = trilemma.load(classifier_file(directory, checkpoint)).to(scale.device)
+    clf = loaded(directory, checkpoint, scale)
     threat = None if radius is None else trilemma.Threat(clf.threat.norm if clf.threat else "linf", radius)
     test = open_data(clf, data.name, data.root, data.size)
     rows = trilemma.evaluate(clf, test, list(protocols), threat, images or scale.test_images)
     return {name: row["value"] for name, row in rows.items()}
+
+
+def loaded(run: RunDirectory, checkpoint: str, scale: Scale) -> Classifier:
+    """The classifier of a checkpoint, in the memory format in which attacks on it are fastest."""
+    import trilemma
+    from trilemma.classifier.memory_format import preferred_memory_format, set_memory_format
+
+    clf = trilemma.load(classifier_file(run, checkpoint)).to(scale.device)
+    set_memory_format(clf.network, preferred_memory_format(clf.network, clf.device))
+    return clf
 
 
 def classifier_file(run: RunDirectory, checkpoint: str) -> Path:

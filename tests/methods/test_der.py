@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.training.support import tiny
 
 import trilemma
 from trilemma import energies
 from trilemma.methods import MethodState, Points
+from trilemma.methods.der import Regularised
 
 THREAT = trilemma.Threat("linf", 0.1)
 
@@ -196,3 +198,23 @@ def test_a_regularised_method_is_its_method_in_everything_else(toy) -> None:
     )
     for images, wanted in ((other.adversarial, one.adversarial), (other.generated, one.generated)):
         assert images is not None and wanted is not None and torch.equal(images, wanted)
+
+
+@pytest.mark.parametrize(
+    ("base", "options", "beta"),
+    [
+        ("fgsm", {}, 3.0),
+        ("pgd-at", {}, 0.3),
+        ("fgsm", {"form": "multi-step"}, 0.3),
+        ("pgd-at", {"form": "single-step"}, 3.0),
+        ("pgd-at", {"beta": 0.0}, 0.0),
+    ],
+)
+def test_the_default_weight_is_that_of_the_form(base: str, options: dict[str, Any], beta: float) -> None:
+    # In the saved configuration, which a later version may read with another default, and in a method made in Python.
+    saved = tiny(base, regulariser={"name": "der", **options}).regulariser
+    assert saved is not None and saved.beta == beta
+    method = trilemma.methods.create(
+        base, trilemma.Threat("linf", "8/255"), regulariser={"name": "der", **options}
+    )
+    assert isinstance(method, Regularised) and method.der.beta == beta

@@ -71,7 +71,22 @@ def test_der_is_turned_on_and_then_raised() -> None:
 
 def test_a_regulariser_of_no_weight_gets_one() -> None:
     idle = config(["der"], regulariser={"name": "der", "beta": 0.0})
-    assert remedies(COLLAPSED, idle, 0, 0) == [SetOption("der", "regulariser.beta", idle.monitors.der_beta)]
+    assert remedies(COLLAPSED, idle, 0, 0) == [SetOption("der", "regulariser.beta", 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("method", "regulariser", "beta"),
+    [
+        ("fgsm", None, 3.0),
+        ("pgd-at", None, 0.3),
+        ("fgsm", {"name": "der", "beta": 0.0, "form": "multi-step"}, 0.3),
+        ("pgd-at", {"name": "der", "beta": 0.0, "form": "single-step"}, 3.0),
+    ],
+)
+def test_der_is_turned_on_with_the_weight_of_its_form(method: str, regulariser: Any, beta: float) -> None:
+    monitors = {"remedies": {COLLAPSED.name: ["der"]}}
+    asked = remedies(COLLAPSED, tiny(method, monitors=monitors, regulariser=regulariser), 0, 0)
+    assert asked[-1] == SetOption("der", "regulariser.beta", beta)
 
 
 def test_two_steps_of_half_the_radius() -> None:

@@ -196,6 +196,13 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     devices: PositiveInt = Field(1, description="number of processes of this run, one per device")
 
+    @field_validator("regulariser", mode="after")
+    @classmethod
+    def _fill_regulariser(cls, value: RegulariserConfig | None, info: ValidationInfo) -> Any:
+        """Fills in the default weight of the method's form."""
+        options = info.data.get("method")
+        return value if value is None or options is None else value.resolved(options.single_step)
+
     @field_validator("attack", "sampler", mode="after")
     @classmethod
     def _fill_from_method(cls, value: Any, info: ValidationInfo) -> Any:

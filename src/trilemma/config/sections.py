@@ -6,7 +6,7 @@ This module does not import torch, so that a misspelt key is reported without de
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -128,11 +128,18 @@ def filled_sampler(defaults: Mapping[str, Any], sampler: SamplerConfig) -> Sampl
     return SamplerConfig.model_validate({**defaults, **values})
 
 
+# Default weight of DER, by whether it counts abnormal examples alone: docs/studies.md.
+DER_BETAS = {True: 3.0, False: 0.3}
+
+
 class RegulariserConfig(Section):
     """The Delta Energy Regulariser (arXiv 2505.22486)."""
 
     name: Literal["der"]
-    beta: NonNegativeFloat = Field(1.0, description="weight of the penalty")
+    beta: NonNegativeFloat | None = Field(
+        None,
+        description="weight of the penalty; null: 3 for the single-step form, 0.3 for the multi-step form",
+    )
     margin: NonNegativeFloat = Field(
         0.0, description="length of the energy shift up to which there is no penalty (gamma of the paper)"
     )
@@ -160,6 +167,16 @@ class RegulariserConfig(Section):
         "train",
         description="BatchNorm's mode in the penalty; eval costs one more forward pass of x and of x*",
     )
+
+    def abnormal_only(self, single_step: bool) -> bool:
+        """Whether the form is the single-step one, for a method that attacks with a single step or not."""
+        return single_step if self.form == "auto" else self.form == "single-step"
+
+    def resolved(self, single_step: bool) -> Self:
+        """``self`` with the default weight of its form in place of ``None``."""
+        if self.beta is not None:
+            return self
+        return self.model_copy(update={"beta": DER_BETAS[self.abnormal_only(single_step)]})
 
 
 class UpdateConfig(Section):
@@ -229,9 +246,9 @@ class MonitorConfig(Section):
     rate_factor: float = Field(
         0.3, gt=0, le=1, description="factor by which `scale-rate` multiplies the learning rate"
     )
-    der_beta: PositiveFloat = Field(
-        3.0,
-        description="beta of the regulariser that `der` turns on, chosen for its single-step form; if it is on "
+    der_beta: PositiveFloat | None = Field(
+        None,
+        description="beta of the regulariser that `der` turns on; null: the default of `regulariser.beta`. If it is on "
         "already, its beta is doubled instead",
     )
 

@@ -33,7 +33,7 @@ def create(
         threat: norm and radius; required by every method that makes adversarial images.
         attack: ``steps`` and ``step_size`` of the attack; the method's defaults where not given.
         sampler: settings of the chain; the method's defaults where not given.
-        regulariser: a regulariser to add, such as ``{"name": "der", "beta": 1.0}``.
+        regulariser: a regulariser to add, such as ``{"name": "der", "beta": 0.3}``.
         options: the method's options.
 
     Raises:

@@ -36,10 +36,9 @@ class Regularised(Method):
     def __init__(self, base: Method, der: RegulariserConfig) -> None:
         super().__init__(base.options, base._threat, base.attack, base.sampler)
         self.base = base
-        self.der = der
+        self.der = der.resolved(base.options.single_step)
         self.views = base.views
-        single = self.base.options.single_step is True
-        self.abnormal_only = single if der.form == "auto" else der.form == "single-step"
+        self.abnormal_only = der.abnormal_only(base.options.single_step)
 
     def check(self, data: ImageSet) -> None:
         self.base.check(data)
@@ -61,6 +60,7 @@ class Regularised(Method):
             penalty = self._mean_of_abnormal(penalty, reference, adversarial, points.labels)
         else:
             penalty = penalty.mean()
+        assert self.der.beta is not None
         # Monitors compare with logits of x* in the mode of the loss.
         seen = self.der.reference == "clean" and self.der.mode == "train"
         return replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trilemma.config.config import Config
 from trilemma.config.remedies import Action, SetAction
-from trilemma.config.sections import MonitorConfig
+from trilemma.config.sections import MonitorConfig, RegulariserConfig
 from trilemma.monitors.monitor import Alarm, Remedy, Rollback, ScaleRate, SetOption, Stop
 from trilemma.units import parse_fraction
 
@@ -49,7 +49,8 @@ def _expand(action: Action | SetAction, config: Config, diverged: bool) -> list[
         return [ScaleRate(config.monitors.rate_factor)]
     if action == "der":
         der = config.regulariser
-        beta = 2 * der.beta if der is not None and der.beta else config.monitors.der_beta
+        new = config.monitors.der_beta or _default_beta(config)
+        beta = 2 * der.beta if der is not None and der.beta else new
         switch = [SetOption("der", "regulariser.name", "der")] if der is None else []
         return [*switch, SetOption("der", "regulariser.beta", beta)]
     if action == "pgd-2":
@@ -59,3 +60,10 @@ def _expand(action: Action | SetAction, config: Config, diverged: bool) -> list[
         return [SetOption("pgd-2", "attack.steps", 2), SetOption("pgd-2", "attack.step_size", half)]
     # Ending early is a normal end, except for a diverged run.
     return [Stop(failed=diverged)]
+
+
+def _default_beta(config: Config) -> float:
+    der = config.regulariser or RegulariserConfig(name="der")
+    beta = der.model_copy(update={"beta": None}).resolved(config.method.single_step).beta
+    assert beta is not None
+    return beta
