@@ -99,7 +99,7 @@ def test_abnormal_by_the_joint_energy_are_those_whose_true_logit_rose(toy) -> No
     )
     rose = g[rows, y] > f[rows, y]
     assert (rose != abnormal).any()
-    extra, _ = added(toy, "fgsm", clf, at, abnormal_by="joint-energy")
+    extra, _ = added(toy, "fgsm", clf, at, beta=1.0, abnormal_by="joint-energy")
     np.testing.assert_allclose(extra, shift[rose].mean(), atol=1e-5)
 
 
