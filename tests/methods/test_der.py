@@ -140,7 +140,7 @@ def test_in_eval_mode_the_penalty_is_that_of_the_running_statistics(toy) -> None
 def test_the_form_can_be_chosen(toy, name: str, form: str, single: bool) -> None:
     clf, at = toy.mlp(), points(toy)
     shift, abnormal = reference(toy, clf, at)
-    extra, _ = added(toy, name, clf, at, form=form)
+    extra, _ = added(toy, name, clf, at, beta=1.0, form=form)
     np.testing.assert_allclose(extra, (shift[abnormal] if single else shift).mean(), atol=1e-5)
 
 
