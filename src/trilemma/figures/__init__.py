@@ -11,11 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trilemma.figures.chains import draw_chain_energies, draw_trajectories
     from trilemma.figures.confusion import draw_confusion
     from trilemma.figures.energy_landscape import draw_deltas, draw_histograms, draw_moves, draw_quiver
     from trilemma.figures.reliability import draw_reliability
     from trilemma.figures.robustness import draw_robustness, robustness_curves
-    from trilemma.figures.sample_grid import draw_grid
+    from trilemma.figures.sample_grid import draw_grid, draw_neighbours
     from trilemma.figures.style import DARK, LIGHT, save_figure
     from trilemma.figures.trade_off import draw_generation, draw_trade_off
     from trilemma.figures.training_curves import (
@@ -30,6 +31,7 @@ _MODULES = {
     "DARK": "style",
     "LIGHT": "style",
     "draw_accuracy": "training_curves",
+    "draw_chain_energies": "chains",
     "draw_confusion": "confusion",
     "draw_delta_energies": "training_curves",
     "draw_deltas": "energy_landscape",
@@ -40,10 +42,12 @@ _MODULES = {
     "draw_log": "training_curves",
     "draw_loss": "training_curves",
     "draw_moves": "energy_landscape",
+    "draw_neighbours": "sample_grid",
     "draw_quiver": "energy_landscape",
     "draw_reliability": "reliability",
     "draw_robustness": "robustness",
     "draw_trade_off": "trade_off",
+    "draw_trajectories": "chains",
     "robustness_curves": "robustness",
     "save_figure": "style",
 }
@@ -52,6 +56,7 @@ __all__ = [
     "DARK",
     "LIGHT",
     "draw_accuracy",
+    "draw_chain_energies",
     "draw_confusion",
     "draw_delta_energies",
     "draw_deltas",
@@ -62,10 +67,12 @@ __all__ = [
     "draw_log",
     "draw_loss",
     "draw_moves",
+    "draw_neighbours",
     "draw_quiver",
     "draw_reliability",
     "draw_robustness",
     "draw_trade_off",
+    "draw_trajectories",
     "robustness_curves",
     "save_figure",
 ]

@@ -168,6 +168,6 @@ def write_pair(path: Path, images: tuple[bytes, bytes]) -> None:
         write_bytes(target, content)
 
 
-def save_figure(path: Path, draw: Callable[[Theme], Figure]) -> None:
+def save_figure(path: str | Path, draw: Callable[[Theme], Figure]) -> None:
     """Draws a figure and writes both variants: ``NAME.png`` and ``NAME-dark.png``."""
-    write_pair(path, render(draw))
+    write_pair(Path(path), render(draw))
