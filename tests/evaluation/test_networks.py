@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import trilemma
-from trilemma.attacks.ensemble.fast_copy import FastNetwork, fast_copy
 from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.fast_copy import FastNetwork, fast_copy
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import ConfigError, DataError, ImageError, NetworkError
 from trilemma.evaluation.evaluate import check_fit, check_output

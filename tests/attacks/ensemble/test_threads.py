@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from trilemma.attacks.autoattack import autoattack
-from trilemma.attacks.ensemble.fast_copy import FastNetwork, fast_copy
 from trilemma.attacks.ensemble.oracle import Oracle
 from trilemma.attacks.ensemble.threads import (
     MAX_THREADS,
@@ -19,6 +18,7 @@ from trilemma.attacks.ensemble.threads import (
     thread_count,
 )
 from trilemma.classifier.contexts import inner_loop
+from trilemma.classifier.fast_copy import FastNetwork, fast_copy
 from trilemma.errors import ConfigError
 from trilemma.threat import Threat
 

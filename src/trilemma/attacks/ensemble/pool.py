@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from trilemma import noise
-from trilemma.attacks.ensemble.fast_copy import fast_copy
 from trilemma.attacks.ensemble.oracle import Oracle, Passes
 from trilemma.attacks.ensemble.threads import Search, search_in_threads
 from trilemma.attacks.margins import is_wrong
@@ -19,6 +18,7 @@ from trilemma.classifier.batch_size import retain_freed_memory
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.correctness import correct_in_batches, is_correct
+from trilemma.classifier.fast_copy import fast_copy
 from trilemma.data.image_set import as_float
 from trilemma.progress import ProgressBar, clock
 from trilemma.threat import Threat

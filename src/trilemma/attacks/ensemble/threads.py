@@ -13,9 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import torch
 from torch import Tensor
 
-from trilemma.attacks.ensemble.fast_copy import FastNetwork
 from trilemma.attacks.ensemble.oracle import Oracle
 from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.fast_copy import FastNetwork
 from trilemma.errors import TrilemmaError
 from trilemma.threat import Threat
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trilemma import Classifier
-from trilemma.attacks.ensemble.fast_copy import FastNetwork, FirstConvolution, fast_copy
+from trilemma.classifier.fast_copy import FastNetwork, FirstConvolution, fast_copy
 from trilemma.config.registry import NETWORKS
 from trilemma.networks.create import create_network
 
