@@ -89,6 +89,15 @@ CHECKS = {
         subprocess.run(command, check=True, cwd=ROOT)
         """,
     ),
+    "efficientnet": Check(
+        "`FD-efficientnet-lite0`, distances of samples in a public network",
+        "features of random images",
+        """
+        import torch
+        from trilemma.metrics.efficientnet import efficientnet_lite0
+        assert efficientnet_lite0().features(torch.rand(2, 1, 28, 28)).shape == (2, 1280)
+        """,
+    ),
     "fast-jpeg": Check(
         "JPEG files decoded by simplejpeg, several times faster",
         "its pixels are those of Pillow",

@@ -78,6 +78,20 @@ def test_samples_made_before_are_judged_the_same(trilemma, run_folder, other_run
         "evaluate", run_folder, "--samples", samples, "--extractor", other_run
     ).stdout.splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["start", "sample", "real"]
+    lines = trilemma(
+        "evaluate",
+        run_folder,
+        "--samples",
+        samples,
+        "--extractor",
+        other_run,
+        "--draws",
+        5,
+        "--reference",
+        100,
+    ).stdout.splitlines()
+    assert " to " in lines[3] and " to " not in lines[4]
+    assert "5x4-fresh:digits-train-100" in lines[5] and "5 draws of 4 images" in lines[6]
 
 
 def test_several_radii_and_saved_images_in_one_call_each(trilemma, run_folder):
@@ -95,6 +109,7 @@ def test_several_radii_and_saved_images_in_one_call_each(trilemma, run_folder):
     [
         (["--samples", "x"], "requires --extractor"),
         (["--extractor", "x"], "requires --samples"),
+        (["--draws", "5"], "--draws 5: requires --samples"),
         (["--samples", "x", "--extractor", "y"], "add a run folder or --data"),
         (
             ["--samples", "x", "--extractor", "y", "--data", "digits"],

@@ -153,3 +153,12 @@ def test_too_few_images_have_no_manifold_and_no_score():
     found = feature_metrics(Features(rows(4), rows(4)), Features(rows(50, seed=1), None), 0)
     assert found["precision"] is None and found["score"] is None
     assert found["frechet"] > 0
+
+
+def test_the_standard_error_of_the_kernel_distance_is_that_of_its_subsets():
+    """100 subsets: a tenth of their standard deviation; one pair of whole sets has none."""
+    found = feature_metrics(Features(rows(40), None), Features(rows(60, seed=1), None), 0)
+    assert found["kernel_error"] == pytest.approx(found["kernel_std"] / 10) and found["kernel_std"] > 0
+    assert (
+        feature_metrics(Features(rows(40), None), Features(rows(40, seed=1), None), 0)["kernel_error"] is None
+    )

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import trilemma
-from trilemma.metrics.generation import compare_samples, image_metrics, nearest_distance
+from trilemma.metrics.generation import compare_samples, image_metrics, memorisation, nearest_distance
 
 
 def _images(count: int, seed: int) -> torch.Tensor:
@@ -62,3 +62,15 @@ def test_figures_that_cannot_be_had_are_none():
     assert found["sample"] == {
         "count": 2, "named": None, "named_lower": None, "named_upper": None, "distance": None, "distance_median": None,
     }  # fmt: skip
+
+
+def test_memorised_images_are_told_from_new_ones():
+    """Real images at 1, 2, ..., 20: their 5th percentile is 1.95."""
+    of_real = torch.arange(1.0, 21.0)
+    assert memorisation(of_real, of_real) == {"distance": 10.5, "distance_ratio": 1.0, "near_copies": 0.05}
+    copies = memorisation(torch.zeros(4), of_real)
+    assert (copies["distance_ratio"], copies["near_copies"]) == (0.0, 1.0)
+    # one copy among three ordinary samples, which the mean ratio hardly shows
+    mixed = memorisation(torch.tensor([0.0, 14.0, 14.0, 14.0]), of_real)
+    assert (mixed["distance_ratio"], mixed["near_copies"]) == (1.0, 0.25)
+    assert memorisation(of_real, torch.zeros(3))["distance_ratio"] is None

@@ -30,7 +30,15 @@ from trilemma.cli.common import (
 )
 from trilemma.cli.exits import resumable
 from trilemma.cli.model import with_classifier
-from trilemma.cli.samples import ExtractorName, Origin, SamplesPath, evaluate_samples
+from trilemma.cli.samples import (
+    Draws,
+    ExtractorName,
+    Origin,
+    Reference,
+    SampleOptions,
+    SamplesPath,
+    evaluate_samples,
+)
 from trilemma.config.registry import PROTOCOLS
 from trilemma.errors import ConfigError
 from trilemma.pages.words import NOT_ABOVE, not_above_chance
@@ -83,6 +91,8 @@ def evaluate(
     samples: SamplesPath = None,
     extractor: ExtractorName = None,
     origin: Origin = None,
+    draws: Draws = None,
+    reference: Reference = None,
     out: OutDir = None,
     resume: Resume = False,
     save_adversarial: SaveAdversarial = None,
@@ -113,9 +123,11 @@ def evaluate(
       trilemma evaluate runs/digits-pgd-at --protocol pgd-50-10 --radius 0.1,0.2,0.3
       trilemma evaluate runs/digits-pgd-at --protocol pgd-20 --save-adversarial pgd-20.npz
       trilemma evaluate --samples photos/ --extractor runs/digits-standard --data digits
+      trilemma evaluate runs/digits-eb-jdat --samples samples.npz --extractor efficientnet-lite0 --draws 10
     """
-    if samples is not None or extractor is not None:
-        return evaluate_samples(classifier, samples, extractor, origin, data, seed, device, quiet, as_json)
+    sample_options = SampleOptions(samples, extractor, origin, draws, reference)
+    if sample_options.given:
+        return evaluate_samples(classifier, sample_options, data, seed, device, quiet, as_json)
     protocols = protocol or ["clean", "pgd-20"]
     for name in protocols:
         PROTOCOLS.row(name)

@@ -21,7 +21,14 @@ from trilemma.cli.common import (
     show_progress_bar,
 )
 from trilemma.cli.model import with_classifier
-from trilemma.cli.samples import ExtractorName, independent_extractor, print_row, sample_row
+from trilemma.cli.samples import (
+    Draws,
+    ExtractorName,
+    SampleOptions,
+    independent_extractor,
+    print_row,
+    sample_row,
+)
 from trilemma.config.registry import SAMPLERS
 from trilemma.errors import ConfigError
 
@@ -46,6 +53,7 @@ def generate(
         str | None, option("--namer RUN_OR_FILE", "independent classifier that labels the samples")
     ] = None,
     extractor: ExtractorName = None,
+    draws: Draws = None,
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,
@@ -76,6 +84,8 @@ def generate(
             f"--extractor {extractor}: {classifier} is not a run, so there are no training images to compare with; "
             "generate first, then use `trilemma evaluate --samples`"
         )
+    if draws is not None and extractor is None:
+        raise ConfigError(f"--draws {draws}: requires --extractor, the network whose features are compared")
     folder = output_folder(out, run, "samples")
     from trilemma.evaluation.evaluate import run_splits
     from trilemma.evaluation.samples import generate as generate_images
@@ -92,7 +102,11 @@ def generate(
     record, grid = generated.record, generated.grid
     row = None
     if feature_extractor is not None:
-        row = sample_row(run, f"{folder / record['name']}.npz", feature_extractor, None, None, seed, quiet)
+        archive, options_of_row = (
+            f"{folder / record['name']}.npz",
+            SampleOptions(None, extractor, draws=draws),
+        )
+        row = sample_row(run, archive, feature_extractor, options_of_row, None, seed, quiet)
     if as_json:
         print_json({**record, "grid": str(grid)} | ({} if row is None else {"generation": row}))
         return

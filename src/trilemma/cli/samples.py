@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from trilemma.classifier.source import ClassifierSource
-from trilemma.cli.common import choose_device, option, print_json, print_progress, print_table
+from trilemma.cli.common import choose_device, option, print_json, print_progress, print_table, print_text
 from trilemma.errors import ConfigError
 
 # Metrics whose table columns do not carry the extractor's name.
 MANIFOLD = ("precision", "recall", "density", "coverage")
+# Metrics of the distance to the nearest training image in pixels, and their titles.
+PIXELS = {"distance": "distance to nearest", "distance_ratio": "of real", "near_copies": "near copies"}
 
 if TYPE_CHECKING:
     from trilemma.metrics.frechet import Extractor
@@ -21,7 +24,20 @@ SamplesPath = Annotated[
 ]
 ExtractorName = Annotated[
     str | None,
-    option("--extractor E", "feature extractor: an independent RUN_OR_FILE, inception or inception:WEIGHTS"),
+    option(
+        "--extractor E",
+        "feature extractor: an independent RUN_OR_FILE, efficientnet-lite0, inception or inception:WEIGHTS",
+    ),
+]
+Draws = Annotated[
+    int | None,
+    option("--draws R", "divide the samples into R draws; 95 % intervals of all metrics from 5 draws", min=1),
+]
+Reference = Annotated[
+    int | None,
+    option(
+        "--reference N", "number of training images to compare with, class-balanced  [default: all]", min=2
+    ),
 ]
 Origin = Annotated[
     str | None,
@@ -29,21 +45,47 @@ Origin = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class SampleOptions:
+    """What ``--samples`` names, and how it is measured."""
+
+    samples: str | None
+    extractor: str | None
+    origin: str | None = None
+    draws: int | None = None
+    reference: int | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether any of the options was given."""
+        return any(value is not None for value in vars(self).values())
+
+    def check(self) -> tuple[str, str]:
+        """Returns samples and extractor.
+
+        Raises:
+            ConfigError: one of them without the other, or another option without them.
+        """
+        if self.samples is None:
+            name, value = next((key, value) for key, value in vars(self).items() if value is not None)
+            raise ConfigError(f"--{name} {value}: requires --samples")
+        if self.extractor is None:
+            raise ConfigError(
+                f"--samples {self.samples}: requires --extractor, the network whose features are compared"
+            )
+        return self.samples, self.extractor
+
+
 def evaluate_samples(
-    source: ClassifierSource, samples: str | None, extractor: str | None, origin: str | None, data: str | None,
-    seed: int, device: str | None, quiet: bool, as_json: bool,
+    source: ClassifierSource, options: SampleOptions, data: str | None, seed: int, device: str | None, quiet: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Prints the result row of the samples; with a run, also writes it to the run's evaluation folder.
 
     Raises:
-        ConfigError: one of ``samples`` and ``extractor`` without the other, or no images to compare with.
+        ConfigError: options that do not fit, or no images to compare with.
     """
-    if samples is None:
-        raise ConfigError(f"--extractor {extractor}: requires --samples")
-    if extractor is None:
-        raise ConfigError(
-            f"--samples {samples}: requires --extractor, the network whose features are compared"
-        )
+    samples, extractor = options.check()
     if source.empty and data is None:
         raise ConfigError(
             f"--samples {samples}: needs training images to compare with; add a run folder or --data"
@@ -53,7 +95,8 @@ def evaluate_samples(
     run = source.run
     if not source.empty and run is None:
         raise ConfigError(f"--samples {samples}: {source} is not a run folder; replace it by --data")
-    row = sample_row(run, samples, independent_extractor(extractor, run, device), origin, data, seed, quiet)
+    network = independent_extractor(extractor, run, device)
+    row = sample_row(run, samples, network, options, data, seed, quiet)
     if as_json:
         print_json({row["protocol"]: row})
     else:
@@ -77,7 +120,7 @@ def independent_extractor(name: str, run: RunDirectory | None, device: str | Non
 
 
 def sample_row(
-    run: RunDirectory | None, samples: str, extractor: Extractor, origin: str | None, data: str | None, seed: int,
+    run: RunDirectory | None, samples: str, extractor: Extractor, options: SampleOptions, data: str | None, seed: int,
     quiet: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Returns the result row of the samples compared with the images of ``data``, by default of the run.
@@ -90,13 +133,14 @@ def sample_row(
     from trilemma.evaluation.protocols.generation import measure_samples, read_samples
     from trilemma.runs.records import write_row
 
-    sample_sets = read_samples(samples, origin)
+    sample_sets = read_samples(samples, options.origin)
     if data is None and run is not None:
         splits = run_splits(run.path)
     else:
         splits = load_splits(str(data)) if data in DATASETS else load_splits("folder", data)
     print_progress(f"evaluating {len(sample_sets.images)} images of {samples}", quiet)
-    row = measure_samples(sample_sets, splits, extractor, seed=seed)
+    draws = 1 if options.draws is None else options.draws
+    row = measure_samples(sample_sets, splits, extractor, seed=seed, draws=draws, reference=options.reference)
     if run is not None:
         write_row(run.path, row)
     return row
@@ -109,17 +153,29 @@ def print_row(row: dict[str, Any]) -> None:
     print(
         f"{row['protocol']}: against {data['name']} {data['split']}, {data['images']}, in {data['extractor']}"
     )
+    if "draws" in row["facts"]:
+        draws = row["facts"]["draws"]
+        print_text(
+            f"means of {draws['count']} draws of {draws['images']} images; in brackets: {draws['interval']}"
+        )
 
 
 def set_metrics(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns one table row each for start, sample and real images."""
-    names = row["facts"]["names"]
+    """Returns one table row each for start, sample and real images; with draws, values have their interval."""
+    names = row["facts"]["names"] | {key: key for key in MANIFOLD} | PIXELS
     return [
         {
             "images": name,
             "count": metrics["count"],
-            **{names[key]: metrics[key] for key in names},
-            **{key: value for key, value in metrics.items() if key in MANIFOLD},
+            **{title: _with_interval(metrics, key) for key, title in names.items()},
         }
         for name, metrics in row["facts"]["sets"].items()
     ]
+
+
+def _with_interval(metrics: dict[str, Any], key: str) -> object:
+    """Returns a metric, with draws as text with its interval; ``None`` if the row has none of this name."""
+    interval = metrics.get("intervals", {}).get(key)
+    if interval is None:
+        return metrics.get(key)
+    return f"{metrics[key]:.4g} ({interval[0]:.4g} to {interval[1]:.4g})"

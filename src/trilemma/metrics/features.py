@@ -29,6 +29,10 @@ class Features:
         """The features of the first ``count`` images."""
         return Features(self.values[:count], None if self.logits is None else self.logits[:count])
 
+    def every(self, step: int, start: int) -> Features:
+        """The features of the images ``start``, ``start + step``, ..."""
+        return Features(self.values[start::step], None if self.logits is None else self.logits[start::step])
+
 
 def extract(extractor: Extractor, images: Tensor, batch_size: int = 250) -> Features:
     """Features of images ``[N, C, H, W]``, uint8 or float in [0, 1]; float images are rounded to 8 bits first."""
@@ -68,13 +72,17 @@ def kernel_distance(samples: Tensor, real: Tensor, generator: torch.Generator) -
     """
     discrepancy = torchmetrics("image.kid").poly_mmd
     size = min(SUBSET_SIZE, len(samples), len(real))
-    whole = size == len(samples) == len(real)
     discrepancies = []
-    for _ in range(1 if whole else SUBSETS):
+    for _ in range(kernel_subsets(len(samples), len(real))):
         one, two = (part[torch.randperm(len(part), generator=generator)[:size]] for part in (real, samples))
         discrepancies.append(discrepancy(one, two))
     values = torch.stack(discrepancies)
     return float(values.mean()), float(values.std(correction=0))
+
+
+def kernel_subsets(samples: int, real: int) -> int:
+    """Number of pairs of subsets of :func:`kernel_distance`; 1 if a subset of each set is the whole set."""
+    return 1 if min(SUBSET_SIZE, samples, real) == samples == real else SUBSETS
 
 
 def classifier_score(logits: Tensor, generator: torch.Generator, splits: int = SPLITS) -> tuple[float, float]:
@@ -110,13 +118,16 @@ def feature_metrics(samples: Features, reference: Features, seed: int) -> dict[s
         seed: seed of the random subsets and splits.
 
     Returns:
-        ``count``, ``reference_count``, ``manifold_count``, ``frechet``, ``kernel``, ``kernel_std``, ``score``,
-        ``score_std``, ``precision``, ``recall``, ``density`` and ``coverage``.
+        ``count``, ``reference_count``, ``manifold_count``, ``frechet``, ``kernel``, its standard deviation over subsets
+        ``kernel_std`` and the standard error of their mean ``kernel_error`` (of the choice of the subsets, not of the
+        images; ``None`` if there is one subset), ``score``, ``score_std``, ``precision``, ``recall``, ``density`` and
+        ``coverage``.
     """
     count = len(samples.values)
     generator = torch.Generator().manual_seed(seed)
     reference_subset = reference.first(count)
     kernel = kernel_distance(samples.values, reference.values, generator)
+    subsets = kernel_subsets(count, len(reference.values))
     score: tuple[float, float] | tuple[None, None] = (None, None)
     if samples.logits is not None and count >= 2 * SPLITS:
         score = classifier_score(samples.logits, generator)
@@ -129,6 +140,7 @@ def feature_metrics(samples: Features, reference: Features, seed: int) -> dict[s
         "manifold_count": len(reference_subset.values),
         "frechet": frechet_distance(moments(samples.values), moments(reference.values)),
         "kernel": kernel[0], "kernel_std": kernel[1],
+        "kernel_error": kernel[1] / subsets**0.5 if subsets > 1 else None,
         "score": score[0], "score_std": score[1],
         **{name: manifold_metrics.get(name) for name in MANIFOLD},
     }  # fmt: skip

@@ -35,6 +35,33 @@ def nearest_distance(images: Tensor, reference: Tensor, chunk: int = 2000) -> Te
     return best.clamp_min(0.0).sqrt().float()
 
 
+# Distances below this one are rounding: the images are the same.
+COPY = 1e-4
+# A sample nearer to a training image than this share of real test images is counted as a near copy.
+NEAREST_REAL = 0.05
+
+
+def memorisation(distances: Tensor, of_real: Tensor) -> dict[str, float | None]:
+    """Whether samples are nearer to training images than real images are that were not used in training.
+
+    Args:
+        distances: distances of samples to their nearest training images (:func:`nearest_distance`), ``[N]``.
+        of_real: the same of real test images, ``[M]``.
+
+    Returns:
+        ``distance`` (mean, pixel units), ``distance_ratio`` (divided by the mean of real images; far below 1 means
+        memorised training images, far above 1 images unlike the data; ``None`` if the real images are training images)
+        and ``near_copies``: the share of samples that are nearer than all but 5 % of the real images.
+    """
+    mean_of_real = float(of_real.mean())
+    limit = of_real.double().quantile(NEAREST_REAL)
+    return {
+        "distance": float(distances.mean()),
+        "distance_ratio": float(distances.mean()) / mean_of_real if mean_of_real > COPY else None,
+        "near_copies": float((distances.double() < limit).double().mean()),
+    }
+
+
 @torch.no_grad()
 def classified_as(clf: Classifier, images: Tensor, labels: Tensor, batch_size: int = 250) -> Tensor:
     """Whether ``clf`` in eval mode classifies each image as its label: bool ``[N]`` on the CPU."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -28,6 +29,8 @@ from trilemma.metrics.frechet import Extractor, frechet_distance, moments, penul
 def splits(toy) -> Splits:
     """60 training, 15 held-out and 30 test images of three classes."""
     sets = [toy.image_set(per_class=n) for n in (20, 5, 10)]
+    # The sets begin with the same images; those of the test set are mirrored.
+    sets[2] = dataclasses.replace(sets[2], images=sets[2].images.flip(3))
     names = ("train", "held-out", "test")
     return Splits(
         *(ImageSet(s.images, s.labels, s.class_names, "toy", n) for s, n in zip(sets, names, strict=True))
@@ -81,6 +84,68 @@ def test_two_extractors_of_one_name_are_told_apart(toy, splits):
         for s in (0, 0, 1)
     ]
     assert rows[0]["data"] == rows[1]["data"] != rows[2]["data"]
+
+
+def test_training_images_as_samples_are_memorised_and_test_images_are_not(toy, splits):
+    extractor = Extractor("pixels", lambda images: images.flatten(1))
+    row = measure_samples(
+        SampleSet("s", splits.train.images[:20], splits.test.images[:20]), splits, extractor
+    )
+    assert (row["also"]["memorisation ratio"], row["also"]["near copies"]) == (
+        pytest.approx(0.0, abs=1e-6),
+        1.0,
+    )
+    sets = row["facts"]["sets"]
+    assert sets["real"]["distance_ratio"] == 1.0 and sets["real"]["near_copies"] <= 0.05
+    assert sets["start"]["distance_ratio"] > 0.5 and sets["sample"]["distance"] < 1e-6
+
+
+def test_each_draw_is_measured_by_itself_and_the_interval_is_of_their_mean(toy, splits):
+    """Sample i belongs to draw i mod R."""
+    extractor = Extractor("pixels", lambda images: images.flatten(1))
+    images, starts = splits.train.images.roll(1, 3)[:50], splits.train.images[:50]
+    row = measure_samples(SampleSet("s", images, starts, "fresh"), splits, extractor, draws=5)
+    assert row["protocol"] == "FD-pixels:s:5x10-fresh:toy-train-60" and row["count"] == 50
+    alone = [measure_samples(SampleSet("s", images[k::5]), splits, extractor) for k in range(5)]
+    sets = row["facts"]["sets"]
+    assert sets["sample"]["by_draw"]["frechet"] == pytest.approx([one["value"] for one in alone])
+    recalls = [one["also"]["recall"] for one in alone]
+    assert row["also"]["recall"] == pytest.approx(sum(recalls) / 5)
+    assert (row["lower"], row["upper"]) == sets["sample"]["intervals"]["frechet"]
+    assert row["lower"] < row["value"] < row["upper"]
+    assert sets["sample"]["count"] == sets["start"]["count"] == sets["real"]["count"] == 10
+    assert "intervals" in sets["start"] and "intervals" not in sets["real"]
+    assert row["facts"]["draws"]["count"] == 5 and "bootstrap" in row["facts"]["draws"]["interval"]
+    again = measure_samples(SampleSet("s", images, starts, "fresh"), splits, extractor, draws=5)
+    assert {**again, "seconds": 0} == {**row, "seconds": 0}
+    json.dumps(row)
+
+
+def test_a_smaller_reference_is_named_and_near_copies_are_sought_among_all_images(toy, splits):
+    extractor = Extractor("pixels", lambda images: images.flatten(1))
+    row = measure_samples(SampleSet("s", splits.train.images[:20]), splits, extractor, reference=15)
+    assert row["protocol"] == "FD-pixels:s:20-origin-unstated:toy-train-15"
+    assert row["data"]["images"] == "first 15 of 60, stratified order"
+    assert row["facts"]["sets"]["sample"]["reference_count"] == 15 and row["also"]["near copies"] == 1.0
+    everything = measure_samples(SampleSet("s", splits.train.images[:20]), splits, extractor, reference=99)
+    assert everything["data"]["images"] == "all 60"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"draws": 4}, "draws: 4; an interval needs at least 5 draws"),
+        ({"draws": 0}, "draws: 0"),
+        ({"draws": 7}, "24 samples cannot be divided into 7 draws"),
+        ({"draws": 24}, "24 samples for 24 draws; a distance between sets needs at least 2"),
+        ({"reference": 1}, "reference: 1; must be at least 2"),
+    ],
+)
+def test_draws_that_give_no_interval_get_one_line(toy, splits, settings, message):
+    samples = SampleSet("mine", splits.train.images[:24])
+    with pytest.raises(ConfigError, match=message) as caught:
+        measure_samples(samples, splits, penultimate(toy.mlp(), "toy"), **settings)
+    assert "\n" not in str(caught.value)
 
 
 def test_mistakes_get_one_line(toy, splits):

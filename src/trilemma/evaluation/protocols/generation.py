@@ -15,17 +15,23 @@ from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.data.image_files import folder_images
-from trilemma.data.image_set import Splits
+from trilemma.data.image_set import Splits, as_float
 from trilemma.data.pictures import decode, read_header
 from trilemma.errors import ConfigError, DataError
-from trilemma.evaluation.evaluate import environment
+from trilemma.evaluation.evaluate import environment, which_images
 from trilemma.evaluation.protocol import Measurement, Protocol, Quantity, Request
-from trilemma.metrics.features import MANIFOLD, extract, feature_metrics, metric_names
+from trilemma.metrics.efficientnet import NAME as EFFICIENTNET
+from trilemma.metrics.efficientnet import efficientnet_lite0
+from trilemma.metrics.features import MANIFOLD, Features, extract, feature_metrics, metric_names
 from trilemma.metrics.frechet import Extractor, penultimate, to_levels
+from trilemma.metrics.generation import memorisation, nearest_distance
 from trilemma.metrics.inception import inception
+from trilemma.metrics.interval import FEWEST, WORDS, bootstrap_interval
 
 VERSION = 1
 FRESH, UNSTATED = "fresh", "origin-unstated"
+# Metrics of a set that have an interval if there are several draws.
+WITH_INTERVAL = ("frechet", "kernel", "score", *MANIFOLD, "distance", "distance_ratio", "near_copies")
 
 
 @dataclass(frozen=True)
@@ -121,16 +127,18 @@ def load_extractor(name: str, device: torch.device | str = "cpu") -> tuple[Extra
     An extractor from a classifier is named by the classifier's method and data, such as ``standard-digits``.
 
     Args:
-        name: ``inception``, ``inception:WEIGHTS``, or the path of a run or classifier file.
+        name: ``inception``, ``inception:WEIGHTS``, ``efficientnet-lite0``, or the path of a run or classifier file.
         device: device to run on.
 
     Raises:
         CheckpointError: no such classifier or weights.
-        MissingExtraError: the extra for Inception is not installed.
+        MissingExtraError: the extra for the network is not installed.
     """
     from trilemma.classifier.load import load
 
     first, _, weights = name.partition(":")
+    if name == EFFICIENTNET:
+        return efficientnet_lite0(device), None
     if first == "inception":
         return inception(weights or None, device), None
     clf = load(name).to(device)
@@ -144,58 +152,68 @@ def classifier_extractor(clf: Classifier, fallback: str = "classifier") -> Extra
 
 
 def measure_samples(
-    samples: SampleSet, data: Splits, extractor: Extractor, *, seed: int = 0
+    samples: SampleSet,
+    data: Splits,
+    extractor: Extractor,
+    *,
+    seed: int = 0,
+    draws: int = 1,
+    reference: int | None = None,
 ) -> dict[str, Any]:
     """The result row of a set of samples.
 
-    Samples, their starts, and the same number of real test images are each compared with all training images, by the
-    features of ``extractor``. All images are in 8 bits; none is left out.
+    Samples, their starts, and the same number of real test images are each compared with the training images, by the
+    features of ``extractor``, and by the pixel distance to the nearest training image. All images are in 8 bits; none
+    is left out.
+
+    With ``draws`` R, sample i belongs to draw ``i mod R``: R independent draws, if the chains are independent. Every
+    metric is the mean of its values for the draws, and has a 95 % interval
+    (:func:`trilemma.metrics.interval.bootstrap_interval`), which covers the chains, not the choice of training images.
 
     Args:
-        samples: at least 2.
+        samples: at least 2 per draw.
         data: ``train`` is the reference, ``test`` the real images.
         extractor: must not be taken from the classifier that generated the samples.
         seed: seed of the random subsets and splits of the metrics.
+        draws: number of draws of equal size, 1 or at least 5.
+        reference: number of training images whose features are compared, the first ones of a fixed stratified order;
+            ``None`` for all. Nearest training images are always those among all.
 
     Returns:
         A row as of :func:`trilemma.evaluate`. Its name consists of the distance, the samples, their number and origin,
-        and the reference. ``value`` is the distance of the samples; ``also`` holds their other metrics and the
-        distances of starts and real images; ``facts["sets"]`` all metrics of ``start``, ``sample`` and ``real``.
+        and the reference. ``value`` is the distance of the samples, ``lower`` and ``upper`` its interval (``None``
+        without draws); ``also`` holds their other metrics and the distances of starts and real images;
+        ``facts["sets"]`` all metrics of ``start``, ``sample`` and ``real``, with draws also their ``intervals``.
 
     Raises:
-        ConfigError: fewer than 2 samples.
+        ConfigError: fewer than 2 samples per draw, draws of different size, 2 to 4 draws, or a reference below 2.
         DataError: the samples have another image shape than the data.
     """
-    count = len(samples.images)
-    if count < 2:
-        raise ConfigError(f"{samples.name}: {count} samples; a distance between sets needs at least 2")
-    if tuple(samples.images.shape[1:]) != data.train.image_shape:
-        shapes = ("x".join(map(str, shape)) for shape in (samples.images.shape[1:], data.train.image_shape))
-        raise DataError(
-            "{}: samples are {} (C, H, W), but {} has {}".format(samples.name, *shapes, data.train.name)
-        )
+    _check_samples(samples, data, draws, reference)
     started = time.perf_counter()
-    train = data.train
-    reference = extract(extractor, train.first(len(train)).images)
-    sets = {"start": samples.starts, "sample": samples.images, "real": data.test.first(count).images}
-    metrics = {
-        name: feature_metrics(extract(extractor, to_levels(images)), reference, seed)
-        for name, images in sets.items()
-        if images is not None
-    }
+    train, count = data.train, len(samples.images)
+    part = train.first(len(train) if reference is None else min(reference, len(train)))
+    measure = _SetMetrics(extractor, train.images, extract(extractor, part.images), draws, seed)
+    real = data.test.first(count // draws).images
+    sets = {"start": samples.starts, "sample": samples.images, "real": real}
+    metrics = measure(sets, real)
     names = metric_names(extractor)
     sample = metrics["sample"]
     also = {names[key]: sample[key] for key in ("kernel", "score")} | {key: sample[key] for key in MANIFOLD}
     also |= {f"of {name}": metrics[name]["frechet"] for name in ("start", "real") if name in metrics}
-    reference_name = f"{train.name}-{train.split}-{len(train)}"
+    also |= {"memorisation ratio": sample["distance_ratio"], "near copies": sample["near_copies"]}
+    reference_name = f"{train.name}-{train.split}-{len(part)}"
+    counts = str(count) if draws == 1 else f"{draws}x{count // draws}"
+    lower, upper = sample.get("intervals", {}).get("frechet", (None, None))
+    of_draws = {"count": draws, "images": count // draws, "interval": WORDS}
     return {
-        "protocol": f"{names['frechet']}:{samples.name}:{count}-{samples.origin}:{reference_name}",
+        "protocol": f"{names['frechet']}:{samples.name}:{counts}-{samples.origin}:{reference_name}",
         "version": VERSION, "quantity": names["frechet"], "better": "lower",
-        "value": sample["frechet"], "lower": None, "upper": None,
+        "value": sample["frechet"], "lower": lower, "upper": upper,
         "also": {name: value for name, value in also.items() if value is not None},
         "count": count,
         "data": {
-            "name": train.name, "split": train.split, "images": f"all {len(train)}",
+            "name": train.name, "split": train.split, "images": which_images(part, len(train)),
             "extractor": f"{extractor.name} {extractor.about.get('weights', '')}".strip(),
         },
         "threat": None, "seed": seed, "checkpoint": dict(samples.checkpoint or {}),
@@ -203,9 +221,79 @@ def measure_samples(
         "facts": {
             "names": names, "sets": metrics, "extractor": extractor.about,
             "samples": {"name": samples.name, "origin": samples.origin, "seed": samples.seed, "filtered": "none"},
+            **({"draws": of_draws} if draws > 1 else {}),
         },
         **environment(torch.device(extractor.device)),
     }  # fmt: skip
+
+
+def _check_samples(samples: SampleSet, data: Splits, draws: int, reference: int | None) -> None:
+    """The checks of :func:`measure_samples`."""
+    count = len(samples.images)
+    if draws < 1 or 1 < draws < FEWEST:
+        raise ConfigError(f"draws: {draws}; an interval needs at least {FEWEST} draws, or leave draws out")
+    if count % draws:
+        raise ConfigError(
+            f"{samples.name}: {count} samples cannot be divided into {draws} draws of equal size; generate a multiple"
+        )
+    if count // draws < 2:
+        each = "" if draws == 1 else f" for {draws} draws"
+        raise ConfigError(f"{samples.name}: {count} samples{each}; a distance between sets needs at least 2")
+    if reference is not None and reference < 2:
+        raise ConfigError(f"reference: {reference}; must be at least 2, or None for all training images")
+    if tuple(samples.images.shape[1:]) != data.train.image_shape:
+        shapes = ("x".join(map(str, shape)) for shape in (samples.images.shape[1:], data.train.image_shape))
+        raise DataError(
+            "{}: samples are {} (C, H, W), but {} has {}".format(samples.name, *shapes, data.train.name)
+        )
+
+
+@dataclass(frozen=True)
+class _SetMetrics:
+    """Computes the metrics of sets of images against the training images.
+
+    Attributes:
+        extractor: features of images.
+        train: all training images, for the nearest distance.
+        reference: features of those training images that are compared.
+        draws: number of draws in the sets, except in the real images.
+        seed: seed of the random subsets and splits of the metrics.
+    """
+
+    extractor: Extractor
+    train: Tensor
+    reference: Features
+    draws: int
+    seed: int
+
+    def __call__(self, sets: Mapping[str, Tensor | None], real: Tensor) -> dict[str, dict[str, Any]]:
+        """The metrics of each set, ``[N, C, H, W]``, by name; ``real`` are the real images, a set of one draw."""
+        of_real = self._distances(real)
+        return {
+            name: self._of_set(to_levels(images), of_real, 1 if images is real else self.draws)
+            for name, images in sets.items()
+            if images is not None
+        }
+
+    def _distances(self, images: Tensor) -> Tensor:
+        return nearest_distance(as_float(to_levels(images)), self.train)
+
+    def _of_set(self, images: Tensor, of_real: Tensor, draws: int) -> dict[str, Any]:
+        features, distances = extract(self.extractor, images), self._distances(images)
+        each = [
+            feature_metrics(features.every(draws, k), self.reference, self.seed)
+            | memorisation(distances[k::draws], of_real)
+            for k in range(draws)
+        ]
+        if draws == 1:
+            return each[0]
+        values = {key: [metrics[key] for metrics in each] for key in each[0]}
+        known = {key: series for key, series in values.items() if None not in series}
+        counts = {key: series[0] for key, series in values.items() if key.endswith("count")}
+        means = {key: sum(known[key]) / draws if key in known else None for key in values}
+        by_draw = {key: known[key] for key in WITH_INTERVAL if key in known}
+        intervals = {key: bootstrap_interval(series) for key, series in by_draw.items()}
+        return {**means, **counts, "intervals": intervals, "by_draw": by_draw}
 
 
 def _needs_samples(request: Request) -> Measurement:
