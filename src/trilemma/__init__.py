@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trilemma._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from trilemma import attacks, energies, figures, methods, monitors, samplers
+    from trilemma import attacks, defences, energies, figures, methods, monitors, samplers
     from trilemma.classifier.classifier import Classifier
     from trilemma.classifier.load import load
     from trilemma.data.batch import Batch
@@ -50,6 +50,7 @@ _LAZY = {
 }
 _SUBMODULES = {
     "attacks": "trilemma.attacks",
+    "defences": "trilemma.defences",
     "energies": "trilemma.energies",
     "figures": "trilemma.figures",
     "loggers": "trilemma.training.loggers",
@@ -65,6 +66,7 @@ __all__ = [
     "Threat",
     "attacks",
     "compare",
+    "defences",
     "diagnose",
     "energies",
     "evaluate",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import (
@@ -45,6 +45,9 @@ from trilemma.pages.words import NOT_ABOVE, not_above_chance
 from trilemma.runs.records import checkpoint_name
 from trilemma.runs.run_directory import RunDirectory
 
+if TYPE_CHECKING:
+    from trilemma.defences.purification import Purification
+
 Protocols = Annotated[
     list[str] | None,
     option(
@@ -76,6 +79,30 @@ OutDir = Annotated[
 Resume = Annotated[bool, option("--resume", "resume an interrupted AutoAttack evaluation")]
 NoLint = Annotated[bool, option("--no-lint", "skip the checks of the classifier and its images")]
 
+Purify = Annotated[
+    int | None,
+    option("--purify STEPS", "Langevin steps on E(x) before classifying; attacks go through them", min=0),
+]
+PurifyStep = Annotated[
+    float | None, option("--purify-step-size S", "gradient factor of the Langevin steps  [default: 0.25]")
+]
+PurifyNoise = Annotated[
+    float | None, option("--purify-noise N", "standard deviation of their noise  [default: 0.005]")
+]
+PurifyDraws = Annotated[
+    int | None,
+    option("--purify-draws N", "draws of noise per gradient of the attack  [default: 10]", min=1),
+]
+PurifyGradient = Annotated[
+    str | None,
+    option("--purify-gradient G", "of the attack: bpda, unrolled, or both  [default: both]"),
+]
+
+PURIFY_OPTIONS = {
+    "step_size": "--purify-step-size", "noise_std": "--purify-noise", "draws": "--purify-draws",
+    "gradient": "--purify-gradient",
+}  # fmt: skip
+
 Rows = dict[str, dict[str, Any]]
 
 
@@ -96,6 +123,11 @@ def evaluate(
     out: OutDir = None,
     resume: Resume = False,
     save_adversarial: SaveAdversarial = None,
+    purify: Purify = None,
+    purify_step_size: PurifyStep = None,
+    purify_noise: PurifyNoise = None,
+    purify_draws: PurifyDraws = None,
+    purify_gradient: PurifyGradient = None,
     no_lint: NoLint = False,
     seed: Seed = 0,
     device: Device = None,
@@ -110,7 +142,8 @@ def evaluate(
     With --samples, generated images are evaluated instead. An interrupted AutoAttack evaluation saves its state in
     the run's evaluation folder or in --out; repeat the command with --resume to continue. With several radii, the
     report shows a curve of robustness. With --save-adversarial, the images of the attack, their predictions and
-    verdicts are saved as NumPy arrays.
+    verdicts are saved as NumPy arrays. With --purify, images are purified before they are classified, and the attack
+    is one through the purifier; the rows have names of their own.
 
     \b
     Examples:
@@ -122,6 +155,7 @@ def evaluate(
       trilemma evaluate runs/digits-pgd-at --protocol ece --protocol ood:uniform-noise
       trilemma evaluate runs/digits-pgd-at --protocol pgd-50-10 --radius 0.1,0.2,0.3
       trilemma evaluate runs/digits-pgd-at --protocol pgd-20 --save-adversarial pgd-20.npz
+      trilemma evaluate runs/digits-eb-jdat --purify 10 --protocol clean --protocol pgd-20
       trilemma evaluate --samples photos/ --extractor runs/digits-standard --data digits
       trilemma evaluate runs/digits-eb-jdat --samples samples.npz --extractor efficientnet-lite0 --draws 10
     """
@@ -140,6 +174,9 @@ def evaluate(
     needs_threat = _attacks(protocols)
     options: dict[str, Any] = {"progress": show_progress_bar(quiet), "resume": resume, "lint": not no_lint}
     options["save_adversarial"] = save_adversarial
+    settings = {"step_size": purify_step_size, "noise_std": purify_noise}
+    settings |= {"draws": purify_draws, "gradient": purify_gradient}
+    options["purify"] = _purification(purify, settings)
     if run is not None:
         from trilemma.evaluation.evaluate import evaluate_run
 
@@ -166,6 +203,23 @@ def evaluate(
     if save_adversarial is not None and save_adversarial.exists():
         print_progress(f"adversarial images: {save_adversarial}", quiet)
     (print_json if as_json else _print)(rows)
+
+
+def _purification(steps: int | None, settings: Mapping[str, Any]) -> Purification | None:
+    """Returns the purification of ``--purify`` and its settings; ``None`` without it.
+
+    Raises:
+        ConfigError: settings without ``--purify``, or an invalid one.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    if steps is None and not given:
+        return None
+    if steps is None:
+        name = PURIFY_OPTIONS[next(iter(given))]
+        raise ConfigError(f"{name}: requires --purify STEPS, such as --purify 10")
+    from trilemma.defences.purification import Purification
+
+    return Purification(steps, **given)
 
 
 def _attacks(protocols: Sequence[str]) -> bool:

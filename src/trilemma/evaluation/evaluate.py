@@ -19,9 +19,11 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.load import load
 from trilemma.classifier.output import accepted_shape, check_finite, shape_text
+from trilemma.config.registry import PROTOCOLS
 from trilemma.data.image_set import ImageSet, Splits
+from trilemma.defences.purification import Purification
 from trilemma.errors import CheckpointError, ConfigError, DataError, ImageError, NetworkError
-from trilemma.evaluation.adversarial import check_adversarial_file
+from trilemma.evaluation.adversarial import OPTION, check_adversarial_file
 from trilemma.evaluation.adversarial import save_adversarial as save_adversarial_images
 from trilemma.evaluation.lint.rows import add_lint, lint_data, print_findings
 from trilemma.evaluation.protocol import (
@@ -69,6 +71,7 @@ def evaluate(
     resume: bool = False,
     device: torch.device | str | None = None,
     save_adversarial: str | Path | None = None,
+    purify: int | Purification | None = None,
 ) -> Rows:
     """Runs protocols on a classifier and returns one result row per protocol.
 
@@ -100,6 +103,10 @@ def evaluate(
         device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
         save_adversarial: a new ``.npz`` file for the images of the attack
             (:func:`trilemma.evaluation.adversarial.save_adversarial`); for one protocol that attacks, with one threat.
+        purify: number of Langevin steps on E(x) before every image is classified, or a
+            :class:`trilemma.defences.Purification` with all settings. Attacks then go through the purifier. The rows
+            have other names (``purify-10:pgd-20:eot-10``) and an entry ``purification``. For ``clean``, ``pgd-20`` and
+            ``pgd-50-10``.
 
     Returns:
         Protocol name to row: ``protocol``, ``version``, ``quantity`` (``accuracy`` in [0, 1], or another quantity of
@@ -114,7 +121,7 @@ def evaluate(
     Raises:
         UnknownNameError: unknown protocol.
         ConfigError: an attack without a threat, a network without data, a count below 1, or a protocol that is
-            undefined for this number of classes.
+            undefined for this number of classes, or that cannot attack through a purifier.
         CheckpointError: a state file belongs to another evaluation or cannot be read.
         DataError: data that cannot be read or have other classes.
         ImageError: images of a shape that the classifier does not take.
@@ -128,11 +135,16 @@ def evaluate(
         return evaluate_run(
             run.path, protocols, data, threat, images, seed, norm=norm,
             device=device or "cpu", batch_size=batch_size, lint=lint, progress=progress, resume=resume,
-            save_adversarial=save_adversarial,
+            save_adversarial=save_adversarial, purify=purify,
         )  # fmt: skip
+    purification = None if purify is None else Purification.of(purify)
     clf = open_source(clf, data, device)
     names = [protocols] if isinstance(protocols, str) else list(protocols)
-    definitions = _definitions(names, clf)
+    definitions = _definitions(names, clf, purification)
+    if purification is not None and save_adversarial is not None:
+        raise ConfigError(
+            f"{OPTION}: not with --purify, whose verdicts are not of single images; leave it out"
+        )
     attacking = [name for name, definition in definitions.items() if definition.needs_threat]
     given = threat is not None or norm is not None
     threats = _threats(attacking, threat, norm, clf) if attacking or given else []
@@ -150,13 +162,16 @@ def evaluate(
     lint_result = lint_data(clf, part, threats[0] if attacking else None, seed, size) if lint else None
     # Printed before the protocols, which may take hours.
     print_findings(lint_result.findings if lint_result else ())
-    request = Request(clf, part.images, part.labels, None, seed, size, progress=progress)
+    request = Request(
+        clf, part.images, part.labels, None, seed, size, progress=progress, purification=purification
+    )
     rows = Rows()
     for name, definition in definitions.items():
-        for row_name, used_threat in _row_names(name, definition, threats).items():
+        title = name if purification is None else purification.row_name(name, definition.needs_threat)
+        for row_name, used_threat in _row_names(title, definition, threats).items():
             state_of_row = None if state is None else ResumeState(state_file(state, row_name), resume)
             request = replace(request, threat=used_threat, resume_state=state_of_row)
-            rows[row_name] = _row(name, definition, request, about, saved)
+            rows[row_name] = _row(title, definition, request, about, saved)
     add_lint(rows, lint_result)
     return rows
 
@@ -196,12 +211,32 @@ def _row_names(name: str, definition: Protocol, threats: Sequence[Threat]) -> di
     return {f"{name}@{threat.radius if one_norm else threat}": threat for threat in threats}
 
 
-def _definitions(names: Sequence[str], clf: Classifier) -> dict[str, Protocol]:
-    """The protocols of these names, each after a check that it is defined for the classifier."""
+def _definitions(
+    names: Sequence[str], clf: Classifier, purification: Purification | None
+) -> dict[str, Protocol]:
+    """The protocols of these names, each after a check that it is defined for the classifier.
+
+    With a purification, ``measure`` is replaced by ``purified``.
+
+    Raises:
+        ConfigError: a protocol is undefined for the classifier, or has no variant for purified images.
+    """
     definitions = {name: find_protocol(name) for name in names}
-    for definition in definitions.values():
+    for name, definition in definitions.items():
         definition.check_classifier(clf)
+        if purification is not None:
+            if definition.purified is None:
+                raise ConfigError(
+                    f"--purify: {name} cannot be measured through a purifier; use {', '.join(_purified_protocols())}"
+                )
+            definitions[name] = replace(definition, measure=definition.purified, long=False)
     return definitions
+
+
+def _purified_protocols() -> list[str]:
+    """The built-in protocols that have a variant for purified images."""
+    plain = [name for name, row in PROTOCOLS.rows().items() if row.built_in and not row.blank]
+    return [name for name in plain if find_protocol(name).purified is not None]
 
 
 def state_file(folder: str | Path, row_name: str) -> Path:
@@ -316,6 +351,8 @@ def _row(
         "facts": dict(measured.facts),
         **environment(clf.device),
     }
+    if request.purification is not None:
+        row["purification"] = request.purification.record(definition.needs_threat)
     if saved is not None and keep:
         if isinstance(result, Verdicts) and result.adversarial is not None:
             identity = ("protocol", "version", "threat", "data", "seed", "checkpoint", "trilemma", "torch")
@@ -372,6 +409,7 @@ def evaluate_run(
     progress: bool = False,
     resume: bool = False,
     save_adversarial: str | Path | None = None,
+    purify: int | Purification | None = None,
 ) -> Rows:
     """Evaluates the classifiers of a run and writes the rows to ``evaluation/PROTOCOL.json`` of the run.
 
@@ -383,7 +421,7 @@ def evaluate_run(
 
     Args:
         path: a run folder.
-        protocols, threat, images, seed, norm, batch_size, lint, progress: as in :func:`evaluate`.
+        protocols, threat, images, seed, norm, batch_size, lint, progress, purify: as in :func:`evaluate`.
         data: images to use instead of the run's own test split.
         checkpoint: ``best`` (the last one if the run has no best), ``last``, or ``both``.
         device: device to run on.
@@ -414,7 +452,7 @@ def evaluate_run(
             rows = evaluate(
                 clf, data, protocols, threat, images, seed,
                 norm=norm, batch_size=batch_size, lint=lint, progress=progress, state=folder, resume=resume,
-                save_adversarial=save_adversarial if previous is None else None,
+                save_adversarial=save_adversarial if previous is None else None, purify=purify,
             )  # fmt: skip
         for row in rows.values():
             write_row(run.path, row, LAST if beside_best else "")
@@ -463,12 +501,13 @@ def evaluate_into(
     progress: bool = False,
     resume: bool = False,
     save_adversarial: str | Path | None = None,
+    purify: int | Purification | None = None,
 ) -> Rows:
     """Rows of :func:`evaluate`, also written to ``evaluation/PROTOCOL.json`` of ``folder`` as for a run.
 
     Args:
         folder: created if missing; ``None`` to write nothing.
-        clf, data, protocols, threat, images, seed, lint, progress, save_adversarial: as in :func:`evaluate`.
+        clf, data, protocols, threat, images, seed, lint, progress, save_adversarial, purify: as in :func:`evaluate`.
         resume: resume an interrupted evaluation from the files in that folder.
     """
     state_folder = None if folder is None else folder / "evaluation"
@@ -484,6 +523,7 @@ def evaluate_into(
         state=state_folder,
         resume=resume,
         save_adversarial=save_adversarial,
+        purify=purify,
     )
     if folder is not None and state_folder is not None:
         for row in rows.values():

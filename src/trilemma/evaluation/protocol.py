@@ -16,6 +16,7 @@ from torch import Tensor
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.registry import PROTOCOLS
 from trilemma.data.image_set import as_float
+from trilemma.defences.purification import Purification
 from trilemma.errors import ConfigError
 from trilemma.metrics.accuracy import share
 from trilemma.progress import Advance, silent
@@ -110,6 +111,7 @@ class Request:
         progress: for a ``long`` protocol: show progress on standard error.
         resume_state: for a ``long`` protocol: the file for unfinished work; ``None`` for no file.
         keep_adversarial: return the images of the attack in :class:`Verdicts`, which takes memory for all of them.
+        purification: how images are purified before they are classified; only for ``Protocol.purified``.
     """
 
     clf: Classifier
@@ -122,6 +124,7 @@ class Request:
     progress: bool = False
     resume_state: ResumeState | None = None
     keep_adversarial: bool = False
+    purification: Purification | None = None
 
     @property
     def required_threat(self) -> Threat:
@@ -149,6 +152,8 @@ class Protocol:
         quantity: the quantity that it measures.
         check_classifier: raises a :class:`trilemma.errors.ConfigError` for classifiers without a defined result.
         long: whether ``measure`` shows its own progress and resumes from ``request.resume_state``.
+        purified: function that runs the protocol on purified images, with its attack through the purifier; ``None`` if
+            there is none.
     """
 
     version: int
@@ -157,13 +162,18 @@ class Protocol:
     quantity: Quantity = ACCURACY
     check_classifier: Callable[[Classifier], None] = lambda clf: None
     long: bool = False
+    purified: MeasureFunction | None = None
 
 
 def protocol(
-    version: int, *, needs_threat: bool, quantity: Quantity = ACCURACY
+    version: int,
+    *,
+    needs_threat: bool,
+    quantity: Quantity = ACCURACY,
+    purified: MeasureFunction | None = None,
 ) -> Callable[[MeasureFunction], Protocol]:
     """Decorator that turns a function into a :class:`Protocol`; the registry gives it its name."""
-    return lambda measure: Protocol(version, needs_threat, measure, quantity)
+    return lambda measure: Protocol(version, needs_threat, measure, quantity, purified=purified)
 
 
 def find_protocol(name: str) -> Protocol:

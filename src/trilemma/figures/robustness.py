@@ -20,12 +20,14 @@ NORMS = {"linf": "L-inf", "l2": "L2"}
 def robustness_curves(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
     """Returns the curves in result rows: by norm and protocol, rows of two radii or more, ascending.
 
-    Rows of one curve agree in version, images and checkpoint; of several curves of one protocol, the one of most radii,
-    or the first in ``rows``.
+    Rows of purified images are left out, as a curve begins at the accuracy of the plain classifier. Rows of one curve
+    agree in version, images and checkpoint; of several curves of one protocol, the one of most radii, or the first in
+    ``rows``.
     """
     groups: dict[tuple[str, str, str], dict[Any, Row]] = {}
     for row in rows:
-        if row["threat"] is not None and row.get("quantity", "accuracy") == "accuracy":
+        plain = not row.get("purification")
+        if plain and row["threat"] is not None and row.get("quantity", "accuracy") == "accuracy":
             same = str([row["version"], *(row.get(key) for key in SAME)])
             radii = groups.setdefault((row["threat"]["norm"], row["protocol"], same), {})
             radii[parse_fraction(row["threat"]["radius"])] = row

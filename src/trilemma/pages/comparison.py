@@ -121,11 +121,12 @@ STRENGTH = ("autoattack-rand", "autoattack-standard", "autoattack-few-classes", 
 def trade_off_pictures(table: Table) -> list[Picture]:
     """Returns plots of robust accuracy against clean accuracy and, with samples, against a metric of the samples.
 
+    Values of purified images are of another defence, and not in the plots.
     Each run is shown by its first entry. All values of a plot come from one column each, so they are comparable.
     """
     first_entries = {entry.run_index: entry for entry in reversed(table.entries)}
     entries = [first_entries[index] for index in sorted(first_entries)]
-    accuracies = [column for column in table.columns if column.quantity == "accuracy"]
+    accuracies = [column for column in table.columns if column.quantity == "accuracy" and not column.purified]
     clean = _best_covered([column for column in accuracies if column.protocol == "clean"], entries)
     robust = _best_covered([column for column in accuracies if column.threat], entries)
     shown = [entry for entry in entries if clean in entry.values and robust in entry.values]

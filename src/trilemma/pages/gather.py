@@ -238,6 +238,7 @@ def column_of(row: Record) -> Column:
         threat=threat_words(row["threat"]),
         count=row["count"],
         data=data_text + extractor,
+        purified=bool(row.get("purification")),
         chance=row.get("chance"),
     )
 

@@ -100,8 +100,11 @@ def _plain(value: Any) -> str:
 
 
 def ordered_rows(run: Contents) -> list[dict[str, Any]]:
-    """Returns the accuracy rows, clean first, then by decreasing accuracy."""
-    return sorted(run.rows.values(), key=lambda row: (row["protocol"] != "clean", -row["value"]))
+    """Returns the accuracy rows, clean first, then by decreasing accuracy; those of purified images at the end."""
+    return sorted(
+        run.rows.values(),
+        key=lambda row: (bool(row.get("purification")), row["protocol"] != "clean", -row["value"]),
+    )
 
 
 def last_rows(run: Contents) -> list[dict[str, Any]]:
@@ -156,8 +159,11 @@ def robustness_pictures(run: Contents) -> list[Picture]:
 
 
 def _key_rows(run: Contents) -> list[dict[str, Any]]:
-    """Returns the clean row and, of the attacks, the row of the lowest accuracy; those that exist."""
-    attacked = [row for row in ordered_rows(run) if row["threat"] is not None]
+    """Returns the clean row and, of the attacks, the row of the lowest accuracy; those that exist.
+
+    Rows of purified images are of another defence, and never among them.
+    """
+    attacked = [row for row in ordered_rows(run) if row["threat"] is not None and not row.get("purification")]
     return [*(row for row in run.rows.values() if row["protocol"] == "clean"), *attacked[-1:]]
 
 

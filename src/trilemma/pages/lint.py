@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trilemma.evaluation.lint.finding import Finding
-from trilemma.evaluation.lint.rows import curve_findings, findings_of, row_findings
+from trilemma.evaluation.lint.rows import findings_of, row_findings, rows_findings
 from trilemma.runs.read import Contents
 
 
@@ -29,7 +29,10 @@ def lint_result(run: Contents) -> LintResult:
     linted = [row for row in rows if "lint" in row]
     findings, images, complete = findings_of(linted)
     known = {finding.name for finding in findings}
-    about_rows = [*row_findings(run.rows), *curve_findings([*run.rows.values(), *run.others])]
+    about_rows = [
+        *row_findings(run.rows),
+        *rows_findings([*run.rows.values(), *run.last.values(), *run.others]),
+    ]
     findings += [finding for finding in about_rows if finding.name not in known]
     findings.sort(key=lambda finding: finding.severity != "error")
     if not rows:

@@ -34,6 +34,7 @@ class Column:
         threat: threat model as text, or empty.
         count: number of images.
         data: name, split and selection of the images, as text.
+        purified: whether images were purified before they were classified.
         chance: the accuracy of one answer for every one of these images; ``None`` if no row of the column records it.
     """
 
@@ -44,6 +45,7 @@ class Column:
     threat: str
     count: int
     data: str
+    purified: bool = False
     chance: float | None = field(default=None, compare=False)
 
     @property

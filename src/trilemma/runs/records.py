@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 
 # Keys that identify a measurement: a new row replaces an older one without a trace only if all of these values are
 # equal.
-IDENTITY = ("protocol", "version", "count", "data", "threat", "seed", "checkpoint")
+IDENTITY = ("protocol", "version", "count", "data", "threat", "seed", "checkpoint", "purification")
 
 # Subfolder of ``evaluation`` with the rows of the last classifier; the rows of the best are in ``evaluation`` itself.
 LAST = "last"
@@ -66,7 +66,7 @@ def write_row(run: Path, row: dict[str, Any], subfolder: str = "") -> None:
     try:
         path = _row_path(folder, row, stored_threat(run))
         existing = _read_row(path)
-        if existing is not None and any(existing.get(key) != row[key] for key in IDENTITY):
+        if existing is not None and any(existing.get(key) != row.get(key) for key in IDENTITY):
             earlier = folder / "earlier"
             earlier.mkdir(exist_ok=True)
             count = sum(1 for _ in earlier.glob(f"{path.stem}-*.json"))

@@ -81,13 +81,16 @@ Stop = Callable[[Tensor, Tensor, Tensor], Tensor]
 Callback = Callable[[dict[str, Any]], None]
 
 
-def input_gradient(values: Tensor, images: Tensor, *, retain_graph: bool = False) -> Tensor:
+def input_gradient(
+    values: Tensor, images: Tensor, *, retain_graph: bool = False, create_graph: bool = False
+) -> Tensor:
     """The gradient of each value with respect to its own image, ``[n, C, H, W]``.
 
     Args:
         values: ``[n]``; each depends on the image of the same index only.
         images: ``[n, C, H, W]``, with ``requires_grad``.
         retain_graph: keep the graph for another gradient of the same forward pass.
+        create_graph: the gradient itself can be differentiated.
 
     Raises:
         ConfigError: the values are not connected to the images by differentiable operations.
@@ -97,7 +100,11 @@ def input_gradient(values: Tensor, images: Tensor, *, retain_graph: bool = False
     if values.requires_grad:
         try:
             (gradient,) = torch.autograd.grad(
-                values.sum(), images, retain_graph=retain_graph, allow_unused=True
+                values.sum(),
+                images,
+                retain_graph=retain_graph or create_graph,
+                create_graph=create_graph,
+                allow_unused=True,
             )
         # A backward pass of the user's own may raise anything.
         except Exception as error:

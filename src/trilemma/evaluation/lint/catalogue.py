@@ -214,6 +214,11 @@ CATALOGUE = {
         "threat.",
         "Report autoattack-standard; if pgd-50-10 is as far from it, do not rely on gradient attacks.",
     ),
+    "purified-not-attacked": Entry(
+        ERROR,
+        "An attack on the classifier alone does not see the purifier: one that only hides gradients looks robust.",
+        "Attack through the purifier: add --protocol pgd-20 to --purify, and report that row.",
+    ),
     "rising-curve": Entry(
         WARNING,
         "An attack in a larger ball can find all that it finds in a smaller one, so it is too weak at the larger "

@@ -10,6 +10,7 @@ from typing import Any
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.data.image_set import ImageSet
+from trilemma.defences.purification import ADAPTIVE
 from trilemma.evaluation.lint.finding import Finding
 from trilemma.evaluation.lint.run import MAX_IMAGES, Lint, inspect
 from trilemma.evaluation.published import implausible
@@ -29,6 +30,8 @@ MASKED, NOT_MASKED = 0.10, 0.086
 SAME = ("count", "data", "threat", "checkpoint")
 # Keys on which the rows of one curve agree, besides the norm.
 SAME_CURVE = ("protocol", "version", "count", "data", "seed", "checkpoint")
+# Settings that purified rows of one defence share.
+PURIFICATION = ("steps", "step_size", "noise_std")
 # Smallest rise of a curve in images that is a finding; random starts change single verdicts.
 MIN_RISE = 2
 # Smallest difference that is a finding, as a share and in images: above what sound classifiers show.
@@ -51,7 +54,7 @@ def print_findings(findings: Iterable[Finding]) -> None:
 
 def add_lint(rows: Mapping[str, Row], result: Lint | None) -> None:
     """Sets ``lint`` of every row to the record of ``result``, with findings about the rows; ``None`` without lint."""
-    about_rows = [] if result is None else [*_each_threat(rows), *curve_findings(rows.values())]
+    about_rows = [] if result is None else [*_each_threat(rows), *rows_findings(rows.values())]
     print_findings(about_rows)
     for row in rows.values():
         row["lint"] = None if result is None else result.record()
@@ -69,6 +72,36 @@ def _each_threat(rows: Mapping[str, Row]) -> list[Finding]:
     groups = [without_attack | group for group in by_threat.values()] or [without_attack]
     found = (finding for group in groups for finding in row_findings(group))
     return list({finding.name: finding for finding in found}.values())
+
+
+def rows_findings(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """Findings about rows of any names and threats: curves that rise, purified rows without an attack through it."""
+    measured = list(rows)
+    return [*curve_findings(measured), *purification_findings(measured)]
+
+
+def purification_findings(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """A finding if a row of purified images has an attack that ignores the purifier, or no attack through it at all.
+
+    Rows belong together if the steps of the purification and the classifier are the same.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        purification = row.get("purification")
+        if purification and purification["steps"]:
+            same = [row.get("checkpoint"), *(purification.get(key) for key in PURIFICATION)]
+            groups.setdefault(str(same), []).append(row)
+    for group in groups.values():
+        adaptive = [row for row in group if row["purification"].get("attack") == ADAPTIVE]
+        wrong = [row for row in group if row["threat"] is not None and row not in adaptive]
+        if wrong or not adaptive:
+            row = (wrong or group)[0]
+            attack = (
+                "an attack that ignores the purifier" if wrong else "no attack through the purifier beside it"
+            )
+            observation = f"{row['protocol']} gives {row['value']:.1%}, with {attack}"
+            return [Finding.from_catalogue("purified-not-attacked", observation, 0, 0)]
+    return []
 
 
 def curve_findings(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:

@@ -14,9 +14,10 @@ from trilemma.classifier.correctness import correct_in_batches, is_correct
 from trilemma.config.presets import DIAGNOSE, find_preset
 from trilemma.data.image_set import as_float
 from trilemma.evaluation.protocol import Protocol, Request, Verdicts, protocol
+from trilemma.evaluation.protocols.purified import purified_clean, purified_pgd
 
 
-@protocol(version=1, needs_threat=False)
+@protocol(version=1, needs_threat=False, purified=purified_clean)
 def clean(request: Request) -> Verdicts:
     """Accuracy on the unperturbed images."""
     return Verdicts(
@@ -24,7 +25,7 @@ def clean(request: Request) -> Verdicts:
     )
 
 
-@protocol(version=1, needs_threat=True)
+@protocol(version=1, needs_threat=True, purified=purified_pgd("pgd-20", steps=20, restarts=1))
 def pgd_20(request: Request) -> Verdicts:
     """Accuracy under PGD on the cross-entropy: 20 steps of a quarter of the radius, one random start.
 
@@ -33,7 +34,7 @@ def pgd_20(request: Request) -> Verdicts:
     return _pgd("pgd-20", request, steps=20, restarts=1)
 
 
-@protocol(version=1, needs_threat=True)
+@protocol(version=1, needs_threat=True, purified=purified_pgd("pgd-50-10", steps=50, restarts=10))
 def pgd_50_10(request: Request) -> Verdicts:
     """Accuracy under PGD on the cross-entropy: 50 steps of a quarter of the radius, the worst of 10 random starts.
 
