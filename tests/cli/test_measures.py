@@ -104,6 +104,29 @@ def test_several_radii_and_saved_images_in_one_call_each(trilemma, run_folder):
     assert (run_folder / "figures" / "robustness-linf.png").is_file()
 
 
+def test_purified_rows_say_so_with_their_attack_and_its_draws(trilemma, run_folder):
+    options = [
+        "--images",
+        10,
+        "--checkpoint",
+        "best",
+        "--purify",
+        1,
+        "--purify-draws",
+        2,
+        "--purify-step-size",
+        0.1,
+    ]
+    result = trilemma("evaluate", run_folder, "--protocol", "clean", "--protocol", "pgd-20", *options)
+    assert "purify-1,step-0.1:clean" in result.stdout and "purify-1,step-0.1:pgd-20:eot-2" in result.stdout
+    assert "under PGD through the purifier (bpda and unrolled, 2 draws of noise per step)" in result.stdout
+    assert {file.name for file in (run_folder / "evaluation").glob("*.json")} == {
+        "purify-1-step-0.1-clean.json", "purify-1-step-0.1-pgd-20-eot-2.json",
+    }  # fmt: skip
+    alone = trilemma("evaluate", run_folder, "--protocol", "clean", *options)
+    assert "lint: error: purified-not-attacked" in alone.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -119,6 +142,20 @@ def test_several_radii_and_saved_images_in_one_call_each(trilemma, run_folder):
         (["--protocol", "eec"], "Did you mean 'ece'?"),
         (["--protocol", "pgd-20", "--radius", "0.1,"], "'' is not a number"),
         (["--protocol", "clean", "--save-adversarial", "a.npz"], "needs one protocol that attacks"),
+        (["--protocol", "clean", "--purify", "-1"], "--purify"),
+        (["--protocol", "clean", "--purify-noise", "0.1"], "--purify-noise: requires --purify STEPS"),
+        (
+            ["--protocol", "clean", "--purify", "1", "--purify-step-size", "0"],
+            "step_size=0.0; must be above 0",
+        ),
+        (
+            ["--protocol", "pgd-20", "--purify", "1", "--purify-gradient", "exact"],
+            "gradient='exact' is unknown",
+        ),
+        (
+            ["--protocol", "autoattack-standard", "--purify", "1"],
+            "autoattack-standard cannot be measured through a purifier; use clean, pgd-20, pgd-50-10",
+        ),
     ],
 )
 def test_mistakes_are_one_line(mistake, run_folder, arguments, message):

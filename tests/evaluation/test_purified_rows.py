@@ -85,7 +85,7 @@ def test_the_strongest_attack_of_each_image_counts(toy, data):
 def test_settings_other_than_the_default_are_in_the_name():
     assert Purification(10).row_name("pgd-20", True) == "purify-10:pgd-20:eot-10"
     assert Purification(10).row_name("clean", False) == "purify-10:clean"
-    other = Purification(4, "1/8", 0, gradient="bpda")
+    other = Purification(4, 0.125, 0, gradient="bpda")
     assert other.row_name("pgd-20", True) == "purify-4,step-0.125,noise-0:pgd-20:bpda"
     assert Purification(4, draws=3).row_name("pgd-50-10", True) == "purify-4:pgd-50-10:eot-3"
 
@@ -145,7 +145,7 @@ def test_purified_rows_of_a_run_are_beside_the_plain_ones_and_never_for_them(run
     assert {name: run.rows[name]["value"] for name in plain} == {n: row["value"] for n, row in plain.items()}
     shown = [row["protocol"] for row in ordered_rows(run)]
     assert shown == ["clean", "pgd-20", "purify-1:clean", "purify-1:pgd-20:bpda,eot-1"]
-    assert [row["protocol"] for *_, row in key_metrics(run)] == ["clean", "pgd-20"]
+    assert [row["protocol"] for *_, row in key_metrics(run) if row] == ["clean", "pgd-20"]
     assert robustness_curves([*run.rows.values(), *run.others]) == {}
     columns = [column for column in comparison_table([run_copy]).columns if not column.purified]
     assert [column.protocol for column in columns] == ["clean", "pgd-20"]

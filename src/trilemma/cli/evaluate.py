@@ -174,9 +174,15 @@ def evaluate(
     needs_threat = _attacks(protocols)
     options: dict[str, Any] = {"progress": show_progress_bar(quiet), "resume": resume, "lint": not no_lint}
     options["save_adversarial"] = save_adversarial
-    settings = {"step_size": purify_step_size, "noise_std": purify_noise}
-    settings |= {"draws": purify_draws, "gradient": purify_gradient}
-    options["purify"] = _purification(purify, settings)
+    options["purify"] = _purification(
+        purify,
+        {
+            "step_size": purify_step_size,
+            "noise_std": purify_noise,
+            "draws": purify_draws,
+            "gradient": purify_gradient,
+        },
+    )
     if run is not None:
         from trilemma.evaluation.evaluate import evaluate_run
 

@@ -90,7 +90,7 @@ class Purification:
         if self.noise_std != default.noise_std:
             parts.append(f"noise-{self.noise_std:g}")
         name = f"{','.join(parts)}:{protocol}"
-        attack = [] if self.gradient == BOTH or not self.steps else [self.gradient]
+        attack = list(self.gradients) if self.gradient != BOTH else []
         attack += [f"eot-{self.draws}"] if self.random else []
         return f"{name}:{','.join(attack)}" if attacks and attack else name
 
