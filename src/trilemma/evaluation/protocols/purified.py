@@ -65,8 +65,8 @@ def purified_pgd(name: str, steps: int, restarts: int) -> Callable[[Request], Me
                     share = defended.share(found, index, CHOICE)
                     for which in (kind, STRONGEST):
                         strongest[which].replace(index, found, share)
-                if restart == restarts - 1:
-                    request.advance(len(index))
+                broken = int((strongest[STRONGEST].share[index] == 0).sum())
+                request.advance(len(index) if restart == restarts - 1 else broken)
             remaining = strongest[STRONGEST].share.nonzero().squeeze(1)
         judged = {kind: _mean(defended.shares(one.images, JUDGEMENT)) for kind, one in strongest.items()}
         value, of_clean = judged.pop(STRONGEST), _mean(defended.shares(defended.images, JUDGEMENT))
