@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from trilemma.classifier.classifier import Classifier
     from trilemma.classifier.load import load
     from trilemma.data.batch import Batch
+    from trilemma.evaluation.counterfactual import counterfactual
     from trilemma.evaluation.diagnose import diagnose
     from trilemma.evaluation.evaluate import evaluate
     from trilemma.evaluation.export import export
@@ -35,6 +36,7 @@ _LAZY = {
     "Run": "trilemma.training.run",
     "Threat": "trilemma.threat",
     "compare": "trilemma.pages.compare",
+    "counterfactual": "trilemma.evaluation.counterfactual",
     "diagnose": "trilemma.evaluation.diagnose",
     "evaluate": "trilemma.evaluation.evaluate",
     "export": "trilemma.evaluation.export",
@@ -66,6 +68,7 @@ __all__ = [
     "Threat",
     "attacks",
     "compare",
+    "counterfactual",
     "defences",
     "diagnose",
     "energies",

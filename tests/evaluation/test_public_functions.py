@@ -14,7 +14,8 @@ from trilemma.errors import ConfigError, RunError
 from trilemma.training.run import Run
 
 FUNCTIONS = (
-    "compare", "diagnose", "evaluate", "export", "generate", "lint", "load", "predict", "report", "score", "train",
+    "compare", "counterfactual", "diagnose", "evaluate", "export", "generate", "lint", "load", "predict", "report",
+    "score", "train",
 )  # fmt: skip
 
 

@@ -34,11 +34,11 @@ def test_the_percentile_is_the_share_of_training_images_with_a_lower_energy(toy)
     attach(clf, train)
     with torch.no_grad():
         energies = marginal_energy(clf(train.float_images())).sort().values
-    ranks = energy_percentiles(clf, energies)
-    assert ranks is not None
+    quantiles = clf.statistics["energy_quantiles"]
+    ranks = energy_percentiles(quantiles, energies)
     assert torch.allclose(ranks, torch.linspace(0, 100, len(energies)), atol=0.11)
-    outside = energy_percentiles(clf, torch.stack([energies[0] - 1, energies[-1] + 1]))
-    assert outside is not None and outside.tolist() == [0.0, 100.0]
+    outside = energy_percentiles(quantiles, torch.stack([energies[0] - 1, energies[-1] + 1]))
+    assert outside.tolist() == [0.0, 100.0]
 
 
 def test_without_stored_energies_there_is_no_percentile(toy):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trilemma.attacks.margins import margin
 from trilemma.classifier.classifier import Classifier
 from trilemma.threat import Threat
 from trilemma.walks import objectives
@@ -21,10 +22,15 @@ from trilemma.walks.objectives import subset
 from trilemma.walks.walk import Objective, Stop, Walkers, walk
 
 ENERGIES = ("ce", "joint")
-# Length of all steps of a walk together, in radii.
-TRAVEL = 2.5
+# Length of all steps of a walk together, in radii. The length of a step falls linearly to 0.
+TRAVEL = 10.0
+# Factor of the velocity at every step.
+ZETA = 0.75
 # The first radius of a search, as a fraction of the largest distance in the box.
 FIRST = 1 / 64
+# Least margin of the target class, as a fraction of the largest logit: rounding, which depends on the size of a batch,
+# does not undo a success.
+MARGIN = 1e-5
 # Limit of the radii of a search per image; a bisection of the largest distance reaches the precision of float32 before.
 MOST_RADII = 64
 
@@ -63,7 +69,7 @@ class Best:
 
     def offer(self, step: int, images: Tensor, values: Tensor, logits: Tensor) -> None:
         """Replaces the images that are worse than those of ``step``."""
-        success, values = logits.argmax(1) == self.targets, values.double()
+        success, values = reaches(logits, self.targets), values.double()
         better = (success & ~self.success) | ((success == self.success) & (values > self.values))
         self.images = torch.where(_per_image(better, images), images, self.images)
         self.success = torch.where(better, success, self.success)
@@ -90,7 +96,7 @@ def within_budget(
         targets: int64 ``[N]``.
         threat: norm and radius of the balls.
         energy: ``"ce"``, the cross-entropy ``E(x, t) - E(x)``, or ``"joint"``, ``E(x, t)``.
-        steps: steps of length 2.5 radius / steps.
+        steps: number of steps; together they are 10 radii long.
         observe: called with the images and logits of every step from 0 (``clean``) to ``steps``.
     """
     lowered = _objective(clf, targets, energy)
@@ -138,10 +144,10 @@ def least_budget(
 ) -> Nearest:
     """Images of the target class at the least distance, by bisection of the radius of :func:`within_budget`.
 
-    The radius is doubled until a walk succeeds, and then bisected until the largest radius at which the walk failed is
-    within ``tolerance`` of the distance of the nearest success. Every walk begins at the best image so far, projected
-    onto its ball, and ends at the first image of the target class. Call it inside
-    :func:`trilemma.classifier.contexts.inner_loop`.
+    The radius is doubled until a walk succeeds, and then bisected from 0 until the largest radius at which the walk
+    failed is within ``tolerance`` of the distance of the nearest success. Every walk begins at the nearest success,
+    before there is one at the end of the last walk, projected onto its ball, and ends at the first image of the target
+    class. Call it inside :func:`trilemma.classifier.contexts.inner_loop`.
 
     Args:
         clf, clean, targets, energy: as in :func:`within_budget`; no image of ``clean`` is of its target class.
@@ -166,13 +172,13 @@ def least_budget(
         ended, reached = part.search(images[index], _at(objective, index), steps)
         # Rounding in float32 may add to the radius.
         length = torch.minimum(distances(ended, part.clean, norm), radii)
-        # Images of failed walks are of use only as long as there is none of the target class.
+        # The end of a failed walk is of use only as long as there is no success.
         used = reached | unbounded[index]
         images[index] = torch.where(_per_image(used, ended), ended, images[index])
         high[index] = torch.where(reached, length, high[index])
         low[index] = torch.where(reached, low[index], radii)
-        # A walk in a larger ball may find an image that one in a smaller ball has missed.
-        low = torch.where(high < low, 0.0, low)
+        # Walks that began without a success may have failed where one that begins near a success does not.
+        low = torch.where((unbounded & ~high.isinf()) | (high <= low), 0.0, low)
     return Nearest(images, ~high.isinf(), low)
 
 
@@ -190,12 +196,17 @@ class _Part:
         """Final images and whether they are of the target class, of walks that end where they reach it."""
 
         def stop(values: Tensor, logits: Tensor, index: Tensor) -> Tensor:
-            return logits.argmax(1) == subset(self.targets, index)
+            return reaches(logits, subset(self.targets, index))
 
         start = project(start, self.clean, self.radii, self.norm)
         ended = _walk(self.clf, start, self.clean, self.radii, self.norm, objective, steps, stop)
         with torch.no_grad():
-            return ended, self.clf.logits(ended).argmax(1) == self.targets
+            return ended, reaches(self.clf.logits(ended), self.targets)
+
+
+def reaches(logits: Tensor, targets: Tensor) -> Tensor:
+    """Whether each image is of its target class by more than rounding, bool ``[N]``."""
+    return -margin(logits, targets) > MARGIN * logits.abs().amax(1)
 
 
 def _at(objective: Objective, positions: Tensor) -> Objective:
@@ -226,13 +237,22 @@ def _walk(
     steps: int,
     stop: Stop | None = None,
 ) -> Tensor:
-    """Final images ``[N, C, H, W]`` of projected steps of steepest ascent, with one radius per image."""
+    """Final images ``[N, C, H, W]`` of projected steps of steepest ascent with momentum, with one radius per image."""
     # Only its direction of ascent is used, which does not depend on the radius.
     unit = Threat(norm, 1)
-    sizes = (radii * (TRAVEL / steps)).to(clean.dtype)
+    sizes = (radii * (2 * TRAVEL / steps)).to(clean.dtype)
 
     def step_rule(walkers: Walkers, gradient: Tensor) -> Tensor:
-        return walkers.images + _per_image(subset(sizes, walkers.index), gradient) * unit.ascent(gradient)
+        images = walkers.images
+        # Pixels that cannot follow the gradient take no part of the step's length; of most MNIST pixels, the gradient
+        # points out of the box.
+        stuck = ((gradient > 0) & (images >= 1)) | ((gradient < 0) & (images <= 0))
+        velocity = unit.ascent(gradient.masked_fill(stuck, 0.0))
+        if walkers.step:
+            velocity = velocity + ZETA * walkers.state["velocity"]
+        walkers.state["velocity"] = velocity
+        lengths = subset(sizes, walkers.index) * (1 - walkers.step / steps)
+        return images + _per_image(lengths, images) * unit.ascent(velocity)
 
     def constraint(images: Tensor, index: Tensor) -> Tensor:
         return project(images, subset(clean, index), subset(radii, index), norm)

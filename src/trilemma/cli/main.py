@@ -10,6 +10,7 @@ import typer
 import trilemma
 from trilemma.cli.common import option
 from trilemma.cli.compare import compare
+from trilemma.cli.counterfactual import counterfactual
 from trilemma.cli.diagnose import diagnose
 from trilemma.cli.evaluate import evaluate
 from trilemma.cli.exits import OneLineErrors
@@ -45,6 +46,7 @@ app.command()(evaluate)
 app.command()(generate)
 app.command()(predict)
 app.command()(score)
+app.command()(counterfactual)
 app.command()(lint)
 app.command()(diagnose)
 app.command()(monitor)

@@ -56,16 +56,24 @@ ImagePaths = Annotated[
 def split_images(
     classifier: ClassifierSource, images: list[Path] | None
 ) -> tuple[ClassifierSource, list[Path]]:
-    """Returns the classifier and the images of a command line ``[RUN_OR_FILE] IMAGES...``; the images exist.
+    """Returns the classifier and the images of a command line ``[RUN_OR_FILE] IMAGES...``; an image exists.
 
-    With ``--model`` and no weights, the first path is an image too.
+    ``--model`` may also be the ``RUN_OR_FILE``. With it, or with a function and no weights, the first path is an image.
 
     Raises:
-        ConfigError: no images.
-        DataError: an image that does not exist.
+        ConfigError: no images, or two classifiers.
+        DataError: none of the images exists.
     """
     paths = list(images or [])
-    if (
+    if classifier.model is not None and ClassifierSource(str(classifier.model)).function is None:
+        first = None if classifier.source is None else Path(classifier.source)
+        if first is not None and _holds_classifier(first):
+            raise ConfigError(
+                f"{first} and --model {classifier.model}: both are a classifier; leave one of them out"
+            )
+        paths = paths if first is None else [first, *paths]
+        classifier = replace(classifier, source=str(classifier.model), model=None)
+    elif (
         classifier.model is not None
         and classifier.source is not None
         and _holds_images(Path(classifier.source))
@@ -73,10 +81,16 @@ def split_images(
         paths, classifier = [Path(classifier.source), *paths], replace(classifier, source=None)
     if not paths:
         raise ConfigError("no images given; add image files, folders or archives after the classifier")
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"{path}: no such image file")
+    if not any(path.exists() for path in paths):
+        raise DataError(f"{paths[0]}: no such image file")
     return classifier, paths
+
+
+def _holds_classifier(path: Path) -> bool:
+    """Whether it is a run, or has the name of a file of weights."""
+    if path.is_dir():
+        return (path / "config.yaml").is_file() or (path / "checkpoints").is_dir()
+    return path.suffix.lower() in (".safetensors", ".pt", ".pth")
 
 
 def _holds_images(path: Path) -> bool:
@@ -84,7 +98,7 @@ def _holds_images(path: Path) -> bool:
     from trilemma.data.pictures import endings
 
     if path.is_dir():
-        return not (path / "config.yaml").is_file() and not (path / "checkpoints").is_dir()
+        return not _holds_classifier(path)
     archive = path.name.lower().endswith((".zip", ".tgz", ".tar.gz"))
     return path.is_file() and (archive or path.suffix.lower() in endings())
 

@@ -19,7 +19,7 @@ from trilemma.classifier.output import check_finite
 from trilemma.data.containers import SUFFIXES
 from trilemma.data.image_files import image_readers
 from trilemma.data.image_set import ImageSet, as_float
-from trilemma.data.pictures import decode
+from trilemma.data.pictures import decode, read_header
 from trilemma.energies import marginal_energy
 from trilemma.errors import ConfigError, DataError
 from trilemma.evaluation.source import Source, open_source
@@ -64,7 +64,7 @@ def predict(
         ConfigError: files for a classifier that stores no image shape.
         ImageError: tensors that the classifier does not take.
     """
-    items = open_items(images)
+    items = open_items(images, skip_unreadable)
     clf = open_source(source, items.tensor, device)
     rows = Records()
     for part in items.split(batch_size):
@@ -103,11 +103,13 @@ class Items:
         names: the path of a file; the index of an image in memory.
         tensor: uint8 or float images ``[N, C, H, W]``, or ``None`` for files.
         readers: one function per file, which returns its content.
+        skipped: number of paths that were skipped before, as nothing in them can be read.
     """
 
     names: list[str] | list[int]
     tensor: Tensor | None = None
     readers: tuple[Callable[[], bytes], ...] = ()
+    skipped: int = 0
 
     def split(self, size: int) -> list[Items]:
         """Parts of at most ``size`` images."""
@@ -117,11 +119,18 @@ class Items:
             for s in spans
         ]
 
-    def read(self, clf: Classifier, skip_unreadable: bool = False) -> tuple[list[str] | list[int], Tensor]:
+    def read(
+        self, clf: Classifier, skip_unreadable: bool = False, resize: bool = True
+    ) -> tuple[list[str] | list[int], Tensor]:
         """Names and float32 pixels ``[N, C, H, W]`` in [0, 1] of the images.
 
+        Args:
+            clf: its image shape is that of the images.
+            skip_unreadable: print a line about each file that cannot be read, and leave it out.
+            resize: resize files of another size; otherwise they cannot be read.
+
         Raises:
-            DataError: a file that cannot be read or decoded; with ``skip_unreadable``, it is printed and left out.
+            DataError: a file that cannot be read or decoded.
             ConfigError: files for a classifier that stores no image shape.
         """
         if self.tensor is not None:
@@ -134,11 +143,14 @@ class Items:
         pixels = []
         for name, read in zip(map(str, self.names), self.readers, strict=True):
             try:
-                pixels.append(pixels_of(read(), clf.image_shape, name))
+                data = read()
+                if not resize:
+                    _check_size(data, clf.image_shape, name)
+                pixels.append(pixels_of(data, clf.image_shape, name))
             except DataError as error:
                 if not skip_unreadable:
                     raise
-                print(f"skipped: {error}", file=sys.stderr, flush=True)
+                _print_skipped(error)
             else:
                 names.append(name)
         shape = (0, *clf.image_shape)
@@ -151,19 +163,29 @@ class Items:
         Raises:
             DataError: none was read.
         """
-        if count == len(self.names):
+        total = len(self.names) + self.skipped
+        if count == total:
             return
         if count == 0:
-            raise DataError(f"none of the {len(self.names)} images can be read; the lines above say why")
+            raise DataError(f"none of the {total} images can be read; the lines above say why")
         print(
-            f"skipped {len(self.names) - count} of {len(self.names)} images, which cannot be read",
+            f"skipped {total - count} of {total} images, which cannot be read",
             file=sys.stderr,
             flush=True,
         )
 
 
-def open_items(images: Images) -> Items:
+def _print_skipped(error: DataError) -> None:
+    print(f"skipped: {error}", file=sys.stderr, flush=True)
+
+
+def open_items(images: Images, skip_unreadable: bool = False) -> Items:
     """The images of an argument of :func:`predict`; files are not read yet.
+
+    Args:
+        images: as of :func:`predict`.
+        skip_unreadable: print a line about each path in which there is nothing to read, and leave it out; if there is
+            nothing in any of several, :meth:`Items.report_skipped` raises.
 
     Raises:
         DataError: a path that does not exist, or a folder or archive without image files.
@@ -173,8 +195,17 @@ def open_items(images: Images) -> Items:
     if isinstance(images, Tensor):
         return Items(list(range(len(images))), images)
     paths = [images] if isinstance(images, str | Path) else list(images)
-    readers = {name: read for path in paths for name, read in _readers(Path(path)).items()}
-    return Items(list(readers), None, tuple(readers.values()))
+    readers: dict[str, Callable[[], bytes]] = {}
+    skipped = 0
+    for path in paths:
+        try:
+            readers |= _readers(Path(path))
+        except DataError as error:
+            if not skip_unreadable or len(paths) == 1:
+                raise
+            _print_skipped(error)
+            skipped += 1
+    return Items(list(readers), None, tuple(readers.values()), skipped)
 
 
 def _readers(path: Path) -> dict[str, Callable[[], bytes]]:
@@ -191,6 +222,16 @@ def _readers(path: Path) -> dict[str, Callable[[], bytes]]:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
     return {str(path): read}
+
+
+def _check_size(data: bytes, shape: tuple[int, int, int], where: str) -> None:
+    """Raises :class:`DataError` if an encoded image has another height and width than ``shape`` (C, H, W)."""
+    height, width, _ = read_header(data, where)
+    if (height, width) != shape[1:]:
+        raise DataError(
+            f"{where}: {width} x {height} pixels, but the classifier takes {shape[2]} x {shape[1]}; resize it first, "
+            "or add --resize (in Python resize=True)"
+        )
 
 
 def pixels_of(data: bytes, shape: tuple[int, int, int], where: str) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.data.image_set import ImageSet
+from trilemma.data.layout import LayoutError
+from trilemma.data.outlier_images import convert_channels
 from trilemma.data.pictures import endings
+from trilemma.data.sources import load_images, load_unlabelled
 from trilemma.energies import marginal_energy
-from trilemma.errors import CheckpointError, ConfigError
+from trilemma.errors import CheckpointError, ConfigError, DataError
 from trilemma.evaluation.evaluate import run_splits
 from trilemma.evaluation.predict import BATCH_SIZE, eval_logits, open_items
 from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
@@ -28,6 +32,7 @@ def score(
     device: torch.device | str | None = None,
     batch_size: int = BATCH_SIZE,
     skip_unreadable: bool = False,
+    training_data: Data | None = None,
 ) -> Records:
     """Energy, class, confidence and out-of-distribution percentile of each image.
 
@@ -41,13 +46,17 @@ def score(
         device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
         batch_size: images per forward pass.
         skip_unreadable: print a line about each file that cannot be read, and leave it out; otherwise it is an error.
+        training_data: the classifier's training images, for one that stores no energies of them: name of a data set, a
+            path (of both, the training part), ``(images, labels)`` or an image set. By default those of the run.
 
     Returns:
         One row per image: ``image`` (path, or index), ``label`` (name of the true class; only of labelled images),
         ``class`` (name of the predicted class), ``confidence`` in [0, 1], ``marginal energy`` E(x) in logit units, and
         ``percentile``: the percentage of training images whose E(x) is below that of the image, from 0 to 100. Images
-        unlike the training images have percentiles near 100. It is ``None`` if the classifier stores no energies of
-        its training images, as one from elsewhere, and is not of a run, whose training images are read then.
+        unlike the training images have percentiles near 100. It is interpolated between the 1,001 quantiles of E(x)
+        over at most 5,000 training images, without augmentation, that a finished run stores in the classifier file; of
+        ``training_data``, the same quantiles are computed. Without either it is ``None``, and a line on standard error
+        says so.
 
     Raises:
         ConfigError: a count below 1, or a plain network without labelled data.
@@ -58,24 +67,62 @@ def score(
     if images is not None and images < 1:
         raise ConfigError(f"images: {images}; must be at least 1, or None for all")
     if isinstance(data, Tensor | list) or (isinstance(data, str | Path) and _is_image_file(Path(data))):
-        items, labels = open_items(data), None
+        items, labels = open_items(data, skip_unreadable), None
         clf = open_source(source, items.tensor, device)
     else:
         clf = open_source(source, data, device)
         image_set: ImageSet = open_images(clf, find_run(source), data)
         part = image_set if images is None or images >= len(image_set) else image_set.first(images)
         items, labels = open_items(part), part.labels.tolist()
-    run = find_run(source)
-    if "energy_quantiles" not in clf.statistics and run is not None:
-        clf.statistics["energy_quantiles"] = energy_quantiles(clf, run_splits(run.path).train)
+    quantiles = _quantiles(clf, source, training_data)
     rows = Records()
     for number, batch in enumerate(items.split(batch_size)):
         start = number * batch_size
         names, pixels = batch.read(clf, skip_unreadable)
         if names:
-            rows += _rows(clf, names, pixels, None if labels is None else labels[start : start + batch_size])
+            part_labels = None if labels is None else labels[start : start + batch_size]
+            rows += _rows(clf, names, pixels, part_labels, quantiles)
     items.report_skipped(len(rows))
     return rows
+
+
+def _quantiles(clf: Classifier, source: Source, training_data: Data | None) -> Tensor | None:
+    """Evenly spaced quantiles of E(x) over training images; ``None``, with a printed line, if they are unknown.
+
+    They are those of ``training_data``, those stored with the classifier, or those of the training images of the run.
+    """
+    if training_data is not None:
+        return energy_quantiles(clf, _training_images(clf, training_data))
+    if "energy_quantiles" in clf.statistics:
+        return clf.statistics["energy_quantiles"]
+    run, reason = find_run(source), ""
+    if run is not None:
+        try:
+            return energy_quantiles(clf, run_splits(run.path).train)
+        except DataError as error:
+            reason = f", and those of its run cannot be read ({error})"
+    print(
+        f"percentile: not known, as the classifier stores no energies of its training images{reason}; add --data NAME "
+        "or a path of them (in Python training_data=)",
+        file=sys.stderr,
+        flush=True,
+    )
+    return None
+
+
+def _training_images(clf: Classifier, data: Data) -> ImageSet:
+    """The training part of ``data`` in the size and the channels of the classifier."""
+    if isinstance(data, ImageSet):
+        return data
+    if not isinstance(data, str | Path):
+        return load_images(data, "train")
+    channels, *sides = clf.image_shape or (None,)
+    size = (sides[0], sides[1]) if sides else None
+    try:
+        images = load_images(data, "train", size=size)
+    except LayoutError:
+        images = load_unlabelled(data, "train", size)
+    return images if channels is None else convert_channels(images, channels)
 
 
 def _is_image_file(path: Path) -> bool:
@@ -83,7 +130,11 @@ def _is_image_file(path: Path) -> bool:
 
 
 def _rows(
-    clf: Classifier, names: list[str] | list[int], pixels: Tensor, labels: list[int] | None
+    clf: Classifier,
+    names: list[str] | list[int],
+    pixels: Tensor,
+    labels: list[int] | None,
+    quantiles: Tensor | None,
 ) -> list[dict[str, Any]]:
     logits = eval_logits(clf, pixels)
     energy = marginal_energy(logits)
@@ -93,7 +144,7 @@ def _rows(
             "classifier has diverged, use an earlier checkpoint"
         )
     confidence, predicted = logits.softmax(1).max(1)
-    ranks = energy_percentiles(clf, energy)
+    ranks = None if quantiles is None else energy_percentiles(quantiles, energy)
     return [
         {
             "image": name,
@@ -107,21 +158,16 @@ def _rows(
     ]
 
 
-def energy_percentiles(clf: Classifier, energy: Tensor) -> Tensor | None:
-    """The percentage of training images whose E(x) is below each of ``energy`` ``[N]``; ``None`` if unknown.
+def energy_percentiles(quantiles: Tensor, energy: Tensor) -> Tensor:
+    """The percentage of training images whose E(x) is below each of ``energy``, ``[N]``.
 
-    ``clf.statistics["energy_quantiles"]`` holds evenly spaced quantiles of E(x) over training images, in ascending
-    order. Between two quantiles the percentage is interpolated.
+    Args:
+        quantiles: evenly spaced quantiles of E(x) over training images, ascending, from the minimum to the maximum;
+            between two of them the percentage is interpolated.
+        energy: ``[N]``.
     """
-    quantiles = clf.statistics.get("energy_quantiles")
-    if quantiles is None:
-        return None
-    return torch.as_tensor(_interpolate(energy, quantiles.to(energy)))
-
-
-def _interpolate(values: Tensor, quantiles: Tensor) -> Tensor:
-    """Percentages 0 to 100 of ``values`` among quantiles at equal steps from 0 to 1."""
-    right = torch.searchsorted(quantiles, values).clamp(1, len(quantiles) - 1)
+    quantiles = quantiles.to(energy)
+    right = torch.searchsorted(quantiles, energy).clamp(1, len(quantiles) - 1)
     low, high = quantiles[right - 1], quantiles[right]
-    share = ((values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny)).clamp(0.0, 1.0)
+    share = ((energy - low) / (high - low).clamp_min(torch.finfo(energy.dtype).tiny)).clamp(0.0, 1.0)
     return 100 * (right - 1 + share) / (len(quantiles) - 1)

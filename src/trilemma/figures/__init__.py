@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trilemma.figures.chains import draw_chain_energies, draw_trajectories
     from trilemma.figures.confusion import draw_confusion
+    from trilemma.figures.counterfactual import (
+        animate_counterfactual,
+        draw_counterfactual,
+        draw_counterfactuals,
+    )
     from trilemma.figures.energy_landscape import draw_deltas, draw_histograms, draw_moves, draw_quiver
     from trilemma.figures.reliability import draw_reliability
     from trilemma.figures.robustness import draw_robustness, robustness_curves
@@ -30,9 +35,12 @@ if TYPE_CHECKING:
 _MODULES = {
     "DARK": "style",
     "LIGHT": "style",
+    "animate_counterfactual": "counterfactual",
     "draw_accuracy": "training_curves",
     "draw_chain_energies": "chains",
     "draw_confusion": "confusion",
+    "draw_counterfactual": "counterfactual",
+    "draw_counterfactuals": "counterfactual",
     "draw_delta_energies": "training_curves",
     "draw_deltas": "energy_landscape",
     "draw_energies": "training_curves",
@@ -55,9 +63,12 @@ _MODULES = {
 __all__ = [
     "DARK",
     "LIGHT",
+    "animate_counterfactual",
     "draw_accuracy",
     "draw_chain_energies",
     "draw_confusion",
+    "draw_counterfactual",
+    "draw_counterfactuals",
     "draw_delta_energies",
     "draw_deltas",
     "draw_energies",

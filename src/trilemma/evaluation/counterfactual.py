@@ -1,0 +1,524 @@
+"""``trilemma.counterfactual``: images moved to a class, inside a budget or by the least distance that suffices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from trilemma import energies
+from trilemma.attacks.arguments import AnyThreat, Length
+from trilemma.attacks.counterfactual import ENERGIES, distances, least_budget, within_budget
+from trilemma.classifier.classifier import Classifier
+from trilemma.classifier.contexts import inner_loop
+from trilemma.classifier.output import check_finite
+from trilemma.classifier.wrap import as_labels
+from trilemma.errors import ConfigError, UnknownNameError, nearest
+from trilemma.evaluation.evaluate import environment
+from trilemma.evaluation.predict import Images, open_items
+from trilemma.evaluation.samples import as_uint8
+from trilemma.evaluation.source import Source, open_source
+from trilemma.figures.counterfactual import (
+    animate_counterfactual,
+    difference_scale,
+    draw_counterfactual,
+    draw_counterfactuals,
+)
+from trilemma.figures.style import LIGHT, Theme, render, save_figure
+from trilemma.files import write_bytes
+from trilemma.progress import bar
+from trilemma.runs.records import warn_unwritable, write_json
+from trilemma.tables import Records, text_table
+from trilemma.threat import Threat
+from trilemma.units import check_radius, choice, count, length, parse_norm
+
+BATCH_SIZE = 64
+# Default tolerance of the least distance, pixel units.
+TOLERANCES = {"l2": 0.01, "linf": 0.001}
+# Steps of equal length on the straight way to an image at the least distance.
+WAY = 20
+# Images of the way that are kept for an animation.
+FRAMES = 24
+# Class names of an error message.
+LISTED = 20
+# Longest name of a file that an image is written to, without number and ending.
+LONGEST_STEM = 60
+KEYS = (
+    "distance", "marginal energy", "target energy", "original energy", "target confidence", "original confidence",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What an image passes on its way.
+
+    Attributes:
+        values: M numbers each of ``distance`` from the original, ``marginal energy`` E(x), ``target energy``
+            E(x, target), ``original energy`` E(x, class of the original), ``target confidence`` and
+            ``original confidence``, the probabilities of these classes.
+        steps: the M points of the way: 0 is the original, and the last one the result.
+        frames: uint8 ``[F, C, H, W]``, images of the way; empty unless they were asked for.
+        frame_steps: the F points of the frames.
+    """
+
+    values: dict[str, list[float]]
+    steps: list[int]
+    frames: Tensor
+    frame_steps: list[int]
+
+
+@dataclass(frozen=True, repr=False)
+class Counterfactuals:
+    """Images, the images to which they were moved, and the way; a notebook shows them side by side.
+
+    All tensors are on the CPU.
+
+    Attributes:
+        names: path of each file, or index of each image in memory.
+        originals, images: float32 ``[N, C, H, W]`` in [0, 1], before and after.
+        original_labels, target_labels, labels: the predicted class of the original, the target, and the predicted class
+            of the result, int64 ``[N]``.
+        distances: float64 ``[N]``, pixel units, in ``settings["norm"]``; 0 for an image that was of the target class.
+        success: bool ``[N]``, whether the result is of the target class.
+        png_labels: the predicted class of the result rounded to 8 bits, as an image file holds it, int64 ``[N]``.
+        trajectories: one per image.
+        class_names: K names.
+        settings: ``norm``, ``budget`` or ``tolerance``, ``energy``, ``steps``, and the classifier's record.
+    """
+
+    names: list[str] | list[int]
+    originals: Tensor
+    images: Tensor
+    original_labels: Tensor
+    target_labels: Tensor
+    labels: Tensor
+    distances: Tensor
+    success: Tensor
+    png_labels: Tensor
+    trajectories: list[Trajectory]
+    class_names: tuple[str, ...]
+    settings: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def rows(self) -> Records:
+        """One row per image; energies in logit units, and confidences in [0, 1] of the target class."""
+        rows = Records()
+        for index, name in enumerate(self.names):
+            values = self.trajectories[index].values
+            rows += [
+                {
+                    "image": name,
+                    "original class": self._name(self.original_labels, index),
+                    "target": self._name(self.target_labels, index),
+                    "success": bool(self.success[index]),
+                    "distance": float(self.distances[index]),
+                    "class": self._name(self.labels, index),
+                    "target confidence": values["target confidence"][-1],
+                    "marginal energy before": values["marginal energy"][0],
+                    "marginal energy": values["marginal energy"][-1],
+                    "target energy before": values["target energy"][0],
+                    "target energy": values["target energy"][-1],
+                    "original energy before": values["original energy"][0],
+                    "original energy": values["original energy"][-1],
+                    "class in 8 bits": self._name(self.png_labels, index),
+                }
+            ]
+        return rows
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Settings and every number, as it is written to the JSON file."""
+        scales = difference_scale(self.originals, self.images).tolist()
+        images = [
+            {
+                **row,
+                "already of the target class": bool(self.original_labels[index] == self.target_labels[index]),
+                "difference scale": scales[index],
+                "trajectory": {"step": trajectory.steps, **trajectory.values},
+            }
+            for index, (row, trajectory) in enumerate(zip(self.rows, self.trajectories, strict=True))
+        ]
+        return {**self.settings, "images": images}
+
+    def _name(self, labels: Tensor, index: int) -> str:
+        return self.class_names[int(labels[index])]
+
+    def figure(self, index: int | None = None, theme: Theme = LIGHT) -> Figure:
+        """A matplotlib figure: of the first 20 images, or of one with energies and confidence along its way.
+
+        Args:
+            index: position of the one image; ``None`` for the first 20.
+            theme: ``LIGHT`` or ``DARK``.
+        """
+        if index is None:
+            captions = [self._caption(k) for k in range(len(self))]
+            return draw_counterfactuals(self.originals, self.images, captions, theme)
+        trajectory = self.trajectories[index]
+        labels = (self.original_labels, self.target_labels, self.labels)
+        first, target, final = (self._name(one, index) for one in labels)
+        return draw_counterfactual(
+            self.originals[index],
+            self.images[index],
+            {"step": trajectory.steps, **trajectory.values},
+            (first, target, final),
+            "step" if "budget" in self.settings else "distance",
+            theme,
+        )
+
+    def _caption(self, index: int) -> str:
+        first, target = self._name(self.original_labels, index), self._name(self.target_labels, index)
+        if self.original_labels[index] == self.target_labels[index]:
+            return f"is {target} already"
+        reached = "" if self.success[index] else ", not reached"
+        return f"{first} to {target}, {float(self.distances[index]):.3g}{reached}"
+
+    def animation(self, index: int) -> bytes:
+        """An animated WebP of the way of an image, with its difference from the original.
+
+        Raises:
+            ConfigError: the frames were not asked for.
+        """
+        trajectory = self.trajectories[index]
+        if not len(trajectory.frames):
+            raise ConfigError("animation: no frames were kept; call counterfactual with frames=24")
+        values, target = trajectory.values, self._name(self.target_labels, index)
+        position = {step: k for k, step in enumerate(trajectory.steps)}
+        captions = [
+            f"{self.settings['norm']} {values['distance'][k]:.3f}, "
+            f"p({target}) {values['target confidence'][k]:.2f}, E(x) {values['marginal energy'][k]:.1f}"
+            for k in (position[step] for step in trajectory.frame_steps)
+        ]
+        return animate_counterfactual(trajectory.frames.float() / 255, captions)
+
+    def save(self, out: str | Path, progress: bool = False) -> Path:
+        """Writes ``NAME.json``, ``NAME.png`` (also ``-dark``), ``NAME.npz`` and a folder ``NAME`` to ``out``.
+
+        The npz file holds ``originals`` and ``images`` in float32, and ``labels``. The folder holds of each image
+        ``NUMBER-FILE.png``, the strip of :meth:`figure`, ``NUMBER-FILE-result.png``, the result itself rounded to
+        8 bits, and ``NUMBER-FILE.webp`` if frames were kept. A warning is printed if a file cannot be written.
+
+        Returns:
+            The path of the JSON file.
+        """
+        out, name = Path(out), self._file_name()
+        folder = out / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(
+                out / f"{name}.npz",
+                originals=self.originals.numpy(),
+                images=self.images.numpy(),
+                labels=self.target_labels.numpy(),
+            )
+            save_figure(out / f"{name}.png", lambda theme: self.figure(theme=theme))
+            pixels = as_uint8(self.images)
+            with bar("writing", len(self), progress) as advance:
+                for index, image in enumerate(self.names):
+                    stem = re.sub(r"[^\w.-]", "_", PurePath(str(image)).stem)[:LONGEST_STEM]
+                    path = folder / f"{index:04d}-{stem}.png"
+                    self.figure(index).savefig(path, metadata={"Software": None})
+                    Image.fromarray(pixels[index].squeeze()).save(path.with_stem(f"{path.stem}-result"))
+                    if len(self.trajectories[index].frames):
+                        write_bytes(path.with_suffix(".webp"), self.animation(index))
+                    advance(1)
+        except OSError as error:
+            warn_unwritable(out, error)
+        write_json(out / f"{name}.json", self.record)
+        return out / f"{name}.json"
+
+    def _file_name(self) -> str:
+        targets = set(self.target_labels.tolist())
+        target = str(targets.pop()) if len(targets) == 1 else "several"
+        budget = str(self.settings.get("budget", "least")).replace("/", "-")
+        return f"to-{target}_{self.settings['norm']}_{budget}"
+
+    def __repr__(self) -> str:
+        keys = ("image", "original class", "target", "success", "distance", "target confidence")
+        head = f"{int(self.success.sum())} of {len(self)} images are of the target class"
+        return f"{head}\n{text_table([{key: row[key] for key in keys} for row in self.rows])}"
+
+    def _repr_png_(self) -> bytes:
+        return render(lambda theme: self.figure(theme=theme))[0]
+
+
+@torch.inference_mode(False)
+def counterfactual(
+    source: Source,
+    images: Images,
+    target: int | str | Sequence[int] | Tensor,
+    budget: AnyThreat = None,
+    *,
+    norm: Any = None,
+    energy: str = "ce",
+    steps: int = 50,
+    tolerance: Length = None,
+    frames: int = 0,
+    resize: bool = False,
+    device: torch.device | str | None = None,
+    batch_size: int = BATCH_SIZE,
+    skip_unreadable: bool = False,
+    progress: bool = False,
+) -> Counterfactuals:
+    """Moves images to a class, inside a budget or by the least distance that reaches it.
+
+    The steps are those of PGD, in eval mode, from the image itself: of unit length in the norm along the gradient of an
+    energy of the target class, projected onto the ball and [0, 1]. With a budget, the result is the image of the target
+    class with the lowest energy among all steps, or the one of lowest energy if none is of that class. Without, the
+    radius is doubled until a walk succeeds and then bisected, each walk beginning at the nearest success so far; the
+    result is at most ``tolerance`` farther than a radius at which the search failed. For a network that is not linear,
+    a nearer image may exist that neither walk finds. An image that is of the target class stays as it is.
+
+    Args:
+        source: a run folder, a classifier file, a :class:`Run` or a :class:`Classifier`; its state is restored.
+        images: files, folders, archives, a tensor or an image set, as for :func:`trilemma.predict`.
+        target: name or number of the class; a text is first looked for among the names. Or one number per image.
+        budget: a :class:`Threat`, or a radius such as 1.5 or ``"8/255"``; ``None`` for the least distance.
+        norm: ``"l2"`` (the default) or ``"linf"``, of a radius and of the least distance.
+        energy: ``"ce"``, the cross-entropy ``E(x, target) - E(x)``, or ``"joint"``, ``E(x, target)``, which is lowered
+            also where the class is certain.
+        steps: gradient steps; without a budget, the largest number per radius.
+        tolerance: of the least distance, pixel units; by default 0.01 (L2) and 0.001 (L-inf).
+        frames: images of each way to keep for :meth:`Counterfactuals.animation`, at least 2; 0 for none.
+        resize: crop and resize files of another size, as :func:`trilemma.predict` does; otherwise they are an error.
+        device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
+        batch_size: images per batch; changes the result by rounding only.
+        skip_unreadable: print a line about each file that cannot be read, and leave it out; otherwise it is an error.
+        progress: show a progress bar on standard error.
+
+    Returns:
+        Originals, results, distances, success and trajectories, in the order of the images. With a budget, the points
+        of a trajectory are the steps up to the result; without, 21 points of the straight line to it.
+
+    Raises:
+        UnknownNameError: no class ``target``.
+        ConfigError: an invalid budget, norm, energy or number; a tolerance with a budget.
+        ImageError: images of a shape or type that the classifier does not take.
+        DataError: a file that is missing, cannot be decoded or has another size; with ``skip_unreadable``, if no file
+            can be read.
+    """
+    settings = _settings(budget, norm, energy, steps, tolerance)
+    frames = count("counterfactual", "frames", frames, 0)
+    batch_size = count("counterfactual", "batch_size", batch_size)
+    items = open_items(images, skip_unreadable)
+    clf = open_source(source, items.tensor, device)
+    targets = find_target(clf, target, len(items.names))
+    found = []
+    with bar("counterfactual", len(items.names), progress) as advance:
+        for number, part in enumerate(items.split(batch_size)):
+            names, pixels = part.read(clf, skip_unreadable, resize)
+            if names:
+                wanted = dict(zip(part.names, targets[number * batch_size :].tolist(), strict=False))
+                labels = torch.tensor([wanted[name] for name in names])
+                found.append(_batch(clf, names, pixels.float(), labels, settings, frames))
+            advance(len(part.names))
+    items.report_skipped(sum(len(batch.names) for batch in found))
+    record = {
+        **settings.record(),
+        "class_names": list(clf.class_names),
+        "checkpoint": dict(clf.about),
+        **environment(clf.device),
+    }
+    return _joined(found, clf.class_names, record)
+
+
+def find_target(clf: Classifier, target: int | str | Sequence[int] | Tensor, images: int) -> Tensor:
+    """The target class of each of ``images`` images, int64 ``[N]``; errors as of :func:`counterfactual`."""
+    if isinstance(target, str):
+        if target in clf.class_names:
+            return torch.full((images,), clf.class_names.index(target))
+        if not target.strip().lstrip("-").isdecimal():
+            raise UnknownNameError(_no_class(clf, target))
+        target = int(target)
+    if isinstance(target, int | np.integer) and not isinstance(target, bool):
+        if not 0 <= target < clf.num_classes:
+            raise UnknownNameError(_no_class(clf, str(target)))
+        return torch.full((images,), int(target))
+    return as_labels(target, torch.empty(images), clf.num_classes, "target")
+
+
+def _no_class(clf: Classifier, target: str) -> str:
+    names = clf.class_names
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return (
+        f"target {target!r}: no class of this classifier.{nearest(target, names)} Give a number from 0 to "
+        f"{len(names) - 1}, or a name: {', '.join(names[:LISTED])}{more}"
+    )
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Checked settings of :func:`counterfactual`; ``threat`` is ``None`` for the least distance."""
+
+    norm: str
+    threat: Threat | None
+    tolerance: float
+    energy: str
+    steps: int
+
+    def record(self) -> dict[str, Any]:
+        limit = {"tolerance": self.tolerance} if self.threat is None else {"budget": str(self.threat.radius)}
+        return {"norm": self.norm, **limit, "energy": self.energy, "steps": self.steps}
+
+
+def _settings(budget: AnyThreat, norm: Any, energy: str, steps: int, tolerance: Length) -> _Settings:
+    choice("counterfactual", "energy", energy, ENERGIES)
+    steps = count("counterfactual", "steps", steps)
+    if budget is not None and tolerance is not None:
+        raise ConfigError("counterfactual: tolerance is for the least distance; leave it or the budget out")
+    if isinstance(budget, Threat):
+        threat: Threat | None = Threat.of(budget, norm)
+    else:
+        try:
+            norm = parse_norm("l2" if norm is None else norm)
+        except ValueError as error:
+            raise ConfigError(f"norm: {error}") from None
+        threat = None if budget is None else _threat(norm, budget)
+    chosen = norm if threat is None else threat.norm
+    limit = TOLERANCES[chosen] if tolerance is None else length("counterfactual", "tolerance", tolerance)
+    return _Settings(chosen, threat, limit, energy, steps)
+
+
+def _threat(norm: str, budget: Any) -> Threat:
+    try:
+        check_radius(norm, budget)
+    except ValueError as error:
+        raise ConfigError(f"budget: {error}") from None
+    return Threat(norm, budget)
+
+
+@dataclass
+class _Way:
+    """Records the images of a way: numbers of all points, and the images of some."""
+
+    clean: Tensor
+    labels: Tensor
+    targets: Tensor
+    norm: str
+    frame_points: set[int]
+    columns: dict[str, list[Tensor]] = field(default_factory=lambda: {key: [] for key in KEYS})
+    frames: list[Tensor] = field(default_factory=list)
+    point: int = 0
+
+    def observe(self, images: Tensor, logits: Tensor) -> None:
+        """Records the next point of all images; ``images [N, C, H, W]``, ``logits [N, K]``."""
+        confidence = logits.softmax(1)
+        point = (
+            distances(images, self.clean, self.norm),
+            energies.marginal_energy(logits),
+            energies.joint_energy(logits, self.targets),
+            energies.joint_energy(logits, self.labels),
+            confidence.gather(1, self.targets[:, None])[:, 0],
+            confidence.gather(1, self.labels[:, None])[:, 0],
+        )
+        for key, values in zip(KEYS, point, strict=True):
+            self.columns[key].append(values.cpu())
+        if self.point in self.frame_points:
+            self.frames.append(_in_8_bits(images).cpu())
+        self.point += 1
+
+    def trajectories(self, last: Sequence[int], images: Tensor) -> list[Trajectory]:
+        """The ways of all images, each up to its point of ``last``, where the result ``images`` is."""
+        columns = {key: torch.stack(values, 1).tolist() for key, values in self.columns.items()}
+        points, results = sorted(self.frame_points), _in_8_bits(images).cpu()
+        found = []
+        for index, end in enumerate(last):
+            kept = [k for k, point in enumerate(points) if point < end] if points else []
+            frames = [self.frames[k][index] for k in kept] + ([results[index]] if points else [])
+            found.append(
+                Trajectory(
+                    {key: values[index][: end + 1] for key, values in columns.items()},
+                    list(range(end + 1)),
+                    torch.stack(frames) if frames else results[:0],
+                    [points[k] for k in kept] + ([end] if points else []),
+                )
+            )
+        return found
+
+
+def _in_8_bits(images: Tensor) -> Tensor:
+    return (images * 255).round().to(torch.uint8)
+
+
+def _batch(
+    clf: Classifier,
+    names: list[str] | list[int],
+    pixels: Tensor,
+    targets: Tensor,
+    settings: _Settings,
+    frames: int,
+) -> Counterfactuals:
+    """The counterfactuals of one batch, without the record in ``settings``."""
+    clf.check(pixels)
+    clean, targets = pixels.to(clf.device), targets.to(clf.device)
+    with inner_loop(clf, "eval"):
+        with torch.no_grad():
+            logits = clf.logits(clean)
+            check_finite(logits)
+            labels = logits.argmax(1)
+        moving = (labels != targets).nonzero().squeeze(1)
+        images, ends = clean.clone(), torch.zeros_like(labels)
+        points = settings.steps if settings.threat is not None else WAY
+        way = _Way(clean, labels, targets, settings.norm, _frame_points(frames, points))
+        if settings.threat is not None:
+            best = within_budget(
+                clf, clean, targets, settings.threat, settings.energy, settings.steps, way.observe
+            )
+            images[moving], ends[moving] = best.images[moving], best.steps[moving]
+        else:
+            if len(moving):
+                images[moving] = least_budget(
+                    clf, clean[moving], targets[moving], settings.norm, settings.tolerance,
+                    settings.energy, settings.steps,
+                ).images  # fmt: skip
+            ends[moving] = WAY
+            _follow(clf, clean, images, way)
+        with torch.no_grad():
+            final = clf.logits(images).argmax(1)
+            png_labels = clf.logits(_in_8_bits(images).float() / 255).argmax(1)
+    return Counterfactuals(
+        names, pixels.cpu(), images.cpu(), labels.cpu(), targets.cpu(), final.cpu(),
+        distances(images, clean, settings.norm).cpu(), (final == targets).cpu(), png_labels.cpu(),
+        way.trajectories(ends.tolist(), images), clf.class_names, {},
+    )  # fmt: skip
+
+
+def _frame_points(frames: int, points: int) -> set[int]:
+    """At most ``frames`` numbers from 0 to ``points``, evenly spaced; none for 0 frames."""
+    return set(np.linspace(0, points, max(frames, 2)).round().astype(int).tolist()) if frames else set()
+
+
+@torch.no_grad()
+def _follow(clf: Classifier, clean: Tensor, images: Tensor, way: _Way) -> None:
+    """Records the points of the straight lines from ``clean`` to ``images``."""
+    for point in range(WAY + 1):
+        # The result itself at the end: the sum may be rounded to the other side of the decision boundary.
+        passed = images if point == WAY else clean + (point / WAY) * (images - clean)
+        way.observe(passed, clf.logits(passed))
+
+
+def _joined(
+    parts: list[Counterfactuals], class_names: tuple[str, ...], settings: dict[str, Any]
+) -> Counterfactuals:
+    """One result of those of all batches."""
+    if not parts:
+        raise ConfigError("counterfactual: no images given; pass at least one")
+    names: list[Any] = [name for part in parts for name in part.names]
+    tensors = [
+        torch.cat([getattr(part, key) for part in parts])
+        for key in (
+            "originals", "images", "original_labels", "target_labels", "labels", "distances", "success", "png_labels",
+        )
+    ]  # fmt: skip
+    trajectories = [trajectory for part in parts for trajectory in part.trajectories]
+    return Counterfactuals(names, *tensors, trajectories, class_names, settings)
