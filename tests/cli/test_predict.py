@@ -90,6 +90,20 @@ def test_a_file_that_cannot_be_read_is_skipped_with_a_line_and_counted(
 
 
 @pytest.mark.parametrize("command", ["predict", "score"])
+def test_a_path_with_nothing_to_read_is_skipped_beside_others(
+    trilemma, run_folder, tmp_path, picture, command
+):
+    (tmp_path / "empty").mkdir()
+    path = picture(np.zeros((8, 8)))
+    result = trilemma(command, "missing.png", "empty", path, "--model", run_folder, "--json")
+    assert result.exit_code == 0
+    assert [row["image"] for row in json.loads(result.stdout)] == [str(path)]
+    first, second, last = result.stderr.splitlines()
+    assert first == "skipped: missing.png: no such image file" and second.startswith("skipped: empty: ")
+    assert last == "skipped 2 of 3 images, which cannot be read"
+
+
+@pytest.mark.parametrize("command", ["predict", "score"])
 def test_images_of_which_none_can_be_read_are_a_mistake(mistake, run_folder, tmp_path, command):
     (tmp_path / "notes.png").write_text("no pixels here")
     assert mistake(command, run_folder, "notes.png").startswith("none of the 1 images can be read")
@@ -126,8 +140,10 @@ def test_score_gives_the_rank_of_each_energy_among_the_training_images(
     del clf.statistics["energy_quantiles"]
     clf.save(file)
     assert json.loads(trilemma("score", run_folder, *paths, "--json").stdout) == rows
-    alone = json.loads(trilemma("score", file, *paths, "--json").stdout)
-    assert [row["percentile"] for row in alone] == [None, None]
+    alone = trilemma("score", file, *paths, "--json")
+    assert [row["percentile"] for row in json.loads(alone.stdout)] == [None, None]
+    assert "add --data NAME" in alone.stderr
+    assert json.loads(trilemma("score", *paths, "--model", file, "--data", "digits", "--json").stdout) == rows
 
 
 def test_a_folder_gives_its_image_files_at_any_depth_sorted_by_path(

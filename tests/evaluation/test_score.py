@@ -41,9 +41,53 @@ def test_the_percentile_is_the_share_of_training_images_with_a_lower_energy(toy)
     assert outside.tolist() == [0.0, 100.0]
 
 
-def test_without_stored_energies_there_is_no_percentile(toy):
-    rows = trilemma.score(toy.mlp(), (toy.images(), toy.labels()))
+def test_percentiles_are_those_of_numpy(toy):
+    clf, train = toy.mlp(), toy.image_set(per_class=40)
+    images = toy.images(50)
+    with torch.no_grad():
+        training = marginal_energy(clf(train.float_images())).numpy()
+        energies = marginal_energy(clf(images)).numpy()
+    quantiles = np.quantile(training, np.linspace(0, 1, 1001))
+    expected = np.interp(energies, quantiles, np.linspace(0, 100, 1001))
+    attach(clf, train)
+    rows = trilemma.score(clf, images)
+    assert [row["percentile"] for row in rows] == pytest.approx(expected.tolist(), abs=0.02)
+    # The share of training images, up to one of them.
+    shares = [100 * float((training < energy).mean()) for energy in energies]
+    assert [row["percentile"] for row in rows] == pytest.approx(shares, abs=100 / len(train) + 0.1)
+
+
+def test_rows_do_not_depend_on_the_batch_size(toy):
+    clf, images = toy.conv(dropout=0.5), toy.images(7)
+    attach(clf, toy.image_set())
+    one, many = (trilemma.score(clf, images, batch_size=size) for size in (1, 7))
+    for row, other in zip(one, many, strict=True):
+        assert row == pytest.approx(other, abs=1e-4)
+
+
+def test_without_stored_energies_a_line_names_the_option_that_gives_the_percentile(toy, capsys):
+    clf, train = toy.mlp(), toy.image_set(per_class=20)
+    rows = trilemma.score(clf, toy.images())
     assert [row["percentile"] for row in rows] == [None] * 6
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("percentile: not known") and "add --data NAME" in line and "training_data=" in line
+    given = trilemma.score(clf, toy.images(), training_data=train)
+    assert capsys.readouterr().err == "" and "energy_quantiles" not in clf.statistics
+    attach(clf, train)
+    assert given == trilemma.score(clf, toy.images())
+
+
+def test_training_data_are_read_by_name_and_from_a_folder(finished_run, tmp_path):
+    clf = trilemma.load(finished_run)
+    image = load_images("digits").first(1).float_images()
+    stored = trilemma.score(clf, image)
+    del clf.statistics["energy_quantiles"]
+    assert trilemma.score(clf, image, training_data="digits") == stored
+    # Not arranged by class, of another size and in colour.
+    for k in range(3):
+        Image.new("RGB", (16, 16), (80 * k,) * 3).save(tmp_path / f"{k}.png")
+    (row,) = trilemma.score(clf, image, training_data=tmp_path)
+    assert 0 <= row["percentile"] <= 100
 
 
 def test_files_and_tensors_need_no_labels(finished_run, tmp_path):

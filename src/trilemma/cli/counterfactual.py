@@ -32,6 +32,7 @@ SHOWN = (
     "target confidence",
     "marginal energy",
 )
+STEPS_HELP = "gradient steps  [default: 100; for the least distance, 50 per radius]"
 TOLERANCE_HELP = "of the least distance, pixel units  [default: 0.01 for l2, 0.001 for linf]"
 
 
@@ -48,7 +49,7 @@ def counterfactual(
     energy: Annotated[
         Literal["ce", "joint"], option("--energy", "lower the cross-entropy or the energy E(x, target)")
     ] = "ce",
-    steps: Annotated[int, option("--steps N", "gradient steps; with --least, per radius", min=1)] = 50,
+    steps: Annotated[int | None, option("--steps N", STEPS_HELP, min=1)] = None,
     resize: Annotated[bool, option("--resize", "crop and resize images of another size")] = False,
     animate: Annotated[bool, option("--animate", "write an animated WebP of every image too")] = False,
     out: Out = None,
@@ -56,7 +57,7 @@ def counterfactual(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Moves images to a class and shows original, result, difference and energies.
+    """Moves images to a class, and shows what changed.
 
     Every image is moved by projected gradient steps that lower an energy of the class: inside a budget, or to the least
     distance at which the classifier predicts the class, by bisection. Distances are in pixel values from 0 to 1.

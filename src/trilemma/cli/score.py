@@ -23,9 +23,9 @@ def score(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Prints energy, class, confidence and out-of-distribution percentile of image files.
+    """Prints energy, class and percentile of image files.
 
-    The energy E(x) says how unlike the training images an image is for this classifier. The percentile is the
+    The energy E(x) says how unlike the training images an image is for this classifier. The out-of-distribution percentile is the
     percentage of training images with a lower E(x): images unlike the training images have percentiles near 100. It
     is interpolated between 1,001 quantiles of E(x) over at most 5,000 training images, which a finished run stores in
     its classifier file. For a file without them, name its training images by --data; without either, the percentile is

@@ -41,6 +41,8 @@ from trilemma.threat import Threat
 from trilemma.units import check_radius, choice, count, length, parse_norm
 
 BATCH_SIZE = 64
+# Default steps with a budget, and per radius of the search for the least distance.
+STEPS, STEPS_PER_RADIUS = 100, 50
 # Default tolerance of the least distance, pixel units.
 TOLERANCES = {"l2": 0.01, "linf": 0.001}
 # Steps of equal length on the straight way to an image at the least distance.
@@ -261,7 +263,7 @@ def counterfactual(
     *,
     norm: Any = None,
     energy: str = "ce",
-    steps: int = 50,
+    steps: int | None = None,
     tolerance: Length = None,
     frames: int = 0,
     resize: bool = False,
@@ -287,7 +289,7 @@ def counterfactual(
         norm: ``"l2"`` (the default) or ``"linf"``, of a radius and of the least distance.
         energy: ``"ce"``, the cross-entropy ``E(x, target) - E(x)``, or ``"joint"``, ``E(x, target)``, which is lowered
             also where the class is certain.
-        steps: gradient steps; without a budget, the largest number per radius.
+        steps: gradient steps, by default 100; without a budget, the largest number per radius, by default 50.
         tolerance: of the least distance, pixel units; by default 0.01 (L2) and 0.001 (L-inf).
         frames: images of each way to keep for :meth:`Counterfactuals.animation`, at least 2; 0 for none.
         resize: crop and resize files of another size, as :func:`trilemma.predict` does; otherwise they are an error.
@@ -371,9 +373,10 @@ class _Settings:
         return {"norm": self.norm, **limit, "energy": self.energy, "steps": self.steps}
 
 
-def _settings(budget: AnyThreat, norm: Any, energy: str, steps: int, tolerance: Length) -> _Settings:
+def _settings(budget: AnyThreat, norm: Any, energy: str, steps: int | None, tolerance: Length) -> _Settings:
     choice("counterfactual", "energy", energy, ENERGIES)
-    steps = count("counterfactual", "steps", steps)
+    default_steps = STEPS_PER_RADIUS if budget is None else STEPS
+    steps = default_steps if steps is None else count("counterfactual", "steps", steps)
     if budget is not None and tolerance is not None:
         raise ConfigError("counterfactual: tolerance is for the least distance; leave it or the budget out")
     if isinstance(budget, Threat):

@@ -93,10 +93,15 @@ def draw_counterfactual(
         ("target confidence", target, theme.sets["generated"], "-"),
     )
     for axes, title, lines in ((panels[3], "energy", energies), (panels[4], "confidence", confidences)):
-        # Of one point there is no line.
+        # Of one point there is no line, and no scale of the way.
         marker = "o" if len(trajectory[along]) == 1 else None
+        if marker is not None:
+            axes.set_xticks([0])
         for key, name, colour, style in lines:
             values = trajectory[key]
+            # They are the same if the original is of the target class.
+            if first == target and key.startswith("original"):
+                continue
             axes.plot(
                 trajectory[along], values, style, color=colour, label=name, marker=marker, linewidth=1.4
             )
