@@ -61,6 +61,18 @@ def test_numbers_are_those_of_the_classifier_along_the_way(toy, budget):
         assert len(way.steps) == len(way.values["distance"]) and (len(way.steps) == 1) == bool(already[k])
 
 
+def test_a_budget_above_every_least_distance_suffices_for_every_image(toy):
+    clf, images = toy.mlp(), toy.images(8)
+    least = trilemma.counterfactual(clf, images, 2, steps=20, tolerance=0.1)
+    assert least.success.all()
+    budget = float(least.distances.max()) * 1.01
+    result = trilemma.counterfactual(clf, images, 2, budget, steps=20, frames=3)
+    assert result.success.all() and (result.distances <= budget + 1e-5).all()
+    for way in result.trajectories:
+        assert way.values["distance"][0] == 0 and way.steps == list(range(len(way.steps)))
+        assert way.frame_steps[0] in (0, way.steps[-1]) and way.frame_steps[-1] == way.steps[-1]
+
+
 def test_images_do_not_depend_on_the_batch_size(toy):
     clf, images = toy.mlp(), toy.images(5)
     one, many = (trilemma.counterfactual(clf, images, 1, 1.0, steps=5, batch_size=size) for size in (1, 5))
@@ -114,7 +126,7 @@ def test_figures_show_the_images_and_the_scale_of_the_difference(toy):
     scale = float((result.images[0] - result.originals[0]).abs().max())
     assert figure.axes[2].get_title("left") == f"difference, \u00b1{scale:.2g}"
     shown = figure.axes[1].get_images()[0].get_array()
-    assert np.allclose(shown, result.images[0].permute(1, 2, 0).numpy(), atol=1e-6)
+    assert shown is not None and np.allclose(shown, result.images[0].permute(1, 2, 0).numpy(), atol=1e-6)
     for index in range(3):
         buffer = io.BytesIO()
         result.figure(index).savefig(buffer, dpi=40)

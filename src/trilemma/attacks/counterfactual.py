@@ -85,6 +85,7 @@ def within_budget(
     energy: str = "ce",
     steps: int = 50,
     observe: Observer | None = None,
+    start: Tensor | None = None,
 ) -> Best:
     """The best image of a walk that lowers an energy of the target class inside the ball.
 
@@ -92,15 +93,17 @@ def within_budget(
 
     Args:
         clf: the classifier.
-        clean: ``[N, C, H, W]`` in [0, 1], the centres of the balls, at which the walks start.
+        clean: ``[N, C, H, W]`` in [0, 1], the centres of the balls.
         targets: int64 ``[N]``.
         threat: norm and radius of the balls.
         energy: ``"ce"``, the cross-entropy ``E(x, t) - E(x)``, or ``"joint"``, ``E(x, t)``.
         steps: number of steps; together they are 10 radii long.
-        observe: called with the images and logits of every step from 0 (``clean``) to ``steps``.
+        observe: called with the images and logits of every step from 0 (``start``) to ``steps``.
+        start: ``[N, C, H, W]`` in the balls, where the walks begin; ``clean`` by default.
     """
+    start = clean if start is None else start
     lowered = _objective(clf, targets, energy)
-    best, step = Best.of(clean, targets), 0
+    best, step = Best.of(start, targets), 0
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal step
@@ -112,7 +115,7 @@ def within_budget(
         return values, logits
 
     radii = torch.full(targets.shape, threat.epsilon, dtype=torch.float64, device=clean.device)
-    final = _walk(clf, clean, clean, radii, threat.norm, objective, steps)
+    final = _walk(clf, start, clean, radii, threat.norm, objective, steps)
     with torch.no_grad():
         objective(final, torch.arange(len(final), device=final.device))
     return best
@@ -141,6 +144,7 @@ def least_budget(
     tolerance: float,
     energy: str = "ce",
     steps: int = 50,
+    largest: float | None = None,
 ) -> Nearest:
     """Images of the target class at the least distance, by bisection of the radius of :func:`within_budget`.
 
@@ -154,9 +158,11 @@ def least_budget(
         norm: ``"linf"`` or ``"l2"``.
         tolerance: pixel units.
         steps: largest number of steps per radius.
+        largest: largest radius; by default that of the whole box.
     """
     objective = _objective(clf, targets, energy)
-    largest = 1.0 if norm == "linf" else math.sqrt(clean[0].numel())
+    if largest is None:
+        largest = 1.0 if norm == "linf" else math.sqrt(clean[0].numel())
     low = torch.zeros(len(clean), dtype=torch.float64, device=clean.device)
     high = torch.full_like(low, torch.inf)
     images = clean.clone()

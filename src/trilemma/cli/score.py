@@ -25,12 +25,13 @@ def score(
 ) -> None:
     """Prints energy, class and percentile of image files.
 
-    The energy E(x) says how unlike the training images an image is for this classifier. The out-of-distribution percentile is the
-    percentage of training images with a lower E(x): images unlike the training images have percentiles near 100. It
-    is interpolated between 1,001 quantiles of E(x) over at most 5,000 training images, which a finished run stores in
-    its classifier file. For a file without them, name its training images by --data; without either, the percentile is
-    empty. IMAGES are image files, and folders and archives of them; the classifier comes first, or is given by --model.
-    A file that cannot be read is skipped with a message; if none can be read, the exit code is 2.
+    The energy E(x) says how unlike the training images an image is for this classifier. The out-of-distribution
+    percentile is the percentage of training images with a lower E(x): images unlike the training images have
+    percentiles near 100. It is interpolated between 1,001 quantiles of E(x) over at most 5,000 training images, which
+    a finished run stores in its classifier file. For a file without them, name its training images by --data; without
+    either, the percentile is empty. IMAGES are image files, and folders and archives of them; the classifier comes
+    first, or is given by --model. A file that cannot be read is skipped with a message; if none can be read, the exit
+    code is 2.
 
     \b
     Examples:

@@ -276,8 +276,9 @@ def counterfactual(
 
     The steps are those of PGD, in eval mode, from the image itself: of unit length in the norm along the gradient of an
     energy of the target class, projected onto the ball and [0, 1]. With a budget, the result is the image of the target
-    class with the lowest energy among all steps, or the one of lowest energy if none is of that class. Without, the
-    radius is doubled until a walk succeeds and then bisected, each walk beginning at the nearest success so far; the
+    class with the lowest energy among all steps, or the one of lowest energy if none is of that class; where none is, a
+    second walk begins at the first success in growing balls inside the budget, if there is any. Without, the radius is
+    doubled until a walk succeeds and then bisected, each walk beginning at the nearest success so far; the
     result is at most ``tolerance`` farther than a radius at which the search failed. For a network that is not linear,
     a nearer image may exist that neither walk finds. An image that is of the target class stays as it is.
 
@@ -300,7 +301,8 @@ def counterfactual(
 
     Returns:
         Originals, results, distances, success and trajectories, in the order of the images. With a budget, the points
-        of a trajectory are the steps up to the result; without, 21 points of the straight line to it.
+        of a trajectory are the steps up to the result (of a second walk, after the original); without, 21 points of the
+        straight line to it.
 
     Raises:
         UnknownNameError: no class ``target``.
@@ -473,11 +475,14 @@ def _batch(
         images, ends = clean.clone(), torch.zeros_like(labels)
         points = settings.steps if settings.threat is not None else WAY
         way = _Way(clean, labels, targets, settings.norm, _frame_points(frames, points))
+        second: dict[int, Trajectory] = {}
         if settings.threat is not None:
             best = within_budget(
                 clf, clean, targets, settings.threat, settings.energy, settings.steps, way.observe
             )
             images[moving], ends[moving] = best.images[moving], best.steps[moving]
+            missed = moving[~best.success[moving]]
+            second = _second_try(clf, images, missed, way, settings)
         else:
             if len(moving):
                 images[moving] = least_budget(
@@ -489,11 +494,49 @@ def _batch(
         with torch.no_grad():
             final = clf.logits(images).argmax(1)
             png_labels = clf.logits(_in_8_bits(images).float() / 255).argmax(1)
+    trajectories = way.trajectories(ends.tolist(), images)
+    for index, trajectory in second.items():
+        trajectories[index] = trajectory
     return Counterfactuals(
         names, pixels.cpu(), images.cpu(), labels.cpu(), targets.cpu(), final.cpu(),
         distances(images, clean, settings.norm).cpu(), (final == targets).cpu(), png_labels.cpu(),
-        way.trajectories(ends.tolist(), images), clf.class_names, {},
+        trajectories, clf.class_names, {},
     )  # fmt: skip
+
+
+def _second_try(
+    clf: Classifier, images: Tensor, missed: Tensor, way: _Way, settings: _Settings
+) -> dict[int, Trajectory]:
+    """Searches for images within the budget in growing balls, where one walk in the whole ball has failed.
+
+    Args:
+        images: ``[N, C, H, W]``; those found are replaced.
+        missed: positions of the images to search for.
+        way: that of the first walk.
+
+    Returns:
+        The ways of the images found, by position: their second point is the first success of the search.
+    """
+    assert settings.threat is not None
+    if not len(missed):
+        return {}
+    largest, clean, targets = settings.threat.epsilon, way.clean, way.targets
+    # The first success will do, so that no bisection follows.
+    nearest = least_budget(
+        clf, clean[missed], targets[missed], settings.norm, largest, settings.energy, settings.steps, largest
+    )
+    found = missed[nearest.success]
+    if not len(found):
+        return {}
+    again = _Way(clean[found], way.labels[found], targets[found], settings.norm, way.frame_points)
+    with torch.no_grad():
+        again.observe(clean[found], clf.logits(clean[found]))
+    best = within_budget(
+        clf, clean[found], targets[found], settings.threat, settings.energy, settings.steps, again.observe,
+        nearest.images[nearest.success],
+    )  # fmt: skip
+    images[found] = best.images
+    return dict(zip(found.tolist(), again.trajectories((best.steps + 1).tolist(), best.images), strict=True))
 
 
 def _frame_points(frames: int, points: int) -> set[int]:
@@ -517,11 +560,13 @@ def _joined(
     if not parts:
         raise ConfigError("counterfactual: no images given; pass at least one")
     names: list[Any] = [name for part in parts for name in part.names]
-    tensors = [
-        torch.cat([getattr(part, key) for part in parts])
+    tensors: dict[str, Any] = {
+        key: torch.cat([getattr(part, key) for part in parts])
         for key in (
             "originals", "images", "original_labels", "target_labels", "labels", "distances", "success", "png_labels",
         )
-    ]  # fmt: skip
+    }  # fmt: skip
     trajectories = [trajectory for part in parts for trajectory in part.trajectories]
-    return Counterfactuals(names, *tensors, trajectories, class_names, settings)
+    return Counterfactuals(
+        names=names, trajectories=trajectories, class_names=class_names, settings=settings, **tensors
+    )
