@@ -36,7 +36,7 @@ def list_(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Lists recipes, methods and other names, and published results.
+    """Lists recipes, methods and names, and published results.
 
     \b
     Examples:

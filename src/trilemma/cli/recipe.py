@@ -17,7 +17,7 @@ def recipe(
         bool, option("--resolved", "print every key, with the base, the overrides and all defaults filled in")
     ] = False,
 ) -> None:
-    """Prints a recipe as YAML, to read or to start a recipe from.
+    """Prints a recipe as YAML, to read or to start from.
 
     A recipe of your own need not repeat the packaged one: with `base: digits/pgd-at` it states only what it changes.
 
