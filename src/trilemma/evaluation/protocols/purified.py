@@ -40,7 +40,8 @@ def purified_pgd(name: str, steps: int, restarts: int) -> Callable[[Request], Me
     Each image is attacked by the plain PGD of the protocol ``name``, on the classifier alone, and by PGD through the
     purifier with each gradient of the request's purification, all from the same random starts. Of these images and the
     clean one, the one of the lowest expected accuracy counts; it is then judged by purifications with new noise, so
-    that the choice does not bias the result. An image that is misclassified in all draws is not attacked further.
+    that the choice does not bias the result. If one attack alone gives a lower mean, that is the value. An image that
+    is misclassified in all draws is not attacked further.
 
     Args:
         name: name of the protocol, for messages.
@@ -69,7 +70,10 @@ def purified_pgd(name: str, steps: int, restarts: int) -> Callable[[Request], Me
                 request.advance(len(index) if restart == restarts - 1 else broken)
             remaining = strongest[STRONGEST].share.nonzero().squeeze(1)
         judged = {kind: _mean(defended.shares(one.images, JUDGEMENT)) for kind, one in strongest.items()}
-        value, of_clean = judged.pop(STRONGEST), _mean(defended.shares(defended.images, JUDGEMENT))
+        # A choice by few draws can be worse than one attack for all images.
+        value = min(judged.values())
+        del judged[STRONGEST]
+        of_clean = _mean(defended.shares(defended.images, JUDGEMENT))
         return defended.measurement(value, {"clean": of_clean, **judged}, facts)
 
     return measure
