@@ -70,7 +70,7 @@ from trilemma.training.estimate import forward_passes
 # In order of worth: an interrupted study has the first ones.
 CASES = (
     "pgd-at", "trades", "eb-jdat", "jeat", "jem++", "weat-adv", "mart", "standard", "fgsm-rs", "sada-jem", "dat",
-    "eb-jdat-paper",
+    "eb-jdat-paper", "pgd-at-der",
 )  # fmt: skip
 SEEDS = range(1)
 # Recipes that start from this one continue its run.

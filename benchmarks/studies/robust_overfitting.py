@@ -104,6 +104,9 @@ CNN_CASES: dict[str, Row] = {
     "trades": CASES["trades"],
 }
 SEEDS = {"digits": range(3), "cifar10": range(2), CNN: range(3)}
+# Attacked by AutoAttack too, at both checkpoints: the penalty flattens the energies, which can mislead PGD.
+ATTACKED, ATTACKED_IMAGES = (PLAIN, "pgd-at + der 0.3"), 500
+AUTOATTACK = "autoattack-standard"
 DRAWN = (PLAIN, "pgd-at + der 0.3", "pgd-at + awp")
 
 
@@ -115,11 +118,24 @@ class RobustOverfitting(Study):
     def jobs(self, scale: Scale) -> list[Job]:
         seeds = range(1) if scale.toy else SEEDS[scale.data]
         compared = CNN_CASES if scale.data == CNN else CASES
-        return [
+        found = [
             Job(name, seed, _config(case, seed, scale)) for seed in seeds for name, case in compared.items()
+        ]
+        if scale.data != CNN:
+            return found
+        return found + [
+            Job(name, seed, _config(CNN_CASES[name], seed, scale), "autoattack", measures="main")
+            for seed in seeds
+            for name in ATTACKED
         ]
 
     def measure(self, job: Job, run: Path, scale: Scale) -> Row:
+        if job.group == "autoattack":
+            images = 2 if scale.toy else ATTACKED_IMAGES
+            return {
+                checkpoint: accuracies(run, checkpoint, (_attack(scale), AUTOATTACK), scale, images=images)
+                for checkpoint in ("best", "last")
+            }
         row: Row = {
             checkpoint: accuracies(run, checkpoint, ("clean", _attack(scale)), scale)
             for checkpoint in ("best", "last")
@@ -135,6 +151,7 @@ class RobustOverfitting(Study):
 
     def tables(self, rows: list[Row], scale: Scale) -> str:
         setting, attack, lines = SETTINGS[scale.data], _attack(scale), []
+        attacked, rows = of(rows, group="autoattack"), of(rows, group="main")
         word = attack.upper()
         for case in cases(rows):
             own = finished(rows, case=case)
@@ -149,10 +166,14 @@ class RobustOverfitting(Study):
             "of the last. dE(x): mean of training batches, clean minus adversarial. Alarm: `robust-overfitting` by "
             "held-out accuracy, runs with an alarm and the mean epoch of the alarm."
         )
-        return f"{paragraph(caption)}\n\n{table(head, lines)}"
+        text = f"{paragraph(caption)}\n\n{table(head, lines)}"
+        if attacked:
+            text += "\n\n" + _attacked_table(attacked, attack)
+        return text
 
     def figures(self, rows: list[Row], scale: Scale) -> dict[str, Draw]:
         drawn: dict[str, Draw] = {}
+        rows = of(rows, group="main")
         if of(rows, case=PLAIN):
             drawn[""] = lambda theme: _draw_curves(rows, theme)
         if rows:
@@ -169,6 +190,22 @@ def _config(case: Row, seed: int, scale: Scale) -> Row:
         training |= {"epochs": 3, "batch_size": 20, "evaluate_every": 1, "held_out_images": 20}
         config["schedule"] = {**setting["schedule"], "milestones": [2]}
     return {**config, "training": training}
+
+
+def _attacked_table(rows: list[Row], attack: str) -> str:
+    text = f"The same checkpoints under {attack.upper()} and AutoAttack, the first {ATTACKED_IMAGES} test images:"
+    lines = []
+    for case in cases(rows):
+        own = finished(rows, case=case)
+        values = [
+            cell(row[checkpoint][name] for row in own)
+            for name in (attack, AUTOATTACK)
+            for checkpoint in ("best", "last")
+        ]
+        lines.append([case, *values, str(len(own))])
+    words = (attack.upper(), "AutoAttack")
+    head = [f"{word}: {checkpoint}" for word in words for checkpoint in ("best", "last")]
+    return f"{text}\n\n{table(['case', *head, 'seeds'], lines)}"
 
 
 def _attack(scale: Scale) -> str:
