@@ -354,8 +354,10 @@ def find_target(clf: Classifier, target: int | str | Sequence[int] | Tensor, ima
 def _no_class(clf: Classifier, target: str) -> str:
     names = clf.class_names
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    # A similar number is no likely meaning of a number.
+    similar = "" if target.strip().lstrip("-").isdecimal() else nearest(target, names)
     return (
-        f"target {target!r}: no class of this classifier.{nearest(target, names)} Give a number from 0 to "
+        f"target {target!r}: no class of this classifier.{similar} Give a number from 0 to "
         f"{len(names) - 1}, or a name: {', '.join(names[:LISTED])}{more}"
     )
 
