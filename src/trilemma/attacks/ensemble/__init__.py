@@ -6,7 +6,7 @@ most images are broken by the first and cheapest attack. The **pool file** (``po
 batches and on an interruption, so that a long evaluation resumes with the same verdicts. An attack reaches the network
 only through an **oracle** (``oracle.py``): it returns logits and input gradients, counts forward and backward passes
 per image, limits the batch size, and calls a hook before each pass that reports progress or stops the attack. The
-network behind the oracle is usually a **fast copy** of the classifier (``classifier/fast_copy.py``): traced, with BatchNorm
+network behind the oracle is usually a **fast copy** (``classifier/fast_copy.py``) of the classifier: traced, BatchNorm
 folded, and equal to the original up to rounding. It is safe to call from several **threads** (``threads.py``), which
 each attack a part of the batch, as the operations of a small network are too short to occupy all cores. Speed never
 decides a verdict: an image counts as broken only if the original classifier, in float32, misclassifies it inside the
