@@ -34,6 +34,7 @@ class DatOptions(MethodOptions):
     uses_sampler: ClassVar[bool] = True
     freezes_batch_norm: ClassVar[bool] = True
     attack_defaults: ClassVar[dict[str, object]] = {"steps": 10, "step_share": "1/5"}
+    # Training's own numbers; images are drawn with those of the preset ``dat``.
     sampler_defaults: ClassVar[dict[str, object]] = {
         "name": "normalised", "energy": "joint", "steps": 50, "step_size": 0.1, "mode": "eval",
     }  # fmt: skip

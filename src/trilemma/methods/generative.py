@@ -9,25 +9,14 @@ from torch import Tensor
 
 from trilemma import energies
 from trilemma.classifier.classifier import Classifier
+from trilemma.config.chains import JEM, JEM_PLUS_PLUS
 from trilemma.config.config import MethodOptions
 from trilemma.data.batch import Batch
 from trilemma.methods.base import Method, MethodState, Points, Step, detached, forward_sets
 from trilemma.methods.inner import chain
 
-# JEM's Langevin chain on [0, 1] images: published as step 1 and noise 0.01 on [-1, 1].
-LANGEVIN = {
-    "name": "langevin", "energy": "marginal", "steps": 20, "step_size": 0.25, "noise_std": 0.005,
-    "start": "uniform", "buffer_size": 10_000, "reinit": 0.05, "mode": "eval",
-}  # fmt: skip
-
-
-# The chain of JEM++ and SADA-JEM on [0, 1] images: published as step s = 1 and clamp c = 1 on [-1, 1], which are s / 4
-# and 2 c on [0, 1].
-PROXIMAL = {
-    "name": "proximal", "energy": "marginal", "steps": 10, "step_size": 0.25, "clamp": 2.0, "noise_std": 0.0,
-    "start": "class-gaussian", "buffer_size": 10_000, "reinit": 0.05, "mode": "train",
-}  # fmt: skip
-
+LANGEVIN = JEM.training(buffer_size=10_000, reinit=0.05, mode="eval")
+PROXIMAL = JEM_PLUS_PLUS.training(buffer_size=10_000, reinit=0.05, mode="train")
 
 DataView = Annotated[
     Literal["unaugmented", "classified"],

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier, check_returned
+from trilemma.config.chains import DAT, JEM, JEM_PLUS_PLUS, SCHEDULES, WEAT
 from trilemma.config.plug_ins import call_registered
 from trilemma.config.registry import SAMPLERS
 from trilemma.errors import ConfigError
 from trilemma.threat import image_norm
+from trilemma.units import choice
 from trilemma.walks.steps import descend
 from trilemma.walks.walk import Objective, StepRule, Walkers
 
@@ -39,8 +41,15 @@ def run_sampler(
     return images
 
 
+def _scheduled(name: str, value: float, schedule: str, steps: int) -> Callable[[Walkers], float]:
+    """The value of a setting at the step of the walkers: ``value`` times the factor of its schedule."""
+    choice("sampler", name, schedule, [*SCHEDULES])
+    factor = SCHEDULES[schedule]
+    return lambda walkers: value * factor(walkers.step / steps)
+
+
 def _step_rule(
-    change: Callable[[Walkers, Tensor], Tensor], noise_std: float, clamp: float | None
+    change: Callable[[Walkers, Tensor], Tensor], noise_std: Callable[[Walkers], float], clamp: float | None
 ) -> StepRule:
     """The step that all samplers share: ``x + change(walkers, clamped gradient) + noise_std n``."""
 
@@ -48,7 +57,8 @@ def _step_rule(
         if clamp is not None:
             gradient = gradient.clamp(-clamp, clamp)
         moved = walkers.images + change(walkers, gradient)
-        return moved + noise_std * walkers.normal() if noise_std else moved
+        std = noise_std(walkers)
+        return moved + std * walkers.normal() if std else moved
 
     return step
 
@@ -58,15 +68,18 @@ def langevin(
     images: Tensor,
     energy: Objective,
     steps: int,
-    step_size: float = 0.25,
-    noise_std: float = 0.005,
-    clamp: float | None = None,
+    step_size: float = JEM.step_size,
+    noise_std: float = JEM.noise_std,
+    clamp: float | None = JEM.clamp,
     seeds: Tensor | None = None,
+    step_schedule: str = "constant",
+    noise_schedule: str = "constant",
     **walk_options: Any,
 ) -> Tensor:
     """Langevin dynamics: ``x <- clip(x - step_size grad U(x) + noise_std n)``, ``n ~ N(0, I)``.
 
-    The defaults are JEM's on [0, 1] images: published as step 1 and noise 0.01 on [-1, 1].
+    The defaults are those of the preset ``jem`` (:mod:`trilemma.config.chains`): published as step 1 and noise 0.01 on
+    [-1, 1].
 
     Args:
         clf: the classifier; call inside :func:`trilemma.classifier.contexts.inner_loop`.
@@ -77,13 +90,18 @@ def langevin(
         noise_std: standard deviation of the noise of each step, pixel units; 0 needs no seeds.
         clamp: largest magnitude of each entry of the gradient; ``None`` for no limit.
         seeds: int64 ``[N]``, one noise seed per image.
+        step_schedule, noise_schedule: how ``step_size`` and ``noise_std`` fall over the steps: ``constant``, ``linear``
+            (times 1 - t, where t is the fraction of the steps that are done) or ``cosine`` (times
+            (1 + cos(pi t)) / 2).
         walk_options: ``clean``, ``budget``, ``clip``, ``stop``, ``callback`` of
             :func:`trilemma.walks.steps.descend`.
 
     Returns:
         ``[N, C, H, W]``, detached.
     """
-    step = _step_rule(lambda walkers, gradient: -step_size * gradient, noise_std, clamp)
+    size = _scheduled("step_schedule", step_size, step_schedule, steps)
+    noise_size = _scheduled("noise_schedule", noise_std, noise_schedule, steps)
+    step = _step_rule(lambda walkers, gradient: -size(walkers) * gradient, noise_size, clamp)
     return descend(clf, images, energy, step, steps, seeds=seeds, **walk_options)
 
 
@@ -92,14 +110,18 @@ def momentum(
     images: Tensor,
     energy: Objective,
     steps: int,
-    step_size: float = 0.0125,
-    noise_std: float = 0.001,
-    clamp: float | None = None,
+    step_size: float = WEAT.step_size,
+    noise_std: float = WEAT.noise_std,
+    clamp: float | None = WEAT.clamp,
     seeds: Tensor | None = None,
-    zeta: float = 0.8,
+    zeta: float = WEAT.zeta,
+    step_schedule: str = "constant",
+    noise_schedule: str = "constant",
     **walk_options: Any,
 ) -> Tensor:
     """Descent with momentum: ``v <- zeta v - step_size grad U(x)``; ``x <- clip(x + v + noise_std n)``.
+
+    The defaults are those of the preset ``weat``.
 
     Args:
         zeta: factor of the velocity at every step. Other arguments as in
@@ -109,12 +131,15 @@ def momentum(
         ``[N, C, H, W]``, detached.
     """
 
+    size = _scheduled("step_schedule", step_size, step_schedule, steps)
+    noise_size = _scheduled("noise_schedule", noise_std, noise_schedule, steps)
+
     def change(walkers: Walkers, gradient: Tensor) -> Tensor:
-        velocity = zeta * walkers.state.get("velocity", torch.zeros_like(gradient)) - step_size * gradient
+        velocity = zeta * walkers.state.get("velocity", torch.zeros_like(gradient)) - size(walkers) * gradient
         walkers.state["velocity"] = velocity
         return velocity
 
-    step = _step_rule(change, noise_std, clamp)
+    step = _step_rule(change, noise_size, clamp)
     return descend(clf, images, energy, step, steps, seeds=seeds, **walk_options)
 
 
@@ -123,20 +148,24 @@ def proximal(
     images: Tensor,
     energy: Objective,
     steps: int,
-    step_size: float = 0.25,
-    noise_std: float = 0.0,
-    clamp: float | None = 2.0,
+    step_size: float = JEM_PLUS_PLUS.step_size,
+    noise_std: float = JEM_PLUS_PLUS.noise_std,
+    clamp: float | None = JEM_PLUS_PLUS.clamp,
     seeds: Tensor | None = None,
+    step_schedule: str = "constant",
+    noise_schedule: str = "constant",
     **walk_options: Any,
 ) -> Tensor:
     """Descent with a clamped gradient: ``x <- clip(x - step_size clamp(grad U(x), +-clamp), 0, 1)``.
 
-    The defaults are JEM++'s on [0, 1] images: published as step 1 and clamp 1 on [-1, 1]. The code of JEM++ has an
-    inner loop around the gradient of the first layer. That layer is affine, so the loop repeats the same gradient:
+    The defaults are those of the preset ``jem++``: published as step 1 and clamp 1 on [-1, 1]. The code of JEM++ has
+    an inner loop around the gradient of the first layer. That layer is affine, so the loop repeats the same gradient:
     ten outer times five inner steps of 0.2 equal ten of these steps. Arguments and return value as in
     :func:`trilemma.samplers.samplers.langevin`.
     """
-    return langevin(clf, images, energy, steps, step_size, noise_std, clamp, seeds, **walk_options)
+    return langevin(
+        clf, images, energy, steps, step_size, noise_std, clamp, seeds, step_schedule, noise_schedule, **walk_options
+    )  # fmt: skip
 
 
 def normalised(
@@ -144,17 +173,19 @@ def normalised(
     images: Tensor,
     energy: Objective,
     steps: int,
-    step_size: float = 0.2,
-    noise_std: float = 0.0,
-    clamp: float | None = None,
+    step_size: float = DAT.step_size,
+    noise_std: float = DAT.noise_std,
+    clamp: float | None = DAT.clamp,
     seeds: Tensor | None = None,
+    step_schedule: str = "constant",
+    noise_schedule: str = "constant",
     **walk_options: Any,
 ) -> Tensor:
     """Steps of fixed length: ``x <- clip(x - step_size grad U(x) / ||grad U(x)||_2)``, the norm over one image.
 
     Args:
-        step_size: L2 length of a step, pixel units. DAT generates images with 32 to 35 steps of 0.2 and trains with
-            steps of 0.1.
+        step_size: L2 length of a step, pixel units. The default is that of the preset ``dat``; DAT trains with steps
+            of half this length.
         clamp: largest magnitude of each entry of the gradient, applied before normalisation. Other arguments as in
             :func:`trilemma.samplers.samplers.langevin`.
 
@@ -162,8 +193,11 @@ def normalised(
         ``[N, C, H, W]``, detached.
     """
 
-    def change(walkers: Walkers, gradient: Tensor) -> Tensor:
-        return -step_size * gradient / image_norm(gradient).clamp_min(1e-12)
+    size = _scheduled("step_schedule", step_size, step_schedule, steps)
+    noise_size = _scheduled("noise_schedule", noise_std, noise_schedule, steps)
 
-    step = _step_rule(change, noise_std, clamp)
+    def change(walkers: Walkers, gradient: Tensor) -> Tensor:
+        return -size(walkers) * gradient / image_norm(gradient).clamp_min(1e-12)
+
+    step = _step_rule(change, noise_size, clamp)
     return descend(clf, images, energy, step, steps, seeds=seeds, **walk_options)

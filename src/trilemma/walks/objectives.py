@@ -19,12 +19,13 @@ def subset(tensor: Tensor, index: Tensor) -> Tensor:
     return tensor if len(index) == len(tensor) else tensor[index]
 
 
-def cross_entropy(clf: Classifier, labels: Tensor) -> Objective:
-    """``CE(x, y)``, which untargeted attacks maximise."""
+def cross_entropy(clf: Classifier, labels: Tensor, temperature: float = 1.0) -> Objective:
+    """``CE(x, y)`` of the logits divided by ``temperature``; untargeted attacks maximise it."""
 
     def objective(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = clf.logits(images)
-        return energies.cross_entropy(logits, subset(labels, index)), logits
+        scaled = logits if temperature == 1.0 else logits / temperature
+        return energies.cross_entropy(scaled, subset(labels, index)), logits
 
     return objective
 
