@@ -6,18 +6,21 @@ from typing import Annotated, Any
 
 from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import (
+    Data,
     Device,
     Json,
     Out,
     Quiet,
     Seed,
     choose_device,
+    completed_by,
     option,
     output_folder,
     percent,
     print_json,
     print_progress,
     print_table,
+    print_text,
     show_progress_bar,
 )
 from trilemma.cli.model import with_classifier
@@ -25,35 +28,59 @@ from trilemma.cli.samples import (
     Draws,
     ExtractorName,
     SampleOptions,
+    comparison_splits,
     independent_extractor,
     print_row,
     sample_row,
 )
+from trilemma.config.chains import ENERGIES, PRESETS, SCHEDULES, find_sampler_preset
 from trilemma.config.registry import SAMPLERS
 from trilemma.errors import ConfigError
+from trilemma.units import choice
 
-START_HELP = "see `trilemma list starts`"
+PRESET_HELP = "published settings, see `trilemma list samplers`; other options override them"
+START_HELP = "see `trilemma list starts`  [default: class-pca]"
 SAMPLER_HELP = "see `trilemma list samplers`  [default: the sampler used in training, else momentum]"
-ENERGY_HELP = "joint, marginal, ce or reference  [default: the energy used in training, else joint]"
+ENERGY_HELP = (
+    f"{', '.join(ENERGIES[:-1])} or {ENERGIES[-1]}  [default: the energy used in training, else joint]"
+)
+STEPS_HELP = "sampler steps  [default: 100]"
+STOP_HELP = "stop a sample at the energy of real images of its class"
 STEP_SIZE_HELP = (
     "gradient factor, or length of a normalised step  [default: as in training, else the sampler's]"
 )
+NOISE_HELP = "standard deviation of the noise of a step  [default: as for --step-size]"
+CLAMP_HELP = "largest magnitude of each entry of the gradient  [default: as for --step-size]"
+SCHEDULE_HELP = f"{', '.join(SCHEDULES)}: how the %s falls over the steps  [default: constant]"
+TEMPERATURE_HELP = "divides the logits in the energy ce  [default: 1]"
+DIVERSITY_HELP = "weight of the repulsion between samples of a class, in units of the energy  [default: 0]"
 
 
 @with_classifier
 def generate(
     classifier: ClassifierSource,
     per_class: Annotated[int, option("--per-class N", "images per class", min=1)] = 10,
-    start: Annotated[str, option("--start S", START_HELP)] = "class-pca",
+    preset: Annotated[
+        str | None, option("--preset P", PRESET_HELP, autocompletion=completed_by(lambda: PRESETS))
+    ] = None,
+    start: Annotated[str | None, option("--start S", START_HELP)] = None,
     sampler: Annotated[str | None, option("--sampler S", SAMPLER_HELP)] = None,
     energy: Annotated[str | None, option("--energy E", ENERGY_HELP)] = None,
-    steps: Annotated[int, option("--steps N", "sampler steps", min=0)] = 100,
+    steps: Annotated[int | None, option("--steps N", STEPS_HELP, min=0)] = None,
+    stop: Annotated[bool | None, option("--stop/--no-stop", STOP_HELP)] = None,
     step_size: Annotated[float | None, option("--step-size S", STEP_SIZE_HELP, min=0)] = None,
+    noise_std: Annotated[float | None, option("--noise-std S", NOISE_HELP, min=0)] = None,
+    clamp: Annotated[float | None, option("--clamp C", CLAMP_HELP, min=0)] = None,
+    step_schedule: Annotated[str | None, option("--step-schedule S", SCHEDULE_HELP % "step size")] = None,
+    noise_schedule: Annotated[str | None, option("--noise-schedule S", SCHEDULE_HELP % "noise")] = None,
+    temperature: Annotated[float | None, option("--temperature T", TEMPERATURE_HELP, min=0)] = None,
+    diversity: Annotated[float | None, option("--diversity W", DIVERSITY_HELP, min=0)] = None,
     namer: Annotated[
         str | None, option("--namer RUN_OR_FILE", "independent classifier that labels the samples")
     ] = None,
     extractor: ExtractorName = None,
     draws: Draws = None,
+    data: Data = None,
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,
@@ -65,15 +92,21 @@ def generate(
     Prints the same metrics for samples, their start images and real test images: the share that the classifier of
     --namer assigns to the requested class, the distance to the nearest training image, and with --extractor the
     distances between the sets. Compare samples with their starts: class-informed starts resemble their class
-    before any step.
+    before any step. With --stop, prints the steps and forward passes that stopping saved.
 
     \b
     Examples:
       trilemma generate runs/digits-eb-jdat --start uniform --steps 300
       trilemma generate runs/digits-eb-jdat --per-class 20 --namer runs/digits-standard
+      trilemma generate runs/digits-eb-jdat --preset weat --steps 200 --stop
+      trilemma generate model.safetensors --preset der --data cifar10
     """
-    if sampler is not None:
-        SAMPLERS.row(sampler)
+    optional = {
+        "step_size": step_size, "noise_std": noise_std, "clamp": clamp, "step_schedule": step_schedule,
+        "noise_schedule": noise_schedule, "temperature": temperature, "diversity": diversity,
+    }  # fmt: skip
+    settings: dict[str, Any] = {name: value for name, value in optional.items() if value is not None}
+    _check_names(preset, sampler, energy, settings)
     classifier.check()
     run = classifier.run
     naming = None if namer is None else ClassifierSource(namer)
@@ -87,17 +120,16 @@ def generate(
     if draws is not None and extractor is None:
         raise ConfigError(f"--draws {draws}: requires --extractor, the network whose features are compared")
     folder = output_folder(out, run, "samples")
-    from trilemma.evaluation.evaluate import run_splits
     from trilemma.evaluation.samples import generate as generate_images
+    from trilemma.evaluation.samples import stopping_text
 
     clf = classifier.open(choose_device(device))
     naming_classifier = None if naming is None else naming.open(choose_device(device))
     feature_extractor = None if extractor is None else independent_extractor(extractor, run, device)
     print_progress(f"generating {per_class} images per class from {classifier}", quiet)
-    options: dict[str, Any] = {} if step_size is None else {"step_size": step_size}
     generated = generate_images(
-        clf, per_class, start, sampler, energy, steps, seed, folder, naming_classifier,
-        None if run is None else run_splits(run.path), progress=show_progress_bar(quiet), **options,
+        clf, per_class, start, sampler, energy, steps, seed, folder, naming_classifier, comparison_splits(data, run),
+        preset=preset, stop=stop, progress=show_progress_bar(quiet), **settings,
     )  # fmt: skip
     record, grid = generated.record, generated.grid
     row = None
@@ -106,14 +138,36 @@ def generate(
             f"{folder / record['name']}.npz",
             SampleOptions(None, extractor, draws=draws),
         )
-        row = sample_row(run, archive, feature_extractor, options_of_row, None, seed, quiet)
+        row = sample_row(run, archive, feature_extractor, options_of_row, data, seed, quiet)
     if as_json:
         print_json({**record, "grid": str(grid)} | ({} if row is None else {"generation": row}))
         return
     print_table(sample_metrics(record))
     if row is not None:
         print_row(row)
+    if record["stopping"] is not None:
+        print_text(stopping_text(record))
     print(f"grid: {grid}\nimages: {folder / record['name']}")
+
+
+def _check_names(
+    preset: str | None, sampler: str | None, energy: str | None, settings: dict[str, Any]
+) -> None:
+    """Checks names without importing torch.
+
+    Raises:
+        UnknownNameError: unknown preset or sampler.
+        ConfigError: unknown energy or schedule.
+    """
+    if preset is not None:
+        find_sampler_preset(preset)
+    if sampler is not None:
+        SAMPLERS.row(sampler)
+    if energy is not None:
+        choice("generate", "energy", energy, ENERGIES)
+    for name in ("step_schedule", "noise_schedule"):
+        if name in settings:
+            choice("generate", name, settings[name], [*SCHEDULES])
 
 
 def sample_metrics(record: dict[str, Any]) -> list[dict[str, Any]]:

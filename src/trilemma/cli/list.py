@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from trilemma.cli.common import Json, argument, completed_by, percent, print_json, print_table
 from trilemma.config import registry
+from trilemma.config.chains import PRESETS
 from trilemma.errors import UnknownNameError, nearest
 
 REGISTRIES = {
@@ -56,8 +57,18 @@ def list_(
         print_json(rows_by_kind if kind is None else rows_by_kind[kind])
         return
     for name, rows in rows_by_kind.items():
-        used_columns = [key for key in rows[0] if any(row[key] for row in rows)] if rows else []
+        # Presets have a table of their own.
+        columns = [key for key in rows[0] if key != "presets"] if rows else []
+        used_columns = [key for key in columns if any(row[key] for row in rows)]
         print_table([{key: row[key] for key in used_columns} for row in rows], None if kind else name)
+        if name == "samplers":
+            print_table(
+                [
+                    {"preset": row["name"], "chain": row["chain"], "source": row["source"]}
+                    for row in presets()
+                ],
+                "presets of `trilemma generate`",
+            )
 
 
 def _list_published(as_json: bool) -> None:
@@ -101,15 +112,41 @@ def _short(architecture: str) -> str:
     return name
 
 
-def entries(kind: str) -> list[dict[str, str]]:
-    """Returns the rows of one kind: name, summary, paper and cost; data, method and network for recipes."""
+def entries(kind: str) -> list[dict[str, Any]]:
+    """Returns the rows of one kind: name, summary, paper and cost; also the presets of a sampler.
+
+    Recipes have name, data, method, network and summary.
+    """
     if kind == "recipes":
         return _recipes()
     rows = REGISTRIES[kind].rows()
-    return [
+    listed: list[dict[str, Any]] = [
         {"name": name, "summary": row.summary, "paper": row.paper, "cost": row.cost}
         for name, row in sorted(rows.items())
     ]
+    if kind == "samplers":
+        for row in listed:
+            row["presets"] = [preset for preset in presets() if preset["sampler"] == row["name"]]
+    return listed
+
+
+def presets() -> list[dict[str, Any]]:
+    """Returns one row per preset of samplers: its chain in words and in numbers, and its source."""
+    rows = []
+    for name, preset in PRESETS.items():
+        chain = preset.chain()
+        step = ", ".join(f"{key} {value:g}" for key, value in preset.step().items() if value)
+        words = f"{preset.sampler} on {preset.energy} from {preset.start}, {preset.steps} steps, {step}"
+        rows.append(
+            {
+                "name": name,
+                "chain": f"{words}, with stopping" if preset.stop else words,
+                "source": preset.source,
+                "summary": preset.summary,
+                **chain,
+            }
+        )
+    return rows
 
 
 def _recipes() -> list[dict[str, str]]:

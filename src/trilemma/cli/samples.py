@@ -15,6 +15,7 @@ MANIFOLD = ("precision", "recall", "density", "coverage")
 PIXELS = {"distance": "distance to nearest", "distance_ratio": "of real", "near_copies": "near copies"}
 
 if TYPE_CHECKING:
+    from trilemma.data.image_set import Splits
     from trilemma.metrics.frechet import Extractor
     from trilemma.runs.run_directory import RunDirectory
 
@@ -127,23 +128,29 @@ def sample_row(
 
     With a run, the row is also written to its evaluation folder.
     """
-    from trilemma.config.registry import DATASETS
-    from trilemma.data.sources import load_splits
-    from trilemma.evaluation.evaluate import run_splits
     from trilemma.evaluation.protocols.generation import measure_samples, read_samples
     from trilemma.runs.records import write_row
 
     sample_sets = read_samples(samples, options.origin)
-    if data is None and run is not None:
-        splits = run_splits(run.path)
-    else:
-        splits = load_splits(str(data)) if data in DATASETS else load_splits("folder", data)
+    splits = comparison_splits(data, run)
+    assert splits is not None
     print_progress(f"evaluating {len(sample_sets.images)} images of {samples}", quiet)
     draws = 1 if options.draws is None else options.draws
     row = measure_samples(sample_sets, splits, extractor, seed=seed, draws=draws, reference=options.reference)
     if run is not None:
         write_row(run.path, row)
     return row
+
+
+def comparison_splits(data: str | None, run: RunDirectory | None) -> Splits | None:
+    """Returns the images of ``data``, a name or a path, by default those of the run; ``None`` without both."""
+    from trilemma.config.registry import DATASETS
+    from trilemma.data.sources import load_splits
+    from trilemma.evaluation.evaluate import run_splits
+
+    if data is not None:
+        return load_splits(data) if data in DATASETS else load_splits("folder", data)
+    return None if run is None else run_splits(run.path)
 
 
 def print_row(row: dict[str, Any]) -> None:

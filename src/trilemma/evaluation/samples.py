@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
+from trilemma.config.chains import choose_chain
 from trilemma.data.image_set import Splits
 from trilemma.errors import ConfigError
 from trilemma.evaluation.evaluate import check_fit, environment, run_splits
@@ -24,41 +25,24 @@ from trilemma.metrics.generation import compare_samples
 from trilemma.progress import bar
 from trilemma.runs.records import warn_unwritable, write_json
 from trilemma.samplers.generate import generate as sample
+from trilemma.samplers.guidance import with_statistics
 from trilemma.tables import text_table
+from trilemma.units import count
 
 BATCH_SIZE = 250
 
 
 @dataclass(frozen=True)
-class Chain:
-    """How samples are drawn: name of the sampler, name of the energy, and settings of the sampler."""
-
-    sampler: str
-    energy: str
-    options: dict[str, Any]
-
-
-def training_chain(clf: Classifier, sampler: str | None = None, energy: str | None = None) -> Chain:
-    """The chain that a classifier was trained with; momentum on E(x, y) if it was trained without one.
-
-    Args:
-        clf: its ``about`` records the chain.
-        sampler, energy: names that replace those of the chain; another sampler gets its default settings.
-    """
-    options = dict(clf.about.get("chain", {}))
-    name, default_energy = options.pop("name", "momentum"), options.pop("energy", "joint")
-    if sampler is not None and sampler != name:
-        name, options = sampler, {}
-    return Chain(name, energy or default_energy, options)
-
-
-@dataclass(frozen=True)
 class Samples:
-    """Starts and final images of chains, float32 ``[N, C, H, W]`` in [0, 1] on the CPU, and classes, int64 ``[N]``."""
+    """Starts and final images of chains, float32 ``[N, C, H, W]`` in [0, 1] on the CPU, and classes, int64 ``[N]``.
+
+    ``steps`` is the number of steps that each chain has taken, int64 ``[N]``: with adaptive stopping not all.
+    """
 
     starts: Tensor
     images: Tensor
     labels: Tensor
+    steps: Tensor
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,7 +77,10 @@ class Generated(Samples):
         ]
         written = "" if self.folder is None else f"\nwritten to {self.folder / record['name']}"
         chain = f"{record['steps']} steps of {record['sampler']} on the {record['energy']} energy"
-        return f"{len(self.images)} samples, {chain} from {record['start']}\n{text_table(rows)}{written}"
+        saved = "" if record["stopping"] is None else f"\n{stopping_text(record)}"
+        return (
+            f"{len(self.images)} samples, {chain} from {record['start']}\n{text_table(rows)}{saved}{written}"
+        )
 
     def _repr_png_(self) -> bytes:
         return render(self.figure)[0]
@@ -115,33 +102,79 @@ def draw_samples(
     """``per_class`` samples of every class, with their starts; arguments as in :func:`generate`."""
     labels = torch.arange(clf.num_classes).repeat_interleave(per_class)
     train = None if data is None else data.train
-    starts: list[Tensor] = []
-    samples: list[Tensor] = []
+    # Once, and not in every batch.
+    clf = with_statistics(clf, energy, bool(options.get("stop")), train)
+    # Chains of a class repel each other within a batch, so a batch has whole classes if they fit.
+    size = max(1, BATCH_SIZE // per_class) * per_class if options.get("diversity") else BATCH_SIZE
+    parts: list[Samples] = []
     # A call with 0 steps returns the starts. The same seed for both calls gives the samples these very starts.
-    generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
+    seeds, same_seeds = (torch.Generator().manual_seed(seed) for _ in range(2))
     with bar("generate", len(labels), progress) as advance:
-        for part in labels.split(BATCH_SIZE):
-            for parts, generator, count in zip((starts, samples), generators, (0, steps), strict=True):
-                images = sample(
-                    clf, part, start, sampler, energy, count, train, generator, **(options if count else {})
-                )
-                parts.append(images.cpu())
+        for part in labels.split(min(size, BATCH_SIZE)):
+            taken = torch.zeros_like(part)
+
+            def add_step(step: dict[str, Any], taken: Tensor = taken) -> None:
+                taken[step["index"].cpu()] += 1
+
+            starts = sample(clf, part, start, sampler, energy, 0, train, seeds)
+            images = sample(
+                clf, part, starts, sampler, energy, steps, train, same_seeds, callback=add_step, **options
+            )
+            parts.append(Samples(starts.cpu(), images.cpu(), part, taken))
             advance(len(part))
-    return Samples(torch.cat(starts), torch.cat(samples), labels)
+    columns = ((p.starts, p.images, p.labels, p.steps) for p in parts)
+    return Samples(*(torch.cat(column) for column in zip(*columns, strict=True)))
+
+
+def stopping(taken: Tensor, steps: int) -> dict[str, float]:
+    """Returns what adaptive stopping has saved: means over the samples.
+
+    Args:
+        taken: int64 ``[N]``, the steps that each chain has taken.
+        steps: the largest number of steps.
+
+    Returns:
+        ``stopped``, the number of samples that stopped before the last step; ``mean_steps``; ``forward_passes`` per
+        sample and ``without_stopping``, those of all steps. A step costs two, a forward and a backward pass, and so
+        does the energy at which a sample stops.
+    """
+    stopped = taken < steps
+    return {
+        "stopped": int(stopped.sum()),
+        "mean_steps": round(float(taken.float().mean()), 2),
+        "forward_passes": round(float(2 * (taken + stopped.long()).float().mean()), 2),
+        "without_stopping": 2 * steps,
+    }
+
+
+def stopping_text(record: dict[str, Any]) -> str:
+    """Returns one line about what adaptive stopping has saved.
+
+    Args:
+        record: of :class:`Generated`, drawn with ``stop``.
+    """
+    saved, count_all = record["stopping"], record["figures"]["sample"]["count"]
+    return (
+        f"stopping: {saved['stopped']} of {count_all} samples stopped early, after {saved['mean_steps']:g} of "
+        f"{record['steps']} steps on average; {saved['forward_passes']:g} forward passes per sample instead of "
+        f"{saved['without_stopping']}"
+    )
 
 
 def generate(
     source: Source,
     per_class: int = 10,
-    start: str = "class-pca",
+    start: str | None = None,
     sampler: str | None = None,
     energy: str | None = None,
-    steps: int = 100,
+    steps: int | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     namer: Source | None = None,
     data: Splits | None = None,
     *,
+    preset: str | None = None,
+    stop: bool | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
     **options: Any,
@@ -156,41 +189,46 @@ def generate(
         source: a run folder (whose own data are used by default), a classifier file, a :class:`Run` or a
             :class:`Classifier`; its state is restored.
         per_class: number of images per class.
-        start, steps: as in :func:`trilemma.samplers.generate`.
-        sampler, energy: as in :func:`trilemma.samplers.generate`; by default those of the chain that the classifier was
-            trained with, with its settings, else momentum and joint.
+        start, steps, stop: as in :func:`trilemma.samplers.generate`.
+        sampler, energy: as in :func:`trilemma.samplers.generate`; by default those of the preset, else of the chain
+            that the classifier was trained with, with its settings, else momentum and joint.
         seed: seed of all random numbers.
         out: folder to write to; by default ``samples/`` of a run, and nothing is written otherwise.
         namer: an independently trained classifier (or run) that classifies starts, samples and real images.
         data: the splits that ``source`` was trained with: class statistics for starts, training images for the
             nearest distance, test images for comparison.
+        preset: name of published settings (``trilemma list samplers``); other arguments override them.
         device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
         progress: show a progress bar on standard error.
-        options: settings of the sampler (``step_size``, ``noise_std``, ...) and ``stop``.
+        options: settings of the sampler (``step_size``, ``noise_std``, ...), ``temperature`` and ``diversity``.
 
     Raises:
         ConfigError: a count below 1, an unknown start, sampler or energy, or a namer that is the generator itself.
+        UnknownNameError: unknown preset.
     """
-    if per_class < 1 or steps < 0:
-        raise ConfigError(
-            f"generate: per_class={per_class}, steps={steps}; per_class must be at least 1, steps at least 0"
-        )
+    count("generate", "per_class", per_class)
+    given = {"start": start, "sampler": sampler, "energy": energy, "steps": steps, "stop": stop, **options}
+    # Before the classifier is opened, which may take long.
+    count("generate", "steps", choose_chain(given, preset)["steps"], 0)
     run, clf = find_run(source), open_source(source, None, device)
     if run is not None:
         data = data or run_splits(run.path)
         out = out or run.path / "samples"
     namer = None if namer is None else open_source(namer, None, device)
     _check(clf, namer, data)
-    chain = training_chain(clf, sampler, energy)
-    settings = {**chain.options, **options}
+    settings = choose_chain(given, preset, clf.about.get("chain"))
+    start, sampler, energy = (str(settings.pop(name)) for name in ("start", "sampler", "energy"))
+    steps = count("generate", "steps", settings.pop("steps"), 0)
+    stop = settings.pop("stop")
     started = time.perf_counter()
     samples = draw_samples(
-        clf, per_class, start, chain.sampler, chain.energy, steps, seed, data, progress=progress, **settings
+        clf, per_class, start, sampler, energy, steps, seed, data, progress=progress, stop=stop, **settings
     )
     seconds = round(time.perf_counter() - started, 2)
     record: dict[str, Any] = {
-        "name": f"{start}_{chain.sampler}_{chain.energy}_{steps}",
-        "start": start, "sampler": chain.sampler, "energy": chain.energy, "steps": steps, "options": settings,
+        "name": f"{start}_{sampler}_{energy}_{steps}{'_stop' if stop else ''}",
+        "preset": preset, "start": start, "sampler": sampler, "energy": energy, "steps": steps, "options": settings,
+        "stopping": stopping(samples.steps, steps) if stop else None,
         "per_class": per_class, "seed": seed, "class_names": list(clf.class_names),
         "checkpoint": dict(clf.about), "namer": None if namer is None else dict(namer.about),
         "reference": None if data is None else {"name": data.train.name, "images": len(data.train)},
@@ -203,7 +241,12 @@ def generate(
         **environment(clf.device),
     }  # fmt: skip
     generated = Generated(
-        samples.starts, samples.images, samples.labels, record, None if out is None else Path(out)
+        samples.starts,
+        samples.images,
+        samples.labels,
+        samples.steps,
+        record,
+        None if out is None else Path(out),
     )
     if out is not None:
         _write(Path(out), generated)
