@@ -30,7 +30,8 @@ MEANINGS = {
     "threat.norm": "norm of the perturbation: `linf`, the largest change of a pixel value, or `l2`, the Euclidean norm",
     "sampler.name": "step rule of the chain",
     "sampler.steps": "sampler steps per training step",
-    "sampler.start": "initial images of new chains",
+    "sampler.start": "initial images of new chains, also with options or mixed (`uniform:0.5,class-pca:0.5`); "
+    "`replay-buffer` is for `generate` only",
     "update.name": "`plain`: the optimiser's step; `sam`: adaptive sharpness-aware minimisation; `awp`: adversarial "
     "weight perturbation; `sam` and `awp` compute the loss twice per step",
     "optimiser.name": "optimiser of the weights",

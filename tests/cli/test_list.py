@@ -7,6 +7,7 @@ import json
 import pytest
 
 from trilemma.cli.list import KINDS, REGISTRIES
+from trilemma.config.chains import PRESETS
 from trilemma.config.recipe import recipe_names
 
 
@@ -57,3 +58,21 @@ def test_published_results_are_listed_by_leaderboard(trilemma):
         and rows[0]["clean"] == 0.9368
         and rows[0]["link"] == "https://arxiv.org/abs/2404.09349"
     )
+
+
+def test_presets_of_samplers_are_listed_with_numbers_and_source(trilemma):
+    lines = trilemma("list", "samplers").stdout.splitlines()
+    for name, preset in PRESETS.items():
+        (line,) = [line for line in lines if line.split()[:1] == [name]]
+        assert (
+            preset.source in line
+            and f"{preset.steps} steps" in line
+            and f"step_size {preset.step_size:g}" in line
+        )
+    rows = json.loads(trilemma("list", "samplers", "--json").stdout)
+    listed = {preset["name"]: (row["name"], preset) for row in rows for preset in row["presets"]}
+    assert set(listed) == set(PRESETS)
+    for name, preset in PRESETS.items():
+        sampler, row = listed[name]
+        assert sampler == preset.sampler and row["source"] == preset.source
+        assert row.items() >= preset.chain().items()

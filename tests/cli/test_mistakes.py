@@ -50,6 +50,18 @@ MISTAKES = {
         "diagnose: unknown attack 'fap'. Did you mean 'fab'? Attacks: pgd, trades-kl, ",
     ),
     "unknown sampler": (["generate", "runs/x", "--sampler", "moment"], "Did you mean 'momentum'?"),
+    "unknown preset": (
+        ["generate", "runs/x", "--preset", "wheat"],
+        "unknown preset 'wheat'. Did you mean 'weat'?",
+    ),
+    "unknown energy": (["generate", "runs/x", "--energy", "joined"], "Did you mean 'joint'?"),
+    "unknown start": (["generate", "runs/x", "--start", "local-pc:k=9"], "Did you mean 'local-pca'?"),
+    "unknown schedule": (["generate", "runs/x", "--noise-schedule", "cos"], "Did you mean 'cosine'?"),
+    "weights of starts": (
+        ["generate", "runs/x", "--start", "uniform:0.5,class-pca:0.6"],
+        "the weights of 'uniform:0.5,class-pca:0.6' sum to 1.1; they must sum to 1",
+    ),
+    "negative steps": (["generate", "runs/x", "--steps", "-1"], "Invalid value for '--steps'"),
     "unknown kind": (["list", "metods"], "unknown kind 'metods'. Did you mean 'methods'? Kinds: recipes, "),
     "nothing to evaluate": (["evaluate"], "no classifier given; add a run folder"),
     "missing image": (["predict", "runs/x", "a.png"], "a.png: no such image file"),

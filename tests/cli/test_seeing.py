@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import trilemma as package
+from trilemma.config.chains import PRESETS
 
 
 def test_evaluate_a_run_prints_rows_and_keeps_them(trilemma, run_folder):
@@ -117,6 +118,31 @@ def test_generate_takes_a_step_size(trilemma, run_folder):
         given = () if step_size is None else ("--step-size", step_size)
         record = json.loads(trilemma(*arguments, *given).stdout)
         assert record["options"] == ({} if step_size is None else {"step_size": 0.5})
+
+
+def test_generate_runs_a_preset_with_options_over_it_and_says_what_stopping_saved(trilemma, run_folder):
+    arguments = ("generate", run_folder, "--per-class", 2, "--preset", "der", "--steps", 30, "--clamp", 0.5)
+    record = json.loads(trilemma(*arguments, "--start", "local-pca:k=20", "--json").stdout)
+    chain = PRESETS["der"].chain() | {"steps": 30, "start": "local-pca:k=20"}
+    assert {key: record[key] for key in ("preset", "start", "sampler", "energy", "steps")} == {
+        key: ({"preset": "der"} | chain)[key] for key in ("preset", "start", "sampler", "energy", "steps")
+    }
+    assert record["options"] == PRESETS["der"].step() | {"clamp": 0.5}
+    assert set(record["stopping"]) == {"stopped", "mean_steps", "forward_passes", "without_stopping"}
+    lines = trilemma(*arguments).stdout.splitlines()
+    assert sum(line.startswith("stopping: ") and "of 30 steps on average" in line for line in lines) == 1
+    assert json.loads(trilemma(*arguments, "--no-stop", "--json").stdout)["stopping"] is None
+
+
+def test_generate_from_a_file_needs_the_data_that_it_names(trilemma, mistake, run_folder):
+    file = run_folder / "checkpoints" / "best" / "classifier.safetensors"
+    arguments = ("generate", file, "--per-class", 1, "--steps", 1, "--start", "local-pca", "--out", "o")
+    assert mistake(*arguments, "--quiet") == (
+        "start: 'local-pca' needs training images; pass data=... (on the command line --data)"
+    )
+    result = trilemma(*arguments, "--data", "digits", "--json")
+    assert json.loads(result.stdout)["reference"] == {"name": "digits", "images": 1200}
+    assert "needs the chains of training" in mistake("generate", file, "--start", "replay-buffer", "--quiet")
 
 
 def test_generate_refuses_a_classifier_as_its_own_judge(mistake, run_folder):

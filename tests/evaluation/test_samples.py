@@ -12,8 +12,9 @@ from PIL import Image
 
 import trilemma
 from trilemma.data.sources import load_splits
-from trilemma.errors import ConfigError
-from trilemma.evaluation.samples import as_uint8, draw_samples, generate
+from trilemma.errors import ConfigError, UserError
+from trilemma.evaluation.samples import as_uint8, draw_samples, generate, stopping_text
+from trilemma.runs.read import start_order
 
 
 def test_files_hold_starts_and_samples_of_every_class(run_copy):
@@ -60,3 +61,60 @@ def test_a_classifier_does_not_judge_its_own_samples(finished_run):
 def test_rounding_to_bytes_and_back_is_exact():
     values = torch.arange(256).view(1, 1, 16, 16)
     assert (as_uint8(values / 255).reshape(-1) == np.arange(256)).all()
+
+
+def test_the_record_says_what_stopping_saved(finished_run):
+    """Against a count of the evaluations of the network."""
+    clf = trilemma.load(finished_run)
+    images = []
+    network = clf.network
+    network.register_forward_pre_hook(lambda _, inputs: images.append(len(inputs[0])))
+    generated = generate(clf, 5, "class-pca", "momentum", "joint", 40, data=load_splits("digits"), stop=True)
+    saved = generated.record["stopping"]
+    assert 0 < saved["stopped"] == int((generated.steps < 40).sum()) < 50
+    assert saved["mean_steps"] == pytest.approx(float(generated.steps.float().mean()), abs=0.01)
+    assert saved["forward_passes"] == pytest.approx(2 * sum(images) / 50, abs=0.01)
+    assert saved["forward_passes"] < saved["without_stopping"] == 80
+    text = (
+        f"stopping: {saved['stopped']} of 50 samples stopped early, after {saved['mean_steps']:g} of 40 steps"
+    )
+    assert stopping_text(generated.record).startswith(text) and text in repr(generated)
+    whole = generate(clf, 5, "class-pca", "momentum", "joint", 40, data=load_splits("digits"))
+    assert whole.record["stopping"] is None and (whole.steps == 40).all()
+    free = generated.steps == 40
+    # samples that never stopped are those without stopping, in a smaller batch
+    torch.testing.assert_close(generated.images[free], whole.images[free], atol=1e-4, rtol=0)
+
+
+def test_samples_of_a_class_repel_each_other_in_whole_batches(finished_run, monkeypatch):
+    """A batch cuts no class, so the number of classes in a batch changes nothing."""
+    clf = trilemma.load(finished_run)
+    arguments = (clf, 3, "uniform", "langevin", "joint", 3, 0)
+    whole = draw_samples(*arguments, diversity=50.0)
+    monkeypatch.setattr("trilemma.evaluation.samples.BATCH_SIZE", 7)
+    parts = draw_samples(*arguments, diversity=50.0)
+    torch.testing.assert_close(parts.images, whole.images, atol=1e-5, rtol=0)
+    assert (draw_samples(*arguments).images - whole.images).abs().max() > 1e-3
+
+
+def test_a_mixture_has_a_file_name_of_its_own(run_copy):
+    record = generate(run_copy, 1, "uniform:0.5,local-pca:k=20:0.5", steps=0).record
+    assert record["name"] == "uniform-0.5+local-pca-k20-0.5_momentum_joint_0"
+    assert (run_copy / "samples" / f"{record['name']}.png").is_file()
+    assert start_order(record) == start_order({"start": "local-pca"}) > start_order({"start": "class-pca"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"per_class": 0}, "per_class=0; must be at least 1"),
+        ({"steps": -1}, "steps=-1; must be at least 0"),
+        ({"preset": "derr"}, "unknown preset 'derr'. Did you mean 'der'"),
+        ({"start": "replay-buffer"}, "needs the chains of training, and .* has none"),
+        ({"start": "uniform:0.5,data:0.6"}, "sum to 1.1; they must sum to 1"),
+    ],
+)
+def test_wrong_settings_of_a_chain_are_one_line(finished_run, tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message) as caught:
+        generate(finished_run, **{"per_class": 1, "steps": 1, "out": tmp_path} | arguments)
+    assert "\n" not in str(caught.value)

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from trilemma import energies, samplers
+from trilemma import energies, noise, samplers
 from trilemma.config.chains import ENERGIES
 from trilemma.data.statistics import ClassPCA
 from trilemma.errors import ConfigError, ImageError, UnknownNameError, UserError
 from trilemma.samplers.generate import starting_images
-from trilemma.samplers.guidance import reference_stop
+from trilemma.samplers.guidance import energy_objective, reference_stop
 
 
 def known(toy):
@@ -111,8 +111,6 @@ def test_counterfactuals_start_from_the_image_and_keep_the_budget(toy) -> None:
 def test_no_steps_return_the_start_that_is_shown_beside_the_sample(toy) -> None:
     clf, labels = known(toy), toy.labels()
     start = samplers.generate(clf, labels, "class-pca", steps=0, generator=generator())
-    from trilemma import noise
-
     seeds = noise.derive(noise.image_seeds(6, generator()), 0)
     assert torch.equal(start, starting_images(clf, "class-pca", labels, seeds))
 
@@ -198,3 +196,44 @@ def test_images_that_become_nan_are_counted(toy) -> None:
 
     with pytest.raises(ImageError, match="generate: 6 of 6 images became NaN"):
         samplers.generate(broken, toy.labels(), toy.images(), steps=1)
+
+
+@pytest.mark.parametrize(("sampler", "diversity"), [("langevin", 0.0), ("momentum", 0.0), ("langevin", 4.0)])
+def test_stopping_gives_the_images_of_the_whole_batch_frozen_in_place(
+    toy, sampler: str, diversity: float
+) -> None:
+    """Sample by sample under the same seeds: finished images that leave the batch change no other image."""
+    clf, labels, steps = known(toy), toy.labels(24), 60
+    options: dict[str, Any] = {"step_size": 0.01, "noise_std": 0.02}
+    taken = torch.zeros(24, dtype=torch.int64)
+
+    def count(step: dict[str, Any]) -> None:
+        taken[step["index"]] += 1
+
+    start = samplers.generate(clf, labels, "uniform", steps=0, generator=generator())
+    compact = samplers.generate(
+        clf, labels, start, sampler, steps=steps, stop=True, generator=generator(), callback=count,
+        diversity=diversity, **options,
+    )  # fmt: skip
+    assert int((taken < steps).sum()) > 0 and taken.min() < taken.float().mean() < steps
+
+    # The loop of the definition, without compaction: all images in the batch, finished ones held where they are.
+    x, velocity = start.clone(), torch.zeros_like(start)
+    stopped = torch.zeros(24, dtype=torch.bool)
+    objective = energy_objective(clf, "joint", labels)
+    seeds = noise.image_seeds(24, generator())
+    for step in range(steps):
+        here = x.clone().requires_grad_()
+        values, logits = objective(here, torch.arange(24))
+        if diversity:
+            squares = (here.flatten(1)[:, None] - x.flatten(1)[None]).square().sum(2)
+            others = (labels[:, None] == labels) & ~torch.eye(24, dtype=torch.bool)
+            # h^2 is D / 16, and D is 16
+            values = values + diversity * ((-squares / 2).exp() * others).sum(1) / others.sum(1)
+        (gradient,) = torch.autograd.grad(values.sum(), here)
+        gap = (energies.joint_energy(logits, labels) - clf.statistics["energy_mean"][labels]).square()
+        stopped |= gap < (clf.statistics["energy_std"][labels] / 2).square()
+        velocity = (0.8 * velocity if sampler == "momentum" else 0.0) - 0.01 * gradient
+        moved = (x + velocity + 0.02 * noise.normal(seeds, step + 1, (1, 4, 4))).clamp(0, 1)
+        x = torch.where(stopped[:, None, None, None], x, moved)
+    torch.testing.assert_close(compact, x, atol=1e-5, rtol=0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from trilemma import noise, samplers
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.config.registry import SAMPLERS
+from trilemma.errors import ConfigError
 from trilemma.walks import objectives
 
 SEEDS = noise.image_seeds(6, torch.Generator().manual_seed(0))
@@ -150,3 +154,39 @@ def test_samplers_descend_the_energy_inside_the_box(toy, sampler) -> None:
     moved = run(sampler, clf, images, 8, step_size=0.005, seeds=SEEDS)
     assert moved.min() >= 0 and moved.max() <= 1
     assert (clf(moved).logsumexp(1) > clf(images).logsumexp(1)).all()
+
+
+FACTORS = {
+    "constant": [1.0] * 5,
+    "linear": [1.0, 0.8, 0.6, 0.4, 0.2],
+    "cosine": [(1 + math.cos(math.pi * k / 5)) / 2 for k in range(5)],
+}
+
+
+@pytest.mark.parametrize(("steps_fall", "noise_falls"), [("linear", "cosine"), ("cosine", "constant")])
+@pytest.mark.parametrize("name", SAMPLERS.names())
+def test_step_and_noise_follow_their_schedules(toy, name: str, steps_fall: str, noise_falls: str) -> None:
+    clf, x, velocity = classifier(), toy.images(), torch.zeros(6, 1, 4, 4)
+    for step, (size, std) in enumerate(zip(FACTORS[steps_fall], FACTORS[noise_falls], strict=True)):
+        here = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(-clf(here).logsumexp(1).sum(), here)
+        gradient = gradient.clamp(-0.5, 0.5)
+        if name == "normalised":
+            gradient = gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None]
+        velocity = (0.8 * velocity if name == "momentum" else 0.0) - 0.1 * size * gradient
+        x = (x + velocity + 0.02 * std * noise.normal(SEEDS, step + 1, (1, 4, 4))).clamp(0, 1)
+    options: dict[str, Any] = {"step_schedule": steps_fall, "noise_schedule": noise_falls, "clamp": 0.5}
+    found = run(
+        SAMPLERS.get(name), clf, toy.images(), 5, step_size=0.1, noise_std=0.02, seeds=SEEDS, **options
+    )
+    torch.testing.assert_close(found, x, atol=1e-5, rtol=0)
+
+
+def test_a_linear_schedule_ends_before_zero_and_an_unknown_one_is_an_error(toy) -> None:
+    clf = classifier()
+    still = run(
+        samplers.langevin, clf, toy.images(), 1, seeds=SEEDS, step_schedule="linear", noise_schedule="cosine"
+    )
+    assert torch.equal(still, run(samplers.langevin, clf, toy.images(), 1, seeds=SEEDS))
+    with pytest.raises(ConfigError, match=r"step_schedule='linaer' is unknown.*Did you mean 'linear'"):
+        run(samplers.langevin, clf, toy.images(), 1, seeds=SEEDS, step_schedule="linaer")

@@ -12,6 +12,7 @@ from tests.training.support import SMALL_CHAIN, STEPS_PER_EPOCH, differences, st
 from trilemma.config.config import Config
 from trilemma.errors import ConfigError, RunError
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.samplers.replay_buffer import CHAINS
 from trilemma.training.train import train
 
 CASES: dict[str, Any] = {
@@ -28,6 +29,11 @@ CASES: dict[str, Any] = {
 @pytest.fixture(params=CASES)
 def config(request: pytest.FixtureRequest) -> Config:
     return tiny(request.param, **CASES[request.param])
+
+
+def chains_of(path: Path) -> dict[str, Any]:
+    """The chains beside each classifier of a run: class names, images and labels."""
+    return {file.parent.name: [*CHAINS.read(file)] for file in path.glob("checkpoints/*/chains.safetensors")}
 
 
 def interrupted(config: Config, path: Path) -> RunDirectory:
@@ -51,6 +57,8 @@ def test_a_run_interrupted_within_an_epoch_ends_as_if_it_had_not_been(
     ours, theirs = resumed.classifier.state_dict(), whole.classifier.state_dict()
     assert differences(ours, theirs) == []
     assert differences(resumed.classifier.statistics, whole.classifier.statistics) == []
+    assert differences(chains_of(resumed.path), chains_of(whole.path)) == []
+    assert set(chains_of(whole.path)) == ({"best", "last"} if config.method.uses_sampler else set())
     # the line right after the interruption is a mean over fewer steps; every other one is the same
     split = -(-middle // 5) * 5
     rows = [

@@ -35,11 +35,14 @@ from trilemma.cli.samples import (
 )
 from trilemma.config.chains import ENERGIES, PRESETS, SCHEDULES, find_sampler_preset
 from trilemma.config.registry import SAMPLERS
+from trilemma.config.starts import parse_start
 from trilemma.errors import ConfigError
 from trilemma.units import choice
 
 PRESET_HELP = "published settings, see `trilemma list samplers`; other options override them"
-START_HELP = "see `trilemma list starts`  [default: class-pca]"
+START_HELP = (
+    "see `trilemma list starts`; option: local-pca:k=200; mixture: uniform:0.5,data:0.5  [default: class-pca]"
+)
 SAMPLER_HELP = "see `trilemma list samplers`  [default: the sampler used in training, else momentum]"
 ENERGY_HELP = (
     f"{', '.join(ENERGIES[:-1])} or {ENERGIES[-1]}  [default: the energy used in training, else joint]"
@@ -106,7 +109,7 @@ def generate(
         "noise_schedule": noise_schedule, "temperature": temperature, "diversity": diversity,
     }  # fmt: skip
     settings: dict[str, Any] = {name: value for name, value in optional.items() if value is not None}
-    _check_names(preset, sampler, energy, settings)
+    _check_names(preset, start, sampler, energy, settings)
     classifier.check()
     run = classifier.run
     naming = None if namer is None else ClassifierSource(namer)
@@ -120,6 +123,8 @@ def generate(
     if draws is not None and extractor is None:
         raise ConfigError(f"--draws {draws}: requires --extractor, the network whose features are compared")
     folder = output_folder(out, run, "samples")
+    # Training writes the chains beside the classifier.
+    chains = None if classifier.path is None else classifier.classifier_file()
     from trilemma.evaluation.samples import generate as generate_images
     from trilemma.evaluation.samples import stopping_text
 
@@ -129,7 +134,7 @@ def generate(
     print_progress(f"generating {per_class} images per class from {classifier}", quiet)
     generated = generate_images(
         clf, per_class, start, sampler, energy, steps, seed, folder, naming_classifier, comparison_splits(data, run),
-        preset=preset, stop=stop, progress=show_progress_bar(quiet), **settings,
+        preset=preset, stop=stop, chains=chains, progress=show_progress_bar(quiet), **settings,
     )  # fmt: skip
     record, grid = generated.record, generated.grid
     row = None
@@ -151,16 +156,18 @@ def generate(
 
 
 def _check_names(
-    preset: str | None, sampler: str | None, energy: str | None, settings: dict[str, Any]
+    preset: str | None, start: str | None, sampler: str | None, energy: str | None, settings: dict[str, Any]
 ) -> None:
     """Checks names without importing torch.
 
     Raises:
         UnknownNameError: unknown preset or sampler.
-        ConfigError: unknown energy or schedule.
+        ConfigError: unknown energy, start or schedule, or a wrong mixture of starts.
     """
     if preset is not None:
         find_sampler_preset(preset)
+    if start is not None:
+        parse_start(start)
     if sampler is not None:
         SAMPLERS.row(sampler)
     if energy is not None:

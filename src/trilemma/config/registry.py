@@ -448,11 +448,21 @@ STARTS = Registry(
             "the principal components of the class",
             paper="arXiv 2407.06315",
         ),
+        "local-pca": Row(
+            "trilemma.samplers.starts:local_pca",
+            "the principal components of the k training images nearest to one of the class; :k=100",
+            paper="arXiv 2505.22486",
+        ),
         "data": Row("trilemma.samplers.starts:data", "a random training image of the class"),
         "phase-scrambled": Row(
             "trilemma.samplers.starts:phase_scrambled_data",
             "training images with random Fourier phases",
             paper="DAT",
+        ),
+        "replay-buffer": Row(
+            "trilemma.samplers.starts:replay_buffer",
+            "a random chain of the class, kept from training with the run",
+            paper="arXiv 1912.03263",
         ),
     },
     "trilemma.starts",

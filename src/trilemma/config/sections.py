@@ -22,7 +22,8 @@ from pydantic import (
 from trilemma.config.registry import SAMPLERS, STARTS, Registry
 from trilemma.config.remedies import Ladders
 from trilemma.config.section import Section
-from trilemma.errors import UnknownNameError
+from trilemma.config.starts import REPLAY_BUFFER, parse_start, start_names
+from trilemma.errors import ConfigError, UnknownNameError
 from trilemma.units import Norm, PixelLength, check_radius
 
 
@@ -39,9 +40,23 @@ def _row_of(registry: Registry) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_start(text: str) -> str:
+    """Accepts a start of new chains, or a mixture of starts (:mod:`trilemma.config.starts`)."""
+    try:
+        parse_start(text)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("start: ")) from None
+    if REPLAY_BUFFER in start_names(text):
+        raise ValueError(
+            f"{REPLAY_BUFFER!r} are chains of a finished run; training has its own (sampler.buffer_size), choose the "
+            "start of its new chains"
+        )
+    return text
+
+
 # The registry is part of the type's metadata, so that the documentation can list its names.
 SamplerName = Annotated[str, _row_of(SAMPLERS), SAMPLERS]
-StartName = Annotated[str, _row_of(STARTS), STARTS]
+StartName = Annotated[str, AfterValidator(_check_start), STARTS]
 
 
 class DataConfig(Section):

@@ -19,6 +19,10 @@ from trilemma.data.image_set import ImageSet, as_float
 from trilemma.data.splitting import class_ranks
 from trilemma.errors import DataError
 
+# Images around a random one for a local PCA, and samples of it that are drawn at once.
+NEIGHBOURS = 100
+CHUNK = 16
+
 
 def class_means(image_set: ImageSet) -> Tensor:
     """Mean image of each class, float32 ``[K, C, H, W]`` in [0, 1].
@@ -179,6 +183,97 @@ def _principal(centred: Tensor) -> tuple[Tensor, Tensor]:
     # The sign of a singular vector is arbitrary; the largest entry is made positive, so that results are reproducible.
     peaks = basis.gather(1, basis.abs().argmax(1, keepdim=True))
     return basis * torch.where(peaks < 0, -1.0, 1.0), values
+
+
+class LocalPCA:
+    """Samples from the principal components of the training images near a random one of the class (DER).
+
+    x0 = mu + sum_i s_i a_i u_i / sqrt(k - 1), a ~ N(0, I), with mu, u_i and s_i the mean, principal directions and
+    singular values of the k images of the class that are nearest to a random one z in L2 distance, z included. Before
+    it is clipped to [0, 1], a sample given z has the mean and, in the directions kept, the covariance of these images.
+
+    Nothing is fitted before a sample is drawn, and its class needs all its images: there are no statistics to store.
+
+    Args:
+        image_set: training images.
+        k: number of images; ``None`` for 100, or all images of a smaller class.
+        explained_variance: keep the smallest number of directions that explains this fraction of the variance, in
+            (0, 1].
+        device: device of the samples.
+
+    Raises:
+        DataError: a class has fewer than ``k`` images or fewer than 2, or ``explained_variance`` is out of range.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        k: int | None = None,
+        explained_variance: float = 0.99,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not 0 < explained_variance <= 1:
+            raise DataError(f"explained_variance is {explained_variance}; give a fraction in (0, 1]")
+        self.image_shape = image_set.image_shape
+        self.k = k or NEIGHBOURS
+        self.explained_variance = explained_variance
+        self.device = torch.device(device)
+        self._images = [image_set.images[index].flatten(1) for index in _indices_by_class(image_set)]
+        needed = 2 if k is None else k
+        for name, images in zip(image_set.class_names, self._images, strict=True):
+            if len(images) < needed:
+                raise DataError(
+                    f"{image_set.name} ({image_set.split}): class {name!r} has {len(images)} images, but local-pca "
+                    f"needs k={needed} of each class; choose a smaller k or another start"
+                )
+
+    def sample(self, labels: Tensor, seeds: Tensor) -> Tensor:
+        """One sample per label, float32 ``[N, C, H, W]`` in [0, 1]; ``labels`` and ``seeds`` are int64 ``[N]``."""
+        samples = torch.empty(len(labels), math.prod(self.image_shape), device=self.device)
+        position = noise.uniform(seeds, 1, (1,))[:, 0].double().cpu()
+        for label, index in _by_class(labels):
+            images = self._images[label]
+            count = min(self.k, len(images))
+            white = noise.normal(seeds[index], 0, (count,)).double().cpu()
+            chosen = (position[index.cpu()] * len(images)).long()
+            drawn = [
+                self._draw(images, chosen[some], white[some])
+                for some in torch.arange(len(index)).split(CHUNK)
+            ]
+            samples[index] = torch.cat(drawn).to(samples)
+        return samples.clamp_(0, 1).view(len(labels), *self.image_shape)
+
+    def _draw(self, images: Tensor, chosen: Tensor, white: Tensor) -> Tensor:
+        """Unclipped samples ``[M, D]``, in float64, around the images ``chosen`` ``[M]`` of one class ``[n, D]``.
+
+        ``white``: N(0, 1) numbers ``[M, k]``, one per neighbour.
+        """
+        count = white.shape[1]
+        nearest = _distances(images[chosen], images).sort(dim=1, stable=True).indices[:, :count]
+        near = as_float(images[nearest]).double()
+        mean = near.mean(1, keepdim=True)
+        centred = near - mean
+        variances, vectors = torch.linalg.eigh(centred @ centred.mT)
+        share = variances.clamp_min(0).flip(1).cumsum(1) / variances.clamp_min(0).sum(
+            1, keepdim=True
+        ).clamp_min(1e-12)
+        # Directions up to and including the one with which the share reaches the required one, in ascending order.
+        kept = torch.cat([torch.zeros_like(share[:, :1]), share[:, :-1]], 1) < self.explained_variance - 1e-9
+        # The projection of white noise onto the eigenvectors, which does not depend on their arbitrary signs.
+        coefficients = vectors.mT @ white[..., None] * kept.flip(1)[..., None]
+        weights = vectors @ coefficients / math.sqrt(count - 1)
+        samples: Tensor = mean + weights.mT @ centred
+        return samples[:, 0]
+
+
+def _distances(points: Tensor, images: Tensor) -> Tensor:
+    """Squared L2 distances ``[M, n]`` of ``points`` ``[M, D]`` from ``images`` ``[n, D]``; exact for uint8."""
+    wide = points.double()
+    columns = []
+    for part in images.split(1000):
+        other = part.double()
+        columns.append(wide.square().sum(1)[:, None] + other.square().sum(1) - 2 * wide @ other.T)
+    return torch.cat(columns, 1)
 
 
 class ClassGaussian:

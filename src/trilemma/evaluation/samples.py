@@ -15,7 +15,8 @@ from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.chains import choose_chain
-from trilemma.data.image_set import Splits
+from trilemma.config.starts import REPLAY_BUFFER, start_names
+from trilemma.data.image_set import ImageSet, Splits
 from trilemma.errors import ConfigError
 from trilemma.evaluation.evaluate import check_fit, environment, run_splits
 from trilemma.evaluation.source import Source, find_run, open_source
@@ -26,6 +27,7 @@ from trilemma.progress import bar
 from trilemma.runs.records import warn_unwritable, write_json
 from trilemma.samplers.generate import generate as sample
 from trilemma.samplers.guidance import with_statistics
+from trilemma.samplers.replay_buffer import load_chains
 from trilemma.tables import text_table
 from trilemma.units import count
 
@@ -96,6 +98,7 @@ def draw_samples(
     seed: int,
     data: Splits | None = None,
     *,
+    chains: ImageSet | str | Path | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Samples:
@@ -104,6 +107,8 @@ def draw_samples(
     train = None if data is None else data.train
     # Once, and not in every batch.
     clf = with_statistics(clf, energy, bool(options.get("stop")), train)
+    if isinstance(chains, str | Path) and REPLAY_BUFFER in start_names(start):
+        chains = load_chains(chains)
     # Chains of a class repel each other within a batch, so a batch has whole classes if they fit.
     size = max(1, BATCH_SIZE // per_class) * per_class if options.get("diversity") else BATCH_SIZE
     parts: list[Samples] = []
@@ -116,7 +121,7 @@ def draw_samples(
             def add_step(step: dict[str, Any], taken: Tensor = taken) -> None:
                 taken[step["index"].cpu()] += 1
 
-            starts = sample(clf, part, start, sampler, energy, 0, train, seeds)
+            starts = sample(clf, part, start, sampler, energy, 0, train, seeds, chains=chains)
             images = sample(
                 clf, part, starts, sampler, energy, steps, train, same_seeds, callback=add_step, **options
             )
@@ -175,6 +180,7 @@ def generate(
     *,
     preset: str | None = None,
     stop: bool | None = None,
+    chains: str | Path | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
     **options: Any,
@@ -198,6 +204,7 @@ def generate(
         data: the splits that ``source`` was trained with: class statistics for starts, training images for the
             nearest distance, test images for comparison.
         preset: name of published settings (``trilemma list samplers``); other arguments override them.
+        chains: a run folder or classifier file whose chains the start ``replay-buffer`` draws; by default the run.
         device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
         progress: show a progress bar on standard error.
         options: settings of the sampler (``step_size``, ``noise_std``, ...), ``temperature`` and ``diversity``.
@@ -214,6 +221,7 @@ def generate(
     if run is not None:
         data = data or run_splits(run.path)
         out = out or run.path / "samples"
+        chains = chains or run.path
     namer = None if namer is None else open_source(namer, None, device)
     _check(clf, namer, data)
     settings = choose_chain(given, preset, clf.about.get("chain"))
@@ -222,11 +230,22 @@ def generate(
     stop = settings.pop("stop")
     started = time.perf_counter()
     samples = draw_samples(
-        clf, per_class, start, sampler, energy, steps, seed, data, progress=progress, stop=stop, **settings
+        clf,
+        per_class,
+        start,
+        sampler,
+        energy,
+        steps,
+        seed,
+        data,
+        chains=chains,
+        progress=progress,
+        stop=stop,
+        **settings,
     )
     seconds = round(time.perf_counter() - started, 2)
     record: dict[str, Any] = {
-        "name": f"{start}_{sampler}_{energy}_{steps}{'_stop' if stop else ''}",
+        "name": f"{file_name(start)}_{sampler}_{energy}_{steps}{'_stop' if stop else ''}",
         "preset": preset, "start": start, "sampler": sampler, "energy": energy, "steps": steps, "options": settings,
         "stopping": stopping(samples.steps, steps) if stop else None,
         "per_class": per_class, "seed": seed, "class_names": list(clf.class_names),
@@ -251,6 +270,11 @@ def generate(
     if out is not None:
         _write(Path(out), generated)
     return generated
+
+
+def file_name(start: str) -> str:
+    """The text of a start as part of a file name: ``uniform-0.5+local-pca-k200-0.5``."""
+    return start.replace(" ", "").replace(",", "+").replace(":", "-").replace("=", "")
 
 
 def _check(clf: Classifier, namer: Classifier | None, data: Splits | None) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from trilemma.config.registry import STARTS
+from trilemma.config.starts import start_names
 from trilemma.errors import CheckpointError, RunError
 from trilemma.files import CLASSIFIER, dark_path
 from trilemma.runs.records import LAST, file_stem, headline_stem, is_own, same_setting, stored_threat
@@ -158,10 +159,11 @@ def read_contents(path: str | PathLike[str]) -> Contents:
 def start_order(record: Record) -> int:
     """Returns the sort key of a sample record: the position of its start in the registry, least informed start first.
 
-    The less a start contains of the training images, the more the samples show of the classifier.
+    The less a start contains of the training images, the more the samples show of the classifier. A mixture contains
+    what the most informed of its starts does.
     """
     names = list(STARTS.rows())
-    return names.index(record["start"]) if record["start"] in names else len(names)
+    return max(names.index(name) if name in names else len(names) for name in start_names(record["start"]))
 
 
 def _headlines(folder: Path, threat: Record | None) -> tuple[dict[str, Record], list[Record]]:

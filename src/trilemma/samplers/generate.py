@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ def generate(
     stop: bool | None = None,
     temperature: float | None = None,
     diversity: float = 0.0,
+    chains: ImageSet | tuple[Tensor, Tensor] | str | Path | None = None,
     budget: float | None = None,
     callback: Callback | None = None,
     **options: Any,
@@ -71,8 +73,9 @@ def generate(
         clf: the classifier, or with starting images also a network or function from images in [0, 1] to logits; its
             mode and buffers are restored afterwards.
         labels: the class of each image, int64 ``[N]`` or a list or array of whole numbers.
-        start: a name of the registry ``STARTS`` (``trilemma list starts``), or the starting images, ``[N, C, H, W]`` in
-            [0, 1] (counterfactuals); by default that of the preset, else ``class-pca``.
+        start: a name of the registry ``STARTS`` (``trilemma list starts``), also with options (``local-pca:k=200``) or
+            as a mixture (``uniform:0.5,class-pca:0.5``); or the starting images, ``[N, C, H, W]`` in [0, 1]
+            (counterfactuals). By default that of the preset, else ``class-pca``.
         sampler: a name of the registry ``SAMPLERS`` (``trilemma list samplers``); by default that of the preset, else
             ``momentum``.
         energy: ``joint``, ``marginal``, ``ce``, ``reference`` or ``mahalanobis``
@@ -88,6 +91,8 @@ def generate(
         temperature: of the energy ``ce``, which divides the logits by it.
         diversity: weight of a repulsion between the chains of a class in this call
             (:func:`trilemma.samplers.guidance.repelled`), in units of the energy; an image then depends on the others.
+        chains: for the start ``replay-buffer``: a run folder, a classifier file of a run, or images in [0, 1] with
+            their classes.
         budget: largest L2 distance from the starting image, pixel units.
         callback: called after each step (see :func:`trilemma.walks.walk.walk`).
         options: settings of the sampler (``step_size``, ``noise_std``, ``clamp``, ``zeta``, ``step_schedule``,
@@ -103,6 +108,8 @@ def generate(
     """
     if isinstance(data, tuple):
         data = load_images(data, split="train")
+    if isinstance(chains, tuple):
+        chains = load_images(chains, split="chains")
     check_generator("generate", generator)
     start_images = None if start is None or isinstance(start, str) else as_images(start)
     clf, labels, start_images = _on_device(clf, labels, start_images)
@@ -115,7 +122,7 @@ def generate(
     options = _checked_options(sampler, chain)
     seeds = noise.image_seeds(len(labels), generator, labels.device)
     images = (
-        starting_images(clf, start_name, labels, noise.derive(seeds, 0), data)
+        starting_images(clf, start_name, labels, noise.derive(seeds, 0), data, chains)
         if start_images is None
         else start_images
     )
@@ -203,15 +210,21 @@ def _checked_options(sampler: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def starting_images(
-    clf: Classifier, name: str, labels: Tensor, seeds: Tensor, data: ImageSet | None = None
+    clf: Classifier,
+    name: str,
+    labels: Tensor,
+    seeds: Tensor,
+    data: ImageSet | None = None,
+    chains: ImageSet | str | Path | None = None,
 ) -> Tensor:
     """Returns the starting images of :func:`generate`, ``[N, C, H, W]``, for display beside the generated ones.
 
     Args:
         clf: the classifier.
-        name: name of the start.
+        name: text of the start (:mod:`trilemma.config.starts`).
         labels, seeds: int64 ``[N]``.
         data: training images, for starts that need them.
+        chains: chains of a finished run, or its path, for the start ``replay-buffer``.
 
     Raises:
         ConfigError: unknown start, missing training images or statistics, or unknown image shape.
@@ -223,4 +236,4 @@ def starting_images(
         )
     if not len(labels):
         return torch.empty(0, *shape, device=labels.device)
-    return make_start(name, labels, seeds, shape, data, stored_pca(clf))
+    return make_start(name, labels, seeds, shape, data, stored_pca(clf), chains)

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from trilemma.classifier.source import ClassifierSource
+from trilemma.data.image_set import ImageSet
+from trilemma.errors import ConfigError
+from trilemma.files import TensorFormat
+
 # From labels, int64 [n], to starting images [n, C, H, W].
 StartFunction = Callable[[Tensor], Tensor]
+
+
+# Chains of a finished run, beside its classifier.
+CHAINS_FILE = "chains.safetensors"
+CHAINS = TensorFormat(
+    name="chains",
+    version=1,
+    foreign="not a file of chains of trilemma",
+    damaged="not a file of chains, or cut short; copy it again or train again",
+    advice="free space or choose another --out",
+)
 
 
 class ReplayBuffer:
@@ -81,3 +98,43 @@ class ReplayBuffer:
         """Restores saved chains. The tensors are copied, so that later writes do not change ``state``."""
         self.images = state["images"].to(self.images, copy=True)
         self.labels = state["labels"].to(self.labels, copy=True)
+
+
+def save_chains(path: Path, buffer: ReplayBuffer, class_names: tuple[str, ...]) -> None:
+    """Writes the chains of a replay buffer as images of 8 bits, clipped to [0, 1].
+
+    Args:
+        path: the file; beside a classifier it is called :data:`CHAINS_FILE`.
+        buffer: the chains.
+        class_names: one name per class.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    images = (buffer.images.clamp(0, 1) * 255).round().to(torch.uint8)
+    CHAINS.write(path, {"images": images, "labels": buffer.labels}, {"class_names": list(class_names)})
+
+
+def load_chains(source: str | Path) -> ImageSet:
+    """Returns the chains that training kept.
+
+    Args:
+        source: a run folder (the chains of its best checkpoint), a classifier file of a run, or the file of chains.
+
+    Raises:
+        ConfigError: there are none.
+        CheckpointError: no such file, or it is damaged.
+    """
+    path = Path(source)
+    if path.name != CHAINS_FILE:
+        described = ClassifierSource(source)
+        described.check()
+        classifier_file = described.classifier_file()
+        path = path if classifier_file is None else classifier_file.with_name(CHAINS_FILE)
+    if not path.is_file():
+        raise ConfigError(
+            f"start: 'replay-buffer' needs the chains of training, and {source} has none: only runs of methods with a "
+            "sampler and sampler.buffer_size above 0 keep them; choose another start"
+        )
+    header, tensors = CHAINS.read(path)
+    return ImageSet(tensors["images"], tensors["labels"], tuple(header["class_names"]), str(source), "chains")

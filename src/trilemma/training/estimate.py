@@ -243,9 +243,10 @@ def _memory_gb(
 
 
 def _disk_gb(config: Config, parameters: int, shape: tuple[int, int, int]) -> float:
-    """Returns the disk space of the stored training states and two finished classifiers."""
+    """Returns the disk space of the stored training states, and of two finished classifiers with their chains."""
     pixels = shape[0] * shape[1] * shape[2]
     buffer = (config.sampler.buffer_size or 0) * pixels if config.method.uses_sampler else 0
     stored = NEWEST_STATES + (OLDER_STATES if late_rollbacks(config.monitors) else 0)
     states = stored * (4 * parameters + buffer)
-    return BYTES_PER_VALUE * (states + 2 * (parameters + 10 * 64 * pixels)) / 1e9
+    # Chains have one byte per value.
+    return (BYTES_PER_VALUE * (states + 2 * (parameters + 10 * 64 * pixels)) + 2 * buffer) / 1e9

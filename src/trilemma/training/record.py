@@ -17,6 +17,7 @@ from trilemma.errors import describe
 from trilemma.methods.base import Points
 from trilemma.monitors.readings import Reading, mean_reading
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.samplers.replay_buffer import CHAINS_FILE, save_chains
 from trilemma.training.checkpoint import save_state
 from trilemma.training.loggers import IMAGES, Log
 from trilemma.training.progress import Reporter
@@ -180,7 +181,7 @@ class Record:
     def classifier(
         self, finished: Classifier, train: ImageSet, state: TrainingState, checkpoint: str, select: str
     ) -> None:
-        """Saves a finished classifier with the statistics of its training images and metadata.
+        """Saves a finished classifier with statistics of its training images, metadata, and the chains beside it.
 
         Args:
             finished: the classifier; its ``statistics`` and ``about`` are set.
@@ -203,7 +204,10 @@ class Record:
             finished.about["chain"] = self.config.sampler.model_dump(
                 include={"name", "energy", "step_size", "noise_std", "clamp"}, exclude_none=True
             )
-        finished.save(self.run.best_classifier if checkpoint == "best" else self.run.last_classifier)
+        path = self.run.best_classifier if checkpoint == "best" else self.run.last_classifier
+        finished.save(path)
+        if state.method_state.buffer is not None:
+            save_chains(path.with_name(CHAINS_FILE), state.method_state.buffer, train.class_names)
 
     def checkpoint(self, state: TrainingState) -> None:
         """Saves the training state; some earlier states are stored too, for rollbacks."""
