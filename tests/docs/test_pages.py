@@ -18,7 +18,9 @@ from typer.main import get_command
 from trilemma.cli.list import KINDS, PUBLISHED
 from trilemma.cli.main import app
 from trilemma.config import registry
+from trilemma.config.chains import ENERGIES, PRESETS
 from trilemma.config.recipe import build_config, load_config, recipe_names
+from trilemma.config.starts import parse_start
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -126,11 +128,11 @@ def test_commands_in_blocks_would_run(command):
         registry.PROTOCOLS.row(name)
     assert given.get("kind") in (None, *KINDS, PUBLISHED)
     if "sampler" in given:
-        from trilemma.samplers.generate import ENERGIES
-
         assert given["sampler"] in (None, *registry.SAMPLERS.names())
         assert given["energy"] in (None, *ENERGIES)
-        assert given["start"] in registry.STARTS
+        assert given["preset"] in (None, *PRESETS)
+        if given["start"] is not None:
+            parse_start(given["start"])
 
 
 @pytest.mark.parametrize("command", IN_PROSE, ids=lambda command: command.line)
