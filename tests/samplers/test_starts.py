@@ -229,7 +229,7 @@ def test_a_wrong_start_is_one_line(toy, name: str, error: type[Exception], messa
 def test_chains_that_do_not_exist_or_do_not_fit_are_one_line(toy, finished_run, tmp_path) -> None:
     for source in (finished_run, finished_run / "checkpoints" / "best" / "classifier.safetensors"):
         with pytest.raises(
-            ConfigError, match=r"needs the chains of training, and .* has none: only runs of methods"
+            ConfigError, match=r"needs the chains of training, and .* has none: runs with sampler.buffer_size"
         ):
             load_chains(source)
     with pytest.raises(CheckpointError, match="no such run folder or classifier file"):

@@ -133,8 +133,9 @@ def load_chains(source: str | Path) -> ImageSet:
         path = path if classifier_file is None else classifier_file.with_name(CHAINS_FILE)
     if not path.is_file():
         raise ConfigError(
-            f"start: 'replay-buffer' needs the chains of training, and {source} has none: only runs of methods with a "
-            "sampler and sampler.buffer_size above 0 keep them; choose another start"
+            f"start: 'replay-buffer' needs the chains of training, and {source} has none: runs with "
+            "sampler.buffer_size above 0 keep them, those of earlier versions do not; train again or choose another "
+            "start"
         )
     header, tensors = CHAINS.read(path)
     return ImageSet(tensors["images"], tensors["labels"], tuple(header["class_names"]), str(source), "chains")
