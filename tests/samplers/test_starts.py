@@ -169,7 +169,8 @@ def test_a_mixture_draws_each_start_with_its_weight_from_the_image_s_own_seed(to
 def test_chains_of_training_are_saved_and_drawn(toy, tmp_path) -> None:
     def start(labels: torch.Tensor) -> torch.Tensor:
         # as jem's chains, outside [0, 1] too
-        return 1.5 * toy.images(len(labels)) - 0.25
+        images: torch.Tensor = toy.images(len(labels))
+        return 1.5 * images - 0.25
 
     buffer = ReplayBuffer(start, 12, 3, reinit=0.0)
     file = tmp_path / CHAINS_FILE
