@@ -23,6 +23,8 @@ def test_files_hold_starts_and_samples_of_every_class(run_copy):
     assert json.loads((folder / f"{record['name']}.json").read_text()) == record
     assert (folder / f"{record['name']}.png").is_file()
     assert (folder / f"{record['name']}-dark.png").is_file()
+    for suffix in ("chains", "energies", "neighbours", "neighbours-dark"):
+        assert (folder / f"{record['name']}-{suffix}.png").is_file()
     with np.load(folder / f"{record['name']}.npz") as arrays:
         assert arrays["samples"].shape == arrays["starts"].shape == (20, 8, 8, 1)
         assert arrays["labels"].tolist() == sorted(list(range(10)) * 2)
@@ -118,3 +120,30 @@ def test_wrong_settings_of_a_chain_are_one_line(finished_run, tmp_path, argument
     with pytest.raises(UserError, match=message) as caught:
         generate(finished_run, **{"per_class": 1, "steps": 1, "out": tmp_path} | arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_the_recorded_chains_are_those_of_the_samples(finished_run, monkeypatch):
+    # Several batches, and chains that leave theirs early.
+    monkeypatch.setattr("trilemma.evaluation.samples.BATCH_SIZE", 12)
+    clf = trilemma.load(finished_run)
+    found = draw_samples(clf, 3, "class-pca", "momentum", "reference", 30, seed=1, stop=True)
+    chains = found.chains
+    assert chains.steps[0] == 0 and chains.steps[-1] == 30 and len(chains.steps) <= 12
+    # The first two chains of each of the ten classes, at their start and at their end.
+    first = torch.tensor([3 * k + i for k in range(10) for i in range(2)])
+    assert torch.equal(chains.labels, found.labels[first])
+    assert torch.equal(chains.images[0], found.starts[first])
+    assert torch.equal(chains.images[-1], found.images[first])
+    # A chain that stopped before a recorded step does not move after it.
+    taken = found.steps[first]
+    assert (taken < 30).any()
+    for place, step in enumerate(chains.steps):
+        still = taken <= step
+        assert torch.equal(chains.images[place][still], found.images[first][still])
+    # Its steps are those of a shorter walk with the same random numbers.
+    shorter = draw_samples(clf, 3, "class-pca", "momentum", "reference", chains.steps[2], seed=1, stop=True)
+    torch.testing.assert_close(chains.images[2], shorter.images[first], atol=1e-5, rtol=0)
+    energies = chains.joint_energies(clf)
+    with torch.no_grad():
+        expected = -clf.eval()(found.images[first]).gather(1, chains.labels[:, None])[:, 0]
+    torch.testing.assert_close(energies[-1], expected)

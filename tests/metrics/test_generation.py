@@ -6,7 +6,13 @@ import torch
 from torch import nn
 
 import trilemma
-from trilemma.metrics.generation import compare_samples, image_metrics, memorisation, nearest_distance
+from trilemma.metrics.generation import (
+    compare_samples,
+    image_metrics,
+    memorisation,
+    nearest_distance,
+    nearest_images,
+)
 
 
 def _images(count: int, seed: int) -> torch.Tensor:
@@ -74,3 +80,14 @@ def test_memorised_images_are_told_from_new_ones():
     mixed = memorisation(torch.tensor([0.0, 14.0, 14.0, 14.0]), of_real)
     assert (mixed["distance_ratio"], mixed["near_copies"]) == (1.0, 0.25)
     assert memorisation(of_real, torch.zeros(3))["distance_ratio"] is None
+
+
+def test_the_nearest_image_is_the_one_at_the_nearest_distance():
+    generator = torch.Generator().manual_seed(3)
+    images, reference = (torch.rand(n, 1, 4, 4, generator=generator) for n in (7, 50))
+    gaps = (images[:, None] - reference[None]).flatten(2).norm(dim=2)
+    for chunk in (1, 8, 100):
+        assert torch.equal(nearest_images(images, reference, chunk), gaps.argmin(1))
+        torch.testing.assert_close(nearest_distance(images, reference, chunk), gaps.amin(1))
+    as_bytes = (255 * reference).round().to(torch.uint8)
+    assert torch.equal(nearest_images(as_bytes[[4, 9]] / 255, as_bytes), torch.tensor([4, 9]))

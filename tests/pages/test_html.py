@@ -92,7 +92,7 @@ def page(full_run: Path) -> Page:
 
 def test_a_full_report_is_self_contained_in_both_themes_and_fits_a_phone(page):
     check_self_contained(page)
-    assert page.media.count("(prefers-color-scheme: dark)") == page.tags.count("img") == 9
+    assert page.media.count("(prefers-color-scheme: dark)") == page.tags.count("img") == 12
     assert "@media (prefers-color-scheme: dark)" in page.html
     assert '<meta name="viewport" content="width=device-width' in page.html
     assert "Not run yet" not in page.text

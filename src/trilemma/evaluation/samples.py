@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from torch import Tensor
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.chains import choose_chain
 from trilemma.config.starts import REPLAY_BUFFER, start_names
-from trilemma.data.image_set import ImageSet, Splits
+from trilemma.data.image_set import ImageSet, Splits, as_float
 from trilemma.errors import ConfigError
+from trilemma.evaluation.chain_record import ChainRecord, ChainRecorder, recorded_chains, recorded_steps
 from trilemma.evaluation.evaluate import check_fit, environment, run_splits
 from trilemma.evaluation.source import Source, find_run, open_source
-from trilemma.figures.sample_grid import draw_grid
+from trilemma.figures.chains import draw_chain_energies, draw_trajectories
+from trilemma.figures.sample_grid import COLUMNS, draw_grid, draw_neighbours
 from trilemma.figures.style import LIGHT, Theme, render, save_figure
-from trilemma.metrics.generation import compare_samples
+from trilemma.metrics.generation import compare_samples, nearest_images
 from trilemma.progress import bar
 from trilemma.runs.records import warn_unwritable, write_json
 from trilemma.samplers.generate import generate as sample
@@ -39,12 +42,14 @@ class Samples:
     """Starts and final images of chains, float32 ``[N, C, H, W]`` in [0, 1] on the CPU, and classes, int64 ``[N]``.
 
     ``steps`` is the number of steps that each chain has taken, int64 ``[N]``: with adaptive stopping not all.
+    ``chains`` shows the first ones of each class on their way.
     """
 
     starts: Tensor
     images: Tensor
     labels: Tensor
     steps: Tensor
+    chains: ChainRecord
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,6 +74,13 @@ class Generated(Samples):
         """The labelled grid: starts on the left, samples on the right."""
         return draw_grid(
             self.starts, self.images, self.labels, self.record["class_names"], self.record["steps"], theme
+        )
+
+    def chain_figure(self, theme: Theme = LIGHT) -> Figure:
+        """The first chains of each class on their way from the start to the sample."""
+        chains = self.chains
+        return draw_trajectories(
+            chains.images, chains.steps, chains.labels, self.record["class_names"], theme
         )
 
     def __repr__(self) -> str:
@@ -111,24 +123,36 @@ def draw_samples(
         chains = load_chains(chains)
     # Chains of a class repel each other within a batch, so a batch has whole classes if they fit.
     size = max(1, BATCH_SIZE // per_class) * per_class if options.get("diversity") else BATCH_SIZE
-    parts: list[Samples] = []
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    shown, points = recorded_chains(labels), recorded_steps(steps)
+    followed: list[Tensor] = []
+    first = 0
     # A call with 0 steps returns the starts. The same seed for both calls gives the samples these very starts.
     seeds, same_seeds = (torch.Generator().manual_seed(seed) for _ in range(2))
     with bar("generate", len(labels), progress) as advance:
         for part in labels.split(min(size, BATCH_SIZE)):
             taken = torch.zeros_like(part)
 
-            def add_step(step: dict[str, Any], taken: Tensor = taken) -> None:
-                taken[step["index"].cpu()] += 1
-
             starts = sample(clf, part, start, sampler, energy, 0, train, seeds, chains=chains)
+            own = shown[(shown >= first) & (shown < first + len(part))] - first
+            recorder = ChainRecorder(starts, own, points)
+
+            def add_step(
+                step: dict[str, Any], taken: Tensor = taken, recorder: ChainRecorder = recorder
+            ) -> None:
+                taken[step["index"].cpu()] += 1
+                recorder(step)
+
             images = sample(
                 clf, part, starts, sampler, energy, steps, train, same_seeds, callback=add_step, **options
             )
-            parts.append(Samples(starts.cpu(), images.cpu(), part, taken))
+            parts.append((starts.cpu(), images.cpu(), taken))
+            followed.append(recorder.images(images))
+            first += len(part)
             advance(len(part))
-    columns = ((p.starts, p.images, p.labels, p.steps) for p in parts)
-    return Samples(*(torch.cat(column) for column in zip(*columns, strict=True)))
+    all_starts, all_images, all_taken = (torch.cat(column) for column in zip(*parts, strict=True))
+    record = ChainRecord(points, torch.cat(followed, 1), labels[shown])
+    return Samples(all_starts, all_images, labels, all_taken, record)
 
 
 def stopping(taken: Tensor, steps: int) -> dict[str, float]:
@@ -188,8 +212,10 @@ def generate(
     """Generates images of every class and computes their metrics.
 
     Files in the folder ``out``: ``NAME.json`` (the record), ``NAME.png`` (grid, also as a ``-dark`` version),
-    ``NAME.npz`` (``starts`` and ``samples`` uint8 ``[N, H, W, C]``, ``labels``) and a folder ``NAME`` with one PNG per
-    image, ``CLASS-NUMBER.png``.
+    ``NAME-chains.png`` (the first chains of each class on their way), with the statistics of a finished run
+    ``NAME-energies.png`` (their energies beside those of real images), with training images ``NAME-neighbours.png``
+    (samples beside the nearest training image), ``NAME.npz`` (``starts`` and ``samples`` uint8 ``[N, H, W, C]``,
+    ``labels``) and a folder ``NAME`` with one PNG per image, ``CLASS-NUMBER.png``.
 
     Args:
         source: a run folder (whose own data are used by default), a classifier file, a :class:`Run` or a
@@ -264,11 +290,12 @@ def generate(
         samples.images,
         samples.labels,
         samples.steps,
+        samples.chains,
         record,
         None if out is None else Path(out),
     )
     if out is not None:
-        _write(Path(out), generated)
+        _write(Path(out), generated, clf, None if data is None else data.train.images)
     return generated
 
 
@@ -317,7 +344,7 @@ def as_uint8(images: Tensor) -> Any:
     return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def _write(out: Path, generated: Generated) -> None:
+def _write(out: Path, generated: Generated, clf: Classifier, train: Tensor | None) -> None:
     record, name = generated.record, generated.record["name"]
     try:
         folder = out / name
@@ -327,8 +354,33 @@ def _write(out: Path, generated: Generated) -> None:
         for index, image in enumerate(images):
             label = int(generated.labels[index])
             Image.fromarray(image.squeeze()).save(folder / f"{label}-{index % record['per_class']:04d}.png")
-        save_figure(out / f"{name}.png", generated.figure)
+        for suffix, draw in _figures(generated, clf, train).items():
+            save_figure(out / f"{name}{suffix}.png", draw)
     except OSError as error:
         warn_unwritable(out, error)
         return
     write_json(out / f"{name}.json", record)
+
+
+def _figures(
+    generated: Generated, clf: Classifier, train: Tensor | None
+) -> dict[str, Callable[[Theme], Figure]]:
+    """Suffix of the file name to painter, in the order in which pages show them."""
+    figures: dict[str, Callable[[Theme], Figure]] = {"": generated.figure}
+    chains, names = generated.chains, generated.record["class_names"]
+    # Without a step there is no way, and nothing to compare.
+    if len(chains.steps) > 1:
+        figures["-chains"] = generated.chain_figure
+        means, stds = (clf.statistics.get(key) for key in ("energy_mean", "energy_std"))
+        if means is not None and stds is not None:
+            joint, mean, std = chains.joint_energies(clf), means.cpu(), stds.cpu()
+            figures["-energies"] = lambda theme: draw_chain_energies(
+                joint, chains.steps, chains.labels, mean, std, theme
+            )
+    if train is not None:
+        drawn = [(generated.labels == k).nonzero().squeeze(1)[:COLUMNS] for k in range(len(names))]
+        at = torch.cat(drawn)
+        samples, labels = generated.images[at], generated.labels[at]
+        nearest = as_float(train[nearest_images(samples, train)])
+        figures["-neighbours"] = lambda theme: draw_neighbours(samples, nearest, labels, names, theme)
+    return figures

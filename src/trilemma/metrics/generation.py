@@ -23,16 +23,29 @@ def nearest_distance(images: Tensor, reference: Tensor, chunk: int = 2000) -> Te
     Returns:
         float32 ``[N]``, pixel units of images in [0, 1].
     """
+    return _nearest(images, reference, chunk)[0].clamp_min(0.0).sqrt().float()
+
+
+def nearest_images(images: Tensor, reference: Tensor, chunk: int = 2000) -> Tensor:
+    """The position of the nearest reference image of each image, int64 ``[N]``; arguments as above."""
+    return _nearest(images, reference, chunk)[1].to(reference.device)
+
+
+def _nearest(images: Tensor, reference: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """The squared distance of each image to the nearest reference image, float64, and the position of that image."""
     flat = images.flatten(1).double()
     square = flat.square().sum(1, keepdim=True)
     best = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
-    for part in reference.split(chunk):
+    place = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    for number, part in enumerate(reference.split(chunk)):
         other = part.to(images.device).flatten(1).double()
         other = other / 255 if part.dtype == torch.uint8 else other
         # |a - b|^2 = |a|^2 + |b|^2 - 2ab needs no [N, M, D] tensor, and in float64 it is accurate to 7 digits.
         gaps = square + other.square().sum(1) - 2 * flat @ other.T
-        best = torch.minimum(best, gaps.amin(1))
-    return best.clamp_min(0.0).sqrt().float()
+        nearest, index = gaps.min(1)
+        place = torch.where(nearest < best, number * chunk + index, place)
+        best = torch.minimum(best, nearest)
+    return best, place
 
 
 # Distances below this one are rounding: the images are the same.

@@ -44,6 +44,26 @@ CURVE = (
 )
 CONFUSION = "Rows are true classes, columns the answers; the diagonal is right. Colour: share of the images of a class."
 GRID = "One row per class, without selection: start images on the left, their samples in the same order on the right."
+# Suffix of the file, alternative text and caption of the figures beside the grid.
+SAMPLE_FIGURES = (
+    (
+        "-chains",
+        "chains",
+        "The first chains of each class on their way, from the start on the left to the sample on the right.",
+    ),
+    (
+        "-energies",
+        "energies of the chains",
+        "E(x, y) of these chains, as a distance from the training images of their class in standard deviations. Chains "
+        "that end below the band have a lower energy than real images, which does not make them better ones.",
+    ),
+    (
+        "-neighbours",
+        "nearest training images of the samples",
+        "Samples and, in the same order, the training image that is nearest to each in pixels. A sample that equals "
+        "its neighbour is a copy of it.",
+    ),
+)
 # The protocol with the accuracy of each class.
 CLASSES = "classes"
 ENERGY_FIGURES = (("energy-histograms", HISTOGRAMS), ("energy-quiver", QUIVER))
@@ -89,7 +109,7 @@ def write_report(run_path: str | PathLike[str], out: str | Path | None = None) -
         events=[event for event in run.events if event.get("kind") != "checkpoint"],
         energies=energy_pictures(run, ENERGY_FIGURES),
         attacks=energy_pictures(run, ATTACK_FIGURES),
-        samples=[(record, sample_picture(run, record)) for record in run.samples],
+        samples=[(record, sample_pictures(run, record)) for record in run.samples],
         environment=sorted((key, _plain(value)) for key, value in run.environment.items()),
         footer=footer(),
     )
@@ -220,8 +240,19 @@ def energy_pictures(run: Contents, wanted: Sequence[tuple[str, str]]) -> list[Pi
 
 def sample_picture(run: Contents, record: dict[str, Any]) -> Picture | None:
     """Returns the sample grid of a record of ``trilemma generate``, or ``None`` if the file is missing."""
-    images = run.read_figure(f"samples/{record['name']}.png")
-    if images is None:
-        return None
     alt = f"samples of {run.name} next to their starts"
-    return picture(images, alt, GRID, 640, record.get("class_names", ()))
+    return _of_samples(run, record, "", alt, GRID)
+
+
+def sample_pictures(run: Contents, record: dict[str, Any]) -> list[Picture]:
+    """Returns the figures that ``trilemma generate`` has written beside a record; earlier versions wrote the first."""
+    further = [
+        _of_samples(run, record, suffix, f"{alt} of {run.name}", caption)
+        for suffix, alt, caption in SAMPLE_FIGURES
+    ]
+    return [found for found in (sample_picture(run, record), *further) if found is not None]
+
+
+def _of_samples(run: Contents, record: dict[str, Any], suffix: str, alt: str, caption: str) -> Picture | None:
+    images = run.read_figure(f"samples/{record['name']}{suffix}.png")
+    return None if images is None else picture(images, alt, caption, 640, record.get("class_names", ()))
