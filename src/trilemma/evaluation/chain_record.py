@@ -12,7 +12,7 @@ from torch import Tensor
 from trilemma import energies
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
-from trilemma.figures.sample_grid import ROWS
+from trilemma.figures.sample_grid import ROWS, first_of_each_class
 
 # Images per chain, the start included.
 POINTS = 12
@@ -55,9 +55,8 @@ def recorded_chains(labels: Tensor) -> Tensor:
     Args:
         labels: int64 ``[N]``, ascending.
     """
-    classes = labels.unique().tolist()[:ROWS]
-    each = max(1, min(2, ROWS // len(classes)))
-    return torch.cat([(labels == label).nonzero().squeeze(1)[:each] for label in classes])
+    each = max(1, min(2, ROWS // len(labels.unique())))
+    return torch.cat([*first_of_each_class(labels, each).values()])
 
 
 class ChainRecorder:

@@ -23,7 +23,7 @@ from trilemma.evaluation.chain_record import ChainRecord, ChainRecorder, recorde
 from trilemma.evaluation.evaluate import check_fit, environment, run_splits
 from trilemma.evaluation.source import Source, find_run, open_source
 from trilemma.figures.chains import draw_chain_energies, draw_trajectories
-from trilemma.figures.sample_grid import COLUMNS, draw_grid, draw_neighbours
+from trilemma.figures.sample_grid import COLUMNS, draw_grid, draw_neighbours, first_of_each_class
 from trilemma.figures.style import LIGHT, Theme, render, save_figure
 from trilemma.metrics.generation import compare_samples, nearest_images
 from trilemma.progress import bar
@@ -378,8 +378,8 @@ def _figures(
                 joint, chains.steps, chains.labels, mean, std, theme
             )
     if train is not None:
-        drawn = [(generated.labels == k).nonzero().squeeze(1)[:COLUMNS] for k in range(len(names))]
-        at = torch.cat(drawn)
+        # Only of the samples that are drawn.
+        at = torch.cat([*first_of_each_class(generated.labels, COLUMNS).values()])
         samples, labels = generated.images[at], generated.labels[at]
         nearest = as_float(train[nearest_images(samples, train)])
         figures["-neighbours"] = lambda theme: draw_neighbours(samples, nearest, labels, names, theme)

@@ -39,6 +39,16 @@ def mosaic(
     return array
 
 
+def first_of_each_class(labels: Tensor, count: int) -> dict[int, Tensor]:
+    """The positions of the first ``count`` images of each class, by class, of at most the first 20 classes.
+
+    Args:
+        labels: int64 ``[N]``.
+    """
+    classes = sorted(set(labels.tolist()))[:ROWS]
+    return {label: (labels == label).nonzero().squeeze(1)[:count] for label in classes}
+
+
 @in_theme
 def draw_grid(
     starts: Tensor,
@@ -88,9 +98,9 @@ def _draw_pairs(
     theme: Theme,
 ) -> Figure:
     names = drawn_labels(class_names)
-    classes = sorted(set(labels.tolist()))[:ROWS]
-    class_indices = [(labels == label).nonzero().squeeze(1) for label in classes]
-    columns = min(COLUMNS, max(len(indices) for indices in class_indices))
+    shown = first_of_each_class(labels, COLUMNS)
+    classes, class_indices = list(shown), list(shown.values())
+    columns = max(len(indices) for indices in class_indices)
     # An average character at this size is at most 0.085 inches wide; a heading needs 1.25 inches.
     name_width = max(0.9, 0.085 * max(len(names[k]) for k in classes))
     panel_width = max(columns * CELL, 1.25)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trilemma.config.config import Config
 from trilemma.config.remedies import Action, SetAction
-from trilemma.config.sections import MonitorConfig, RegulariserConfig
+from trilemma.config.sections import DER_BETAS, MonitorConfig, RegulariserConfig
 from trilemma.monitors.monitor import Alarm, Remedy, Rollback, ScaleRate, SetOption, Stop
 from trilemma.units import parse_fraction
 
@@ -64,6 +64,4 @@ def _expand(action: Action | SetAction, config: Config, diverged: bool) -> list[
 
 def _default_beta(config: Config) -> float:
     der = config.regulariser or RegulariserConfig(name="der")
-    beta = der.model_copy(update={"beta": None}).resolved(config.method.single_step).beta
-    assert beta is not None
-    return beta
+    return DER_BETAS[der.abnormal_only(config.method.single_step)]
