@@ -45,6 +45,10 @@ class CheckpointError(UserError):
     """A checkpoint file that is missing, of another or newer format, damaged, or does not fit the network."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint file whose content is incomplete, or does not match the digest stored in it."""
+
+
 class RunError(UserError):
     """A run folder that already exists, is missing, or cannot be written."""
 

@@ -205,3 +205,22 @@ def test_a_pretrained_network_is_rebuilt_without_a_download(tmp_path: Path, monk
     monkeypatch.setattr("trilemma.classifier.file.create_network", create)
     trilemma.load(tmp_path / "model.safetensors")
     assert asked == [False]
+
+
+def test_the_digest_of_the_weights_is_of_what_the_logits_depend_on(tmp_path: Path, toy) -> None:
+    clf = small()
+    digest = clf.weights_digest()
+    clf.save(tmp_path / "a.safetensors")
+    header = CLASSIFIER.read_header(tmp_path / "a.safetensors")
+    loaded = trilemma.load(tmp_path / "a.safetensors")
+    assert digest is not None and digest == header["weights"] == loaded.weights_digest()
+    assert loaded.provenance() == {**loaded.about, "weights": digest}
+    # Names, statistics and modes leave the logits as they are.
+    loaded.class_names, loaded.statistics = ("a", "b", "c"), {}
+    assert loaded.train().weights_digest() == digest
+    loaded.mean = torch.full((1, 1, 1, 1), 0.41)
+    assert loaded.weights_digest() != digest
+    with torch.no_grad():
+        next(clf.parameters()).view(-1)[0] += 1e-6
+    assert clf.weights_digest() not in (digest, small(1).weights_digest())
+    assert Classifier(nn.Flatten(), 64).weights_digest() is None

@@ -117,3 +117,35 @@ def test_a_file_name_is_valid_and_of_bounded_length_and_tells_long_names_apart()
     stems = {headline_stem("ood:" + "\u732b/" * 200 + end) for end in "ab"}
     assert len(stems) == 2 and all(len(stem.encode()) <= 180 for stem in stems)
     assert file_stem(row("ood:x y", threat=None)) == "ood-x-y@digits-test"
+
+
+def test_a_flipped_digit_in_a_row_is_found_and_the_other_rows_are_shown(run_copy, capsys):
+    write_row(run_copy, row())
+    write_row(run_copy, row("pgd-20", 0.5))
+    file = run_copy / "evaluation" / "pgd-20.json"
+    file.write_text(file.read_text().replace('"value": 0.5', '"value": 0.7'))
+    contents = read_contents(run_copy)
+    assert list(contents.rows) == ["clean"] and contents.others == []
+    line = (
+        f"warning: left out: {file}: damaged or edited: its content does not match the digest stored in it; "
+    )
+    assert capsys.readouterr().err == line + "delete it and measure again\n"
+    # A new row does not destroy what may be repaired by hand.
+    write_row(run_copy, row("pgd-20", 0.5))
+    assert "moved to" in capsys.readouterr().err
+    assert names(run_copy) == {"clean", "pgd-20"} and names(run_copy, "earlier") == {"pgd-20-1"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\udcff", '{"protocol": "clean", "protocol": "pgd-20"}'])
+def test_a_file_that_is_no_record_is_left_out_and_named(run_copy, capsys, text):
+    write_row(run_copy, row())
+    damaged = run_copy / "evaluation" / "pgd-20.json"
+    damaged.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert list(read_contents(run_copy).rows) == ["clean"]
+    assert f"left out: {damaged}: damaged: not a JSON record" in capsys.readouterr().err
+
+
+def test_a_row_of_an_earlier_version_has_no_digest_and_is_read(run_copy):
+    (run_copy / "evaluation").mkdir()
+    (run_copy / "evaluation" / "clean.json").write_text(json.dumps(row(value=0.25)))
+    assert read_contents(run_copy).rows["clean"] == row(value=0.25)

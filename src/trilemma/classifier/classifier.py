@@ -232,26 +232,49 @@ class Classifier(nn.Module):
             self.check(images)
         return self.logits(images)
 
+    def weights_digest(self) -> str | None:
+        """SHA-256 of what the logits depend on: the weights, the normalisation and the output.
+
+        Equal for the same weights on every device. ``None`` for a network without weights, or whose weights a
+        classifier file cannot hold.
+        """
+        try:
+            weights = file.weights_of(self.network, "")
+        except CheckpointError:
+            return None
+        return file.weights_digest(weights, *self._normalisation(), self.output) if weights else None
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result records of its classifier: ``about``, and the digest of the weights as ``weights``."""
+        digest = self.weights_digest()
+        return dict(self.about) if digest is None else {**self.about, "weights": digest}
+
+    def _normalisation(self) -> tuple[list[float] | None, list[float] | None]:
+        mean, std = (None if value is None else value.flatten().tolist() for value in (self.mean, self.std))
+        return mean, std
+
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file with weights, threat, classes, statistics and format version, atomically.
 
         Raises:
             CheckpointError: the folder cannot be written.
         """
-        tensors = {f"network.{name}": value for name, value in file.weights_of(self.network, path).items()}
+        weights, (mean, std) = file.weights_of(self.network, path), self._normalisation()
+        tensors = {f"network.{name}": value for name, value in weights.items()}
         tensors |= {f"statistics.{name}": value for name, value in self.statistics.items()}
         header = {
             "num_classes": self.num_classes,
             "class_names": self.class_names,
             "image_shape": self.image_shape,
-            "mean": None if self.mean is None else self.mean.flatten().tolist(),
-            "std": None if self.std is None else self.std.flatten().tolist(),
+            "mean": mean,
+            "std": std,
             "threat": None
             if self.threat is None
             else {"norm": self.threat.norm, "radius": self.threat.radius},
             "network": self.network_config,
             "about": self.about,
             "output": self.output,
+            "weights": file.weights_digest(weights, mean, std, self.output),
         }
         CLASSIFIER.write(Path(path), tensors, header)
 

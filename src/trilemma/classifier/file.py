@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 from trilemma.classifier.foreign_weights import is_pickle
 from trilemma.config.registry import NETWORKS
 from trilemma.errors import CheckpointError
-from trilemma.files import CLASSIFIER, is_safetensors
+from trilemma.files import CLASSIFIER, is_safetensors, tensor_bytes
 from trilemma.networks.create import create_network
 from trilemma.networks.wrappers import unwrapped
 
@@ -55,6 +58,21 @@ def weights_of(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
                 "save the network from which it was made"
             )
     return weights
+
+
+def weights_digest(weights: Mapping[str, Tensor], *settings: Any) -> str:
+    """SHA-256 of weights: of their names, types, shapes and bytes, in any order, and of ``settings``.
+
+    Args:
+        weights: the state dict of a network.
+        settings: JSON values beside the weights that the logits depend on.
+    """
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for name in sorted(weights):
+        value = weights[name]
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(tensor_bytes(value))
+    return f"sha256:{digest.hexdigest()}"
 
 
 def rebuild_network(header: dict[str, Any], path: str | Path) -> nn.Module:

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trilemma.classifier.namings import recognise, translations, unsupported
-from trilemma.errors import CheckpointError
+from trilemma.errors import CheckpointError, DamagedError
 from trilemma.files import PREFIXES as FORMAT_PREFIXES
-from trilemma.files import is_safetensors
+from trilemma.files import intact, is_safetensors
 
 # Keys under which training scripts store the state dict in a checkpoint.
 CONTAINERS = (
@@ -106,13 +106,20 @@ def _read(path: Path) -> tuple[Any, Any]:
     try:
         if is_safetensors(path) or path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                text = (file.metadata() or {}).get("trilemma")
-            return load_file(path), None if text is None else json.loads(text)
+                header = file.metadata() or {}
+            tensors, text = load_file(path), header.get("trilemma")
+            if not intact(header, tensors):
+                raise DamagedError(
+                    f"{path}: damaged: its content does not match the digest stored in it; copy it again"
+                )
+            return tensors, None if text is None else json.loads(text)
         with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_types()):
             # About pickle protocols, which the unpickler either supports or refuses.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
             return content, content.get("metadata") if isinstance(content, Mapping) else None
+    except DamagedError:
+        raise
     except PermissionError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None
     # Any exception: torch.load raises many kinds for bytes that are not a pickle.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +12,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.foreign_weights import load_weights, read_weights
 from trilemma.data.download import file_sha256
 from trilemma.errors import CheckpointError, ConfigError, MissingExtraError, describe
-from trilemma.files import CLASSIFIER
+from trilemma.files import CLASSIFIER, parse_json
 from trilemma.threat import Threat
 
 # A trilemma classifier file; or weights and the description of their network.
@@ -94,7 +93,7 @@ def _header(config: Path | None, name: str) -> dict[str, Any]:
         CheckpointError: no such file, or one that describes no network of the registry.
     """
     try:
-        content = {} if config is None else json.loads(config.read_text(encoding="utf-8"))
+        content = {} if config is None else parse_json(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"hub:{name}: its {CONFIG_FILE} is not JSON ({error})") from error
     header = content.get("trilemma", content) if isinstance(content, dict) else {}

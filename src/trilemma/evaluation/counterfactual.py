@@ -330,7 +330,7 @@ def counterfactual(
     record = {
         **settings.record(),
         "class_names": list(clf.class_names),
-        "checkpoint": dict(clf.about),
+        "checkpoint": clf.provenance(),
         **environment(clf.device),
     }
     return _joined(found, clf.class_names, record)

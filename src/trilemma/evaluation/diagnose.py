@@ -227,7 +227,7 @@ def diagnose(
         "attack": f"{first}, {presets[first].words(clf.num_classes)}",
         "generated": f"momentum, joint energy, {GENERATED_STEPS} steps from {start}",
         "seed": seed,
-        "checkpoint": dict(clf.about),
+        "checkpoint": clf.provenance(),
         **landscape_summary(energies.sets),
         "moves": energies.moves(),
         **environment(clf.device),

@@ -345,7 +345,7 @@ def _row(
         "data": about,
         "threat": None if threat is None else {"norm": threat.norm, "radius": threat.radius},
         "seed": request.seed,
-        "checkpoint": dict(clf.about),
+        "checkpoint": clf.provenance(),
         "parameters": sum(weight.numel() for weight in clf.parameters()),
         "seconds": round(time.perf_counter() - started, 2),
         "facts": dict(measured.facts),
@@ -447,7 +447,7 @@ def evaluate_run(
         data = open_images(clf, run, data)
         # If the last checkpoint is the best one, its rows are copied.
         if previous is not None and same_weights(previous, clf):
-            rows = {key: {**row, "checkpoint": dict(clf.about)} for key, row in all_rows.items()}
+            rows = {key: {**row, "checkpoint": clf.provenance()} for key, row in all_rows.items()}
         else:
             rows = evaluate(
                 clf, data, protocols, threat, images, seed,

@@ -33,7 +33,7 @@ from trilemma.errors import (
 )
 from trilemma.evaluation.evaluate import check_fit, check_output, chosen_checkpoints
 from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
-from trilemma.files import replacing
+from trilemma.files import replacing, with_digests
 from trilemma.networks.wrappers import unwrapped
 
 BATCH_SIZE = 250
@@ -178,7 +178,8 @@ def export_state_dict(clf: Classifier, path: str | Path, images: ImageSet) -> di
 
     def write(file: Path) -> None:
         if safetensors:
-            file.write_bytes(save(module.state_dict(), {"trilemma": json.dumps(metadata)}))
+            tensors = module.state_dict()
+            file.write_bytes(save(tensors, with_digests({"trilemma": json.dumps(metadata)}, tensors)))
             return
         # Through memory: torch's own writer reports a full disk as an error of its archive.
         content = BytesIO()
@@ -275,7 +276,7 @@ def _metadata(clf: Classifier, images: ImageSet) -> dict[str, Any]:
         "output": "logits, float32 [N, K]",
         "threat": None if clf.threat is None else {"norm": clf.threat.norm, "radius": clf.threat.radius},
         "network": clf.network_config,
-        "about": dict(clf.about),
+        "about": clf.provenance(),
         "checked_on": {"data": images.name, "split": images.split, "images": len(images)},
     }
     plain_types: dict[str, Any] = json.loads(json.dumps(metadata))

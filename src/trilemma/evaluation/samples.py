@@ -275,7 +275,7 @@ def generate(
         "preset": preset, "start": start, "sampler": sampler, "energy": energy, "steps": steps, "options": settings,
         "stopping": stopping(samples.steps, steps) if stop else None,
         "per_class": per_class, "seed": seed, "class_names": list(clf.class_names),
-        "checkpoint": dict(clf.about), "namer": None if namer is None else dict(namer.about),
+        "checkpoint": clf.provenance(), "namer": None if namer is None else namer.provenance(),
         "reference": None if data is None else {"name": data.train.name, "images": len(data.train)},
         "figures": compare_samples(
             samples.starts, samples.images, samples.labels,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,15 @@ from trilemma.config.registry import STARTS
 from trilemma.config.starts import start_names
 from trilemma.errors import CheckpointError, RunError
 from trilemma.files import CLASSIFIER, dark_path
-from trilemma.runs.records import LAST, file_stem, headline_stem, is_own, same_setting, stored_threat
+from trilemma.runs.records import (
+    LAST,
+    file_stem,
+    headline_stem,
+    is_own,
+    read_record,
+    same_setting,
+    stored_threat,
+)
 from trilemma.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -110,7 +118,7 @@ def check_results(path: str | PathLike[str]) -> Path:
     run = RunDirectory(path)
     rows = run.path / "evaluation"
     if run.path.is_dir() and not run.config_file.is_file():
-        if any("protocol" in _read(file) for file in rows.glob("*.json")):
+        if any("protocol" in (_read(file, quiet=True) or {}) for file in rows.glob("*.json")):
             return run.path
         raise RunError(
             f"{path}: not a run folder (no config.yaml), nor a folder of result rows (no evaluation/*.json); give one "
@@ -150,9 +158,7 @@ def read_contents(path: str | PathLike[str]) -> Contents:
         last=last,
         others=others,
         diagnosis=_read_if_present(run.path / "figures" / "energies.json"),
-        samples=sorted(
-            (_read(file) for file in sorted((run.path / "samples").glob("*.json"))), key=start_order
-        ),
+        samples=sorted((record for _, record in _records(run.path / "samples")), key=start_order),
     )
 
 
@@ -172,7 +178,7 @@ def _headlines(folder: Path, threat: Record | None) -> tuple[dict[str, Record], 
     Of several rows with the run's own data and threat, that in ``PROTOCOL.json`` is the headline, which is the one of
     most images (:func:`trilemma.runs.records.write_row`).
     """
-    found = [(file, row) for file in folder.glob("*.json") if "protocol" in (row := _read(file))]
+    found = [(file, row) for file, row in _records(folder) if "protocol" in row]
     found.sort(
         key=lambda item: (item[0].stem != headline_stem(item[1]["protocol"]), -item[1]["count"], item[0].name)
     )
@@ -198,13 +204,23 @@ def _is_accuracy(row: Record) -> bool:
     return bool(row.get("quantity", "accuracy") == "accuracy")
 
 
-def _read(file: Path) -> Record:
-    content: Record = json.loads(file.read_text(encoding="utf-8"))
-    return content
+def _records(folder: Path) -> list[tuple[Path, Record]]:
+    """Returns the records of a folder by file; a damaged one is left out, and a line on standard error says so."""
+    return [(file, record) for file in sorted(folder.glob("*.json")) if (record := _read(file)) is not None]
+
+
+def _read(file: Path, quiet: bool = False) -> Record | None:
+    """Returns a record; ``None`` for a damaged one, after a line on standard error unless ``quiet``."""
+    try:
+        return read_record(file)
+    except RunError as error:
+        if not quiet:
+            print(f"warning: left out: {error}", file=sys.stderr)
+        return None
 
 
 def _read_if_present(path: Path) -> Record | None:
-    return _read(path) if path.is_file() else None
+    return _read(path) if path.exists() else None
 
 
 def _header(run: RunDirectory) -> Record:

@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from trilemma.files import write_text
+from trilemma.errors import RunError
+from trilemma.files import parse_json, text_digest, write_text
 from trilemma.units import parse_fraction
 
 Row = Mapping[str, Any]
@@ -25,6 +26,9 @@ Row = Mapping[str, Any]
 # Keys that identify a measurement: a new row replaces an older one without a trace only if all of these values are
 # equal.
 IDENTITY = ("protocol", "version", "count", "data", "threat", "seed", "checkpoint", "purification")
+
+# Key of a record with the digest of the others.
+DIGEST = "digest"
 
 # Subfolder of ``evaluation`` with the rows of the last classifier; the rows of the best are in ``evaluation`` itself.
 LAST = "last"
@@ -42,11 +46,46 @@ def warn_unwritable(path: Path, error: OSError) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes ``content`` as JSON; prints a warning if the file cannot be written."""
+    """Writes a record as JSON with its digest; prints a warning if the file cannot be written."""
     try:
-        write_text(path, json.dumps(content, indent=2) + "\n")
+        write_text(path, _sealed(content))
     except OSError as error:
         warn_unwritable(path, error)
+
+
+def _sealed(content: Mapping[str, Any]) -> str:
+    """Returns the JSON text of a record, with a digest of everything else in it."""
+    # Through JSON, so that the digest is of what a reader gets: lists instead of tuples, texts as keys.
+    plain = json.loads(json.dumps(content))
+    return json.dumps({**plain, DIGEST: _digest(plain)}, indent=2) + "\n"
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return text_digest(json.dumps({key: content[key] for key in content if key != DIGEST}, sort_keys=True))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Returns a record that was written as JSON, without its digest.
+
+    Raises:
+        RunError: the file cannot be read, is not JSON, or does not match its digest. Records without a digest, which
+            earlier versions write, are not checked.
+    """
+    remedy = "delete it and measure again"
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}: damaged: not a JSON record ({error}); {remedy}") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: damaged: not a JSON record; {remedy}")
+    stored = content.pop(DIGEST, None)
+    if stored is not None and stored != _digest(content):
+        raise RunError(
+            f"{path}: damaged or edited: its content does not match the digest stored in it; {remedy}"
+        )
+    return content
 
 
 def write_row(run: Path, row: dict[str, Any], subfolder: str = "") -> None:
@@ -66,16 +105,13 @@ def write_row(run: Path, row: dict[str, Any], subfolder: str = "") -> None:
     try:
         path = _row_path(folder, row, stored_threat(run))
         existing = _read_row(path)
-        if existing is not None and any(existing.get(key) != row.get(key) for key in IDENTITY):
-            earlier = folder / "earlier"
-            earlier.mkdir(exist_ok=True)
-            count = sum(1 for _ in earlier.glob(f"{path.stem}-*.json"))
-            moved = path.replace(earlier / f"{path.stem}-{count + 1}.json")
+        if existing is not None and not _same_measurement(existing, row):
+            moved = _move_to_earlier(path)
             if existing["count"] > row["count"]:
                 _note(
                     f"{path}: replaces a row of {existing['count']} images of other settings, now in {moved}"
                 )
-        write_text(path, json.dumps(row, indent=2) + "\n")
+        write_text(path, _sealed(row))
     except OSError as error:
         warn_unwritable(folder / file_stem(row), error)
 
@@ -93,13 +129,36 @@ def _row_path(folder: Path, row: Row, threat: Row | None) -> Path:
     existing = _read_row(path)
     if existing is None or existing["count"] <= row["count"]:
         return path
-    if any(existing.get(key) != row[key] for key in ("version", "checkpoint")):
+    if existing.get("version") != row["version"] or not same_checkpoint(existing, row):
         return path
     smaller = folder / f"{file_stem(row)}@{row['count']}-images.json"
     _note(
-        f"{path}: keeps its row of {existing['count']} images; the one of {row['count']} is in {smaller.name}"
+        f"{path}: keeps its row of {existing['count']} images; the one of {row['count']} is in {smaller.name}; "
+        "delete the former and measure again to replace it"
     )
     return smaller
+
+
+def _same_measurement(first: Row, second: Row) -> bool:
+    others = [key for key in IDENTITY if key != "checkpoint"]
+    return all(first.get(key) == second.get(key) for key in others) and same_checkpoint(first, second)
+
+
+def same_checkpoint(first: Row, second: Row) -> bool:
+    """Returns whether two rows or records are of one classifier: of equal weights, if both record them."""
+    one, other = (dict(row.get("checkpoint") or {}) for row in (first, second))
+    if one.keys() ^ other.keys() == {"weights"}:
+        # Earlier versions recorded no digest of the weights.
+        one.pop("weights", None), other.pop("weights", None)
+    return one == other
+
+
+def _move_to_earlier(path: Path) -> Path:
+    """Moves the file of a row to the folder ``earlier`` beside it, and returns its new path."""
+    earlier = path.parent / "earlier"
+    earlier.mkdir(exist_ok=True)
+    count = sum(1 for _ in earlier.glob(f"{path.stem}-*.json"))
+    return path.replace(earlier / f"{path.stem}-{count + 1}.json")
 
 
 def is_own(row: Row, threat: Row | None) -> bool:
@@ -163,8 +222,14 @@ def _file_name(text: str) -> str:
 
 
 def _read_row(path: Path) -> dict[str, Any] | None:
-    row: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return row
+    """Returns the row of a file; ``None`` if there is none, or a damaged one, which is moved to ``earlier``."""
+    if not path.exists():
+        return None
+    try:
+        return read_record(path)
+    except RunError as error:
+        _note(f"{error}; moved to {_move_to_earlier(path)}")
+        return None
 
 
 def _note(text: str) -> None:

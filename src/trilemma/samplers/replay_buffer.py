@@ -23,7 +23,8 @@ CHAINS = TensorFormat(
     name="chains",
     version=1,
     foreign="not a file of chains of trilemma",
-    damaged="not a file of chains, or cut short; copy it again or train again",
+    damaged="not a file of chains, or cut short",
+    remedy="copy it again or train again",
     advice="free space or choose another --out",
 )
 

@@ -14,13 +14,14 @@ import torch
 
 from trilemma.attacks.ensemble.pool import Pool, Work
 from trilemma.errors import CheckpointError
-from trilemma.files import TensorFormat
+from trilemma.files import TensorFormat, tensor_bytes
 
 FORMAT = TensorFormat(
     name="attack-state",
     version=1,
     foreign="not the state of an evaluation that this version can resume; delete it",
-    damaged="cannot be read ({error}); delete it and start again",
+    damaged="cannot be read ({error})",
+    remedy="delete it and start again",
     advice="an interruption will lose the verdicts so far",
 )
 # Seconds between two saves; an interruption also saves, at once.
@@ -104,5 +105,5 @@ def _fingerprint(pool: Pool, attacks: Sequence[str]) -> str:
     for tensor in tensors:
         if tensor is not None:
             digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            digest.update(tensor_bytes(tensor))
     return digest.hexdigest()

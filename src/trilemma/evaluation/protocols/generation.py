@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from trilemma.metrics.frechet import Extractor, penultimate, to_levels
 from trilemma.metrics.generation import memorisation, nearest_distance
 from trilemma.metrics.inception import inception
 from trilemma.metrics.interval import FEWEST, WORDS, bootstrap_interval
+from trilemma.runs.records import read_record
 
 VERSION = 1
 FRESH, UNSTATED = "fresh", "origin-unstated"
@@ -105,7 +105,7 @@ def _read_archive(file: Path, origin: str | None) -> SampleSet:
             f"{file}: has no array 'samples' or 'arr_0', uint8 [N, H, W, C] with 1 or 3 channels; add it"
         )
     record_file = file.with_suffix(".json")
-    record = json.loads(record_file.read_text(encoding="utf-8")) if record_file.is_file() else {}
+    record = read_record(record_file) if record_file.exists() else {}
     tensors = {
         name: torch.from_numpy(array).permute(0, 3, 1, 2)
         for name, array in (("samples", pixels), ("starts", arrays.get("starts")))

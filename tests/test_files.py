@@ -1,0 +1,106 @@
+"""Files of tensors hold digests: damage is found when they are read, and files without digests are still read."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from trilemma.attacks.ensemble.pool_file import FORMAT as ATTACK_STATE
+from trilemma.errors import CheckpointError, DamagedError
+from trilemma.files import CLASSIFIER, TensorFormat, parse_json, tensors_digest
+from trilemma.samplers.replay_buffer import CHAINS
+from trilemma.training.checkpoint import FORMAT as TRAINING_STATE
+
+FORMATS = [CLASSIFIER, CHAINS, TRAINING_STATE, ATTACK_STATE]
+HEADER = {"mean": [0.5], "radius": "8/255", "classes": ["cat", "dog"]}
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    return {
+        "weights": torch.linspace(-1, 1, 24).view(2, 3, 4), "half": torch.ones(3, dtype=torch.bfloat16),
+        "count": torch.tensor(7), "mask": torch.tensor([True, False]), "none": torch.empty(0, 4),
+    }  # fmt: skip
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first
+    )
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_a_flipped_bit_anywhere_is_found_or_changes_nothing(tmp_path: Path, form: TensorFormat) -> None:
+    path = tmp_path / "x.safetensors"
+    form.write(path, tensors(), HEADER)
+    content = path.read_bytes()
+    generator, lines = random.Random(0), list[str]()
+    for _ in range(150):
+        damaged = bytearray(content)
+        damaged[generator.randrange(len(damaged))] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            header, read = form.read(path)
+        except CheckpointError as error:
+            lines = [*lines, str(error)]
+            continue
+        assert header == HEADER and equal(read, tensors())
+    assert len(lines) > 120
+    assert all(line.startswith(f"{path}: ") and "\n" not in line for line in lines)
+
+
+def test_damage_names_the_file_and_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    CLASSIFIER.write(path, tensors(), HEADER)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0x40
+    path.write_bytes(content)
+    expected = (
+        f"{path}: damaged: its content does not match the digest stored in it; copy it again or train again"
+    )
+    with pytest.raises(DamagedError) as caught:
+        CLASSIFIER.read(path)
+    assert str(caught.value) == expected
+    # The header is whole, and listing runs reads no weights.
+    assert CLASSIFIER.read_header(path) == HEADER
+
+
+def test_a_damaged_header_is_found_without_reading_the_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    CLASSIFIER.write(path, tensors(), HEADER)
+    path.write_bytes(path.read_bytes().replace(b"8/255", b"9/255"))
+    with pytest.raises(DamagedError, match="does not match the digest"):
+        CLASSIFIER.read_header(path)
+
+
+def test_a_file_of_an_earlier_version_has_no_digest_and_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    CLASSIFIER.write(path, tensors(), HEADER)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    old = {key: value for key, value in metadata.items() if key not in ("digest", "tensors")}
+    save_file(load_file(path), path, old)
+    header, read = CLASSIFIER.read(path)
+    assert header == HEADER and equal(read, tensors()) and CLASSIFIER.read_header(path) == HEADER
+
+
+def test_the_digest_is_of_names_types_shapes_and_bytes_in_any_order() -> None:
+    ones = torch.ones(2, 3)
+    digest = tensors_digest({"a": ones, "b": torch.zeros(2)})
+    assert digest == tensors_digest({"b": torch.zeros(2), "a": ones})
+    assert digest == tensors_digest({"a": torch.ones(3, 2).t(), "b": torch.zeros(2)})
+    others = [
+        {"a": ones, "c": torch.zeros(2)}, {"a": ones.view(3, 2), "b": torch.zeros(2)},
+        {"a": ones.view(torch.int32), "b": torch.zeros(2)}, {"a": ones, "b": torch.tensor([0.0, -0.0])},
+    ]  # fmt: skip
+    assert digest not in map(tensors_digest, others)
+
+
+def test_a_key_that_is_given_twice_is_no_json() -> None:
+    assert parse_json('{"a": 1, "b": {"a": 2}}') == {"a": 1, "b": {"a": 2}}
+    with pytest.raises(ValueError, match="value is given twice"):
+        parse_json('[{"value": 1, "value": 2}]')
