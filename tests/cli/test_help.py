@@ -22,6 +22,7 @@ def test_the_commands_are_those_of_the_design():
                 "counterfactual",
                 "diagnose",
                 "compare",
+                "demo",
                 "report",
                 "export",
                 "init",

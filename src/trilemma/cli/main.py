@@ -11,6 +11,7 @@ import trilemma
 from trilemma.cli.common import option
 from trilemma.cli.compare import compare
 from trilemma.cli.counterfactual import counterfactual
+from trilemma.cli.demo import demo
 from trilemma.cli.diagnose import diagnose
 from trilemma.cli.evaluate import evaluate
 from trilemma.cli.exits import OneLineErrors
@@ -47,6 +48,7 @@ app.command()(generate)
 app.command()(predict)
 app.command()(score)
 app.command()(counterfactual)
+app.command()(demo)
 app.command()(lint)
 app.command()(diagnose)
 app.command()(monitor)

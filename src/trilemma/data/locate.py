@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from trilemma.config.registry import DATASETS
 from trilemma.data.cache import cache_folder
-from trilemma.data.catalogue import Dataset
+from trilemma.data.catalogue import Dataset, find_dataset
 from trilemma.data.containers import SUFFIXES, is_hidden, walk_folder
 from trilemma.data.download import fetch
 from trilemma.data.layout import SPLIT_NAMES, SPLITS, LayoutError
@@ -49,6 +50,14 @@ def locate_official(name: str, official: Dataset, root: Path | None) -> list[Pat
     if missing:
         raise DataError(f"{root}: {missing[0]} is missing beside the other archives of {name}; add it")
     return files
+
+
+def needs_download(name: str, root: str | Path | None = None) -> bool:
+    """Whether opening the data set ``name`` at ``root`` would download an archive; ``False`` for unknown names."""
+    if root is not None or name not in DATASETS:
+        return False
+    folder = cache_folder() / "downloads" / name
+    return not all((folder / archive.file).is_file() for archive in find_dataset(name).archives)
 
 
 def locate_images(root: Path, labelled: bool = True) -> tuple[list[tuple[str, Path]], LeftOut]:

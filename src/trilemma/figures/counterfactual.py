@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from matplotlib import colormaps, font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -83,6 +84,41 @@ def draw_counterfactual(
     for axes, (images, title) in zip(panels, shown, strict=False):
         show_mosaic(axes, mosaic(images, [torch.tensor([0])], 1, theme))
         axes.set_title(title, fontsize=10)
+    _draw_way(panels[3:], trajectory, first, target, along, theme)
+    return figure
+
+
+@in_theme
+def draw_way(
+    trajectory: Mapping[str, Sequence[float]],
+    classes: tuple[str, str],
+    along: str = "step",
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Draws energies and confidence along the way to a counterfactual, one above the other, for a narrow page.
+
+    Args:
+        trajectory, along: as in :func:`draw_counterfactual`.
+        classes: names of the class of the original and of the target.
+        theme: ``LIGHT`` or ``DARK``.
+    """
+    different = list(dict.fromkeys(classes))
+    texts = dict(zip(different, drawn_labels(different, LONGEST), strict=True))
+    figure, panels = new_figure(5.2, 4.6, 2, 1)
+    _draw_way(panels, trajectory, texts[classes[0]], texts[classes[1]], along, theme)
+    panels[0].set_ylabel("logits")
+    return figure
+
+
+def _draw_way(
+    panels: Sequence[Axes],
+    trajectory: Mapping[str, Sequence[float]],
+    first: str,
+    target: str,
+    along: str,
+    theme: Theme,
+) -> None:
+    """Draws energies into the first and confidences into the second panel; ``first``, ``target``: drawn labels."""
     energies = (
         ("marginal energy", "E(x)", theme.text, "-"),
         ("original energy", f"E(x, {first})", theme.sets["clean"], "--"),
@@ -92,7 +128,7 @@ def draw_counterfactual(
         ("original confidence", first, theme.sets["clean"], "--"),
         ("target confidence", target, theme.sets["generated"], "-"),
     )
-    for axes, title, lines in ((panels[3], "energy", energies), (panels[4], "confidence", confidences)):
+    for axes, title, lines in ((panels[0], "energy", energies), (panels[1], "confidence", confidences)):
         # Of one point there is no line, and no scale of the way.
         marker = "o" if len(trajectory[along]) == 1 else None
         if marker is not None:
@@ -108,8 +144,7 @@ def draw_counterfactual(
         axes.set_xlabel(along)
         axes.set_title(title, fontsize=10, pad=20)
         legend_above(axes, 3)
-    panels[4].set_ylim(-0.03, 1.03)
-    return figure
+    panels[1].set_ylim(-0.03, 1.03)
 
 
 @in_theme

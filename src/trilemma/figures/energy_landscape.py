@@ -107,6 +107,54 @@ def label_zero_loss(axes: Axes, end: float, theme: Theme) -> None:
     )  # fmt: skip
 
 
+# Markers of the sets of images, and of single images among them, in the plane of E(x) and E(x, y).
+PLANE_MARKERS = {"clean": "o", "adversarial": "^", "generated": "s"}
+MARK_MARKERS = ("*", "X", "D")
+
+
+@in_theme
+def draw_plane(
+    points: Mapping[str, EnergyPoints],
+    marks: Mapping[str, EnergyPoints] | None = None,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Draws sets of images as clouds in the plane of E(x) and E(x, y), and single images as large markers.
+
+    Args:
+        points: energies of some of the sets ``clean``, ``adversarial`` and ``generated``.
+        marks: name to the energies of one image, at most 3.
+    """
+    marks = dict(marks or {})
+    names = dict(zip(marks, drawn_labels(list(marks)), strict=True)) if marks else {}
+    figure, axes = new_figure(5.2, 4.6)
+    for name in (name for name in SETS if name in points):
+        axes.plot(
+            points[name].marginal, points[name].joint, PLANE_MARKERS[name], color=theme.sets[name], markersize=4,
+            alpha=0.5, markeredgewidth=0, label=name,
+        )  # fmt: skip
+    for (name, mark), marker in zip(marks.items(), MARK_MARKERS, strict=False):
+        axes.plot(
+            mark.marginal, mark.joint, marker, color=theme.text, markersize=13 if marker == "*" else 8,
+            markeredgecolor=theme.background, markeredgewidth=1, label=names[name], zorder=5, linestyle="",
+        )  # fmt: skip
+    for energy, set_limits in (("marginal", axes.set_xlim), ("joint", axes.set_ylim)):
+        low, high = energy_range(points, energy)
+        marked = [float(getattr(mark, energy)) for mark in marks.values()]
+        # A marker at the border would be cut in half.
+        border = 0.04 * (max([high, *marked]) - min([low, *marked]))
+        set_limits(
+            min([low, *(value - border for value in marked)]),
+            max([high, *(value + border for value in marked)]),
+        )
+    _draw_zero_loss(axes, theme)
+    axes.grid(True, axis="both")
+    axes.set_xlabel("E(x), logits (right: rarer)")
+    axes.set_ylabel("E(x, y), logits")
+    axes.set_title("Energy plane", pad=38 if marks else 22)
+    legend_above(axes, 3)
+    return figure
+
+
 DELTA_BINS = 41
 # Marker and legend text of attacks by aim: increase a loss of the true class, or reach another class.
 AIMS = {"loss": ("o", "increases the loss of the true class"), "class": ("D", "aims at another class")}

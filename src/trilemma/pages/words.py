@@ -60,7 +60,12 @@ def threat_words(threat: Mapping[str, Any] | None) -> str:
     """Returns ``L∞, radius 8/255``; an empty string for ``None``."""
     if threat is None:
         return ""
-    return f"{({'linf': 'L∞', 'l2': 'L2'}).get(threat['norm'], threat['norm'])}, radius {threat['radius']}"
+    return f"{norm_words(threat['norm'])}, radius {threat['radius']}"
+
+
+def norm_words(norm: str) -> str:
+    """Returns ``L∞`` or ``L2``."""
+    return {"linf": "L∞", "l2": "L2"}.get(norm, norm)
 
 
 STATES = {

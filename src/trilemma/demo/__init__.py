@@ -1,0 +1,1 @@
+"""The page of ``trilemma demo``: plain functions that compute what it shows, and one module that needs gradio."""
