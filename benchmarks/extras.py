@@ -67,6 +67,19 @@ CHECKS = {
             assert images.shape == (2, 3, 32, 32) and labels.tolist() == [0, 1]
         """,
     ),
+    "demo": Check(
+        "`trilemma demo`, a page in the browser",
+        "the page is served and answers",
+        """
+        import urllib.request
+        from trilemma.cli.demo import free_port
+        from trilemma.demo.page import serving
+        from trilemma.demo.subject import open_subject
+        with serving(open_subject(None), free_port(None)) as (address, _):
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            assert "trilemma demo" in opener.open(address).read().decode()
+        """,
+    ),
     "dev": Check(
         "tests, lint and types",
         "one test file, lint and types of one module",

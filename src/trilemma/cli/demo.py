@@ -44,7 +44,7 @@ def demo(
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Serves a page about a classifier to the browser on this machine.
+    """Serves a page to try a classifier in the browser.
 
     Four tabs: attack an image; generate images of a class, with the chains and their energy on their way; move an image
     to another class; and the plane of E(x) and E(x, y) with clean, adversarial and generated images. Without

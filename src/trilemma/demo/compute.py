@@ -150,7 +150,7 @@ def attack(
     """
     image = require_image(chosen).pixels[None]
     threat = Threat(norm, radius)
-    steps = _count("steps", steps, 1)
+    steps = _count("steps", steps, 1, MOST_STEPS)
     preset = find_preset(DIAGNOSE, name, "demo")
     taken = next((key for key in STEP_PARAMETERS if key in signature(find_attack(preset)).parameters), None)
     if taken is not None:

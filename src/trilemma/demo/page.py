@@ -29,14 +29,14 @@ try:
     from starlette.middleware import Middleware
 except ImportError as error:
     raise MissingExtraError(
-        f"trilemma demo: gradio cannot be imported ({error}); install the extra: pip install 'trilemma[demo]'"
+        f"demo: needs gradio, which cannot be imported ({error}); pip install -e '.[demo]' in the clone"
     ) from error
 
 HOST = "127.0.0.1"
 # Largest file that the page takes.
 LARGEST_FILE = "100mb"
 DEFAULT_RADIUS = "8/255"
-OF_PRESET = ("as in the preset", "")
+OF_PRESET = ("of the preset", "")
 NO_PRESET = ("as in training", "")
 # A browser loads nothing from elsewhere, whatever a template of gradio refers to. Gradio compiles its templates.
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-src 'none'"
@@ -252,7 +252,13 @@ class Page:
         with gr.Row():
             with gr.Column(scale=2, min_width=260):
                 norm, radius = self._threat("plane")
-                images = gr.Number(min(100, most), label="images per cloud", info=f"2 to {most}", precision=0)
+                images = gr.Number(
+                    min(100, most),
+                    label="images per cloud",
+                    elem_id="plane-images",
+                    info=f"2 to {most}",
+                    precision=0,
+                )
                 start_button, stop_button = self._buttons("Draw the plane", "plane")
             outputs = self._outputs("plane")
 

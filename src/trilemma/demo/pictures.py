@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -49,13 +51,17 @@ def read_picture(path: str | Path, shape: tuple[int, int, int] | None) -> Pictur
     if shape[0] not in (1, 3):
         raise ImageError(f"this classifier takes images of {shape[0]} channels, which no image file has")
     data = path.read_bytes()
-    height, width, colour = read_header(data, path.name)
+    with warnings.catch_warnings():
+        # Pillow warns of large images, which are refused here.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        height, width, colour = read_header(data, path.name)
     if height * width > LARGEST:
         raise DataError(
             f"{path.name}: {width:,} x {height:,} pixels, more than the {LARGEST // 10**6} million that the page "
             "reads; make it smaller first"
         )
-    pixels = as_float(torch.from_numpy(pixels_of(data, shape, path.name)))
+    # A copy: Pillow's own pixels cannot be written to.
+    pixels = as_float(torch.from_numpy(np.array(pixels_of(data, shape, path.name))))
     return Picture(pixels, _note(path.name, (height, width), colour, _has_alpha(data), shape))
 
 
