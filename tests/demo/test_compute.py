@@ -48,7 +48,7 @@ def test_an_attack_leads_away_from_the_predicted_class_where_the_true_one_is_unk
 
 
 def test_chains_are_reported_on_their_way_and_are_those_of_the_library(subject):
-    frames = []
+    frames: list[compute.Frame] = []
     result = compute.generate(subject, 3, 4, "uniform", steps=50, seed=5, report=frames.append)
     assert frames[0].step == 0 and frames[-1].step == 50 and len(frames) == 41
     assert torch.equal(frames[-1].images, result.images)

@@ -107,6 +107,7 @@ def test_given_data_have_the_size_and_the_channels_of_the_classifier(small, tmp_
     clf.class_names = ("cat", "dog")
     source = saved(clf, tmp_path / "a.safetensors", "scans")
     subject = open_subject(source, data=str(tmp_path / "scans"))
+    assert subject.test is not None and subject.train is not None
     assert subject.test.image_shape == subject.train.image_shape == (1, 8, 8)
     with pytest.raises(DataError, match=re.escape("--data mnist: not on this machine")):
         open_subject(source, data="mnist")

@@ -132,7 +132,7 @@ def attack(
     norm: str,
     radius: str,
     name: str = PLANE_ATTACK,
-    steps: int = 20,
+    steps: float | None = 20,
     seed: int = 0,
 ) -> Attacked:
     """Attacks the chosen image, away from its true class, or from the predicted one if that is unknown.

@@ -352,7 +352,7 @@ class Page:
 def _theme() -> Any:
     """Gradio's plainest theme with the fonts of the reader's system and the colours of the figures."""
     system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
-    colours = {}
+    colours: dict[str, str] = {}
     for theme, suffix, soft in ((LIGHT, "", "#f5f6f8"), (DARK, "_dark", "#1e2127")):
         values = {
             "body_background_fill": theme.background, "body_text_color": theme.text,

@@ -8,13 +8,11 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.errors import TrilemmaError
 
-Report = TypeVar("Report")
-Result = TypeVar("Result")
 # Seconds between two signs of life of a computation that reports nothing itself.
 BEAT = 0.5
 
@@ -47,10 +45,10 @@ class Beat:
 
 
 @dataclass(frozen=True)
-class Done(Generic[Result]):
+class Done:
     """The end of a computation, with its result."""
 
-    result: Result
+    result: Any
 
 
 class Jobs:
@@ -64,11 +62,8 @@ class Jobs:
         self._stops: dict[str, threading.Event] = {}
 
     def run(
-        self,
-        session: str,
-        clf: Classifier,
-        compute: Callable[[Callable[[Report], None]], Result],
-    ) -> Generator[Report | Beat | Done[Result], None, None]:
+        self, session: str, clf: Classifier, compute: Callable[[Callable[[Any], None]], Any]
+    ) -> Generator[Any, None, None]:
         """Yields what ``compute`` reports, a :class:`Beat` every half second without a report, and :class:`Done`.
 
         Closing the generator stops the computation and waits for it.
