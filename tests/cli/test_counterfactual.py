@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from trilemma.data.sources import load_images
+from trilemma.runs.records import read_record
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_images_are_moved_and_written_and_the_json_has_every_number(trilemma, ru
     assert [row["image"] for row in rows] == [f"scans/{k}.png" for k in range(4)]
     assert all(row["distance"] <= 0.8 + 1e-5 and row["target"] == "7" for row in rows)
     assert all(len(row["trajectory"]["target energy"]) == len(row["trajectory"]["step"]) for row in rows)
-    assert json.loads((run_folder / "counterfactuals" / "to-7_l2_0.8.json").read_text()) == {
+    assert read_record(run_folder / "counterfactuals" / "to-7_l2_0.8.json") == {
         key: value for key, value in record.items() if key != "folder"
     }
     assert not list((run_folder / "counterfactuals").rglob("*.webp"))

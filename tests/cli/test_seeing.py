@@ -11,13 +11,14 @@ from PIL import Image
 
 import trilemma as package
 from trilemma.config.chains import PRESETS
+from trilemma.runs.records import read_record
 
 
 def test_evaluate_a_run_prints_rows_and_keeps_them(trilemma, run_folder):
     result = trilemma("evaluate", run_folder, "--protocol", "clean", "--json")
     rows = json.loads(result.stdout)
     assert rows["clean"]["count"] == 397
-    assert json.loads((run_folder / "evaluation" / "clean.json").read_text()) == rows["clean"]
+    assert read_record(run_folder / "evaluation" / "clean.json") == rows["clean"]
 
 
 def test_evaluate_equals_the_library(trilemma, run_folder):

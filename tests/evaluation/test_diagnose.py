@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 import trilemma
 from trilemma.errors import ConfigError
 from trilemma.evaluation.diagnose import diagnose
+from trilemma.runs.records import read_record
 
 
 def test_a_run_gets_numbers_and_figures_in_both_themes(complete_run):
     figures = complete_run.path / "figures"
-    assert json.loads((figures / "energies.json").read_text()) == complete_run.diagnosis
+    assert read_record(figures / "energies.json") == complete_run.diagnosis
     for name in ("energy-histograms", "energy-quiver"):
         assert (figures / f"{name}.png").read_bytes() != (figures / f"{name}-dark.png").read_bytes()
     with np.load(figures / "energies.npz") as energies:

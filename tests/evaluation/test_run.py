@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,14 @@ from trilemma import evaluate, load
 from trilemma.errors import CheckpointError
 from trilemma.evaluation.evaluate import evaluate_run
 from trilemma.runs.read import read_contents
+from trilemma.runs.records import read_record
 from trilemma.runs.run_directory import RunDirectory
 
 
 def test_rows_are_written_as_returned(run_copy):
     rows = evaluate_run(run_copy, images=20)
     for name, row in rows.items():
-        assert json.loads((run_copy / "evaluation" / f"{name}.json").read_text()) == row
+        assert read_record(run_copy / "evaluation" / f"{name}.json") == row
     assert rows["pgd-20"]["checkpoint"]["checkpoint"] == "best"
     assert rows["clean"]["data"] == {
         "name": "digits",
@@ -33,8 +33,8 @@ def test_a_row_of_other_settings_moves_aside_instead_of_being_lost(run_copy):
     evaluate_run(run_copy, ["clean"], images=20)
     assert not (run_copy / "evaluation" / "earlier").exists()
     evaluate_run(run_copy, ["clean"], images=30)
-    assert json.loads((run_copy / "evaluation" / "clean.json").read_text())["count"] == 30
-    assert json.loads((run_copy / "evaluation" / "earlier" / "clean-1.json").read_text())["count"] == 20
+    assert read_record(run_copy / "evaluation" / "clean.json")["count"] == 30
+    assert read_record(run_copy / "evaluation" / "earlier" / "clean-1.json")["count"] == 20
 
 
 def test_other_images_do_not_replace_the_runs_own(run_copy):
@@ -73,7 +73,7 @@ def test_both_checkpoints_are_evaluated_and_every_row_says_which_it_is_of(two):
     assert list(rows) == ["clean", "clean@last"]
     assert [row["checkpoint"]["checkpoint"] for row in rows.values()] == ["best", "last"]
     for name, row in zip(("clean", "last/clean"), rows.values(), strict=True):
-        assert json.loads((two / "evaluation" / f"{name}.json").read_text()) == row
+        assert read_record(two / "evaluation" / f"{name}.json") == row
     alone = evaluate(load(RunDirectory(two).last_classifier), "digits", ["clean"], images=20)
     assert rows["clean@last"]["value"] == alone["clean"]["value"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 
 import numpy as np
 import pytest
@@ -15,12 +14,13 @@ from trilemma.data.sources import load_splits
 from trilemma.errors import ConfigError, UserError
 from trilemma.evaluation.samples import as_uint8, draw_samples, generate, stopping_text
 from trilemma.runs.read import start_order
+from trilemma.runs.records import read_record
 
 
 def test_files_hold_starts_and_samples_of_every_class(run_copy):
     record = generate(run_copy, per_class=2, steps=3).record
     folder = run_copy / "samples"
-    assert json.loads((folder / f"{record['name']}.json").read_text()) == record
+    assert read_record(folder / f"{record['name']}.json") == record
     assert (folder / f"{record['name']}.png").is_file()
     assert (folder / f"{record['name']}-dark.png").is_file()
     for suffix in ("chains", "energies", "neighbours", "neighbours-dark"):

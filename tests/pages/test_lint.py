@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from trilemma.evaluation.lint import Finding
 from trilemma.evaluation.lint.run import Lint
 from trilemma.pages.comparison import write_comparison
 from trilemma.pages.html import write_report
+from trilemma.runs.records import read_record, write_json
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def test_nothing_found_is_one_line_and_nothing_evaluated_is_none(run_copy):
 def test_findings_stand_in_the_header_errors_first_and_are_escaped(run_copy):
     evaluate_run(run_copy, ["clean"], images=20)
     file = run_copy / "evaluation" / "clean.json"
-    row = json.loads(file.read_text())
+    row = read_record(file)
     found = [
         Finding.from_catalogue("train-mode", "1 <b>Dropout</b>", 20, 20),
         Finding.from_catalogue("softmax-outputs", "outputs sum to 1", 20, 20),
     ]
     row["lint"] = Lint(found, images=20).record()
-    file.write_text(json.dumps(row))
+    write_json(file, row)
     header = page(run_copy).split("</header>")[0]
     assert "On 20 images the lint found" in header
     assert header.index("softmax-outputs") < header.index("train-mode")

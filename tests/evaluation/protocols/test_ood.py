@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 
@@ -19,6 +18,7 @@ from trilemma.data.image_set import ImageSet
 from trilemma.errors import DataError, UnknownNameError
 from trilemma.evaluation.evaluate import evaluate_run
 from trilemma.evaluation.protocols.ood import SYNTHETIC, WORDNET, outside_images, without_overlap
+from trilemma.runs.records import read_record
 
 
 @pytest.mark.parametrize("name", SYNTHETIC)
@@ -86,7 +86,7 @@ def test_a_folder_is_resized_made_grey_and_named_by_its_content(run_copy, tmp_pa
     assert row["protocol"] == f"ood:{about['name']}"  # a path on this machine is no name
     assert (about["images"], about["split"], row["count"]) == ("all 6", "all", 20)
     (file,) = (run_copy / "evaluation").glob("ood-imagefolder-*@8.json")
-    assert json.loads(file.read_text()) == row
+    assert read_record(file) == row
 
 
 def test_two_archives_of_one_known_name_are_two_rows_in_two_files(run_copy, tmp_path, monkeypatch):
