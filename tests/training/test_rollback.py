@@ -257,8 +257,8 @@ def test_states_that_a_killed_rollback_has_left_are_never_restored(
     resume = Loop.resume
     after: list[int] = []
 
-    def resuming(self: Loop) -> None:
-        resume(self)
+    def resuming(self: Loop, saved: Any) -> None:
+        resume(self, saved)
         after.extend(run.earlier_states())
 
     monkeypatch.setattr(Loop, "resume", resuming)

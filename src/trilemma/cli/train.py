@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -33,6 +33,8 @@ from trilemma.runs.run_directory import RunDirectory
 RECIPE_HELP = (
     "name of a packaged recipe (`trilemma list recipes`), a YAML file, or with --resume a run folder"
 )
+Resume = bool | Literal["restart"]
+RESTART_HELP = "as --resume, and begin again at step 0 if no sound state is left"
 
 
 def train(
@@ -40,6 +42,7 @@ def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, option("--out DIR", "run folder  [default: runs/RECIPE]")] = None,
     resume: Annotated[bool, option("--resume", "resume the run in that folder")] = False,
+    restart: Annotated[bool, option("--restart", RESTART_HELP)] = False,
     seed: Annotated[int | None, option("--seed N", "short for training.seed=N", min=0, max=MAX_SEED)] = None,
     device: Device = None,
     quiet: Quiet = False,
@@ -55,7 +58,7 @@ def train(
       trilemma train cifar10/pgd-at-small data.root=data/cifar10 training.max_minutes=20 --out runs/small
       trilemma train runs/small --resume
     """
-    folder = Path(recipe)
+    folder, resume = Path(recipe), resume or restart
     if resume and out is None and folder.is_dir():
         out, recipe = folder, str(RunDirectory.open(folder).config_file)
     out = out or default_out(recipe)
@@ -66,7 +69,8 @@ def train(
         RunDirectory.open(out)
     elif RunDirectory(out).config_file.exists():
         raise RunError(f"{out}: already contains a run; add --resume to continue it, or choose another --out")
-    run_training(recipe, settings, out, resume=resume, device=device, quiet=quiet)
+    how: Resume = "restart" if restart else resume
+    run_training(recipe, settings, out, resume=how, device=device, quiet=quiet)
     # Of several processes, only the first prints.
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
@@ -84,7 +88,7 @@ def default_out(recipe: str) -> Path:
 
 
 def run_training(
-    recipe: str, settings: Mapping[str, Any], out: Path, *, resume: bool, device: str | None, quiet: bool
+    recipe: str, settings: Mapping[str, Any], out: Path, *, resume: Resume, device: str | None, quiet: bool
 ) -> None:
     """Trains; an interruption exits with code 130 and prints the command that resumes the run."""
     from trilemma.training import train as training
@@ -94,7 +98,7 @@ def run_training(
         training.train(recipe, settings, out=out, resume=resume, progress=not quiet, device=chosen)
     except KeyboardInterrupt:
         run = RunDirectory(out)
-        saved = run.state_file.is_file() or run.first_stage.state_file.is_file()
+        saved = any(path.is_file() for path in (*run.states(), *run.first_stage.states()))
         outcome = (
             f"state saved; resume with: trilemma train {shlex.quote(str(out))} --resume"
             if saved

@@ -130,6 +130,20 @@ class RunDirectory:
         """Returns the path of the stored training state of a step."""
         return self.state_file.with_name(f"state-{step:09d}.safetensors")
 
+    def states(self) -> list[Path]:
+        """Returns the paths at which training states are expected, the newest first; the first need not exist."""
+        earlier = self.earlier_states()
+        return [self.state_file, *(earlier[step] for step in sorted(earlier, reverse=True))]
+
+    def has_begun(self) -> bool:
+        """Returns whether training has taken steps, as far as any file of the run shows it."""
+        checkpoints = self.path / "checkpoints"
+        return (
+            any(path.is_file() for path in checkpoints.rglob("*.safetensors"))
+            or bool(self.metrics())
+            or bool(self.status().get("step"))
+        )
+
     def config(self) -> Config:
         """Returns the validated configuration."""
         return load_config(str(self.config_file))
@@ -202,6 +216,10 @@ class RunDirectory:
         if keep_best and selected and selected[-1] not in remaining:
             remaining.append({**selected[-1], "kind": "best"})
         write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in remaining))
+
+    def drop_metrics(self) -> None:
+        """Removes all metric lines."""
+        write_text(self.metrics_file, "")
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:

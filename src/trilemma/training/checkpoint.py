@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from trilemma.errors import CheckpointError
+from trilemma.errors import DamagedError
 from trilemma.files import TensorFormat
 
 FORMAT = TensorFormat(
@@ -79,12 +80,44 @@ def load_state(path: Path) -> dict[str, Any]:
     """Returns the state that :func:`save_state` wrote.
 
     Raises:
-        CheckpointError: the file is missing, truncated, not a training state, or of another format version.
+        DamagedError: the file is missing, truncated, or does not match its digest.
+        CheckpointError: not a training state, or of another format version.
     """
     if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such training state, so there is nothing to resume from; start a new run"
-        )
+        raise DamagedError(f"{path}: no such training state, so there is nothing to resume from")
     tree, tensors = FORMAT.read(path)
     state: dict[str, Any] = unflatten(tree, tensors)
     return state
+
+
+@dataclass(frozen=True)
+class SoundState:
+    """A training state that was read, and what was passed over for it.
+
+    Attributes:
+        path: its file.
+        state: its content.
+        damaged: messages about the newer files that are missing or damaged, newest first.
+    """
+
+    path: Path
+    state: dict[str, Any]
+    damaged: tuple[str, ...]
+
+
+def newest_sound_state(files: Iterable[Path]) -> SoundState | None:
+    """Returns the first of ``files`` that is neither missing nor damaged; ``None`` if there is none.
+
+    Args:
+        files: paths of training states, newest first.
+
+    Raises:
+        CheckpointError: a file is not a training state, or of another format version.
+    """
+    damaged: list[str] = []
+    for path in files:
+        try:
+            return SoundState(path, load_state(path), tuple(damaged))
+        except DamagedError as error:
+            damaged.append(str(error))
+    return None

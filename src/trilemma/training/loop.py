@@ -24,7 +24,7 @@ from trilemma.monitors.monitor import Alarm, Rollback, ScaleRate, SetOption
 from trilemma.monitors.readings import Readings, read_gradients, read_step
 from trilemma.monitors.remedies import remedies
 from trilemma.training import build
-from trilemma.training.checkpoint import load_state
+from trilemma.training.checkpoint import SoundState
 from trilemma.training.finish import finished_classifier, is_finite
 from trilemma.training.interrupt import StopRequest
 from trilemma.training.record import Record
@@ -104,14 +104,27 @@ class Loop:
             text = f"of {training.start}{provenance(start)}"
             record.event(self.state, "start", "weights", f"{text}; {replaced}" if replaced else text)
 
-    def resume(self) -> None:
-        """Restores the saved state and removes the metric lines of later steps, which will be run again."""
-        self.state.load_state_dict(load_state(self.record.run.state_file))
+    def resume(self, saved: SoundState) -> None:
+        """Restores a saved state and removes the metric lines of later steps, which will be run again."""
+        self.state.load_state_dict(saved.state)
         self._apply_options()
         self.record.drop_later_metrics(self.state)
+        if saved.damaged:
+            # The state that is found first by the next resume.
+            self.record.checkpoint(self.state)
         # A killed process may have written the state without its copy for rollbacks, or left copies of undone steps.
         self.record.store_copy(self.state)
-        self.record.event(self.state, "restart", "resume", f"from the checkpoint of step {self.state.step}")
+        text = f"from the checkpoint of step {self.state.step}"
+        if saved.damaged:
+            self.record.warn(f"{saved.damaged[0]}; going back to {saved.path.name}")
+            text += ", the newest sound one"
+        self.record.event(self.state, "restart", "resume", text)
+
+    def restart(self) -> None:
+        """Removes all metric lines and stored states: the run is trained again from its initial weights."""
+        self.record.drop_all_metrics()
+        self.record.checkpoint(self.state)
+        self.record.event(self.state, "restart", "from-step-0", "no sound training state was left")
 
     def train(self) -> str:
         """Trains to the end of the run.

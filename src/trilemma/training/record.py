@@ -151,6 +151,16 @@ class Record:
         if self.writes:
             self.run.drop_metrics_after(state.step, keep_best=undone)
 
+    def drop_all_metrics(self) -> None:
+        """Removes all metric lines: those of a run whose training state is lost."""
+        if self.writes:
+            self.run.drop_metrics()
+
+    def warn(self, message: str) -> None:
+        """Prints a warning on standard error, also if no progress is shown."""
+        if self.writes:
+            print(f"warning: {message}", file=sys.stderr, flush=True)
+
     def event(
         self, state: TrainingState, kind: str, name: str, message: str, step: int | None = None
     ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
 
 from trilemma.errors import TrainingFailedError
 from trilemma.monitors.monitor import Alarm
-from trilemma.training.checkpoint import load_state
+from trilemma.training.checkpoint import load_state, newest_sound_state
 from trilemma.training.record import Record
 from trilemma.training.state import TrainingState
 
@@ -32,14 +34,13 @@ def roll_back(state: TrainingState, record: Record, alarm: Alarm) -> None:
     limit = _limit(state, alarm)
     # The state that the last rollback restored led to the alarm again, so an older one is restored.
     newest = limit if state.restored is None else min(limit, state.restored - 1)
-    earlier = [step for step in files if step <= newest] or [step for step in files if step <= limit]
-    restored = max(earlier, default=min(files))
     healthy = state.watch.healthy_step
-    state.load_state_dict(load_state(files[restored]))
+    restored, saved = sound_state(files, newest, limit)
+    state.load_state_dict(saved)
     for name, value in preserved.items():
         setattr(state, name, value)
     state.rollbacks, state.restored = rollbacks, restored
-    if not earlier:
+    if restored > limit:
         # A run of an earlier version has not stored a state this old, and the counts of this one belong to the alarm.
         state.watch.give_time(state.step)
     record.drop_later_metrics(state, undone=True)
@@ -47,6 +48,29 @@ def roll_back(state: TrainingState, record: Record, alarm: Alarm) -> None:
     if alarm.name != "divergence":
         text += f", {_describe(restored, alarm, healthy)}"
     record.event(state, "remedy", "rollback", text)
+
+
+def sound_state(files: Mapping[int, Path], newest: int, limit: int) -> tuple[int, dict[str, Any]]:
+    """Returns the step and the content of the state to restore; a damaged file is passed over for the one before it.
+
+    Args:
+        files: the stored states by step.
+        newest: the newest step that should be restored.
+        limit: the newest step from before the onset; taken if nothing as old as ``newest`` is stored.
+
+    Raises:
+        CheckpointError: no stored state is sound.
+    """
+    descending = sorted(files, reverse=True)
+    # Steps after the onset are the last resort, the oldest first.
+    order = [step for step in descending if step <= newest]
+    order += [step for step in descending if newest < step <= limit]
+    order += [step for step in sorted(files) if step > limit]
+    sound = newest_sound_state(files[step] for step in order)
+    if sound is None:
+        # Raises the error that says what is wrong with the file.
+        return order[0], load_state(files[order[0]])
+    return next(step for step in order if files[step] == sound.path), sound.state
 
 
 def _limit(state: TrainingState, alarm: Alarm) -> int:

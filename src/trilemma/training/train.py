@@ -16,6 +16,7 @@ from trilemma.data.image_set import Splits
 from trilemma.errors import ConfigError, RunError
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.build import build_data
+from trilemma.training.checkpoint import newest_sound_state
 from trilemma.training.checks import check_run
 from trilemma.training.devices import check_compiler, check_devices
 from trilemma.training.interrupt import stop_on_signals
@@ -31,7 +32,7 @@ def train(
     recipe: str | Config,
     overrides: Mapping[str, Any] | Iterable[str] = (),
     out: str | Path | None = None,
-    resume: bool | Literal["auto"] = False,
+    resume: bool | Literal["auto", "restart"] = False,
     progress: bool = True,
     device: str = "auto",
     log: Log | Sequence[Log] = (),
@@ -44,7 +45,9 @@ def train(
         overrides: configuration values, as ``{"training.lr": 0.1}`` or ``["training.lr=0.1"]``.
         out: run folder; ``runs/`` and the name of the recipe by default.
         resume: continue from the last checkpoint; the configuration must be that of the run. ``"auto"`` continues a run
-            that exists (a finished one is returned at once) and starts a new one otherwise.
+            that exists (a finished one is returned at once) and starts a new one otherwise. A last checkpoint that is
+            lost or damaged is replaced by the newest sound state that is stored for rollbacks. Without any, a run that
+            has taken steps is refused; ``"restart"`` trains it again from step 0.
         progress: show progress on standard error.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         log: a function ``log(record, step)``, or several, called with a copy of every metric record and event, and with
@@ -73,10 +76,10 @@ def train(
         else recipe
     )
     path = Path(out) if out is not None else Path("runs") / name.replace("/", "-")
-    if resume not in (True, False, "auto"):
-        raise ConfigError(f"resume: {resume!r}; pass True, False or 'auto'")
+    if resume not in (True, False, "auto", "restart"):
+        raise ConfigError(f"resume: {resume!r}; pass True, False, 'auto' or 'restart'")
     resuming = bool(resume) and (path / "config.yaml").is_file()
-    if resume is True and not resuming:
+    if resume in (True, "restart") and not resuming:
         raise RunError(f"{path}: no run to resume; start it without --resume")
     run = RunDirectory.open(path) if resuming else None
     if run is not None:
@@ -88,7 +91,7 @@ def train(
         RunDirectory.check_unused(path)
     check_compiler(config, chosen_device)
     data = build_data(config)
-    if run is None or not run.state_file.is_file():
+    if run is None or not run.has_begun():
         check_run(config, data)
     # Further processes start here: each runs the program from its beginning up to this line. They too check that the
     # folder is unused, so the folder is created after this line.
@@ -97,7 +100,7 @@ def train(
         RunDirectory.create(path, config, name)
     fabric.barrier()
     run = RunDirectory(path)
-    _run_training(config, run, name, data, fabric, progress, logs)
+    _run_training(config, run, name, data, fabric, progress, logs, restart=resume == "restart")
     return Run(path, load(path), run.metrics())
 
 
@@ -109,10 +112,23 @@ def _run_training(
     fabric: Any,
     progress: bool,
     logs: Sequence[Log] = (),
+    restart: bool = False,
 ) -> None:
-    """Trains a run to its end, from its saved state if there is one, else from its initial weights."""
-    has_state = run.state_file.is_file()
-    start = None if has_state else _initial_classifier(config, run, data, fabric, progress)
+    """Trains a run to its end, from its newest sound state, else from its initial weights.
+
+    Raises:
+        RunError: the run has taken steps and no sound state is left, unless ``restart``.
+    """
+    saved = newest_sound_state(run.states())
+    lost = saved is None and run.has_begun()
+    if lost and not restart:
+        raise RunError(
+            f"{run.path}: has taken training steps, but no sound training state is left to resume from; add --restart "
+            "(in Python resume='restart') to train it again from step 0"
+        )
+    # Every process must have looked before the first one writes.
+    fabric.barrier()
+    start = None if saved else _initial_classifier(config, run, data, fabric, progress, restart)
     run_reporter = reporter(name, progress and fabric.is_global_zero)
     for warning in config.warnings:
         run_reporter.message(f"warning: {warning}")
@@ -120,19 +136,23 @@ def _run_training(
         with torch.random.fork_rng(), stop_on_signals() as stop:
             record = Record(run, config, run_reporter, name, fabric.is_global_zero, logs)
             loop = Loop(config, record, data, fabric, stop, start)
-            if has_state:
-                loop.resume()
+            if saved is not None:
+                loop.resume(saved)
+            elif lost:
+                loop.restart()
+            # A state is as large as the run's weights, optimiser and replay buffer.
+            del saved
             loop.train()
     finally:
         run_reporter.close()
 
 
 def _initial_classifier(
-    config: Config, run: RunDirectory, data: Splits, fabric: Any, progress: bool
+    config: Config, run: RunDirectory, data: Splits, fabric: Any, progress: bool, restart: bool
 ) -> Classifier | None:
     """Returns the classifier with the initial weights; ``None`` for random initialisation.
 
-    A first stage is trained first, or resumed, in a subfolder of the run.
+    A first stage is trained first, or resumed, in a subfolder of the run; ``restart`` as in :func:`_run_training`.
     """
     if config.training.start is None:
         return None
@@ -149,7 +169,7 @@ def _initial_classifier(
         RunDirectory.create(stage.path, stage_config, config.training.start)
     fabric.barrier()
     if stage.status().get("status") != "finished":
-        _run_training(stage_config, stage, config.training.start, data, fabric, progress)
+        _run_training(stage_config, stage, config.training.start, data, fabric, progress, restart=restart)
     return load(stage.path)
 
 

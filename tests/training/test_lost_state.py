@@ -1,0 +1,114 @@
+"""A run whose last training state is lost or damaged goes back to the newest sound one, and says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.training.conftest import Interrupt
+from tests.training.support import STEPS_PER_EPOCH, differences, state_of, tiny, without_clock
+
+from trilemma.config.config import Config
+from trilemma.errors import DamagedError, RunError
+from trilemma.runs.run_directory import RunDirectory
+from trilemma.training.checkpoint import save_state
+from trilemma.training.rollback import sound_state
+from trilemma.training.train import train
+
+
+@pytest.fixture
+def config(linear_network: dict[str, str]) -> Config:
+    return tiny("standard", {"epochs": 3, "log_every": STEPS_PER_EPOCH}, network=linear_network)
+
+
+@pytest.fixture
+def run(config: Config, tmp_path: Path, interrupt_after: Interrupt) -> RunDirectory:
+    """A run interrupted in its third epoch, with an older state beside the last one."""
+    interrupt_after(2 * STEPS_PER_EPOCH + 4)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out=tmp_path / "run", progress=False)
+    interrupt_after(0)
+    found = RunDirectory.open(tmp_path / "run")
+    assert list(found.earlier_states()) == [2 * STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH + 4]
+    return found
+
+
+def lose(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if how == "truncated":
+        path.write_bytes(content[:-10])
+    elif how == "flipped":
+        content[-10] ^= 1
+        path.write_bytes(content)
+    elif how == "empty":
+        path.touch()
+
+
+def lines(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [without_clock(line) for line in metrics]
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "flipped", "empty"])
+def test_the_newest_sound_state_is_resumed_and_named(
+    config: Config, run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    whole = train(config, out=tmp_path / "whole", progress=False)
+    # The copy of the last state for rollbacks is the same file, by a hard link.
+    lose(run.earlier_state(2 * STEPS_PER_EPOCH + 4), how)
+    lose(run.state_file, how)
+    resumed = train(config, out=run.path, resume=True, progress=False)
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"warning: {run.state_file}: ") and printed.count("\n") == 1
+    assert printed.endswith(f"; going back to state-{2 * STEPS_PER_EPOCH:09d}.safetensors\n")
+    event = next(event for event in run.events() if event["kind"] == "restart")
+    assert event["message"] == f"from the checkpoint of step {2 * STEPS_PER_EPOCH}, the newest sound one"
+    assert differences(state_of(whole.path), state_of(run.path)) == []
+    # No line twice: the lines of an uninterrupted run.
+    assert lines(resumed.metrics) == lines(whole.metrics)
+
+
+def test_a_sound_copy_of_the_lost_state_loses_nothing(config: Config, run: RunDirectory) -> None:
+    lose(run.state_file, "missing")
+    train(config, out=run.path, resume=True, progress=False)
+    event = next(event for event in run.events() if event["kind"] == "restart")
+    assert event["step"] == 2 * STEPS_PER_EPOCH + 4
+
+
+def test_without_a_sound_state_it_is_refused_and_restart_begins_again(
+    config: Config, run: RunDirectory, tmp_path: Path
+) -> None:
+    for path in run.states():
+        lose(path, "flipped")
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    for resume in (True, "auto"):
+        with pytest.raises(RunError, match=r"no sound training state is left .*; add --restart"):
+            train(config, out=run.path, resume=resume, progress=False)
+    assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    whole = train(config, out=tmp_path / "whole", progress=False)
+    again = train(config, out=run.path, resume="restart", progress=False)
+    assert lines(again.metrics) == lines(whole.metrics)
+    assert differences(state_of(whole.path), state_of(run.path)) == []
+    assert [event["name"] for event in run.events() if event["kind"] == "restart"] == ["from-step-0"]
+
+
+def test_restart_of_a_run_with_a_sound_state_resumes_it(config: Config, run: RunDirectory) -> None:
+    train(config, out=run.path, resume="restart", progress=False)
+    assert [event["name"] for event in run.events() if event["kind"] == "restart"] == ["resume"]
+
+
+def test_a_rollback_passes_over_damaged_states_for_the_one_before(tmp_path: Path) -> None:
+    files = {step: tmp_path / f"state-{step}.safetensors" for step in (0, 10, 20, 30)}
+    for step, path in files.items():
+        save_state(path, {"step": step})
+    assert sound_state(files, 20, 25) == (20, {"step": 20})
+    lose(files[20], "flipped")
+    assert sound_state(files, 20, 25) == (10, {"step": 10})
+    lose(files[10], "truncated")
+    lose(files[0], "missing")
+    # From after the onset, if there is nothing else.
+    assert sound_state(files, 20, 25) == (30, {"step": 30})
+    lose(files[30], "empty")
+    with pytest.raises(DamagedError):
+        sound_state(files, 20, 25)
