@@ -125,7 +125,7 @@ def test_the_plane_holds_the_clouds_and_the_images_of_the_user(subject, five):
         (lambda s, x: compute.counterfactual(s, x, 3, "l2", "0"), ConfigError, "budget: '0' must be above 0"),
         (lambda s, x: compute.plane(s, "linf", "0"), ConfigError, "must be above 0"),
         (lambda s, x: compute.plane(s, "linf", "0.1", 1), ConfigError, "must be at least 2"),
-        (lambda s, x: compute.plane(Subject(s.clf, "", missing="None."), "linf", "0.1"), ImageError, "None."),
+        (lambda s, x: compute.plane(Subject(s.clf, ""), "linf", "0.1"), ImageError, "need test images"),
     ],
 )
 def test_a_mistake_is_one_line(subject, five, call, error, words):

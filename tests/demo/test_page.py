@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,20 @@ def test_chains_run_live_and_stop_really_stops_them(page, subject):
     assert "start uniform, sampler langevin, energy joint, steps 30" in page.inner_text("#generate-result")
     page.fill("#generate-images input", "65")
     assert answered(page, "generate", "must be at most 64")
+
+
+def test_a_closed_browser_tab_leaves_no_computation(open_page, subject):
+    page = open_page()
+    tab(page, "Generate")
+    page.fill("#generate-steps input", "5000")
+    page.click("#generate-start")
+    page.wait_for_selector("#generate-result .chart polyline")
+    assert subject.clf.network._forward_pre_hooks
+    page.close()
+    deadline = time.monotonic() + PATIENCE / 1000
+    while subject.clf.network._forward_pre_hooks and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not subject.clf.network._forward_pre_hooks
 
 
 def test_two_browser_tabs_keep_their_own_images_and_the_theme_is_the_readers(page, open_page):

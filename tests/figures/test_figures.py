@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from matplotlib.quiver import Quiver
 
 from trilemma.figures.confusion import confusion_key, draw_confusion
+from trilemma.figures.counterfactual import draw_way
 from trilemma.figures.energy_landscape import (
     draw_deltas,
     draw_histograms,
     draw_moves,
+    draw_plane,
     draw_quiver,
     energy_range,
     spread_out,
@@ -137,6 +139,36 @@ def test_arrows_go_from_clean_to_adversarial():
 
 def _move(aim: str, marginal: float, joint: float) -> dict[str, object]:
     return {"aim": aim, "marginal": {"mean": marginal}, "joint": {"mean": joint}}
+
+
+def test_the_plane_has_a_point_per_image_and_shows_single_images_far_away_too():
+    sets = {name: _points(seed) for seed, name in enumerate(("clean", "adversarial", "generated"))}
+    far = EnergyPoints(torch.tensor([40.0]), torch.tensor([-90.0]))
+    for theme in (LIGHT, DARK):
+        (axes,) = draw_plane(sets, {"mine": far}, theme).axes
+        lines = {line.get_label(): line for line in axes.lines}
+        for name, points in sets.items():
+            assert lines[name].get_xdata().tolist() == points.marginal.tolist()
+            assert lines[name].get_ydata().tolist() == points.joint.tolist()
+            assert lines[name].get_color() == theme.sets[name]
+        (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        assert low < 40 < high and bottom < -90 < top
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == [*sets, "mine"]
+    assert len(draw_plane(sets).axes[0].get_legend().get_texts()) == 3
+
+
+def test_the_way_of_a_counterfactual_has_its_energies_above_its_confidences():
+    keys = (
+        "marginal energy", "original energy", "target energy", "original confidence", "target confidence", "distance",
+    )  # fmt: skip
+    way = {key: [float(number), number + 0.5] for number, key in enumerate(keys)}
+    energies, confidences = draw_way(way, ("cat", "dog"), "distance").axes
+    shown = {line.get_label(): line.get_ydata().tolist() for line in energies.lines}
+    assert shown == {"E(x)": [0, 0.5], "E(x, cat)": [1, 1.5], "E(x, dog)": [2, 2.5]}
+    assert {line.get_label(): line.get_ydata().tolist() for line in confidences.lines} == {
+        "cat": [3, 3.5], "dog": [4, 4.5],
+    }  # fmt: skip
+    assert all(line.get_xdata().tolist() == [5, 5.5] for line in energies.lines)
 
 
 def test_each_attack_is_a_named_point_at_its_means_and_its_aim_a_marker():

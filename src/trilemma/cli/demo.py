@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from trilemma.classifier.source import ClassifierSource
-from trilemma.cli.common import Data, Device, Quiet, choose_device, option, print_progress
+from trilemma.cli.common import Data, Device, Quiet, choose_device, option, print_error, print_progress
 from trilemma.cli.exits import sigterm_interrupts
 from trilemma.cli.model import with_classifier
 from trilemma.cli.quickstart import DONE, NAMES
@@ -69,6 +69,8 @@ def demo(
     subject = open_subject(chosen, choose_device(device), data)
     with sigterm_interrupts(), serving(subject, free, share) as (local, public):
         print(local if public is None else f"{local}\n{public}", flush=True)
+        if share and public is None:
+            print_error("--share: gradio's tunnel cannot be reached; the page is on this machine only", "")
         print_progress("Ctrl-C ends the page", quiet)
         try:
             threading.Event().wait()

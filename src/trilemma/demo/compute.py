@@ -315,7 +315,9 @@ def plane(subject: Subject, norm: str, radius: str, images: int = 100, seed: int
     threat = Threat(norm, radius)
     images = _count("images", images, 2)
     if subject.test is None:
-        raise ImageError(f"the clouds need test images. {subject.missing}")
+        raise ImageError(
+            "the clouds need test images; start the page with --data NAME, or the path of images"
+        )
     part = subject.test.first(images)
     start = "uniform" if stored_pca(subject.clf) is None else "class-pca"
     presets = {PLANE_ATTACK: DIAGNOSE[PLANE_ATTACK]}

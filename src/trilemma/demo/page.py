@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from trilemma.demo.compute import Chosen, Frame, Plane
 from trilemma.demo.pictures import read_picture
 from trilemma.demo.stopping import Beat, Done, Jobs, StoppedError
 from trilemma.demo.subject import Subject
-from trilemma.errors import MissingExtraError, UserError
+from trilemma.errors import ConfigError, MissingExtraError, UserError
 from trilemma.figures.style import DARK, LIGHT
 from trilemma.pages.words import norm_words
 from trilemma.threat import NORMS
@@ -396,6 +397,9 @@ def serving(subject: Subject, port: int, share: bool = False) -> Iterator[tuple[
         subject: the classifier that the page shows.
         port: a free port.
         share: also through a tunnel of gradio, which anybody with the address can use.
+
+    Raises:
+        ConfigError: the port cannot be used.
     """
     # Gradio asks its own server whether it answers, which must not go through a proxy.
     for name in ("NO_PROXY", "no_proxy"):
@@ -403,12 +407,18 @@ def serving(subject: Subject, port: int, share: bool = False) -> Iterator[tuple[
     with tempfile.TemporaryDirectory(prefix="trilemma-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = Page(subject)
-        _, local, public = page.blocks.launch(
-            server_name=HOST, server_port=port, share=share, prevent_thread_lock=True, quiet=True, ssr_mode=False,
-            footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False, pwa=False,
-            max_file_size=LARGEST_FILE, theme=_theme(), css=_css(), inbrowser=False,
-            app_kwargs={"middleware": [Middleware(LocalOnly)]},
-        )  # fmt: skip
+        try:
+            # Standard output is for the addresses.
+            with redirect_stdout(sys.stderr):
+                _, local, public = page.blocks.launch(
+                    server_name=HOST, server_port=port, share=share, prevent_thread_lock=True, quiet=True,
+                    ssr_mode=False, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
+                    pwa=False, max_file_size=LARGEST_FILE, theme=_theme(), css=_css(), inbrowser=False,
+                    app_kwargs={"middleware": [Middleware(LocalOnly)]},
+                )  # fmt: skip
+        except OSError as error:
+            # Another program has taken the port in the meantime.
+            raise ConfigError(f"--port {port}: cannot be used ({error}); choose another --port") from None
         try:
             yield local, public or None
         finally:

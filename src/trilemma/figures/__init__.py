@@ -17,8 +17,15 @@ if TYPE_CHECKING:
         animate_counterfactual,
         draw_counterfactual,
         draw_counterfactuals,
+        draw_way,
     )
-    from trilemma.figures.energy_landscape import draw_deltas, draw_histograms, draw_moves, draw_quiver
+    from trilemma.figures.energy_landscape import (
+        draw_deltas,
+        draw_histograms,
+        draw_moves,
+        draw_plane,
+        draw_quiver,
+    )
     from trilemma.figures.reliability import draw_reliability
     from trilemma.figures.robustness import draw_robustness, robustness_curves
     from trilemma.figures.sample_grid import draw_grid, draw_neighbours
@@ -51,11 +58,13 @@ _MODULES = {
     "draw_loss": "training_curves",
     "draw_moves": "energy_landscape",
     "draw_neighbours": "sample_grid",
+    "draw_plane": "energy_landscape",
     "draw_quiver": "energy_landscape",
     "draw_reliability": "reliability",
     "draw_robustness": "robustness",
     "draw_trade_off": "trade_off",
     "draw_trajectories": "chains",
+    "draw_way": "counterfactual",
     "robustness_curves": "robustness",
     "save_figure": "style",
 }
@@ -79,11 +88,13 @@ __all__ = [
     "draw_loss",
     "draw_moves",
     "draw_neighbours",
+    "draw_plane",
     "draw_quiver",
     "draw_reliability",
     "draw_robustness",
     "draw_trade_off",
     "draw_trajectories",
+    "draw_way",
     "robustness_curves",
     "save_figure",
 ]
