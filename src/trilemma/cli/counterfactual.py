@@ -20,6 +20,7 @@ from trilemma.cli.common import (
 )
 from trilemma.cli.model import ImagePaths, split_images, with_classifier
 from trilemma.errors import ConfigError
+from trilemma.runs.lock import writing_inside
 from trilemma.units import check_radius, length
 
 SHOWN = (
@@ -83,12 +84,13 @@ def counterfactual(
 
     print_progress(f"moving images to class {target}", quiet)
     shown = show_progress_bar(quiet)
-    result = move(
-        classifier, [*paths], target, budget, norm=norm, energy=energy, steps=steps, tolerance=tolerance,
-        frames=FRAMES if animate else 0, resize=resize, device=choose_device(device), skip_unreadable=True,
-        progress=shown,
-    )  # fmt: skip
-    written = result.save(folder, shown)
+    with writing_inside(folder):
+        result = move(
+            classifier, [*paths], target, budget, norm=norm, energy=energy, steps=steps, tolerance=tolerance,
+            frames=FRAMES if animate else 0, resize=resize, device=choose_device(device), skip_unreadable=True,
+            progress=shown,
+        )  # fmt: skip
+        written = result.save(folder, shown)
     if as_json:
         print_json({**result.record, "folder": str(written.with_suffix(""))})
         return

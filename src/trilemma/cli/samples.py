@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import choose_device, option, print_json, print_progress, print_table, print_text
 from trilemma.errors import ConfigError
+from trilemma.runs.lock import writing_inside
 
 # Metrics whose table columns do not carry the extractor's name.
 MANIFOLD = ("precision", "recall", "density", "coverage")
@@ -136,9 +137,12 @@ def sample_row(
     assert splits is not None
     print_progress(f"evaluating {len(sample_sets.images)} images of {samples}", quiet)
     draws = 1 if options.draws is None else options.draws
-    row = measure_samples(sample_sets, splits, extractor, seed=seed, draws=draws, reference=options.reference)
-    if run is not None:
-        write_row(run.path, row)
+    with writing_inside(None if run is None else run.path):
+        row = measure_samples(
+            sample_sets, splits, extractor, seed=seed, draws=draws, reference=options.reference
+        )
+        if run is not None:
+            write_row(run.path, row)
     return row
 
 

@@ -35,6 +35,7 @@ from trilemma.figures.counterfactual import (
 from trilemma.figures.style import LIGHT, Theme, render, save_figure
 from trilemma.files import write_bytes
 from trilemma.progress import bar
+from trilemma.runs.lock import writing_inside
 from trilemma.runs.records import warn_unwritable, write_json
 from trilemma.tables import Records, text_table
 from trilemma.threat import Threat
@@ -215,28 +216,29 @@ class Counterfactuals:
         """
         out, name = Path(out), self._file_name()
         folder = out / name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(
-                out / f"{name}.npz",
-                originals=self.originals.numpy(),
-                images=self.images.numpy(),
-                labels=self.target_labels.numpy(),
-            )
-            save_figure(out / f"{name}.png", lambda theme: self.figure(theme=theme))
-            pixels = as_uint8(self.images)
-            with bar("writing", len(self), progress) as advance:
-                for index, image in enumerate(self.names):
-                    stem = re.sub(r"[^\w.-]", "_", PurePath(str(image)).stem)[:LONGEST_STEM]
-                    path = folder / f"{index:04d}-{stem}.png"
-                    self.figure(index).savefig(path, metadata={"Software": None})
-                    Image.fromarray(pixels[index].squeeze()).save(path.with_stem(f"{path.stem}-result"))
-                    if len(self.trajectories[index].frames):
-                        write_bytes(path.with_suffix(".webp"), self.animation(index))
-                    advance(1)
-        except OSError as error:
-            warn_unwritable(out, error)
-        write_json(out / f"{name}.json", self.record)
+        with writing_inside(out):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                np.savez_compressed(
+                    out / f"{name}.npz",
+                    originals=self.originals.numpy(),
+                    images=self.images.numpy(),
+                    labels=self.target_labels.numpy(),
+                )
+                save_figure(out / f"{name}.png", lambda theme: self.figure(theme=theme))
+                pixels = as_uint8(self.images)
+                with bar("writing", len(self), progress) as advance:
+                    for index, image in enumerate(self.names):
+                        stem = re.sub(r"[^\w.-]", "_", PurePath(str(image)).stem)[:LONGEST_STEM]
+                        path = folder / f"{index:04d}-{stem}.png"
+                        self.figure(index).savefig(path, metadata={"Software": None})
+                        Image.fromarray(pixels[index].squeeze()).save(path.with_stem(f"{path.stem}-result"))
+                        if len(self.trajectories[index].frames):
+                            write_bytes(path.with_suffix(".webp"), self.animation(index))
+                        advance(1)
+            except OSError as error:
+                warn_unwritable(out, error)
+            write_json(out / f"{name}.json", self.record)
         return out / f"{name}.json"
 
     def _file_name(self) -> str:

@@ -36,6 +36,7 @@ from trilemma.metrics.energy_landscape import (
     write_points,
 )
 from trilemma.progress import bar
+from trilemma.runs.lock import writing_inside
 from trilemma.runs.records import warn_unwritable, write_json
 from trilemma.samplers.generate import generate, stored_pca
 from trilemma.threat import Threat
@@ -215,28 +216,29 @@ def diagnose(
     check_fit(clf, opened)
     check_output(clf, opened)
     part = opened.first(images)
-    lint_result = lint_data(clf, part, threat, seed)
-    start = "uniform" if stored_pca(clf) is None else "class-pca"
-    first = next(iter(presets))
-    energies = landscape(clf, part, threat, presets, start, seed, progress)
-    record = {
-        "lint": lint_result.record(),
-        "count": len(part),
-        "data": {"name": part.name, "split": part.split, "images": which_images(part, len(opened))},
-        "threat": {"norm": threat.norm, "radius": threat.radius},
-        "attack": f"{first}, {presets[first].words(clf.num_classes)}",
-        "generated": f"momentum, joint energy, {GENERATED_STEPS} steps from {start}",
-        "seed": seed,
-        "checkpoint": clf.provenance(),
-        **landscape_summary(energies.sets),
-        "moves": energies.moves(),
-        **environment(clf.device),
-    }
     if out is None and run is not None:
         out = run.path / "figures"
-    if out is not None:
-        _write(Path(out), record, energies)
-    return record
+    with writing_inside(out):
+        lint_result = lint_data(clf, part, threat, seed)
+        start = "uniform" if stored_pca(clf) is None else "class-pca"
+        first = next(iter(presets))
+        energies = landscape(clf, part, threat, presets, start, seed, progress)
+        record = {
+            "lint": lint_result.record(),
+            "count": len(part),
+            "data": {"name": part.name, "split": part.split, "images": which_images(part, len(opened))},
+            "threat": {"norm": threat.norm, "radius": threat.radius},
+            "attack": f"{first}, {presets[first].words(clf.num_classes)}",
+            "generated": f"momentum, joint energy, {GENERATED_STEPS} steps from {start}",
+            "seed": seed,
+            "checkpoint": clf.provenance(),
+            **landscape_summary(energies.sets),
+            "moves": energies.moves(),
+            **environment(clf.device),
+        }
+        if out is not None:
+            _write(Path(out), record, energies)
+        return record
 
 
 def _write(out: Path, record: dict[str, Any], energies: Landscape) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -38,6 +39,7 @@ from trilemma.evaluation.protocol import (
 from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
 from trilemma.metrics.accuracy import chance
 from trilemma.progress import bar
+from trilemma.runs.lock import writing
 from trilemma.runs.records import LAST, write_row
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.tables import Rows
@@ -437,32 +439,33 @@ def evaluate_run(
         CheckpointError: the run has no finished classifier yet, or not the requested one.
     """
     run = RunDirectory.open(path)
-    all_rows = Rows()
-    previous: Classifier | None = None
-    state_files: list[Path] = []
-    for name in chosen_checkpoints(run, checkpoint):
-        clf = Classifier.load(run.classifiers()[name]).to(device)
-        beside_best = name == "last" and "best" in run.classifiers()
-        folder = run.path / "evaluation" / (LAST if beside_best else "")
-        data = open_images(clf, run, data)
-        # If the last checkpoint is the best one, its rows are copied.
-        if previous is not None and same_weights(previous, clf):
-            rows = {key: {**row, "checkpoint": clf.provenance()} for key, row in all_rows.items()}
-        else:
-            rows = evaluate(
-                clf, data, protocols, threat, images, seed,
-                norm=norm, batch_size=batch_size, lint=lint, progress=progress, state=folder, resume=resume,
-                save_adversarial=save_adversarial if previous is None else None, purify=purify,
-            )  # fmt: skip
-        for row in rows.values():
-            write_row(run.path, row, LAST if beside_best else "")
-        state_files += [state_file(folder, row_name) for row_name in rows]
-        all_rows.update(rows if previous is None else {f"{key}@{name}": row for key, row in rows.items()})
-        previous = clf
-    # Deleted at the end only, so that interrupting the second evaluation does not lose the first.
-    for file in state_files:
-        file.unlink(missing_ok=True)
-    return all_rows
+    with writing(run.path):
+        all_rows = Rows()
+        previous: Classifier | None = None
+        state_files: list[Path] = []
+        for name in chosen_checkpoints(run, checkpoint):
+            clf = Classifier.load(run.classifiers()[name]).to(device)
+            beside_best = name == "last" and "best" in run.classifiers()
+            folder = run.path / "evaluation" / (LAST if beside_best else "")
+            data = open_images(clf, run, data)
+            # If the last checkpoint is the best one, its rows are copied.
+            if previous is not None and same_weights(previous, clf):
+                rows = {key: {**row, "checkpoint": clf.provenance()} for key, row in all_rows.items()}
+            else:
+                rows = evaluate(
+                    clf, data, protocols, threat, images, seed,
+                    norm=norm, batch_size=batch_size, lint=lint, progress=progress, state=folder, resume=resume,
+                    save_adversarial=save_adversarial if previous is None else None, purify=purify,
+                )  # fmt: skip
+            for row in rows.values():
+                write_row(run.path, row, LAST if beside_best else "")
+            state_files += [state_file(folder, row_name) for row_name in rows]
+            all_rows.update(rows if previous is None else {f"{key}@{name}": row for key, row in rows.items()})
+            previous = clf
+        # Deleted at the end only, so that interrupting the second evaluation does not lose the first.
+        for file in state_files:
+            file.unlink(missing_ok=True)
+        return all_rows
 
 
 def chosen_checkpoints(run: RunDirectory, which: Which) -> list[str]:
@@ -511,23 +514,24 @@ def evaluate_into(
         resume: resume an interrupted evaluation from the files in that folder.
     """
     state_folder = None if folder is None else folder / "evaluation"
-    rows = evaluate(
-        clf,
-        data,
-        protocols,
-        threat,
-        images,
-        seed,
-        lint=lint,
-        progress=progress,
-        state=state_folder,
-        resume=resume,
-        save_adversarial=save_adversarial,
-        purify=purify,
-    )
-    if folder is not None and state_folder is not None:
-        for row in rows.values():
-            write_row(folder, row)
-        for row_name in rows:
-            state_file(state_folder, row_name).unlink(missing_ok=True)
+    with nullcontext() if folder is None else writing(folder):
+        rows = evaluate(
+            clf,
+            data,
+            protocols,
+            threat,
+            images,
+            seed,
+            lint=lint,
+            progress=progress,
+            state=state_folder,
+            resume=resume,
+            save_adversarial=save_adversarial,
+            purify=purify,
+        )
+        if folder is not None and state_folder is not None:
+            for row in rows.values():
+                write_row(folder, row)
+            for row_name in rows:
+                state_file(state_folder, row_name).unlink(missing_ok=True)
     return rows

@@ -27,6 +27,7 @@ from trilemma.figures.sample_grid import COLUMNS, draw_grid, draw_neighbours, fi
 from trilemma.figures.style import LIGHT, Theme, render, save_figure
 from trilemma.metrics.generation import compare_samples, nearest_images
 from trilemma.progress import bar
+from trilemma.runs.lock import writing_inside
 from trilemma.runs.records import warn_unwritable, write_json
 from trilemma.samplers.generate import generate as sample
 from trilemma.samplers.guidance import with_statistics
@@ -254,49 +255,50 @@ def generate(
     start, sampler, energy = (str(settings.pop(name)) for name in ("start", "sampler", "energy"))
     steps = count("generate", "steps", settings.pop("steps"), 0)
     stop = settings.pop("stop")
-    started = time.perf_counter()
-    samples = draw_samples(
-        clf,
-        per_class,
-        start,
-        sampler,
-        energy,
-        steps,
-        seed,
-        data,
-        chains=chains,
-        progress=progress,
-        stop=stop,
-        **settings,
-    )
-    seconds = round(time.perf_counter() - started, 2)
-    record: dict[str, Any] = {
-        "name": f"{file_name(start)}_{sampler}_{energy}_{steps}{'_stop' if stop else ''}",
-        "preset": preset, "start": start, "sampler": sampler, "energy": energy, "steps": steps, "options": settings,
-        "stopping": stopping(samples.steps, steps) if stop else None,
-        "per_class": per_class, "seed": seed, "class_names": list(clf.class_names),
-        "checkpoint": clf.provenance(), "namer": None if namer is None else namer.provenance(),
-        "reference": None if data is None else {"name": data.train.name, "images": len(data.train)},
-        "figures": compare_samples(
-            samples.starts, samples.images, samples.labels,
-            reference=None if data is None else data.train.images, namer=namer,
-            real=None if data is None else (data.test.float_images(), data.test.labels),
-        ),
-        "seconds": seconds,
-        **environment(clf.device),
-    }  # fmt: skip
-    generated = Generated(
-        samples.starts,
-        samples.images,
-        samples.labels,
-        samples.steps,
-        samples.chains,
-        record,
-        None if out is None else Path(out),
-    )
-    if out is not None:
-        _write(Path(out), generated, clf, None if data is None else data.train.images)
-    return generated
+    with writing_inside(out):
+        started = time.perf_counter()
+        samples = draw_samples(
+            clf,
+            per_class,
+            start,
+            sampler,
+            energy,
+            steps,
+            seed,
+            data,
+            chains=chains,
+            progress=progress,
+            stop=stop,
+            **settings,
+        )
+        seconds = round(time.perf_counter() - started, 2)
+        record: dict[str, Any] = {
+            "name": f"{file_name(start)}_{sampler}_{energy}_{steps}{'_stop' if stop else ''}",
+            "preset": preset, "start": start, "sampler": sampler, "energy": energy, "steps": steps, "options": settings,
+            "stopping": stopping(samples.steps, steps) if stop else None,
+            "per_class": per_class, "seed": seed, "class_names": list(clf.class_names),
+            "checkpoint": clf.provenance(), "namer": None if namer is None else namer.provenance(),
+            "reference": None if data is None else {"name": data.train.name, "images": len(data.train)},
+            "figures": compare_samples(
+                samples.starts, samples.images, samples.labels,
+                reference=None if data is None else data.train.images, namer=namer,
+                real=None if data is None else (data.test.float_images(), data.test.labels),
+            ),
+            "seconds": seconds,
+            **environment(clf.device),
+        }  # fmt: skip
+        generated = Generated(
+            samples.starts,
+            samples.images,
+            samples.labels,
+            samples.steps,
+            samples.chains,
+            record,
+            None if out is None else Path(out),
+        )
+        if out is not None:
+            _write(Path(out), generated, clf, None if data is None else data.train.images)
+        return generated
 
 
 def file_name(start: str) -> str:

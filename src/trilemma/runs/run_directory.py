@@ -16,6 +16,9 @@ from trilemma.config.recipe import dump_config, load_config
 from trilemma.errors import RunError
 from trilemma.files import write_text
 
+# The empty file of the lock (:mod:`trilemma.runs.lock`), which is no content of a folder.
+LOCK_FILE = ".lock"
+
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     """Returns the records of a JSON lines file; an incomplete line, left by a killed process, is skipped."""
@@ -105,7 +108,7 @@ class RunDirectory:
             )
         if run.path.exists() and not run.path.is_dir():
             raise RunError(f"{path}: is a file, not a folder; choose another --out")
-        if run.path.is_dir() and any(run.path.iterdir()):
+        if run.path.is_dir() and any(path.name != LOCK_FILE for path in run.path.iterdir()):
             raise RunError(f"{path}: is not empty and holds no run; choose another --out")
 
     def classifiers(self) -> dict[str, Path]:

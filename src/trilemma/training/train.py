@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from trilemma.config.config import Config
 from trilemma.config.recipe import flatten_config, load_config
 from trilemma.data.image_set import Splits
 from trilemma.errors import ConfigError, RunError
+from trilemma.runs.lock import writing
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.build import build_data
 from trilemma.training.checkpoint import newest_sound_state
@@ -96,11 +98,14 @@ def train(
     # Further processes start here: each runs the program from its beginning up to this line. They too check that the
     # folder is unused, so the folder is created after this line.
     fabric = _launch_fabric(config, device)
-    if run is None and fabric.is_global_zero:
-        RunDirectory.create(path, config, name)
-    fabric.barrier()
-    run = RunDirectory(path)
-    _run_training(config, run, name, data, fabric, progress, logs, restart=resume == "restart")
+    with writing(path) if fabric.is_global_zero else nullcontext():
+        if run is None and fabric.is_global_zero:
+            RunDirectory.create(path, config, name)
+        fabric.barrier()
+        run = RunDirectory(path)
+        # The process that wrote before may have finished the run meanwhile.
+        if run.status().get("status") != "finished":
+            _run_training(config, run, name, data, fabric, progress, logs, restart=resume == "restart")
     return Run(path, load(path), run.metrics())
 
 
