@@ -245,7 +245,7 @@ class TensorFormat:
             CheckpointError: see :meth:`read`.
         """
         try:
-            metadata = _metadata(path)
+            metadata = _metadata(path, complete=True)
             self._check(path, metadata)
             if not intact(metadata):
                 raise self._digest_error(path)
@@ -291,8 +291,12 @@ def is_safetensors(path: Path) -> bool:
     return True
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _metadata(path: Path, complete: bool = False) -> dict[str, str]:
     """The metadata of a safetensors file: an 8-byte length, then JSON of that length.
+
+    Args:
+        path: the file.
+        complete: whether to check that the file is as long as its tensors, which are not read.
 
     Raises:
         OSError: the file cannot be read.
@@ -305,6 +309,10 @@ def _metadata(path: Path) -> dict[str, str]:
         content = json.loads(file.read(length))
     if not isinstance(content, dict):
         raise ValueError("not a safetensors file")
+    if complete:
+        ends = [entry["data_offsets"][1] for name, entry in content.items() if name != "__metadata__"]
+        if path.stat().st_size != 8 + length + max(ends, default=0):
+            raise ValueError("cut short")
     metadata: dict[str, str] = content.get("__metadata__") or {}
     return metadata
 

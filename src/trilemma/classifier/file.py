@@ -27,7 +27,11 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give a run folder or a classifier file")
+        problem = "is not a file" if path.exists() else "no such file"
+        advice = "a run folder or a classifier file"
+        if path.parent.name == "best":
+            advice = "the classifier again, or --checkpoint last for that of the last step"
+        raise CheckpointError(f"{path}: {problem}; give {advice}")
     if not is_safetensors(path) and is_pickle(path):
         raise CheckpointError(
             f"{path}: a pickled checkpoint, which can run code when loaded, so it is refused; `trilemma evaluate` "

@@ -229,18 +229,20 @@ def analyse(run: Path, namer: Path, device: str) -> None:
     from trilemma.evaluation.evaluate import evaluate_run
     from trilemma.evaluation.samples import generate
     from trilemma.runs.read import read_contents
+    from trilemma.runs.records import is_stale
     from trilemma.threat import Threat
 
     contents = read_contents(run)
-    missing = [name for name in PROTOCOLS if name not in contents.rows]
+    rows = {name: row for name, row in contents.rows.items() if not is_stale(row)}
+    missing = [name for name in PROTOCOLS if name not in rows]
     if missing:
         evaluate_run(run, missing, threat=Threat(*THREAT), device=device)
-    if AUTOATTACK not in contents.rows:
+    if AUTOATTACK not in rows:
         options: dict[str, Any] = {"images": AUTOATTACK_IMAGES, "resume": True}
         evaluate_run(run, [AUTOATTACK], threat=Threat(*THREAT), device=device, **options)
     for start, steps in STARTS.items():
-        if start not in [record["start"] for record in contents.samples]:
+        if start not in [record["start"] for record in contents.samples if not is_stale(record)]:
             other_namer = None if run == namer else namer
             generate(run, start=start, steps=steps, namer=other_namer, **CHAIN)
-    if contents.diagnosis is None:
+    if contents.diagnosis is None or is_stale(contents.diagnosis):
         diagnose(run, attacks=ATTACKS, images=DIAGNOSED_IMAGES, device=device)

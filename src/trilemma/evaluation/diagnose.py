@@ -37,7 +37,7 @@ from trilemma.metrics.energy_landscape import (
 )
 from trilemma.progress import bar
 from trilemma.runs.lock import writing_inside
-from trilemma.runs.records import warn_unwritable, write_json
+from trilemma.runs.records import keeps, note_kept, warn_unwritable, write_json
 from trilemma.samplers.generate import generate, stored_pca
 from trilemma.threat import Threat
 
@@ -190,7 +190,8 @@ def diagnose(
             eight of them, PGD first. The first attack makes the set ``adversarial``.
         out: folder for ``energies.json``, ``energies.npz``, ``energies-attacks.npz`` and the figures
             ``energy-histograms.png``, ``energy-quiver.png``, ``energy-attacks.png`` and ``energy-deltas.png``, each
-            also as a ``-dark`` version; by default ``figures/`` of a run, and nothing is written otherwise.
+            also as a ``-dark`` version; by default ``figures/`` of a run, and nothing is written otherwise. A diagnosis
+            of more images of the same classifier is kept there, and this one is written to a subfolder.
         device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
         progress: show a progress bar on standard error.
 
@@ -237,6 +238,10 @@ def diagnose(
             **environment(clf.device),
         }
         if out is not None:
+            stored = Path(out) / "energies.json"
+            if keeps(stored, record, "count"):
+                out = Path(out) / f"{len(part)}-images"
+                note_kept(stored, "a diagnosis of more images", out)
             _write(Path(out), record, energies)
         return record
 

@@ -28,7 +28,7 @@ from trilemma.figures.style import LIGHT, Theme, render, save_figure
 from trilemma.metrics.generation import compare_samples, nearest_images
 from trilemma.progress import bar
 from trilemma.runs.lock import writing_inside
-from trilemma.runs.records import warn_unwritable, write_json
+from trilemma.runs.records import keeps, note_kept, warn_unwritable, write_json
 from trilemma.samplers.generate import generate as sample
 from trilemma.samplers.guidance import with_statistics
 from trilemma.samplers.replay_buffer import load_chains
@@ -216,7 +216,8 @@ def generate(
     ``NAME-chains.png`` (the first chains of each class on their way), with the statistics of a finished run
     ``NAME-energies.png`` (their energies beside those of real images), with training images ``NAME-neighbours.png``
     (samples beside the nearest training image), ``NAME.npz`` (``starts`` and ``samples`` uint8 ``[N, H, W, C]``,
-    ``labels``) and a folder ``NAME`` with one PNG per image, ``CLASS-NUMBER.png``.
+    ``labels``) and a folder ``NAME`` with one PNG per image, ``CLASS-NUMBER.png``. Samples of more images per class of
+    the same classifier are kept, and ``NAME`` of these ends in ``_N-per-class``.
 
     Args:
         source: a run folder (whose own data are used by default), a classifier file, a :class:`Run` or a
@@ -287,6 +288,9 @@ def generate(
             "seconds": seconds,
             **environment(clf.device),
         }  # fmt: skip
+        if out is not None and keeps(stored := Path(out) / f"{record['name']}.json", record, "per_class"):
+            record["name"] += f"_{per_class}-per-class"
+            note_kept(stored, "samples of more images per class", stored.with_stem(record["name"]))
         generated = Generated(
             samples.starts,
             samples.images,

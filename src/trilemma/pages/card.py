@@ -20,10 +20,15 @@ def model_card(repository: str, clf: Classifier, results: Contents | None, licen
     Args:
         repository: ``OWNER/NAME``.
         clf: the classifier.
-        results: a run or a folder of result rows; ``None`` if nothing was measured.
+        results: a run or a folder of result rows; ``None`` if nothing was measured. Rows of other weights than those
+            of the classifier are left out.
         license: identifier of the licence, such as ``mit``; ``None`` if none was chosen.
     """
-    rows = Rows() if results is None else Rows({**results.rows, **results.measures})
+    measured = {} if results is None else {**results.rows, **results.measures}
+    own = (None, clf.weights_digest())
+    rows = Rows(
+        {name: row for name, row in measured.items() if (row.get("checkpoint") or {}).get("weights") in own}
+    )
     parts = [
         f"# {repository.partition('/')[2]}",
         "An image classifier in the format of trilemma: images in [0, 1] to logits, normalisation inside.",

@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from trilemma.pages.table import DISTANCE, NAMED, Column, Entry, Table
+from trilemma.pages.table import DISTANCE, NAMED, STALE_NOTE, Column, Entry, Table
 from trilemma.pages.words import DASH, threat_words
 from trilemma.runs.read import Contents, Record, read_contents
-from trilemma.runs.records import checkpoint_name
+from trilemma.runs.records import checkpoint_name, is_stale, same_checkpoint
 
 # Runs that differ by their training seed only, or one run; never empty.
 Group = tuple[Contents, ...]
@@ -134,7 +134,7 @@ def build_table(names: Sequence[str], groups: Sequence[Group]) -> Table:
             run=name, path=str(group[0].path), run_index=index, method=group[0].method or DASH,
             checkpoint=_checkpoint(members, group), minutes=_mean_minutes(group),
             values={column: _value_of(column, members) for column in columns},
-            notes=_notes(columns, all_columns), seeds=group_seeds(group),
+            notes=(*_notes(columns, all_columns), *_stale_notes(members)), seeds=group_seeds(group),
         )
         for (name, index, group, members), columns in zip(chosen, columns_of_entries, strict=True)
     ]  # fmt: skip
@@ -161,7 +161,7 @@ def _value_of(column: Column, members: Sequence[Sequence[Record]]) -> Record:
         "std": stdev(values), "min": min(values), "max": max(values), "runs": len(values), **of,
         "chance": column.chance, "seed": None,
         "seconds": mean(row["seconds"] for row in rows) if all("seconds" in row for row in rows) else None,
-        "checkpoint": rows[0].get("checkpoint", {}),
+        "checkpoint": next(filter(is_stale, rows), rows[0]).get("checkpoint", {}),
     }  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def _records_by_checkpoint(run: Contents) -> list[tuple[list[Record], list[Recor
     groups = [best, list(run.last.values())] if run.last else [best]
     checkpoints = [(group or run.others or [{}])[0].get("checkpoint") for group in groups]
     return [
-        (group, [row for row in run.others if row.get("checkpoint") == checkpoint])
+        (group, [row for row in run.others if same_checkpoint(row, {"checkpoint": checkpoint})])
         for group, checkpoint in zip(groups, checkpoints, strict=True)
     ]
 
@@ -261,6 +261,12 @@ def _checkpoint(members: Sequence[Sequence[Record]], group: Group) -> str:
     kinds = ", ".join(dict.fromkeys(str(record.get("checkpoint", DASH)) for record in about))
     epochs = [record["epoch"] for record in about if record.get("epoch") is not None]
     return f"{kinds}, epochs {min(epochs):g} to {max(epochs):g}" if epochs else kinds
+
+
+def _stale_notes(members: Sequence[Sequence[Record]]) -> tuple[str, ...]:
+    """Returns a note for the protocols of rows that were measured on other weights than their run holds."""
+    stale = dict.fromkeys(row["protocol"] for rows in members for row in rows if is_stale(row))
+    return (f"{', '.join(stale)}: {STALE_NOTE}",) if stale else ()
 
 
 def _notes(entry_columns: Iterable[Column], all_columns: Sequence[Column]) -> tuple[str, ...]:

@@ -19,8 +19,9 @@ from trilemma.figures.training_curves import CURVES
 from trilemma.pages.lint import lint_result
 from trilemma.pages.page import Picture, picture, write_page
 from trilemma.pages.published import published_beside
-from trilemma.pages.words import class_words, facts, footer, interval, shown_path, state_words
+from trilemma.pages.words import class_words, facts, footer, interval, shown_path, stale_words, state_words
 from trilemma.runs.read import Contents, read_contents
+from trilemma.runs.records import same_checkpoint
 
 HISTOGRAMS = (
     "Energies of each image set: the more the three outlines overlap, the less the classifier's density can "
@@ -93,6 +94,7 @@ def write_report(run_path: str | PathLike[str], out: str | Path | None = None) -
         run=run,
         run_name=shown_path(run),
         state=state_words(run),
+        stale=stale_words(run),
         lint=lint_result(run),
         facts=facts(run),
         key_metrics=key_metrics(run),
@@ -170,7 +172,8 @@ def robustness_pictures(run: Contents) -> list[Picture]:
         rows = [row for curve in curves.values() for row in curve]
         # The clean accuracy belongs to a curve only if it is of the same images and the same checkpoint.
         same = clean is not None and all(
-            clean[key] == row[key] for row in rows for key in ("data", "count", "checkpoint")
+            same_checkpoint(clean, row) and all(clean[key] == row[key] for key in ("data", "count"))
+            for row in rows
         )
         start = clean if same else None
         images = render(lambda theme, curves=curves, start=start: draw_robustness(curves, start, theme))  # type: ignore[misc]

@@ -17,6 +17,7 @@ from typing import Any
 from trilemma.figures.labels import one_line
 from trilemma.pages.words import DASH, NOT_ABOVE, not_above_chance, percent
 from trilemma.runs.read import Record
+from trilemma.runs.records import is_stale
 from trilemma.tables import Records, data_frame
 
 # Quantities of generated images from ``trilemma generate``; the distance is divided by that of real test images.
@@ -185,6 +186,7 @@ PARTS = ("value", "lower", "upper")
 SPREAD = ("std", "min", "max", "runs")
 SEEDS_NOTE = "Mean ± standard deviation over training seeds; brackets: range. Of one run: 95 % interval."
 INCOMPARABLE = "not comparable"
+STALE_NOTE = "stale, measured on other weights than the folder holds; evaluate again"
 
 
 def cell(column: Column, row: Mapping[str, Any] | None) -> str:
@@ -206,6 +208,8 @@ def cell_parts(column: Column, row: Mapping[str, Any]) -> list[str]:
     if spread["lower"] is not None:
         parts.append(f"({number(spread['lower'])} to {number(spread['upper'])})")
     remarks = [NOT_ABOVE] if not_above_chance(row) else []
+    if is_stale(row):
+        remarks.append("stale")
     if row.get("of", 1) > row.get("runs", 1):
         remarks.insert(0, f"{row.get('runs', 1)} of {row['of']} seeds")
     for remark in remarks:
@@ -323,7 +327,7 @@ def as_latex(table: Table, bold: bool = False) -> str:
     """Returns the table as LaTeX: a ``tabular`` for the package booktabs, with a comment on each column at its head.
 
     Shares are in per cent. A mean over training seeds has its standard deviation; a value that is not above chance has
-    a dagger.
+    a dagger, a stale one a double dagger.
 
     Args:
         bold: the best value of each column in bold.
@@ -336,6 +340,8 @@ def as_latex(table: Table, bold: bool = False) -> str:
         comments.append("mean and standard deviation over training seeds")
     if any(not_above_chance(row) for entry in table.entries for row in entry.values.values()):
         comments.append("dagger: not above chance")
+    if any(is_stale(row) for entry in table.entries for row in entry.values.values()):
+        comments.append(f"double dagger: {STALE_NOTE}")
     titles = ["run", "method", "checkpoint", *(column.protocol for column in table.columns)]
     units = [
         "",
@@ -380,7 +386,8 @@ def _latex_cell(table: Table, column: Column, entry: Entry, bold: bool) -> str:
         text = rf"\textbf{{{text}}}"
     if "std" in row:
         text += rf" $\pm$ {number(row['std'])}"
-    return text + (r"$^\dagger$" if not_above_chance(row) else "")
+    text += r"$^\dagger$" if not_above_chance(row) else ""
+    return text + (r"$^\ddagger$" if is_stale(row) else "")
 
 
 def as_tree(table: Table) -> dict[str, Any]:
@@ -410,5 +417,5 @@ def as_tree(table: Table) -> dict[str, Any]:
 def _value(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if row is None:
         return None
-    spread = {key: row[key] for key in SPREAD if key in row}
-    return {key: row.get(key) for key in (*PARTS, "seed", "seconds")} | spread
+    further = {key: row[key] for key in SPREAD if key in row} | ({"stale": True} if is_stale(row) else {})
+    return {key: row.get(key) for key in (*PARTS, "seed", "seconds")} | further

@@ -9,6 +9,7 @@ from trilemma import __version__
 from trilemma.config.registry import METHODS
 from trilemma.figures.labels import shortened
 from trilemma.runs.read import Contents
+from trilemma.runs.records import is_stale
 
 # Mark of an accuracy that one answer for every image reaches too.
 NOT_ABOVE = "not above chance"
@@ -128,6 +129,18 @@ def state_words(run: Contents) -> str | None:
     if state == "finished" or not run.is_run:
         return None
     return f"This run {STATES.get(str(state), 'has not started training')}."
+
+
+def stale_words(run: Contents) -> str | None:
+    """Returns a sentence about results of other weights than the folder holds; ``None`` if there are none."""
+    rows = [*run.rows.values(), *run.measures.values(), *run.last.values(), *run.others]
+    named = [(row["protocol"], row) for row in rows]
+    named += [(f"samples {record['name']}", record) for record in run.samples]
+    named += [("the energies", run.diagnosis)] if run.diagnosis else []
+    stale = ", ".join(dict.fromkeys(name for name, record in named if is_stale(record)))
+    if not stale:
+        return None
+    return f"Stale, measured on other weights than the folder holds: {stale}. Repeat the commands that made them."
 
 
 def checkpoint_words(about: Mapping[str, Any]) -> str:

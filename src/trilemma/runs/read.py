@@ -18,6 +18,7 @@ from trilemma.errors import CheckpointError, RunError
 from trilemma.files import CLASSIFIER, dark_path
 from trilemma.runs.records import (
     LAST,
+    STALE,
     file_stem,
     headline_stem,
     is_own,
@@ -54,7 +55,8 @@ class Contents:
         measures: the other headline rows by protocol name: calibration, out-of-distribution detection, generation.
         last: headline rows of the last classifier, of either kind, if it was evaluated too; never of other data or
             another threat than the row of the best classifier under the same protocol.
-        others: all further rows: of other data, another threat, or fewer images.
+        others: all further rows: of other data, another threat, or fewer images. A row, record or diagnosis of other
+            weights than the run holds now (:func:`trilemma.runs.records.is_stale`) is marked in its ``checkpoint``.
         diagnosis: results of ``trilemma diagnose``, or ``None``; ``energies_file`` holds the energies per image.
         samples: records of ``trilemma generate``.
     """
@@ -141,8 +143,16 @@ def read_contents(path: str | PathLike[str]) -> Contents:
     others += [*others_of_last, *(last.pop(name) for name in differing)]
     is_run = run.config_file.is_file()
     text = run.config_file.read_text(encoding="utf-8") if is_run else ""
-    header = _header(run)
+    headers = _headers(run)
+    header = next(iter(headers.values()), None) or {}
     about: Record = header.get("about") or next((row["checkpoint"] for row in (*best.values(), *others)), {})
+    diagnosis = _read_if_present(run.path / "figures" / "energies.json")
+    samples = sorted((record for _, record in _records(run.path / "samples")), key=start_order)
+    # Rows without a run are compared with each other.
+    references = headers or {"": {"about": about, "weights": about.get("weights")}}
+    for row in (*best.values(), *last.values(), *others, *samples, *([diagnosis] if diagnosis else [])):
+        if _is_of_other_weights(row.get("checkpoint") or {}, references):
+            row["checkpoint"] = {**row["checkpoint"], STALE: True}
     return Contents(
         path=run.path,
         method=str(yaml.safe_load(text)["method"]["name"] if is_run else about.get("method", "")),
@@ -157,8 +167,8 @@ def read_contents(path: str | PathLike[str]) -> Contents:
         measures={name: row for name, row in best.items() if not _is_accuracy(row)},
         last=last,
         others=others,
-        diagnosis=_read_if_present(run.path / "figures" / "energies.json"),
-        samples=sorted((record for _, record in _records(run.path / "samples")), key=start_order),
+        diagnosis=diagnosis,
+        samples=samples,
     )
 
 
@@ -223,16 +233,43 @@ def _read_if_present(path: Path) -> Record | None:
     return _read(path) if path.exists() else None
 
 
-def _header(run: RunDirectory) -> Record:
-    """Returns the header of the best classifier, or of the last one; empty if neither is readable."""
-    for file in (run.best_classifier, run.last_classifier):
-        if file.is_file():
-            try:
-                return dict(CLASSIFIER.read_header(file))
-            except CheckpointError:
-                # Evaluation raises this error; a report shows the parts that can be read.
-                continue
-    return {}
+def _headers(run: RunDirectory) -> dict[str, Record | None]:
+    """Returns the headers of the classifiers by name, ``best`` before ``last``; ``None`` for one that is damaged.
+
+    A line on standard error names a damaged one: evaluation raises this error, a page shows what can be read.
+    """
+    headers: dict[str, Record | None] = {}
+    for name, file in run.classifiers().items():
+        try:
+            headers[name] = dict(CLASSIFIER.read_header(file))
+        except CheckpointError as error:
+            print(f"warning: {error}; its results are marked as stale", file=sys.stderr)
+            headers[name] = None
+    return headers
+
+
+def _is_of_other_weights(recorded: Mapping[str, Any], headers: Mapping[str, Record | None]) -> bool:
+    """Returns whether a result is of other weights than the classifier of its checkpoint holds.
+
+    Args:
+        recorded: what the result records of its classifier.
+        headers: of the classifiers, see :func:`_headers`; a result that names no checkpoint is of the first. The name
+            of a header that all results are compared with is empty.
+    """
+    name = "" if "" in headers else recorded.get("checkpoint", next(iter(headers)))
+    if not recorded or name not in headers:
+        return False
+    header = headers[name]
+    if header is None:
+        return True
+    if recorded.get("weights") and header.get("weights"):
+        return bool(recorded["weights"] != header["weights"])
+    # Earlier versions recorded no digest.
+    about = header["about"]
+    return any(
+        key in recorded and key in about and recorded[key] != about[key]
+        for key in ("checkpoint", "step", "epoch")
+    )
 
 
 def _class_names(rows: Mapping[str, Record]) -> list[str]:

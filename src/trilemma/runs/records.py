@@ -30,6 +30,9 @@ IDENTITY = ("protocol", "version", "count", "data", "threat", "seed", "checkpoin
 # Key of a record with the digest of the others.
 DIGEST = "digest"
 
+# Key of a row's ``checkpoint``, set when it is read: measured on other weights than the run holds.
+STALE = "stale"
+
 # Subfolder of ``evaluation`` with the rows of the last classifier; the rows of the best are in ``evaluation`` itself.
 LAST = "last"
 
@@ -107,7 +110,11 @@ def write_row(run: Path, row: dict[str, Any], subfolder: str = "") -> None:
         existing = _read_row(path)
         if existing is not None and not _same_measurement(existing, row):
             moved = _move_to_earlier(path)
-            if existing["count"] > row["count"]:
+            if not same_checkpoint(existing, row):
+                _note(
+                    f"{path}: replaces a row of {existing['count']} images of other weights, now in {moved}"
+                )
+            elif existing["count"] > row["count"]:
                 _note(
                     f"{path}: replaces a row of {existing['count']} images of other settings, now in {moved}"
                 )
@@ -232,13 +239,42 @@ def _read_row(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def keeps(path: Path, record: Mapping[str, Any], size: str) -> bool:
+    """Returns whether a stored record should not be replaced: it is of the same classifier and of more images.
+
+    Args:
+        path: file of the stored record; need not exist.
+        record: the new record.
+        size: key of the number of images.
+    """
+    try:
+        existing = read_record(path) if path.exists() else None
+    except RunError:
+        return False
+    return existing is not None and same_checkpoint(existing, record) and existing[size] > record[size]
+
+
+def note_kept(path: Path, kept: str, other: Path) -> None:
+    """Prints that ``path`` keeps its content, that the new one is in ``other``, and how to replace it."""
+    _note(f"{path}: keeps {kept}; the new one is in {other}; delete the former and repeat to replace it")
+
+
 def _note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
 def checkpoint_name(about: Mapping[str, Any]) -> str | None:
-    """Returns a text such as ``best, epoch 40`` from a row's ``checkpoint``; ``None`` if no run made the classifier."""
+    """Returns a text such as ``best, epoch 40`` from a row's ``checkpoint``; ``None`` if no run made the classifier.
+
+    Of a row of other weights than the run holds, the text ends in ``(stale)``.
+    """
     if "checkpoint" not in about:
         return None
     epoch = about.get("epoch")
-    return str(about["checkpoint"]) + ("" if epoch is None else f", epoch {epoch:g}")
+    name = str(about["checkpoint"]) + ("" if epoch is None else f", epoch {epoch:g}")
+    return f"{name} (stale)" if about.get(STALE) else name
+
+
+def is_stale(row: Row) -> bool:
+    """Returns whether a row or record that was read from a folder is of other weights than the folder holds."""
+    return bool((row.get("checkpoint") or {}).get(STALE))

@@ -112,9 +112,16 @@ class RunDirectory:
             raise RunError(f"{path}: is not empty and holds no run; choose another --out")
 
     def classifiers(self) -> dict[str, Path]:
-        """Returns the paths of the existing finished classifiers by name, ``best`` before ``last``."""
+        """Returns the paths of the finished classifiers by name, ``best`` before ``last``.
+
+        If the run has selected a best classifier, its path is among them even if the file is lost, so that reading it
+        is an error and the last classifier never takes its place.
+        """
         candidates = {"best": self.best_classifier, "last": self.last_classifier}
-        return {name: path for name, path in candidates.items() if path.is_file()}
+        expected = {name for name, path in candidates.items() if path.exists()}
+        if "best" not in expected and any(line.get("selected") for line in self.metrics()):
+            expected.add("best")
+        return {name: path for name, path in candidates.items() if name in expected}
 
     @property
     def first_stage(self) -> RunDirectory:
