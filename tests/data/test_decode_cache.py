@@ -63,6 +63,23 @@ def test_damaged_entries_are_built_again(name: str, damage: str) -> None:
     assert source.reads == 2
 
 
+@pytest.mark.parametrize("name", ["key.npy", "key.labels.npy", "key.json"])
+def test_an_entry_with_a_flipped_bit_is_built_again_or_reads_the_same(name: str) -> None:
+    source = Source()
+    cached("key", source)
+    file = cache_folder() / "decoded" / name
+    whole = file.read_bytes()
+    for position in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        file.write_bytes(damaged)
+        entry = cached("key", source)
+        assert np.array_equal(entry.images, PIXELS) and entry.labels.tolist() == [0, 1]
+        assert (entry.parts, entry.class_names, entry.native) == ({"test": (0, 2)}, ("a", "b"), (4, 4))
+        file.write_bytes(whole)
+    assert source.reads > len(whole) / 6
+
+
 def test_a_failed_build_leaves_nothing() -> None:
     def broken() -> Contents:
         source = Source()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from trilemma.errors import ConfigError
 from trilemma.pages.html import write_report
 from trilemma.runs.read import read_contents
 from trilemma.runs.records import file_stem, headline_stem, write_row
@@ -82,7 +83,7 @@ def test_fewer_images_of_a_newer_checkpoint_replace_those_of_an_older_one_and_sa
     write_row(run_copy, row())
     newer = {"checkpoint": "best", "epoch": 9.0, "data": "digits"}
     write_row(run_copy, row(count=30, checkpoint=newer))
-    assert "replaces a row of 397 images of other settings" in capsys.readouterr().err
+    assert "replaces a row of 397 images of other weights, now in" in capsys.readouterr().err
     assert read_contents(run_copy).rows["clean"]["count"] == 30
     assert names(run_copy, "earlier") == {"clean-1"}
 
@@ -149,3 +150,12 @@ def test_a_row_of_an_earlier_version_has_no_digest_and_is_read(run_copy):
     (run_copy / "evaluation").mkdir()
     (run_copy / "evaluation" / "clean.json").write_text(json.dumps(row(value=0.25)))
     assert read_contents(run_copy).rows["clean"] == row(value=0.25)
+
+
+def test_a_key_given_twice_in_the_configuration_of_a_run_is_an_error(run_copy):
+    file = run_copy / "config.yaml"
+    file.write_text(file.read_text() + "threat: {norm: l2, radius: 0.5}\n")
+    with pytest.raises(
+        ConfigError, match=r"config\.yaml: line \d+: threat is given a second time \(first on line"
+    ):
+        read_contents(run_copy)

@@ -21,6 +21,7 @@ from trilemma.cli.common import (
     option,
     parse_threats,
     percent,
+    print_error,
     print_json,
     print_progress,
     print_table,
@@ -245,8 +246,13 @@ def _check_out(run: RunDirectory | None, out: Path | None, resume: bool) -> None
         raise ConfigError(
             f"--out {out}: not used with a run, results go to {run.path / 'evaluation'}; remove --out"
         )
-    if resume and run is None and out is None:
+    folder = out if run is None else run.path
+    if resume and folder is None:
         raise ConfigError("--resume: needs the folder with the saved state; add --out DIR")
+    if resume and folder is not None and not any(folder.rglob("*.state.safetensors")):
+        print_error(
+            f"{folder} holds no saved state; the evaluation starts from the beginning", prefix="note: "
+        )
 
 
 def _print(rows: Rows) -> None:

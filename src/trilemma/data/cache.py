@@ -1,7 +1,7 @@
 """The decode cache: every source is decoded once, into a memory-mapped uint8 array.
 
 An entry consists of three files in the cache folder: ``KEY.npy`` (images), ``KEY.labels.npy`` and ``KEY.json``, which
-is written last and records the sizes of the other two. An entry that does not match its ``.json`` is built again.
+is written last and records sizes and checksums. An entry that does not match them is built again.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilemma.errors import DataError
-from trilemma.files import replacing, reserve, write_text
+from trilemma.files import replacing, reserve, text_digest, write_text
 
 FORMAT = 2
+# Images up to this size are verified by their checksum, 3 GB/s, whenever an entry is opened. Larger ones stay on the
+# disk until they are used.
+_VERIFIED_BYTES = 1 << 29
 
 # (height, width) to resize to, or None to keep the size.
 Size = tuple[int, int] | None
@@ -108,6 +111,7 @@ def _open(key: str) -> Entry | None:
             and list(images.shape) == metadata["shape"]
             and images.dtype == np.uint8
             and zlib.crc32(labels.tobytes()) == metadata["labels_crc32"]
+            and _intact(metadata, images)
         )
         if not valid:
             return None
@@ -122,8 +126,23 @@ def _open(key: str) -> Entry | None:
             native,
             tuple(metadata["remarks"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    # Any exception: NumPy parses the header of a damaged file as Python code, and may allocate what it claims.
+    except Exception:
         return None
+
+
+def _intact(metadata: dict[str, Any], images: NDArray[np.uint8]) -> bool:
+    """Whether metadata and images match their checksums; entries of earlier versions have none."""
+    if "digest" not in metadata:
+        return True
+    if metadata["digest"] != _digest(metadata):
+        return False
+    return images.nbytes > _VERIFIED_BYTES or zlib.crc32(images.data) == metadata["images_crc32"]
+
+
+def _digest(metadata: dict[str, Any]) -> str:
+    plain = json.loads(json.dumps(metadata))
+    return text_digest(json.dumps({key: plain[key] for key in plain if key != "digest"}, sort_keys=True))
 
 
 def _build(key: str, contents: Contents) -> None:
@@ -137,6 +156,7 @@ def _build(key: str, contents: Contents) -> None:
             reserve(temporary)
             contents.fill(images)
             images.flush()
+            images_crc32 = zlib.crc32(images.data)
             images_bytes = temporary.stat().st_size
         # np.save gets a stream, since it would append .npy to a path.
         with replacing(labels_file) as temporary, temporary.open("wb") as stream:
@@ -145,6 +165,7 @@ def _build(key: str, contents: Contents) -> None:
             "format": FORMAT,
             "shape": shape,
             "images_bytes": images_bytes,
+            "images_crc32": images_crc32,
             "labels_crc32": zlib.crc32(contents.labels.tobytes()),
             "parts": contents.parts,
             "class_names": contents.class_names,
@@ -152,7 +173,7 @@ def _build(key: str, contents: Contents) -> None:
             "native": contents.native,
             "remarks": contents.remarks,
         }
-        write_text(metadata_file, json.dumps(metadata))
+        write_text(metadata_file, json.dumps({**metadata, "digest": _digest(metadata)}))
     except OSError as error:
         raise DataError(
             f"{cache_folder()}: the decode cache cannot be written ({error.strerror or error}); "

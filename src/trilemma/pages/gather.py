@@ -9,12 +9,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import yaml
-
 from trilemma.pages.table import DISTANCE, NAMED, STALE_NOTE, Column, Entry, Table
 from trilemma.pages.words import DASH, threat_words
 from trilemma.runs.read import Contents, Record, read_contents
-from trilemma.runs.records import checkpoint_name, is_stale, same_checkpoint
+from trilemma.runs.records import checkpoint_name, is_stale, read_config, same_checkpoint
+from trilemma.runs.run_directory import RunDirectory
 
 # Runs that differ by their training seed only, or one run; never empty.
 Group = tuple[Contents, ...]
@@ -46,7 +45,7 @@ def _without_seed(run: Contents) -> tuple[str | None, int | None]:
     """Returns what runs of one group have in common, and the training seed; ``None`` if the folder is not a run."""
     if not run.is_run:
         return None, None
-    config = yaml.safe_load(run.config_text)
+    config = read_config(RunDirectory(run.path).config_file)
     seed = config.get("training", {}).pop("seed", 0)
     return json.dumps([config, run.status.get("status")], sort_keys=True, default=str), seed
 

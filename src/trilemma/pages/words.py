@@ -128,7 +128,8 @@ def state_words(run: Contents) -> str | None:
     state = run.status.get("status")
     if state == "finished" or not run.is_run:
         return None
-    return f"This run {STATES.get(str(state), 'has not started training')}."
+    unknown = "has no status.json, so its state is unknown" if run.metrics else "has not started training"
+    return f"This run {STATES.get(str(state), unknown)}."
 
 
 def stale_words(run: Contents) -> str | None:

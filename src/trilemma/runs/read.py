@@ -10,8 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from trilemma.config.registry import STARTS
 from trilemma.config.starts import start_names
 from trilemma.errors import CheckpointError, RunError
@@ -22,6 +20,7 @@ from trilemma.runs.records import (
     file_stem,
     headline_stem,
     is_own,
+    read_config,
     read_record,
     same_setting,
     stored_threat,
@@ -155,7 +154,7 @@ def read_contents(path: str | PathLike[str]) -> Contents:
             row["checkpoint"] = {**row["checkpoint"], STALE: True}
     return Contents(
         path=run.path,
-        method=str(yaml.safe_load(text)["method"]["name"] if is_run else about.get("method", "")),
+        method=str(read_config(run.config_file)["method"]["name"] if is_run else about.get("method", "")),
         config_text=text,
         metrics=run.metrics(),
         events=run.events(),

@@ -15,9 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from trilemma.errors import RunError
+from trilemma.config.yaml_text import parse_yaml, read_text
+from trilemma.errors import ConfigError, RunError
 from trilemma.files import parse_json, text_digest, write_text
 from trilemma.units import parse_fraction
 
@@ -202,8 +201,20 @@ def same_threat(first: Row | None, second: Row | None) -> bool:
 def stored_threat(run: Path) -> dict[str, Any] | None:
     """Returns ``threat`` of the run's ``config.yaml``; ``None`` if the run has none, or there is no such file."""
     file = run / "config.yaml"
-    threat = yaml.safe_load(file.read_text(encoding="utf-8")).get("threat") if file.is_file() else None
+    threat = read_config(file).get("threat") if file.is_file() else None
     return dict(threat) if threat else None
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Returns the sections of a ``config.yaml`` without validating them.
+
+    Raises:
+        ConfigError: not UTF-8, not a YAML mapping, or a key given twice.
+    """
+    tree = parse_yaml(read_text(file), str(file))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: not the configuration of a run; copy it again")
+    return tree
 
 
 def headline_stem(protocol: str) -> str:

@@ -79,7 +79,7 @@ class PoolFile:
             CheckpointError: the file is damaged or no pool file, or it was saved with another classifier, or with other
                 images, threat, seed or attacks.
         """
-        if not self.path.is_file():
+        if not self.path.exists():
             return False
         header, tensors = FORMAT.read(self.path)
         if header["evaluation"] != self._evaluation:
