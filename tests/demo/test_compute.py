@@ -80,7 +80,7 @@ def test_a_counterfactual_is_that_of_the_library(subject, five, budget, key):
     result = compute.counterfactual(subject, five, 9, "l2", budget, steps=20)
     assert key in result.settings and result.target_labels.tolist() == [9]
     assert bool(result.success[0]) and result.labels.tolist() == [9]
-    assert torch.equal(compute.pair(result)[0], five.pixels)
+    assert torch.equal(result.originals[0], five.pixels)
     assert 0 < len(result.trajectories[0].frames) <= compute.WAY_FRAMES
 
 
@@ -95,12 +95,13 @@ def test_the_plane_holds_the_clouds_and_the_images_of_the_user(subject, five):
     )
     assert (plane.points["adversarial"].joint > plane.points["clean"].joint).float().mean() > 0.9
     moved = torch.zeros(1, 8, 8)
-    marks = compute.marks(subject, five, [("attacked", moved)])
+    other = torch.ones(1, 8, 8)
+    marks = compute.marks(subject, five, {"attacked": (five.pixels, moved), "counterfactual": (other, moved)})
     assert [*marks] == ["your image", "attacked"]
     with torch.no_grad():
         expected = joint_energy(subject.clf(moved[None]), torch.tensor([5]))
     assert float(marks["attacked"].joint) == pytest.approx(float(expected), abs=1e-4)
-    assert compute.marks(subject, None, []) == {}
+    assert compute.marks(subject, None, {}) == {}
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,7 @@ def test_the_plane_holds_the_clouds_and_the_images_of_the_user(subject, five):
         (lambda s, x: compute.counterfactual(s, x, 3, "l2", "0"), ConfigError, "budget: '0' must be above 0"),
         (lambda s, x: compute.plane(s, "linf", "0"), ConfigError, "must be above 0"),
         (lambda s, x: compute.plane(s, "linf", "0.1", 1), ConfigError, "must be at least 2"),
+        (lambda s, x: compute.plane(s, "linf", "0.1", 398), ConfigError, "must be at most 397"),
         (lambda s, x: compute.plane(Subject(s.clf, ""), "linf", "0.1"), ImageError, "need test images"),
     ],
 )

@@ -33,16 +33,16 @@ Page = Any
 @pytest.fixture(scope="module")
 def contacted() -> Iterator[list[object]]:
     """Addresses that this process connects to, while it serves the page."""
-    found: list[object] = []
+    addresses: list[object] = []
     connect = socket.socket.connect
 
     def recorded(self: socket.socket, address: Any) -> None:
-        found.append(address[0] if isinstance(address, tuple) else "local")
+        addresses.append(address[0] if isinstance(address, tuple) else "local")
         connect(self, address)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", recorded)
-        yield found
+        yield addresses
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,14 @@ def upload(page: Page, path: Path) -> str:
     return str(page.inner_text("#chosen"))
 
 
+def enter(page: Page, field: str, value: str) -> None:
+    """Writes into a field, and gives the page the time that a reader needs to reach the next one."""
+    box = page.locator(f"#{field} input, #{field} textarea")
+    box.fill(value)
+    box.blur()
+    page.wait_for_timeout(400)
+
+
 def answered(page: Page, name: str, words: str) -> bool:
     """Presses the button of a tab, and waits until it answers with these words, in one line."""
     page.click(f"#{name}-start")
@@ -157,16 +165,17 @@ def test_a_test_image_is_attacked(page, subject, five):
 )
 def test_a_wrong_radius_is_answered_on_the_page(page, radius, words):
     pick(page, 3)
-    page.fill("#attack-radius input, #attack-radius textarea", radius)
+    enter(page, "attack-radius", radius)
     assert answered(page, "attack", words)
     assert page.inner_text("#attack-result") == ""
-    page.fill("#attack-radius input, #attack-radius textarea", "0.2")
+    enter(page, "attack-radius", "0.2")
 
 
 def test_uploads_are_converted_or_refused_in_a_sentence(page, files):
     assert "notes.png: cannot be decoded as an image" in upload(page, files["text"])
     assert answered(page, "attack", "no image chosen")
     assert "10,000 x 10,000 pixels, more than the 50 million" in upload(page, files["huge"])
+    assert page.locator(".pick[aria-pressed=true]").count() == 0
     assert "transparent parts made black, colour converted to grey" in upload(page, files["rgba"])
     assert "centre cropped, resized to 8 x 8" in upload(page, files["wide"])
     page.click("#attack-start")
@@ -184,7 +193,7 @@ def test_an_image_is_moved_to_a_class_and_drawn_in_the_plane(page):
     assert rows["class"][:2] == ["5", "9"] and "E(x, 9)" in rows
     assert page.locator("#counterfactual-result .figure img:visible").count() == 1
     tab(page, "Energy plane")
-    page.fill("#plane-images input", "20")
+    enter(page, "plane-images", "20")
     page.click("#plane-start")
     page.wait_for_selector("#plane-result .figure")
     assert "20 test images of digits" in page.inner_text("#plane-result")
@@ -192,26 +201,34 @@ def test_an_image_is_moved_to_a_class_and_drawn_in_the_plane(page):
 
 def test_chains_run_live_and_stop_really_stops_them(page, subject):
     tab(page, "Generate")
-    page.fill("#generate-steps input", "5000")
+    enter(page, "generate-steps", "5000")
     page.click("#generate-start")
     page.wait_for_selector("#generate-result .chart polyline")
     page.click("#generate-stop")
     page.wait_for_selector("#generate-status >> text=Stopped after")
     assert not subject.clf.network._forward_pre_hooks
     assert re.search(r"Step \d+ of 5000", page.inner_text("#generate-result"))
-    page.fill("#generate-steps input", "30")
-    page.fill("#generate-images input", "2")
+    enter(page, "generate-steps", "30")
+    enter(page, "generate-images", "2")
     page.click("#generate-start")
     page.wait_for_selector("#generate-result >> text=2 of 2 generated images are classified as 3")
     assert "start uniform, sampler langevin, energy joint, steps 30" in page.inner_text("#generate-result")
-    page.fill("#generate-images input", "65")
+    enter(page, "generate-images", "65")
     assert answered(page, "generate", "must be at most 64")
+    enter(page, "generate-images", "2.5")
+    assert answered(page, "generate", "images: 2.5; enter a whole number")
+    enter(page, "generate-images", "2")
+    enter(page, "generate-steps", "-1")
+    assert answered(page, "generate", "must be at least 0")
+    enter(page, "generate-steps", "")
+    page.click("#generate-start")
+    page.wait_for_selector("#generate-result >> text=energy joint, steps 100")
 
 
 def test_a_closed_browser_tab_leaves_no_computation(open_page, subject):
     page = open_page()
     tab(page, "Generate")
-    page.fill("#generate-steps input", "5000")
+    enter(page, "generate-steps", "5000")
     page.click("#generate-start")
     page.wait_for_selector("#generate-result .chart polyline")
     assert subject.clf.network._forward_pre_hooks

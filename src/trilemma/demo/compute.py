@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -37,7 +37,8 @@ STEP_PARAMETERS = ("steps", "queries")
 FRAMES = 40
 # Images of the way of a counterfactual.
 WAY_FRAMES = 8
-MOST_IMAGES, MOST_STEPS = 64, 5000
+# Limits of fields: images of one class, steps or queries, images per cloud of the plane.
+MOST_IMAGES, MOST_STEPS, MOST_POINTS = 64, 5000, 500
 # The attack whose images are the adversarial cloud of the plane.
 PLANE_ATTACK = "pgd"
 
@@ -227,7 +228,7 @@ def generate(
         UserError: a number out of range, an unknown name, or a start whose images are not there.
     """
     clf = subject.clf
-    images, seed = _count("count", images, 1, MOST_IMAGES), _count("seed", seed, 0)
+    images, seed = _count("images", images, 1, MOST_IMAGES), _count("seed", seed, 0)
     steps = None if steps is None else _count("steps", steps, 0, MOST_STEPS)
     given = {"start": start, "sampler": sampler, "energy": energy, "steps": steps}
     chain = choose_chain(given, preset, clf.about.get("chain"))
@@ -239,7 +240,7 @@ def generate(
     # The same seed for both calls gives the chains these very starts.
     first, second = (torch.Generator().manual_seed(seed) for _ in range(2))
     now = sample(clf, labels, **{**settings, "steps": 0}, generator=first, **shared).cpu()
-    starts, kept, points = now.clone(), {0: now.clone()}, recorded_steps(total)
+    starts, recorded, points = now.clone(), {0: now.clone()}, recorded_steps(total)
     shown = set(torch.linspace(0, total, FRAMES + 1).round().int().tolist())
 
     def show(step: int) -> None:
@@ -250,7 +251,7 @@ def generate(
         done = int(step["step"]) + 1
         now[step["index"].cpu()] = step["images"].detach().cpu()
         if done in points:
-            kept[done] = now.clone()
+            recorded[done] = now.clone()
         if done in shown:
             show(done)
 
@@ -259,8 +260,8 @@ def generate(
         clf, labels, start=starts, sampler=settings["sampler"], energy=settings["energy"], steps=total,
         data=subject.train, generator=second, callback=record, **chain,
     ).cpu()  # fmt: skip
-    kept = {step: kept.get(step, final) for step in points} | {total: final}
-    chains = ChainRecord(tuple(kept), torch.stack([*kept.values()]), labels)
+    recorded = {step: recorded.get(step, final) for step in points} | {total: final}
+    chains = ChainRecord(tuple(recorded), torch.stack([*recorded.values()]), labels)
     about = ", ".join(f"{key} {value}" for key, value in settings.items())
     return Generated(label, final, answers(clf, final, labels), chains, chains.joint_energies(clf), about)
 
@@ -288,11 +289,6 @@ def counterfactual(
     return move(subject.clf, image, target, budget, norm=norm, energy=energy, steps=steps, frames=WAY_FRAMES)
 
 
-def pair(result: Counterfactuals) -> Tensor:
-    """The original and the counterfactual of the first image, ``[2, C, H, W]``."""
-    return torch.cat([result.originals[:1], result.images[:1]])
-
-
 @dataclass(frozen=True)
 class Plane:
     """Energies of sets of images.
@@ -306,6 +302,11 @@ class Plane:
     about: str
 
 
+def largest_cloud(subject: Subject) -> int:
+    """The largest number of images per cloud of the plane."""
+    return MOST_POINTS if subject.test is None else min(MOST_POINTS, len(subject.test))
+
+
 def plane(subject: Subject, norm: str, radius: str, images: int = 100, seed: int = 0) -> Plane:
     """Energies of the first test images, of the same images under PGD, and of as many generated images.
 
@@ -313,7 +314,7 @@ def plane(subject: Subject, norm: str, radius: str, images: int = 100, seed: int
         UserError: no test images, or an invalid radius or number.
     """
     threat = Threat(norm, radius)
-    images = _count("images", images, 2)
+    images = _count("images", images, 2, largest_cloud(subject))
     if subject.test is None:
         raise ImageError(
             "the clouds need test images; start the page with --data NAME, or the path of images"
@@ -331,23 +332,24 @@ def plane(subject: Subject, norm: str, radius: str, images: int = 100, seed: int
 
 
 def marks(
-    subject: Subject, chosen: Chosen | None, moved: Sequence[tuple[str, Tensor]]
+    subject: Subject, chosen: Chosen | None, made: Mapping[str, tuple[Tensor, Tensor]]
 ) -> dict[str, EnergyPoints]:
     """Energies of the chosen image and of images made from it, with E(x, y) of its class.
 
     Args:
         subject: the classifier.
         chosen: the image; ``None`` for no marks.
-        moved: names and images ``[C, H, W]``.
+        made: name to an image ``[C, H, W]`` and one that was made from it; those of other images are left out.
     """
     if chosen is None:
         return {}
-    images = [("your image", chosen.pixels), *moved]
+    images = {"your image": chosen.pixels}
+    images |= {name: result for name, (source, result) in made.items() if torch.equal(source, chosen.pixels)}
     label = chosen.label
     if label is None:
         label = answers(subject.clf, chosen.pixels[None])[0].label
     labels = torch.tensor([label])
-    return {name: energy_points(subject.clf, pixels[None], labels) for name, pixels in images}
+    return {name: energy_points(subject.clf, pixels[None], labels) for name, pixels in images.items()}
 
 
 def _count(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -360,5 +362,5 @@ def _count(name: str, value: Any, least: int, most: int | None = None) -> int:
         raise ConfigError(f"{name}: {value!r}; enter a whole number")
     number = count("demo", name, int(value), least)
     if most is not None and number > most:
-        raise ConfigError(f"demo: {name}={number}; must be at most {most:,}")
+        raise ConfigError(f"demo: {name}={number}; must be at most {most}")
     return number

@@ -25,6 +25,8 @@ from trilemma.pages.words import norm_words, number, percent, threat_words
 
 # Width and height of the live chart, in its own units.
 CHART = (480, 180)
+# Chains of the live view.
+LIVE = 16
 
 
 def png(pixels: Tensor) -> str:
@@ -197,7 +199,7 @@ def attacked(subject: Subject, result: Attacked) -> str:
 def live(subject: Subject, label: int, frames: Sequence[Frame]) -> str:
     """Chains as they are now, above the energy of each since the start."""
     frame = frames[-1]
-    shown = [(pixels, "", f"chain {number + 1}") for number, pixels in enumerate(frame.images)]
+    shown = [(pixels, "", f"chain {number + 1}") for number, pixels in enumerate(frame.images[:LIVE])]
     return str(
         Markup(sentence(f"Step {frame.step} of {frame.steps}", "result"))
         + pictures(shown, "many")
@@ -253,8 +255,9 @@ def generated(subject: Subject, result: Generated) -> str:
         )
         for pixels, answer in zip(result.images, result.answers, strict=True)
     ]
-    own = sum(answer.label == result.label for answer in result.answers)
-    text = f"{own} of {len(shown)} generated images are classified as {names[result.label]} by the classifier itself."
+    agreeing = sum(answer.label == result.label for answer in result.answers)
+    label = names[result.label]
+    text = f"{agreeing} of {len(shown)} generated images are classified as {label} by the classifier itself."
     chains = result.chains
     parts = [
         Markup(sentence(text, "result")),

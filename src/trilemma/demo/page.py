@@ -10,6 +10,8 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trilemma.config.chains import ENERGIES, PRESETS
 from trilemma.config.registry import SAMPLERS, STARTS
 from trilemma.demo import compute, markup
@@ -49,6 +51,9 @@ element.addEventListener('click', (event) => {
   trigger('select', {index: Number(button.dataset.index)});
 });
 """
+RELEASE = (
+    "() => document.querySelectorAll('.pick').forEach((pick) => pick.setAttribute('aria-pressed', false))"
+)
 
 
 class LocalOnly:
@@ -80,7 +85,7 @@ class Page:
         self._planes: dict[tuple[str, str, int], Plane] = {}
         with gr.Blocks(title="trilemma demo", analytics_enabled=False) as self.blocks:
             gr.HTML(markup.header(subject))
-            # What belongs to one browser tab: the chosen image, and images made from it by name.
+            # What belongs to one browser tab: the chosen image; by name, the last image made and what it was made from.
             self.chosen, self.made = gr.State(None), gr.State({})
             self._choice()
             with gr.Tabs():
@@ -106,15 +111,15 @@ class Page:
             with gr.Column(scale=2, min_width=260):
                 shown = gr.HTML(markup.sentence("No image chosen yet.", "note"), elem_id="chosen")
                 upload = gr.UploadButton("Upload an image", size="sm", elem_id="upload")
-        outputs = [self.chosen, self.made, shown]
-        picks.select(self._pick, None, outputs, show_progress="hidden")
-        upload.upload(self._upload, upload, outputs, show_progress="hidden")
+        picks.select(self._pick, None, [self.chosen, shown], show_progress="hidden")
+        upload.upload(self._upload, upload, [self.chosen, shown], show_progress="hidden")
+        upload.upload(None, js=RELEASE)
 
     def _pick(self, event: gr.EventData) -> tuple[Any, ...]:
         index = int(event.index)
         pixels, label = self.subject.offered_image(index)
         note = f"Test image {index + 1}, {self.subject.clf.class_names[label]}."
-        return Chosen(pixels, label, note), {}, markup.chosen_image(pixels, note)
+        return Chosen(pixels, label, note), markup.chosen_image(pixels, note)
 
     def _upload(self, path: str | None) -> tuple[Any, ...]:
         try:
@@ -122,8 +127,8 @@ class Page:
                 raise UserError("no file was uploaded")
             read = read_picture(path, self.subject.shape)
         except UserError as error:
-            return None, {}, markup.alert(str(error))
-        return Chosen(read.pixels, None, read.note), {}, markup.chosen_image(read.pixels, read.note)
+            return None, markup.alert(str(error))
+        return Chosen(read.pixels, None, read.note), markup.chosen_image(read.pixels, read.note)
 
     # The tabs.
 
@@ -132,7 +137,7 @@ class Page:
             with gr.Column(scale=2, min_width=260):
                 norm, radius = self._threat("attack")
                 name = gr.Dropdown(compute.attack_names(), value=compute.PLANE_ATTACK, label="attack")
-                steps = gr.Number(20, label="steps or queries", precision=0, minimum=1)
+                steps = gr.Number(20, label="steps or queries")
                 start_button, stop_button = self._buttons("Attack", "attack")
             outputs = self._outputs("attack")
 
@@ -141,7 +146,8 @@ class Page:
         ) -> Any:
             def work(report: Any) -> tuple[str, Any]:
                 result = compute.attack(self.subject, chosen, norm, radius, name, steps)
-                return markup.attacked(self.subject, result), {**made, "attacked": result.adversarial}
+                pair = (result.original, result.adversarial)
+                return markup.attacked(self.subject, result), {**made, "attacked": pair}
 
             yield from self._run(request, work, made=True)
 
@@ -163,13 +169,12 @@ class Page:
                         [OF_PRESET, *SAMPLERS.names()], value="", label="sampler", min_width=120
                     )
                 with gr.Row():
-                    whole: dict[str, Any] = {"precision": 0, "minimum": 0, "min_width": 80}
                     # Without a placeholder, an empty field would be 0.
                     steps = gr.Number(
-                        200, label="steps", placeholder="preset", elem_id="generate-steps", **whole
+                        200, label="steps", placeholder="preset", elem_id="generate-steps", min_width=80
                     )
-                    images = gr.Number(8, label="images", elem_id="generate-images", **whole)
-                    seed = gr.Number(0, label="seed", **whole)
+                    images = gr.Number(8, label="images", elem_id="generate-images", min_width=80)
+                    seed = gr.Number(0, label="seed", min_width=80)
                 start_button, stop_button = self._buttons("Generate", "generate")
             outputs = self._outputs("generate")
 
@@ -231,11 +236,12 @@ class Page:
             def work(report: Any) -> tuple[str, Any]:
                 limit = None if search == "least distance" else budget
                 result = compute.counterfactual(self.subject, chosen, target, norm, limit, energy)
+                pair = (result.originals[0], result.images[0])
                 both = compute.answers(
-                    self.subject.clf, compute.pair(result), result.target_labels.repeat_interleave(2)
+                    self.subject.clf, torch.stack(pair), result.target_labels.repeat_interleave(2)
                 )
                 text = markup.counterfactual(self.subject, result, both)
-                return text, {**made, "counterfactual": result.images[0]}
+                return text, {**made, "counterfactual": pair}
 
             yield from self._run(request, work, made=True)
 
@@ -249,7 +255,7 @@ class Page:
         )
 
     def _plane(self) -> None:
-        most = 500 if self.subject.test is None else min(500, len(self.subject.test))
+        most = compute.largest_cloud(self.subject)
         with gr.Row():
             with gr.Column(scale=2, min_width=260):
                 norm, radius = self._threat("plane")
@@ -258,7 +264,6 @@ class Page:
                     label="images per cloud",
                     elem_id="plane-images",
                     info=f"2 to {most}",
-                    precision=0,
                 )
                 start_button, stop_button = self._buttons("Draw the plane", "plane")
             outputs = self._outputs("plane")
@@ -268,7 +273,7 @@ class Page:
                 key = (norm, radius.strip(), images)
                 if key not in self._planes:
                     self._planes[key] = compute.plane(self.subject, norm, radius, images)
-                marks = compute.marks(self.subject, chosen, [*made.items()])
+                marks = compute.marks(self.subject, chosen, made)
                 return (markup.plane(self._planes[key], marks),)
 
             yield from self._run(request, work)
