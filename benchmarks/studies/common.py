@@ -243,7 +243,7 @@ def make_row(study: Study, job: Job, scale: Scale) -> Row:
         row["measures"] = job.measures
     try:
         # A finished run is only measured, also where it was made by a version with other defaults.
-        if not (job.measures and RunDirectory(folder).status().get("status") == "finished"):
+        if RunDirectory(folder).status().get("status") != "finished":
             resume = (folder / "config.yaml").is_file()
             trilemma.train(config, out=folder, resume=resume, progress=False, device=scale.device)
         if row_file(scale, job).is_file():

@@ -253,7 +253,7 @@ def _first(test: ImageSet, count: int) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _judge(folder: Path) -> tuple[trilemma.Classifier, Extractor, Splits, Features]:
+def judge_with_data(folder: Path) -> tuple[trilemma.Classifier, Extractor, Splits, Features]:
     """The judge, its features, its data, and the features of training images, in stratified order."""
     clf, splits = trilemma.load(folder), run_splits(folder)
     extractor = penultimate(clf, "standard")
@@ -263,7 +263,10 @@ def _judge(folder: Path) -> tuple[trilemma.Classifier, Extractor, Splits, Featur
 
 def _generation(run: Path, judge_run: Path, scale: Scale) -> Row:
     """Figures of the images that one chain generates, from each start; of test images for comparison."""
-    clf, (judge, extractor, splits, reference) = trilemma.load(run).to(scale.device), _judge(judge_run)
+    clf, (judge, extractor, splits, reference) = (
+        trilemma.load(run).to(scale.device),
+        judge_with_data(judge_run),
+    )
     per_class = 2 if scale.toy else PER_CLASS
     figures: Row = {}
     for start, steps in STARTS.items():

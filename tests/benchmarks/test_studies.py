@@ -21,7 +21,15 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "benchmarks" / "studies"
-NAMES = ("catastrophic_overfitting", "collapse_sizes", "mnist", "recipes", "robust_overfitting", "trade_off")
+NAMES = (
+    "catastrophic_overfitting",
+    "collapse_sizes",
+    "generation",
+    "mnist",
+    "recipes",
+    "robust_overfitting",
+    "trade_off",
+)
 # At least one case of each group of runs, by study and data.
 CASES = {
     ("catastrophic_overfitting", "digits"): ("fgsm-rs", "0.5, 0.0"),
@@ -32,6 +40,7 @@ CASES = {
     ),
     ("collapse_sizes", "mnist-small-cnn"): ("fgsm",),
     ("collapse_sizes", "cifar10-resnet8"): ("fgsm",),
+    ("generation", "mnist"): ("eb-jdat", "pgd-at"),
     ("mnist", "mnist"): ("standard", "pgd-at"),
     ("recipes", "digits"): ("digits/pgd-at",),
     ("robust_overfitting", "digits"): ("pgd-at",),
