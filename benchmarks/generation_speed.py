@@ -6,10 +6,11 @@ The plain loop is what releases do: float32, eager, the whole batch at every ste
 `torch.randn`, clipping. Ours is `trilemma.generate`. They take turns in one process; a ratio is the median over the
 rounds, of processor time. Two kinds of rows:
 
-- networks with random weights at 32x32, all steps: the plain loop, ours without the fast copy of the network, ours;
-- finished runs (small images, any network): the plain loop, ours, and ours with adaptive stopping, from the principal
-  components of the class. `--judge` is a run of an independent standard network on the same data; its Frechet distance
-  (FD) and the share that it names as the class tell whether the images are equally good.
+- networks with random weights at 32x32, all steps: the plain loop, ours without the fast copy of the network, ours,
+  and ours with the network in bfloat16;
+- finished runs (small images, any network): the plain loop, ours, also in bfloat16 and with adaptive stopping, from
+  the principal components of the class. `--judge` is a run of an independent standard network on the same data; its
+  Frechet distance (FD) and the share that it names as the class tell whether the images are equally good.
 
 Writes `benchmarks/results/generation-speed.json` and `.md`.
 """
@@ -63,11 +64,19 @@ def plain_loop(clf: Classifier, starts: Tensor, labels: Tensor, steps: int) -> T
     return images.detach()
 
 
-def ours(clf: Classifier, starts: Tensor, labels: Tensor, steps: int, stop: bool = False) -> Tensor:
+def ours(
+    clf: Classifier,
+    starts: Tensor,
+    labels: Tensor,
+    steps: int,
+    *,
+    stop: bool = False,
+    precision: str = "fp32",
+) -> Tensor:
     """The same chain by the library."""
     return generate(
         clf, labels, starts, "langevin", "joint", steps, generator=torch.Generator().manual_seed(0), stop=stop,
-        step_size=STEP_SIZE, noise_std=NOISE_STD, clamp=CLAMP,
+        precision=precision, step_size=STEP_SIZE, noise_std=NOISE_STD, clamp=CLAMP,
     )  # fmt: skip
 
 
@@ -107,6 +116,7 @@ def untrained(what: str, network: torch.nn.Module, count: int, steps: int, round
         "plain loop": lambda: plain_loop(clf, starts, labels, steps),
         "ours without copy": lambda: without_copy(clf, starts, labels, steps),
         "ours": lambda: ours(clf, starts, labels, steps),
+        "ours, bf16": lambda: ours(clf, starts, labels, steps, precision="bf16"),
     }
     return row(what, count, steps, in_turns(turns, rounds)[0])
 
@@ -130,7 +140,9 @@ def trained(
     turns: dict[str, Turn] = {
         "plain loop": lambda: plain_loop(clf, starts, labels, steps),
         "ours": lambda: ours(clf, starts, labels, steps),
+        "ours, bf16": lambda: ours(clf, starts, labels, steps, precision="bf16"),
         "ours with stopping": lambda: ours(clf, starts, labels, steps, stop=True),
+        "ours, bf16, with stopping": lambda: ours(clf, starts, labels, steps, stop=True, precision="bf16"),
     }
     seconds, images = in_turns(turns, rounds)
     quality = {}
@@ -145,14 +157,14 @@ def trained(
 
 def page(content: dict[str, Any]) -> str:
     """Tables of cost and quality."""
-    names = ["ours without copy", "ours", "ours with stopping"]
+    names = ["ours without copy", "ours", "ours, bf16", "ours with stopping", "ours, bf16, with stopping"]
     lines = [
         "# Cost of a generated image\n",
         f"`{content['command']}`\n",
         f"{content['about']}\n",
         "Images per second of the plain loop, and how many times faster the others are (median of the rounds).\n",
         "| network | images | steps | plain loop, images/s | " + " | ".join(names) + " |",
-        "|---|---|---|---|---|---|---|",
+        "|---" * (4 + len(names)) + "|",
     ]
     for one in content["rows"].values():
         rate = one["images"] / median(one["seconds"]["plain loop"])

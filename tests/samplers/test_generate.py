@@ -54,6 +54,21 @@ def test_images_of_a_class_do_not_depend_on_the_batch(toy) -> None:
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-5, rtol=0)
 
 
+def test_a_chain_in_bfloat16_is_near_the_one_in_float32_and_leaves_the_classifier_alone(toy) -> None:
+    clf, labels = known(toy), toy.labels()
+    network, state = clf.network, {name: value.clone() for name, value in clf.state_dict().items()}
+    chain: dict[str, Any] = {"energy": "mahalanobis", "sampler": "normalised", "step_size": 0.1, "stop": True}
+    exact, lowered = (
+        samplers.generate(clf, labels, steps=5, generator=generator(), precision=precision, **chain)
+        for precision in ("fp32", "bf16")
+    )
+    difference = (exact - lowered).abs().max()
+    assert lowered.dtype == torch.float32
+    assert 0 < difference < 0.02
+    assert clf.network is network
+    assert all(torch.equal(value, state[name]) for name, value in clf.state_dict().items())
+
+
 def test_the_reference_energy_pulls_to_the_energy_of_real_images(toy) -> None:
     clf, labels = known(toy), toy.labels()
     options: dict[str, Any] = {
@@ -174,6 +189,7 @@ def test_networks_arrays_and_lengths_as_text_are_taken(toy) -> None:
         ({"budget": "x"}, "budget"),
         ({"sampler": 3}, "sampler=3"),
         ({"energy": 3}, "energy=3 is unknown"),
+        ({"precision": "fp16"}, "precision"),
         ({"generator": 0}, "generator=0; pass torch.Generator"),
         ({"seeds": torch.arange(6)}, "no option 'seeds'"),
         ({"labels": ["a"] * 6}, "labels: list given"),

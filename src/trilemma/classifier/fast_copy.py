@@ -78,7 +78,8 @@ def fast_copy(clf: Classifier, images: Tensor, *, gradients_only: bool = False) 
             gradient only.
 
     Returns:
-        The copy, which shares the statistics of ``clf``; or ``clf`` itself if no copy can be made or the copy disagrees with it. See the head of this module.
+        The copy, which shares the statistics of ``clf``; or ``clf`` itself if no copy can be made or the copy disagrees
+        with it. See the head of this module.
     """
     if len(images) == 1:
         # With one image, a network that confuses the batch with a broadcast dimension would go unnoticed.
@@ -96,7 +97,11 @@ def fast_copy(clf: Classifier, images: Tensor, *, gradients_only: bool = False) 
                 # A copy, as the network may write on its input.
                 inputs = images.to(clf.dtype, copy=True)
                 # The graph contains the normalisation and selects the logits.
-                other.network, other.mean, other.std = _fast_network(traced, inputs, gradients_only), None, None
+                other.network, other.mean, other.std = (
+                    _fast_network(traced, inputs, gradients_only),
+                    None,
+                    None,
+                )
                 other.output = None
             return other if _agree(other, clf, torch.cat([images, images[:1]])) else clf
     # Tracing runs the user's forward on proxies: it may raise anything.
@@ -342,6 +347,8 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (weight,), (gradient,) = ctx.saved_tensors, upstream
+        # Under autocast the output, and so its gradient, has the lower precision.
+        gradient = gradient.to(weight)
         (count, channels, height, width), (down, right) = ctx.shape, ctx.stride
         (top, left), (out_height, out_width) = ctx.padding, gradient.shape[2:]
         # [C kh kw, O] @ [n, O, L]: gradient with respect to each pixel of each window.

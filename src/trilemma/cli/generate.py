@@ -33,7 +33,7 @@ from trilemma.cli.samples import (
     print_row,
     sample_row,
 )
-from trilemma.config.chains import ENERGIES, PRESETS, SCHEDULES, find_sampler_preset
+from trilemma.config.chains import ENERGIES, PRECISIONS, PRESETS, SCHEDULES, find_sampler_preset
 from trilemma.config.registry import SAMPLERS
 from trilemma.config.starts import parse_start
 from trilemma.errors import ConfigError
@@ -56,6 +56,7 @@ NOISE_HELP = "standard deviation of the noise of a step  [default: as for --step
 CLAMP_HELP = "largest magnitude of each entry of the gradient  [default: as for --step-size]"
 SCHEDULE_HELP = f"{', '.join(SCHEDULES)}: how the %s falls over the steps  [default: constant]"
 TEMPERATURE_HELP = "divides the logits in the energy ce  [default: 1]"
+PRECISION_HELP = "of the network: fp32 (default), or bf16, faster where the hardware has it"
 DIVERSITY_HELP = "weight of the repulsion between samples of a class, in units of the energy  [default: 0]"
 
 
@@ -78,6 +79,7 @@ def generate(
     noise_schedule: Annotated[str | None, option("--noise-schedule S", SCHEDULE_HELP % "noise")] = None,
     temperature: Annotated[float | None, option("--temperature T", TEMPERATURE_HELP, min=0)] = None,
     diversity: Annotated[float | None, option("--diversity W", DIVERSITY_HELP, min=0)] = None,
+    precision: Annotated[str | None, option("--precision P", PRECISION_HELP)] = None,
     namer: Annotated[
         str | None, option("--namer RUN_OR_FILE", "independent classifier that labels the samples")
     ] = None,
@@ -107,6 +109,7 @@ def generate(
     optional = {
         "step_size": step_size, "noise_std": noise_std, "clamp": clamp, "step_schedule": step_schedule,
         "noise_schedule": noise_schedule, "temperature": temperature, "diversity": diversity,
+        "precision": precision,
     }  # fmt: skip
     settings: dict[str, Any] = {name: value for name, value in optional.items() if value is not None}
     _check_names(preset, start, sampler, energy, settings)
@@ -172,6 +175,8 @@ def _check_names(
         SAMPLERS.row(sampler)
     if energy is not None:
         choice("generate", "energy", energy, ENERGIES)
+    if "precision" in settings:
+        choice("generate", "precision", settings["precision"], PRECISIONS)
     for name in ("step_schedule", "noise_schedule"):
         if name in settings:
             choice("generate", name, settings[name], [*SCHEDULES])

@@ -15,6 +15,8 @@ from trilemma.errors import UnknownNameError, nearest
 
 # Energies that a chain can descend.
 ENERGIES = ("joint", "marginal", "ce", "reference", "mahalanobis")
+# Of the network while a chain runs.
+PRECISIONS = ("fp32", "bf16")
 # Factor of the step size or of the noise at the fraction t of the steps that are done, 0 <= t < 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda t: 1.0,

@@ -235,7 +235,8 @@ def generate(
         chains: a run folder or classifier file whose chains the start ``replay-buffer`` draws; by default the run.
         device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
         progress: show a progress bar on standard error.
-        options: settings of the sampler (``step_size``, ``noise_std``, ...), ``temperature`` and ``diversity``.
+        options: settings of the sampler (``step_size``, ``noise_std``, ...), ``temperature``, ``diversity`` and
+            ``precision``.
 
     Raises:
         ConfigError: a count below 1, an unknown start, sampler or energy, or a namer that is the generator itself.
