@@ -5,10 +5,10 @@
 
 The classifiers are those of `mnist.py`; with its folder as `--work` nothing is trained again. Each of them generates
 500 images (50 per class) by Langevin steps from every start, down every energy, and down two of them with adaptive
-stopping, from the same starts with the same random numbers. An independent standard network judges them: Frechet distance (FD),
-precision and recall, and the share that it names as the class. The step size of each energy and classifier is the one
-of three with the lowest FD on 200 other images. Steps are counted in forward and backward passes; seconds are processor
-time of one thread.
+stopping, from the same starts with the same random numbers. An independent standard network judges them: Frechet
+distance (FD), precision and recall, and the share that it names as the class. The step size of each energy and
+classifier is the one of three with the lowest FD on 200 other images. Steps are counted in forward and backward
+passes; seconds are processor time of one thread.
 """
 
 from __future__ import annotations
@@ -319,8 +319,8 @@ def _table_of_stopping(rows: list[Row]) -> str:
         )
         better = [a["frechet"] < b["frechet"] for a, b in zip(with_stop, without, strict=True)]
         lines.append(
-            [start, energy, cell((one["stopped"] for one in with_stop), 2), cell((one["passes"] for one in with_stop), 0),
-             str(2 * STEPS), cell((one["frechet"] for one in with_stop), 0),
+            [start, energy, cell((one["stopped"] for one in with_stop), 2),
+             cell((one["passes"] for one in with_stop), 0), str(2 * STEPS), cell((one["frechet"] for one in with_stop), 0),
              cell((one["frechet"] for one in without), 0), f"{sum(better)}/{len(better)}",
              cell((one["seconds"] for one in with_stop), 1), cell((one["seconds"] for one in without), 1)]
         )  # fmt: skip
