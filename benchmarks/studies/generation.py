@@ -318,12 +318,14 @@ def _table_of_stopping(rows: list[Row]) -> str:
             _cells(rows, start=start, energy=energy, noise="linear", stop=stop) for stop in (True, False)
         )
         better = [a["frechet"] < b["frechet"] for a, b in zip(with_stop, without, strict=True)]
-        lines.append(
-            [start, energy, cell((one["stopped"] for one in with_stop), 2),
-             cell((one["passes"] for one in with_stop), 0), str(2 * STEPS), cell((one["frechet"] for one in with_stop), 0),
-             cell((one["frechet"] for one in without), 0), f"{sum(better)}/{len(better)}",
-             cell((one["seconds"] for one in with_stop), 1), cell((one["seconds"] for one in without), 1)]
-        )  # fmt: skip
+        stopped, passes, seconds = (
+            cell((one[name] for one in with_stop), digits)
+            for name, digits in (("stopped", 2), ("passes", 0), ("seconds", 1))
+        )
+        distances = [cell((one["frechet"] for one in cells), 0) for cells in (with_stop, without)]
+        lower = f"{sum(better)}/{len(better)}"
+        slow = cell((one["seconds"] for one in without), 1)
+        lines.append([start, energy, stopped, passes, str(2 * STEPS), *distances, lower, seconds, slow])
     head = [
         "start",
         "energy",
