@@ -120,16 +120,20 @@ def test_prejeat_and_jeat_train_on_the_same_images(toy) -> None:
     assert (method.attack.steps, method.attack.step_size, method.options.attack_mode) == (10, "2/255", "eval")
 
 
-def test_the_contrastive_term_of_jeat_rises_linearly_to_its_weight(toy) -> None:
+@pytest.mark.parametrize("name", ["jeat", "eb-jdat"])
+def test_the_contrastive_term_rises_linearly_to_its_weight(toy, name: str) -> None:
     clf = toy.mlp()
-    method = build("jeat", sampler=CHAIN, warmup_steps=4, generative=2.0)
+    method = build(name, sampler=CHAIN, warmup_steps=4, generative=2.0)
     state = method.init_state(clf, toy.image_set(), 0)
     points = method.points(clf, toy.batch(), state)
     weights = []
     for _ in range(6):
         step = method.terms(clf, points, state)
         assert torch.equal(step.loss, method.terms(clf, points, state).loss), "SAM computes the loss twice"
-        weights.append(float((step.loss.detach() - step.metrics["robust"]) / step.metrics["contrastive"]))
+        others = sum(
+            value for key, value in step.metrics.items() if key in ("robust", "natural", "alignment")
+        )
+        weights.append(float((step.loss.detach() - others) / step.metrics["contrastive"]))
         method.after_backward(points, state, step)
     assert weights == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0], rel=1e-3)
     # a resumed run goes on where it was; a state without the count is one of an earlier version, without a warm-up

@@ -14,8 +14,17 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import MethodOptions
 from trilemma.config.sections import AttackConfig, SamplerConfig, filled_sampler
 from trilemma.data.batch import Batch
-from trilemma.methods.base import Method, MethodState, Points, Step, detached, forward_sets
-from trilemma.methods.generative import LANGEVIN, PROXIMAL, DataView, contrastive, data_view, distinct_data
+from trilemma.methods.base import MethodState, Points, Step, detached, forward_sets
+from trilemma.methods.generative import (
+    LANGEVIN,
+    PROXIMAL,
+    DataView,
+    WarmedUp,
+    WarmupSteps,
+    contrastive,
+    data_view,
+    distinct_data,
+)
 from trilemma.methods.inner import attacked, chain, fresh_seeds
 from trilemma.walks import objectives
 from trilemma.walks.objectives import subset
@@ -92,6 +101,7 @@ class JointModelOptions(MethodOptions):
     project: Project = True
     data_noise: DataNoise = 0.0
     generative: Generative = 1.0
+    warmup_steps: WarmupSteps = 0
     align: Align = 1.0
     clean: Clean = 1.0
     adversarial: Adversarial = 1.0
@@ -127,7 +137,7 @@ class EbJdatOptions(JointModelOptions):
     name: Literal["eb-jdat"] = "eb-jdat"
 
 
-class EbJdat(Method):
+class EbJdat(WarmedUp):
     """``p(x, x*, y) = p(y | x*, x) p(x* | x) p(x)``, one term each::
 
         L = w1 (mean E(x_data) - mean E(x^))          generative: p(x)
@@ -165,7 +175,7 @@ class EbJdat(Method):
         natural = energies.cross_entropy(clean_logits, points.labels).mean()
         robust = energies.cross_entropy(adversarial_logits, points.labels).mean()
         loss = (
-            option.generative * generative
+            self.weight(state) * generative
             + option.align * alignment
             + option.clean * natural
             + option.adversarial * robust

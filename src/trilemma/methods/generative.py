@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
 from trilemma import energies
@@ -12,6 +13,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.config.chains import JEM, JEM_PLUS_PLUS
 from trilemma.config.config import MethodOptions
 from trilemma.data.batch import Batch
+from trilemma.data.image_set import ImageSet
 from trilemma.methods.base import Method, MethodState, Points, Step, detached, forward_sets
 from trilemma.methods.inner import chain
 
@@ -25,6 +27,39 @@ DataView = Annotated[
         "the cross-entropy; with chains of E(x,y), un-augmented images can leave classes untrained"
     ),
 ]
+
+WarmupSteps = Annotated[
+    NonNegativeInt,
+    Field(
+        description="number of training steps during which the weight of the contrastive term rises linearly from 0; "
+        "0: the formula from the first step on"
+    ),
+]
+
+
+class WarmedUp(Method):
+    """A method with options ``generative`` and ``warmup_steps``: the weight of the contrastive term rises to its value.
+
+    A network that is robust already and has never seen chains gets energies of any size within few steps if the weight
+    is large at once.
+    """
+
+    def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> MethodState:
+        state = super().init_state(clf, data, seed)
+        state.extra["step"] = torch.zeros((), dtype=torch.int64)
+        return state
+
+    def weight(self, state: MethodState) -> float:
+        """Returns the weight of the contrastive term at the step of ``state``."""
+        option = self.options
+        # States of earlier versions count no steps; their warm-up is over.
+        step = int(state.extra["step"]) if "step" in state.extra else option.warmup_steps
+        weight: float = option.generative
+        return weight * (step + 1) / option.warmup_steps if step < option.warmup_steps else weight
+
+    def after_backward(self, points: Points, state: MethodState, step: Step) -> None:
+        if "step" in state.extra:
+            state.extra["step"] += 1
 
 
 class JointEnergyModelOptions(MethodOptions):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat
 
 from trilemma import energies
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import MethodOptions
 from trilemma.data.batch import Batch
-from trilemma.data.image_set import ImageSet
 from trilemma.methods.base import Method, MethodState, Points, Step, detached, forward_sets
-from trilemma.methods.generative import LANGEVIN, compared_energies
+from trilemma.methods.generative import LANGEVIN, WarmedUp, WarmupSteps, compared_energies
 from trilemma.methods.inner import Attacked, attacked, chain, fresh_seeds
 from trilemma.walks import objectives
 
@@ -33,17 +31,13 @@ class JeatOptions(EnergyAttackOptions):
 
     name: Literal["jeat"] = "jeat"
     generative: NonNegativeFloat = Field(1.0, description="weight of the contrastive term")
-    warmup_steps: NonNegativeInt = Field(
-        0,
-        description="number of training steps during which the weight of the contrastive term rises linearly from 0; "
-        "0: the formula from the first step on",
-    )
+    warmup_steps: WarmupSteps = 0
     energy_penalty: NonNegativeFloat = Field(
         0.0, description="weight of mean E^2 of adversarial and generated images"
     )
 
 
-class Jeat(Method):
+class Jeat(WarmedUp):
     """Maximises log p(x*, y)::
 
         L = mean CE(x*, y) + w (mean E(x*) - mean E(x^))
@@ -55,11 +49,6 @@ class Jeat(Method):
     """
 
     Options = JeatOptions
-
-    def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> MethodState:
-        state = super().init_state(clf, data, seed)
-        state.extra["step"] = torch.zeros((), dtype=torch.int64)
-        return state
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         adversarial = energy_attack(self, clf, batch, state)
@@ -74,7 +63,7 @@ class Jeat(Method):
         contrast = energy.mean() - generated_energy.mean()
         penalty = energy.square().mean() + generated_energy.square().mean()
         return Step(
-            robust + self._weight(state) * contrast + self.options.energy_penalty * penalty,
+            robust + self.weight(state) * contrast + self.options.energy_penalty * penalty,
             adversarial=detached(points.adversarial, adversarial_logits),
             generated=detached(points.generated, generated_logits),
             metrics={
@@ -82,18 +71,6 @@ class Jeat(Method):
             },
             live={"adversarial": adversarial_logits},
         )  # fmt: skip
-
-    def _weight(self, state: MethodState) -> float:
-        """Returns the weight of the contrastive term at the step of ``state``."""
-        option = self.options
-        # States of earlier versions count no steps; their warm-up is over.
-        step = int(state.extra["step"]) if "step" in state.extra else option.warmup_steps
-        weight: float = option.generative
-        return weight * (step + 1) / option.warmup_steps if step < option.warmup_steps else weight
-
-    def after_backward(self, points: Points, state: MethodState, step: Step) -> None:
-        if "step" in state.extra:
-            state.extra["step"] += 1
 
 
 def energy_attack(method: Method, clf: Classifier, batch: Batch, state: MethodState) -> Attacked:
