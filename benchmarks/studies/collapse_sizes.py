@@ -210,7 +210,7 @@ def _table(rows: list[Row]) -> str:
 
 def _draw(rows: list[Row], scale: Scale, theme: Theme) -> Figure:
     """Accuracy under PGD-10 by case, one mark per seed, a panel per radius; the healthy start is one of the cases."""
-    radii, names = RADII[scale.data], cases(rows)
+    radii, names = [radius for radius in RADII[scale.data] if of(rows, group=radius)], cases(rows)
     figure, panels = new_figure(
         2.4 + 3.2 * len(radii), 1.1 + 0.3 * len(names), 1, len(radii), sharey=True, squeeze=False
     )
@@ -229,6 +229,7 @@ def _draw(rows: list[Row], scale: Scale, theme: Theme) -> Figure:
                 linestyle="none", markersize=6, alpha=0.8, label=word,
             )  # fmt: skip
         axes.set_title(f"L-inf {radius}", pad=24)
+        axes.margins(x=0.1)
         axes.set_xlim(-0.02, None)
         axes.grid(True, axis="x")
         axes.set_xlabel("accuracy under PGD-10")
