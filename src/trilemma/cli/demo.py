@@ -68,11 +68,13 @@ def demo(
 
     subject = open_subject(chosen, choose_device(device), data)
     with sigterm_interrupts(), serving(subject, free, share) as (local, public):
-        print(local if public is None else f"{local}\n{public}", flush=True)
-        if share and public is None:
-            print_error("--share: gradio's tunnel cannot be reached; the page is on this machine only", "")
-        print_progress("Ctrl-C ends the page", quiet)
         try:
+            print_progress("Ctrl-C ends the page", quiet)
+            if share and public is None:
+                print_error(
+                    "--share: gradio's tunnel cannot be reached; the page is on this machine only", ""
+                )
+            print(local if public is None else f"{local}\n{public}", flush=True)
             threading.Event().wait()
         except KeyboardInterrupt:
             print_progress("the page has ended", quiet)
