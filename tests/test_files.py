@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from trilemma.attacks.ensemble.pool_file import FORMAT as ATTACK_STATE
 from trilemma.errors import CheckpointError, DamagedError
-from trilemma.files import CLASSIFIER, TensorFormat, parse_json, tensors_digest
+from trilemma.files import CLASSIFIER, TensorFormat, parse_json, read_npz, tensors_digest, write_npz
 from trilemma.samplers.replay_buffer import CHAINS
 from trilemma.training.checkpoint import FORMAT as TRAINING_STATE
 
@@ -104,3 +105,22 @@ def test_a_key_that_is_given_twice_is_no_json() -> None:
     assert parse_json('{"a": 1, "b": {"a": 2}}') == {"a": 1, "b": {"a": 2}}
     with pytest.raises(ValueError, match="value is given twice"):
         parse_json('[{"value": 1, "value": 2}]')
+
+
+def test_a_flipped_bit_in_an_npz_file_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    path, arrays = tmp_path / "x.npz", {"a": np.arange(50.0), "b": np.ones((2, 3), np.uint8)}
+    write_npz(path, arrays)
+    assert [*read_npz(path, ["b", "c"])] == ["b"]
+    content, refused = path.read_bytes(), 0
+    for position in range(0, len(content), 3):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        try:
+            read = read_npz(path)
+        except (ValueError, OSError):
+            refused += 1
+            continue
+        # The directory at the end of the archive holds names, which have no checksum.
+        assert all(np.array_equal(read[name], arrays[name]) for name in arrays if name in read)
+    assert refused > len(content) / 9

@@ -15,10 +15,12 @@ import torch
 from trilemma import compare
 from trilemma.classifier.classifier import Classifier
 from trilemma.cli.common import run_results
-from trilemma.errors import CheckpointError
+from trilemma.errors import CheckpointError, DataError
 from trilemma.evaluation.diagnose import diagnose
 from trilemma.evaluation.evaluate import evaluate_into, evaluate_run
+from trilemma.evaluation.protocols.generation import read_samples
 from trilemma.evaluation.samples import generate
+from trilemma.files import read_npz, write_npz
 from trilemma.pages.card import model_card
 from trilemma.pages.html import write_report
 from trilemma.pages.table import as_csv, as_latex, as_tree
@@ -170,3 +172,30 @@ def test_a_run_that_never_selected_a_best_classifier_has_the_last_one(run_copy: 
     run.best_classifier.rename(run.last_classifier)
     run.drop_metrics()
     assert run.classifiers() == {"last": run.last_classifier}
+
+
+def test_samples_of_other_weights_leave_no_image_of_the_old_ones(run_copy: Path) -> None:
+    name = generate(run_copy, per_class=3, steps=1).record["name"]
+    (run_copy / "samples" / name / "notes.png").touch()
+    changed(RunDirectory(run_copy).best_classifier)
+    assert generate(run_copy, per_class=1, steps=1).record["name"] == name
+    files = {file.name for file in (run_copy / "samples" / name).iterdir()}
+    assert files == {*(f"{label}-0000.png" for label in range(10)), "notes.png"}
+
+
+def test_an_archive_of_samples_and_the_record_of_others_are_refused(full: Path) -> None:
+    (file,) = (full / "samples").glob("*.npz")
+    assert read_samples(str(file), None).origin == "fresh"
+    arrays = read_npz(file)
+    write_npz(file, {**arrays, "samples": arrays["starts"]})
+    with pytest.raises(DataError, match=r"not the samples that .*\.json describes; generate them again"):
+        read_samples(str(file), None)
+
+
+def test_damaged_energies_are_left_out_of_a_comparison_and_named(
+    full: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = full / "figures" / "energies.npz"
+    file.write_bytes(file.read_bytes()[:-30])
+    compare([full], out=full.parent / "compare.html")
+    assert f"warning: left out: {file}: cannot be read" in capsys.readouterr().err

@@ -33,7 +33,7 @@ from trilemma.figures.counterfactual import (
     draw_counterfactuals,
 )
 from trilemma.figures.style import LIGHT, Theme, render, save_figure
-from trilemma.files import write_bytes
+from trilemma.files import write_bytes, write_npz
 from trilemma.progress import bar
 from trilemma.runs.lock import writing_inside
 from trilemma.runs.records import warn_unwritable, write_json
@@ -219,12 +219,10 @@ class Counterfactuals:
         with writing_inside(out):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                np.savez_compressed(
-                    out / f"{name}.npz",
-                    originals=self.originals.numpy(),
-                    images=self.images.numpy(),
-                    labels=self.target_labels.numpy(),
-                )
+                arrays = {
+                    "originals": self.originals, "images": self.images, "labels": self.target_labels
+                }  # fmt: skip
+                write_npz(out / f"{name}.npz", {key: value.numpy() for key, value in arrays.items()})
                 save_figure(out / f"{name}.png", lambda theme: self.figure(theme=theme))
                 pixels = as_uint8(self.images)
                 with bar("writing", len(self), progress) as advance:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
@@ -17,6 +17,7 @@ from torch import Tensor
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.chains import choose_chain
 from trilemma.config.starts import REPLAY_BUFFER, start_names
+from trilemma.data.download import file_sha256
 from trilemma.data.image_set import ImageSet, Splits, as_float
 from trilemma.errors import ConfigError
 from trilemma.evaluation.chain_record import ChainRecord, ChainRecorder, recorded_chains, recorded_steps
@@ -25,6 +26,7 @@ from trilemma.evaluation.source import Source, find_run, open_source
 from trilemma.figures.chains import draw_chain_energies, draw_trajectories
 from trilemma.figures.sample_grid import COLUMNS, draw_grid, draw_neighbours, first_of_each_class
 from trilemma.figures.style import LIGHT, Theme, render, save_figure
+from trilemma.files import write_npz
 from trilemma.metrics.generation import compare_samples, nearest_images
 from trilemma.progress import bar
 from trilemma.runs.lock import writing_inside
@@ -357,10 +359,20 @@ def _write(out: Path, generated: Generated, clf: Classifier, train: Tensor | Non
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
         starts, images = as_uint8(generated.starts), as_uint8(generated.images)
-        np.savez_compressed(out / f"{name}.npz", starts=starts, samples=images, labels=generated.labels)
-        for index, image in enumerate(images):
-            label = int(generated.labels[index])
-            Image.fromarray(image.squeeze()).save(folder / f"{label}-{index % record['per_class']:04d}.png")
+        archive = out / f"{name}.npz"
+        write_npz(archive, {"starts": starts, "samples": images, "labels": generated.labels.numpy()})
+        # Ties the record to these samples, in case the process is killed before it is written.
+        record["archive_sha256"] = file_sha256(archive)
+        files = [
+            f"{int(label)}-{index % record['per_class']:04d}.png"
+            for index, label in enumerate(generated.labels)
+        ]
+        for old in folder.glob("*.png"):
+            # Of earlier samples of this name, of other weights.
+            if re.fullmatch(r"\d+-\d{4,}\.png", old.name) and old.name not in files:
+                old.unlink()
+        for file, image in zip(files, images, strict=True):
+            Image.fromarray(image.squeeze()).save(folder / file)
         for suffix, draw in _figures(generated, clf, train).items():
             save_figure(out / f"{name}{suffix}.png", draw)
     except OSError as error:

@@ -8,14 +8,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from trilemma import energies
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
-from trilemma.errors import CheckpointError
+from trilemma.errors import CheckpointError, DataError
+from trilemma.files import read_npz, write_npz
 from trilemma.metrics.accuracy import Share, share
 from trilemma.metrics.wasserstein import wasserstein_distance
 
@@ -158,12 +158,18 @@ def landscape_summary(points: Mapping[str, EnergyPoints]) -> dict[str, Any]:
 def write_points(path: Path, points: Mapping[str, EnergyPoints]) -> None:
     """Writes energies by set name as an ``.npz`` with the arrays ``NAME_marginal`` and ``NAME_joint``."""
     arrays = {f"{name}_{e}": getattr(point, e).numpy() for name, point in points.items() for e in ENERGIES}
-    np.savez_compressed(path, **arrays)
+    write_npz(path, arrays)
 
 
 def read_points(path: Path) -> dict[str, EnergyPoints]:
-    """Reads the energies that :func:`write_points` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
-    names = {name.rpartition("_")[0] for name in arrays}
-    return {name: EnergyPoints(arrays[f"{name}_marginal"], arrays[f"{name}_joint"]) for name in names}
+    """Reads the energies that :func:`write_points` wrote.
+
+    Raises:
+        DataError: the file is damaged or cannot be read.
+    """
+    try:
+        arrays = {name: torch.from_numpy(array) for name, array in read_npz(path).items()}
+        names = {name.rpartition("_")[0] for name in arrays}
+        return {name: EnergyPoints(arrays[f"{name}_marginal"], arrays[f"{name}_joint"]) for name in names}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); run `trilemma diagnose` again") from None

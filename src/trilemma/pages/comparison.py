@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trilemma.errors import DataError
 from trilemma.figures.energy_landscape import TITLES, draw_histograms, energy_range
 from trilemma.figures.style import render
 from trilemma.figures.trade_off import draw_generation, draw_trade_off
-from trilemma.metrics.energy_landscape import read_points
+from trilemma.metrics.energy_landscape import EnergyPoints, read_points
 from trilemma.pages.gather import build_table, group_names, group_runs, group_seeds
 from trilemma.pages.html import sample_picture
 from trilemma.pages.lint import lint_lines
@@ -233,9 +235,18 @@ def _grid(run: Contents, record: dict[str, Any] | None) -> Picture | None:
     return None if grid is None else replace(grid, caption="")
 
 
+def _points(run: Contents) -> dict[str, EnergyPoints] | None:
+    """Returns the energies of a run; ``None`` without a diagnosis, or for a damaged one, which is named."""
+    try:
+        return None if run.energies_file is None else read_points(run.energies_file)
+    except DataError as error:
+        print(f"warning: left out: {error}", file=sys.stderr)
+        return None
+
+
 def energy_pictures(names: Sequence[str], runs: Sequence[Contents]) -> list[tuple[str, Picture | None]]:
     """Returns the energy histograms of each run on shared axes, ``None`` for runs without a diagnosis."""
-    points_by_run = [None if (file := run.energies_file) is None else read_points(file) for run in runs]
+    points_by_run = [_points(run) for run in runs]
     diagnosed = [points for points in points_by_run if points is not None]
     ranges = {energy: [energy_range(points, energy) for points in diagnosed] for energy in TITLES}
     shared_ranges = {

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
+from trilemma.data.download import file_sha256
 from trilemma.data.image_files import folder_images
 from trilemma.data.image_set import Splits, as_float
 from trilemma.data.pictures import decode, read_header
 from trilemma.errors import ConfigError, DataError
 from trilemma.evaluation.evaluate import environment, which_images
 from trilemma.evaluation.protocol import Measurement, Protocol, Quantity, Request
+from trilemma.files import read_npz
 from trilemma.metrics.efficientnet import NAME as EFFICIENTNET
 from trilemma.metrics.efficientnet import efficientnet_lite0
 from trilemma.metrics.features import MANIFOLD, Features, extract, feature_metrics, metric_names
@@ -95,8 +97,7 @@ def _shape(file: Path) -> tuple[int, int, int]:
 def _read_archive(file: Path, origin: str | None) -> SampleSet:
     """Reads an ``.npz`` file, and the record of ``trilemma generate`` beside it if there is one."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("samples", "arr_0", "starts") if name in archive}
+        arrays = read_npz(file, ("samples", "arr_0", "starts"))
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as an .npz file ({error}); write it again") from None
     pixels = arrays.get("samples", arrays.get("arr_0"))
@@ -106,6 +107,8 @@ def _read_archive(file: Path, origin: str | None) -> SampleSet:
         )
     record_file = file.with_suffix(".json")
     record = read_record(record_file) if record_file.exists() else {}
+    if record.get("archive_sha256") not in (None, file_sha256(file)):
+        raise DataError(f"{file}: not the samples that {record_file} describes; generate them again")
     tensors = {
         name: torch.from_numpy(array).permute(0, 3, 1, 2)
         for name, array in (("samples", pixels), ("starts", arrays.get("starts")))
