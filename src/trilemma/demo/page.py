@@ -220,7 +220,7 @@ class Page:
                 energy = gr.Radio(
                     [("cross-entropy", "ce"), ("E(x, class)", "joint")], value="ce", label="lower the"
                 )
-                start_button, stop_button = self._buttons("Move the image", "counterfactual")
+                start_button, stop_button = self._buttons("Move", "counterfactual")
             outputs = self._outputs("counterfactual")
 
         def run(
@@ -265,7 +265,7 @@ class Page:
                     elem_id="plane-images",
                     info=f"2 to {most}",
                 )
-                start_button, stop_button = self._buttons("Draw the plane", "plane")
+                start_button, stop_button = self._buttons("Draw", "plane")
             outputs = self._outputs("plane")
 
         def run(chosen: Any, made: Any, norm: str, radius: str, images: Any, request: gr.Request) -> Any:
