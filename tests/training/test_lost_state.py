@@ -112,3 +112,18 @@ def test_a_rollback_passes_over_damaged_states_for_the_one_before(tmp_path: Path
     lose(files[30], "empty")
     with pytest.raises(DamagedError):
         sound_state(files, 20, 25)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff", b'{"status": "finished", "status": "failed"}'])
+def test_a_damaged_status_or_environment_does_not_keep_a_run_from_being_resumed(
+    config: Config, run: RunDirectory, capsys: pytest.CaptureFixture[str], damage: bytes
+) -> None:
+    files = [run.status_file, run.path / "environment.json"]
+    for file in files:
+        file.write_bytes(damage)
+    if damage == b"{":
+        train(config, out=run.path, resume=True, progress=False)
+        assert run.status()["status"] == "finished"
+    assert run.environment() == {} and (damage == b"{" or run.status() == {})
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.split(": ")[1] for line in lines) == sorted(map(str, files))

@@ -128,7 +128,9 @@ def state_words(run: Contents) -> str | None:
     state = run.status.get("status")
     if state == "finished" or not run.is_run:
         return None
-    unknown = "has no status.json, so its state is unknown" if run.metrics else "has not started training"
+    unknown = (
+        "has no readable status.json, so its state is unknown" if run.metrics else "has not started training"
+    )
     return f"This run {STATES.get(str(state), unknown)}."
 
 

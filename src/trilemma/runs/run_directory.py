@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from trilemma.config.config import Config
 from trilemma.config.recipe import dump_config, load_config
 from trilemma.errors import RunError
-from trilemma.files import write_text
+from trilemma.files import parse_json, write_text
 
 # The empty file of the lock (:mod:`trilemma.runs.lock`), which is no content of a folder.
 LOCK_FILE = ".lock"
@@ -31,6 +32,28 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return records
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Returns the content of a JSON file without which a run is whole; of a damaged one nothing, after a warning."""
+    if not path.exists():
+        return {}
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        problem = "not a JSON object"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    _warn_once(f"warning: {path}: cannot be read ({problem}); continuing without it")
+    return {}
+
+
+@cache
+def _warn_once(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 class RunDirectory:
@@ -167,14 +190,11 @@ class RunDirectory:
         return _read_lines(self.events_file)
 
     def status(self) -> dict[str, Any]:
-        """Returns the contents of ``status.json``; empty before training has begun.
+        """Returns the contents of ``status.json``; empty before training has begun, or if it is damaged.
 
         The value of ``status`` is running, interrupted, stopped, failed or finished.
         """
-        status: dict[str, Any] = (
-            json.loads(self.status_file.read_text()) if self.status_file.is_file() else {}
-        )
-        return status
+        return _read_json(self.status_file)
 
     def summary(self) -> dict[str, Any]:
         """Returns the status of the run, and the held-out accuracies of its selected checkpoint."""
@@ -195,10 +215,8 @@ class RunDirectory:
         }
 
     def environment(self) -> dict[str, Any]:
-        """Returns the contents of ``environment.json``; empty if the file does not exist."""
-        file = self.path / "environment.json"
-        environment: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-        return environment
+        """Returns the contents of ``environment.json``; empty if the file does not exist or is damaged."""
+        return _read_json(self.path / "environment.json")
 
     def write_status(self, **status: Any) -> None:
         """Replaces ``status.json``."""
