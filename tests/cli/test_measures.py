@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import trilemma as package
+from trilemma.runs.records import read_record
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_generate_judges_its_samples_beside_their_starts(trilemma, run_folder, o
     assert list(row["facts"]["sets"]) == ["start", "sample", "real"]
     assert row["protocol"] == "FD-standard-digits:class-pca_momentum_joint_1:20-fresh:digits-train-1200"
     (file,) = (run_folder / "evaluation").glob("FD-standard-digits-*.json")
-    assert json.loads(file.read_text()) == row
+    assert read_record(file) == row
 
 
 def test_samples_made_before_are_judged_the_same(trilemma, run_folder, other_run):
