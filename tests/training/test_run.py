@@ -35,7 +35,7 @@ def test_a_second_call_resumes_or_returns_the_run(
     with pytest.raises(ConfigError, match="cannot resume with") as refused:
         train(other, out=out, resume="auto", progress=False)
     assert "0.07" in str(refused.value) and "\n" not in str(refused.value)
-    with pytest.raises(ConfigError, match="pass True, False or 'auto'"):
+    with pytest.raises(ConfigError, match="pass True, False, 'auto' or 'restart'"):
         train(config, out=out, resume="maybe", progress=False)  # type: ignore[arg-type]
 
 
