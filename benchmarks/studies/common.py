@@ -120,7 +120,7 @@ class Job:
         group: which of the study's tables it belongs to.
         first: must be there before jobs of a smaller number are trained or measured; 0: no job waits for it.
         measures: another group, if this job makes no run but measures more of the run that has the same case, seed and
-            configuration in that group; such jobs come last.
+            configuration in that group; such jobs come last, unless they are ``first``.
     """
 
     case: str
@@ -147,7 +147,7 @@ class Job:
     @property
     def turn(self) -> int:
         """Jobs of one turn may be done at the same time, once those of the turns before are done."""
-        return 2 if self.measures else 1 - self.first
+        return 2 if self.measures and not self.first else 1 - self.first
 
 
 class Study(ABC):
@@ -553,9 +553,9 @@ def _about(rows: list[Row], jobs: Sequence[Job]) -> str:
     further, count = len(jobs) - wanted, len(rows) - len(runs)
     if count < further:
         missing += f" {further - count} of {further} longer measurements are missing."
+    made = f"{len(runs)} runs" if wanted else f"{count} rows"
     return (
-        f"trilemma {trilemma.__version__}, torch {torch.__version__}, {platform.machine()}; {len(runs)} runs, "
-        f"one thread each, "
+        f"trilemma {trilemma.__version__}, torch {torch.__version__}, {platform.machine()}; {made}, one thread each, "
         f"{minutes:.0f} minutes of one core in all. Mean over seeds (lowest to highest).{missing}"
     )
 

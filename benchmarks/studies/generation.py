@@ -60,7 +60,8 @@ STOPPED = ("joint", "reference")
 TUNING_START, TUNING_SEED = "uniform:0.5,class-pca:0.5", 1000
 # Cells whose first image of each class is shown.
 SHOWN = (("uniform", "joint", False), ("local-pca:k=50", "joint", False), ("local-pca:k=50", "joint", True))
-GROUP = "chains"
+# Rows of chains, and of the runs that other runs or all rows need.
+GROUP, NEEDED = "chains", "needed"
 
 
 class Generation(Study):
@@ -71,8 +72,12 @@ class Generation(Study):
 
     def jobs(self, scale: Scale) -> list[Job]:
         runs = [job for job in Mnist().jobs(scale) if job.group in ("main", "judge")]
-        trained = [Job(job.case, job.seed, job.config, job.group, job.first) for job in runs if job.first]
-        return trained + [
+        needed = [
+            Job(job.case, job.seed, job.config, NEEDED, job.first, measures=job.group)
+            for job in runs
+            if job.first
+        ]
+        return needed + [
             Job(job.case, job.seed, job.config, GROUP, measures=job.group)
             for case in CASES
             for job in runs
@@ -82,7 +87,7 @@ class Generation(Study):
     def measure(self, job: Job, run: Path, scale: Scale) -> Row:
         if job.group != GROUP:
             return {}
-        judge = next(other for other in self.jobs(scale) if other.group == JUDGE)
+        judge = next(other for other in self.jobs(scale) if other.case == JUDGE)
         return _Measurement(trilemma.load(run), run, run_folder(scale, judge), scale.toy).row()
 
     def tables(self, rows: list[Row], scale: Scale) -> str:
