@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trilemma import noise
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import BatchNorm
+from trilemma.energies import cross_entropy
 from trilemma.evaluation.lint.finding import Finding
 from trilemma.evaluation.lint.gains import Change, best_gain
 from trilemma.evaluation.lint.probe import Probe
@@ -31,6 +32,8 @@ REACH = ((2.75, 2 / 3), (1.5, 0.9))
 # not rescaled, and rescaled ones must fit them better, by the factor FITS_BETTER or with a larger gain.
 FITS, FITS_BETTER = 0.45, 2.0
 REACH_FITTING, REACH_OF_BATCH_NORM = ((1.2, 0.2),), ((2.0, 1 / 3),)
+# Below this part of the loss, that of rescaled clean images is clearly lower.
+CLEARLY_LOWER = 0.8
 # Number of images that are compared with the running statistics.
 MATCHED = 32
 
@@ -60,15 +63,22 @@ def normalisation_findings(
         if float(noisy_correct.float().mean()) >= NOISE_ROBUST:
             inputs, input_labels = torch.cat([images, noisy]), torch.cat([labels, labels])
             input_correct = torch.cat([correct, noisy_correct])
+    with_noise = len(inputs) > len(images)
     best = best_gain(probe, changes, inputs, input_labels, input_correct)
-    if best is None:
+    if best is None or (with_noise and not _lowers_loss(probe, best.change, images, labels)):
         return []
-    kind = "images" if len(inputs) == len(images) else "images and noisy copies"
+    kind = "images and noisy copies" if with_noise else "images"
     observation = (
         f"{best.change.text}, {best.gained} misclassified {kind} are classified correctly, and {best.lost} the other "
         "way round"
     )
     return [Finding.from_catalogue("normalisation", observation, best.gained - best.lost, len(inputs))]
+
+
+def _lowers_loss(probe: Probe, change: Change, images: Tensor, labels: Tensor) -> bool:
+    """Whether the mean loss clearly falls: a higher contrast alone can remove noise, and leaves clean images alone."""
+    before, after = (cross_entropy(probe.logits(x), labels).mean() for x in (images, change.apply(images)))
+    return bool(after < CLEARLY_LOWER * before)
 
 
 def _rescalings(clf: Classifier, images: Tensor) -> Iterator[Change]:
