@@ -150,8 +150,7 @@ def trained(
         figures = feature_metrics(extract(extractor, generated), reference, seed=0)
         named = image_metrics(generated, labels, None, judge)["named"]
         quality[name] = {"frechet": round(figures["frechet"], 2), "named": named, "recall": figures["recall"]}
-    about = clf.about
-    what = f"{type(clf.network).__name__}, {about.get('recipe') or about.get('method')}"
+    what = f"{type(clf.network).__name__}, {clf.about.get('method', run.name)}"
     return {**row(what, count, steps, seconds), "quality": quality}
 
 
@@ -186,6 +185,7 @@ def main() -> None:
     parser.add_argument(
         "--judge", type=Path, nargs="*", default=[], help="independent standard runs, one per run"
     )
+    parser.add_argument("--only-runs", action="store_true", help="no networks with random weights")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--toy", action="store_true", help="tiny: shows that the script works")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -193,7 +193,7 @@ def main() -> None:
     if len(options.judge) not in (1, len(options.run)) and options.run:
         parser.error("--judge: give one for all runs, or one per run")
     rounds, steps, count = (1, 2, 20) if options.toy else (ROUNDS, STEPS, options.images)
-    rows = [
+    rows = [] if options.only_runs else [
         untrained("small-resnet (width 16), 32x32", SmallResNet(10, 3, width=16, depth=8), count, steps // 2, rounds),
         untrained("PreActResNet-18, 32x32", PreActResNet(10, 3), 2 if options.toy else 50, max(1, steps // 10), rounds),
     ]  # fmt: skip

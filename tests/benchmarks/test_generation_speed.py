@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,11 +28,12 @@ def test_without_noise_the_plain_loop_and_ours_are_the_same_chain(monkeypatch):
     plain = generation_speed.plain_loop(clf, starts, labels, 5)
     assert (plain - starts).abs().max() > 1e-3
     copies: list[Classifier] = []
-    monkeypatch.setattr(
-        module,
-        "fast_copy",
-        lambda *given, **options: copies.append(fast_copy(*given, **options)) or copies[-1],
-    )
+
+    def recorded(*given: Any, **options: Any) -> Classifier:
+        copies.append(fast_copy(*given, **options))
+        return copies[-1]
+
+    monkeypatch.setattr(module, "fast_copy", recorded)
     for other in (generation_speed.ours, generation_speed.without_copy):
         assert torch.allclose(other(clf, starts, labels, 5), plain, atol=1e-4)
     assert len(copies) == 1
