@@ -20,8 +20,8 @@ from trilemma.config.registry import ATTACKS
 from trilemma.demo.subject import Subject
 from trilemma.errors import ConfigError, ImageError, UnknownNameError
 from trilemma.evaluation.chain_record import ChainRecord, recorded_steps
-from trilemma.evaluation.counterfactual import Counterfactuals
 from trilemma.evaluation.counterfactual import counterfactual as move
+from trilemma.evaluation.counterfactual_result import Counterfactuals
 from trilemma.evaluation.diagnose import landscape
 from trilemma.evaluation.predict import eval_logits
 from trilemma.metrics.energy_landscape import EnergyPoints, energy_points

@@ -14,7 +14,7 @@ from torch import Tensor
 from trilemma.demo.compute import Answer, Attacked, Frame, Generated, Plane
 from trilemma.demo.stopping import Beat
 from trilemma.demo.subject import Subject
-from trilemma.evaluation.counterfactual import Counterfactuals
+from trilemma.evaluation.counterfactual_result import Counterfactuals
 from trilemma.figures.chains import BAND, draw_chain_energies, draw_trajectories
 from trilemma.figures.counterfactual import difference_map, difference_scale, draw_way
 from trilemma.figures.energy_landscape import draw_plane
