@@ -57,12 +57,21 @@ def test_ctrl_c_ends_the_page_without_a_traceback(tmp_path):
     pytest.importorskip("gradio", reason="gradio is not installed: pip install -e '.[demo]'")
     command = [sys.executable, "-m", "trilemma", "demo"]
     with subprocess.Popen(
-        command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell starts background jobs, and so perhaps these tests, with Ctrl-C ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as server:
         assert server.stdout is not None
         address = server.stdout.readline()
         server.send_signal(signal.SIGINT)
-        output, errors = server.communicate(timeout=60)
+        try:
+            output, errors = server.communicate(timeout=60)
+        finally:
+            server.kill()
     assert server.returncode == 0, errors
     assert address.startswith("http://127.0.0.1:78") and output == ""
     assert errors.splitlines() == ["Ctrl-C ends the page", "the page has ended"]
