@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from common import Draw, Job, Row, Scale, Study, cell, finished, main, paragraph, run_folder, table
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from mnist import JUDGE, Mnist, judge_with_data
 from torch import Tensor
 
@@ -385,9 +386,12 @@ def _draw(rows: list[Row], theme: Theme) -> Figure:
     left.set_xlabel("recall (diversity)")
     left.set_ylabel("precision (quality)")
     left.set_title("All steps down E(x, y)")
-    right.set_xlabel("passes per image, with stopping (right end: without)")
+    right.set_xlabel("passes per image (line to: all steps)")
     right.set_ylabel("FD-standard")
     right.set_yscale("log")
+    right.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_locator(NullLocator())
     right.set_title("Adaptive stopping")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
