@@ -100,6 +100,9 @@ def test_a_pickle_offered_as_checkpoint_is_refused_and_not_run(mistake, tmp_path
 
 def test_a_run_that_has_no_classifier_yet(mistake, run_folder):
     (run_folder / "checkpoints" / "best" / "classifier.safetensors").unlink()
+    # A selected one that is lost is another mistake.
+    assert "give the classifier again, or --checkpoint last" in mistake("evaluate", run_folder)
+    (run_folder / "metrics.jsonl").unlink()
     assert "has no finished classifier yet" in mistake("evaluate", run_folder)
 
 
