@@ -400,7 +400,7 @@ def _draw(rows: list[Row], theme: Theme) -> Figure:
 def _gallery(rows: list[Row], theme: Theme) -> Figure:
     """The first image of each class, unfiltered: a line per classifier, a column of panels per cell of SHOWN."""
     names = list(rows[0]["shown"])
-    figure, axes = new_figure(7.6, 0.42 * len(rows) + 0.8, len(rows), len(names), squeeze=False)
+    figure, axes = new_figure(7.6, 0.3 * len(rows) + 0.6, len(rows), len(names), squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         for axis, name in zip(line, names, strict=True):
             images = _unpacked(row["shown"][name])
