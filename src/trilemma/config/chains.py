@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trilemma.errors import UnknownNameError, nearest
@@ -83,12 +83,11 @@ JEM_PLUS_PLUS = SamplerPreset(
     summary="clamped noiseless steps down E(x) from class Gaussians",
     source="arXiv 2109.09032, proximal SGLD: step 1, clamp 1, 10 steps on [-1, 1]",
 )  # fmt: skip
-SADA_JEM = SamplerPreset(
-    "proximal", "class-gaussian", "marginal", steps=10, step_size=JEM_PLUS_PLUS.step_size, noise_std=0.0,
-    clamp=JEM_PLUS_PLUS.clamp,
+SADA_JEM = replace(
+    JEM_PLUS_PLUS,
     summary="the steps of jem++, which SADA-JEM keeps",
     source="Yang et al. 2023, release: step 1, clamp 1, 5 or 10 steps on [-1, 1]",
-)  # fmt: skip
+)
 WEAT = SamplerPreset(
     "momentum", "class-pca", "joint", steps=500, step_size=0.0125, noise_std=0.001, zeta=0.8,
     summary="momentum down E(x, y) from the principal components of the class",
