@@ -19,7 +19,7 @@ from trilemma.config.presets import DIAGNOSE, Preset, find_preset
 from trilemma.config.registry import ATTACKS
 from trilemma.demo.subject import Subject
 from trilemma.errors import ConfigError, ImageError, UnknownNameError
-from trilemma.evaluation.chain_record import ChainRecord, recorded_steps
+from trilemma.evaluation.chain_record import ChainRecord, ChainRecorder, recorded_steps
 from trilemma.evaluation.counterfactual import counterfactual as move
 from trilemma.evaluation.counterfactual_result import Counterfactuals
 from trilemma.evaluation.diagnose import landscape
@@ -239,19 +239,17 @@ def generate(
     shared: dict[str, Any] = {"data": subject.train, "chains": subject.chains}
     # The same seed for both calls gives the chains these very starts.
     first, second = (torch.Generator().manual_seed(seed) for _ in range(2))
-    now = sample(clf, labels, **{**settings, "steps": 0}, generator=first, **shared).cpu()
-    starts, recorded, points = now.clone(), {0: now.clone()}, recorded_steps(total)
+    starts = sample(clf, labels, **{**settings, "steps": 0}, generator=first, **shared).cpu()
+    recorder = ChainRecorder(starts, torch.arange(images), recorded_steps(total))
     shown = set(torch.linspace(0, total, FRAMES + 1).round().int().tolist())
 
     def show(step: int) -> None:
-        values = _joint(clf, now, labels)
-        report(Frame(step, total, now.clone(), values))
+        values = _joint(clf, recorder.now, labels)
+        report(Frame(step, total, recorder.now.clone(), values))
 
     def record(step: dict[str, Any]) -> None:
+        recorder(step)
         done = int(step["step"]) + 1
-        now[step["index"].cpu()] = step["images"].detach().cpu()
-        if done in points:
-            recorded[done] = now.clone()
         if done in shown:
             show(done)
 
@@ -260,8 +258,7 @@ def generate(
         clf, labels, start=starts, sampler=settings["sampler"], energy=settings["energy"], steps=total,
         data=subject.train, generator=second, callback=record, **chain,
     ).cpu()  # fmt: skip
-    recorded = {step: recorded.get(step, final) for step in points} | {total: final}
-    chains = ChainRecord(tuple(recorded), torch.stack([*recorded.values()]), labels)
+    chains = ChainRecord(recorder.steps, recorder.images(final), labels)
     about = ", ".join(f"{key} {value}" for key, value in settings.items())
     return Generated(label, final, answers(clf, final, labels), chains, chains.joint_energies(clf), about)
 
