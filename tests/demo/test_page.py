@@ -105,11 +105,20 @@ def upload(page: Page, path: Path) -> str:
 
 
 def enter(page: Page, field: str, value: str) -> None:
-    """Writes into a field, and gives the page the time that a reader needs to reach the next one."""
+    """Writes into a field until it stays, as a reader does: on a busy machine a tab may still be filling in its own.
+
+    The page then has the time that a reader needs to reach the next field.
+    """
     box = page.locator(f"#{field} input, #{field} textarea")
-    box.fill(value)
-    box.blur()
-    page.wait_for_timeout(400)
+    deadline = time.monotonic() + PATIENCE / 1000
+    while True:
+        box.press("ControlOrMeta+a")
+        box.press_sequentially(value) if value else box.press("Delete")
+        box.blur()
+        page.wait_for_timeout(400)
+        if box.input_value() == value:
+            return
+        assert time.monotonic() < deadline, f"{field} shows {box.input_value()!r} instead of {value!r}"
 
 
 def answered(page: Page, name: str, words: str) -> bool:

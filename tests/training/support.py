@@ -139,3 +139,19 @@ def wait_until(condition: Callable[[], bool], process: ScriptProcess, seconds: f
             raise AssertionError(f"ended with {process.returncode}: {process.error()[-2000:]}")
         assert time.monotonic() < end, "nothing happened in time"
         time.sleep(0.02)
+
+
+# Recipe, run folder and overrides follow. Each process writes a file: on a common pipe their lines could mix.
+TWO_PROCESSES = """
+import os, sys
+from pathlib import Path
+from trilemma.training.train import train
+run = train(sys.argv[1], ["devices=2", *sys.argv[3:]], out=sys.argv[2], device="cpu")
+weights = sum(float(p.double().sum()) for p in run.classifier.parameters())
+Path(f"{sys.argv[2]}-{os.getpid()}.weights").write_text(repr(weights))
+"""
+
+
+def finished_weights(run: Path) -> list[str]:
+    """The sum of the weights in each process of ``TWO_PROCESSES`` that finished."""
+    return [file.read_text() for file in run.parent.glob(f"{run.name}-*.weights")]

@@ -7,20 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.support import ScriptProcess, tiny, wait_until
+from tests.training.support import TWO_PROCESSES, ScriptProcess, finished_weights, tiny, wait_until
 
 from trilemma.config.config import Config
 from trilemma.config.recipe import dump_config
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.checkpoint import load_state
 from trilemma.training.train import train
-
-SCRIPT = """
-import sys
-from trilemma.training.train import train
-run = train(sys.argv[1], ["devices=2", *sys.argv[3:]], out=sys.argv[2], device="cpu")
-print("weights", sum(float(p.double().sum()) for p in run.classifier.parameters()))
-"""
 
 
 def two_processes(
@@ -30,8 +23,9 @@ def two_processes(
     config: Config | None = None,
     before: str = "",
     end_at_first_line: bool = False,
-) -> tuple[int, str, str]:
-    """Exit code and words of a run in two processes (of one thread each) started by Fabric.
+) -> tuple[int, list[str], str]:
+    """Exit code of a run in two processes (of one thread each) started by Fabric, the sum of the weights in each that
+    finished, and what they complained of.
 
     Each of them executes ``before`` first.
     """
@@ -41,25 +35,25 @@ def two_processes(
         # large batches: in small ones rounding grows faster
         config = tiny("standard", {"batch_size": 128}, data={"name": "digits"}, network=network)
     (folder / "two.yaml").write_text(dump_config(config))
-    (folder / "script.py").write_text(before + SCRIPT)
+    (folder / "script.py").write_text(before + TWO_PROCESSES)
     process = ScriptProcess(folder / "script.py", folder / "two.yaml", run, *overrides)
     try:
         if end_at_first_line:
             wait_until(RunDirectory(run).metrics_file.is_file, process)
             process.send_signal(signal.SIGTERM)
-        code, said, complained = process.finish(120)
+        code, _, complained = process.finish(120)
     except BaseException:
         process.send_signal(signal.SIGKILL)
         raise
     if "Operation not permitted" in complained or "Address family not supported" in complained:
         pytest.skip("processes of this machine may not talk to each other over the loopback device")
-    return code, said, complained
+    return code, finished_weights(run), complained
 
 
 @pytest.mark.parametrize("update", ["plain", "awp"])
 def test_two_processes_reach_the_weights_of_one(tmp_path: Path, update: str) -> None:
     overrides = [f"update.name={update}"]
-    code, said, complained = two_processes(tmp_path, tmp_path / "two", *overrides)
+    code, weights, complained = two_processes(tmp_path, tmp_path / "two", *overrides)
     assert code == 0, complained[-3000:]
     two = RunDirectory.open(tmp_path / "two")
     one = RunDirectory.open(
@@ -69,7 +63,6 @@ def test_two_processes_reach_the_weights_of_one(tmp_path: Path, update: str) -> 
     states = [load_state(run.state_file) for run in (one, two)]
     for name, weight in states[0]["weights"].items():
         torch.testing.assert_close(states[1]["weights"][name], weight, rtol=1e-3, atol=1e-4)
-    weights = [line for line in said.splitlines() if line.startswith("weights")]
     assert len(weights) == 2 and len(set(weights)) == 1  # both processes hold the same finished classifier
 
     rows = [[row for row in run.metrics() if row["kind"] == "step"] for run in (one, two)]
@@ -119,12 +112,11 @@ def test_two_processes_roll_back_to_the_same_healthy_state(tmp_path: Path) -> No
         "fgsm", {"batch_size": 100, "epochs": 5, "ema": 0.9}, network={"name": "small-resnet", "width": 4},
         monitors={"remedies": {"accuracy-gap": [["rollback", "pgd-2"]]}},
     )  # fmt: skip
-    code, said, complained = two_processes(tmp_path, tmp_path / "run", config=config, before=COLLAPSE)
+    code, weights, complained = two_processes(tmp_path, tmp_path / "run", config=config, before=COLLAPSE)
     assert code == 0, complained[-3000:]
     run = RunDirectory.open(tmp_path / "run")
     (rollback,) = [event for event in run.events() if event["name"] == "rollback"]
     assert rollback["message"] == "from step 9 to the checkpoint of step 6, the last healthy evaluation"
-    weights = [line for line in said.splitlines() if line.startswith("weights")]
     assert len(weights) == 2 and len(set(weights)) == 1
     rows = [row for row in run.metrics() if row["kind"] == "epoch"]
     # the monitors read the mean of both, the selection of the first process its own

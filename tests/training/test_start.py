@@ -10,7 +10,16 @@ import pytest
 import torch
 import yaml
 from tests.training.conftest import Interrupt
-from tests.training.support import STEPS_PER_EPOCH, TREE, ScriptProcess, differences, state_of, tiny
+from tests.training.support import (
+    STEPS_PER_EPOCH,
+    TREE,
+    TWO_PROCESSES,
+    ScriptProcess,
+    differences,
+    finished_weights,
+    state_of,
+    tiny,
+)
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.load import load
@@ -238,24 +247,16 @@ def test_validate_says_what_a_run_will_begin_with(first: Run, tmp_path: Path) ->
     assert all(check["name"] != "start" for check in estimate(tiny("standard"))["checks"])
 
 
-SCRIPT = """
-import sys
-from trilemma.training.train import train
-run = train(sys.argv[1], ["devices=2"], out=sys.argv[2], device="cpu", progress=False)
-print("weights", sum(float(p.double().sum()) for p in run.classifier.parameters()))
-"""
-
-
 def test_two_processes_train_both_stages_and_walk_equally_far(tmp_path: Path) -> None:
     config = dual(stage_file(tmp_path), epochs=1)
     (tmp_path / "second.yaml").write_text(dump_config(config))
-    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "script.py").write_text(TWO_PROCESSES)
     process = ScriptProcess(tmp_path / "script.py", tmp_path / "second.yaml", tmp_path / "run")
-    code, said, complained = process.finish(240)
+    code, _, complained = process.finish(240)
     if "Operation not permitted" in complained or "Address family not supported" in complained:
         pytest.skip("processes of this machine may not talk to each other over the loopback device")
     assert code == 0, complained[-3000:]
-    weights = [line for line in said.splitlines() if line.startswith("weights")]
+    weights = finished_weights(tmp_path / "run")
     assert len(weights) == 2 and len(set(weights)) == 1
     run = RunDirectory.open(tmp_path / "run")
     assert run.first_stage.status()["status"] == run.status()["status"] == "finished"
