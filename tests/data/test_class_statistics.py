@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from trilemma.data import ClassGaussian, ClassPCA, GaussianBank, ImageSet, class_means
+from trilemma.data.statistics import ClassPCAOnDemand
 from trilemma.errors import DataError
 
 
@@ -117,6 +119,22 @@ def test_noise_belongs_to_the_image_not_to_its_batch(small_set: ImageSet, law: o
     assert source.sample(labels[:0], seeds[:0]).shape == (0, 1, 3, 4)
 
 
+def test_pca_on_demand_has_the_law_of_the_fitted_one(small_set: ImageSet) -> None:
+    fitted, on_demand = ClassPCA.fit(small_set), ClassPCAOnDemand(small_set)
+    labels, seeds = torch.arange(3).repeat_interleave(20_000), torch.arange(60_000)
+    assert torch.allclose(
+        fitted.mean_images(labels[::20_000]), on_demand.mean_images(labels[::20_000]), atol=1e-6
+    )
+    # Both are functions of their own random numbers, so their moments are compared.
+    first, second = (law.sample(labels, seeds).flatten(1) for law in (fitted, on_demand))
+    for label in range(3):
+        a, b = first[labels == label], second[labels == label]
+        assert torch.allclose(a.mean(0), b.mean(0), atol=0.01)
+        assert torch.allclose(a.T.cov(), b.T.cov(), atol=0.005)
+    with pytest.raises(DataError, match=r"explained_variance is 0"):
+        ClassPCAOnDemand(small_set, explained_variance=0)
+
+
 def test_pca_survives_storage(small_set: ImageSet) -> None:
     pca = ClassPCA.fit(small_set)
     again = ClassPCA.from_state_dict(pca.state_dict()).to("cpu")
@@ -146,6 +164,36 @@ def test_bank_resumes_exactly_inside_a_chunk(small_set: ImageSet) -> None:
     labels = torch.tensor([0, 1, 2, 0, 0, 0])
     assert torch.equal(bank.draw(labels), resumed.draw(labels))
     assert bank.draw(labels[:0]).shape == (0, 1, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("classes", "side", "chunk"), [(10, 32, 64), (100, 32, 64), (1000, 32, 10), (1000, 224, 1)]
+)
+def test_a_bank_has_a_limited_memory(classes: int, side: int, chunk: int) -> None:
+    class Law:
+        num_classes, image_shape, device = classes, (3, side, side), "cpu"
+
+        def sample(self, labels: Tensor, seeds: Tensor) -> Tensor:
+            drawn.append(len(labels))
+            return seeds.view(-1, 1, 1, 1).expand(-1, 3, side, side)
+
+    drawn: list[int] = []
+    bank = GaussianBank(Law(), seed=0)  # type: ignore[arg-type]
+    images = bank.draw(torch.tensor([0, 1, 0, 1, classes - 1]))
+    assert drawn == ([chunk] * 3 if chunk > 1 else [1] * 5)
+    assert chunk * classes * 3 * side**2 * 4 <= 128_000_000 or chunk == 1
+    # Whatever the chunk, the first draws of a class are its counters 0 and 1.
+    assert (images[2] - images[0]).unique().tolist() == [1]
+    assert (len(bank._chunks) == 0) == (chunk == 1)
+
+
+def test_indices_by_class_are_those_of_a_search() -> None:
+    labels = torch.randint(0, 50, (3_000,), generator=torch.Generator().manual_seed(0))
+    labels[labels == 7] = 8
+    images = torch.zeros(3_000, 1, 1, 1, dtype=torch.uint8)
+    found = ImageSet(images, labels, tuple(map(str, range(51))), "x", "all").indices_by_class
+    assert len(found) == 51 and len(found[7]) == len(found[50]) == 0
+    assert all(torch.equal(index, (labels == k).nonzero().flatten()) for k, index in enumerate(found))
 
 
 def test_a_class_without_images_is_named(small_set: ImageSet) -> None:

@@ -65,6 +65,19 @@ def test_stored_statistics_serve_where_the_data_are_not_at_hand(toy) -> None:
         assert torch.equal(stored, make_start(name, labels, SEEDS, (1, 4, 4), data, None))
 
 
+def test_the_components_of_many_classes_are_computed_when_drawn(toy, monkeypatch) -> None:
+    data, labels = toy.image_set(), toy.labels(9)
+    at_once = {
+        name: make_start(name, labels, SEEDS, (1, 4, 4), data, None)
+        for name in ("class-mean-noise", "class-pca")
+    }
+    monkeypatch.setattr("trilemma.samplers.starts.PCA_BYTES", 0)
+    monkeypatch.setattr(ClassPCA, "fit", None)
+    drawn = {name: make_start(name, labels, SEEDS, (1, 4, 4), data, None) for name in at_once}
+    torch.testing.assert_close(drawn["class-mean-noise"], at_once["class-mean-noise"])
+    assert drawn["class-pca"].shape == at_once["class-pca"].shape
+
+
 @pytest.mark.parametrize(
     "name", ["class-pca", "class-gaussian", "class-mean-noise", "local-pca", "data", "phase-scrambled"]
 )

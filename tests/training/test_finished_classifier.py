@@ -16,11 +16,12 @@ from trilemma.attacks.pgd import fgsm, pgd
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.load import load
 from trilemma.config.config import Config
-from trilemma.data.image_set import Splits
+from trilemma.data.image_set import ImageSet, Splits
 from trilemma.data.sources import load_splits
 from trilemma.data.statistics import ClassPCA
 from trilemma.methods.creation import create_from_config
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.training import statistics
 from trilemma.training import train as training
 from trilemma.training.build import build_classifier
 from trilemma.training.checkpoint import load_state
@@ -127,6 +128,44 @@ def test_it_carries_the_statistics_of_its_training_images(run: Run, data: Splits
     for k in range(10):
         mean = data.train.float_images(data.train.labels == k).flatten(1).mean(0)
         torch.testing.assert_close(pca.means[k], mean, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("classes", "side", "directions", "dtype"),
+    [
+        (10, 32, 64, torch.float32),
+        (40, 32, 64, torch.float16),
+        (100, 32, 25, torch.float16),
+        (290, 32, None, None),
+    ],
+)
+def test_a_class_pca_in_a_file_is_limited_in_bytes(
+    classes: int,
+    side: int,
+    directions: int | None,
+    dtype: torch.dtype | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fit(data: ImageSet, max_components: int, **options: object) -> ClassPCA:
+        size, pixels = len(data.class_names), 3 * side**2
+        basis = torch.zeros(1, 1, 1).expand(size, max_components, pixels)
+        counts = torch.full((size,), 100)
+        singular = torch.ones(size, max_components)
+        return ClassPCA(torch.zeros(size, pixels), basis, singular, counts, 0.99, data.image_shape)
+
+    monkeypatch.setattr(ClassPCA, "fit", fit)
+    labels = torch.arange(classes)
+    images = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(classes, 3, side, side)
+    pca = statistics.fit_pca(ImageSet(images, labels, tuple(map(str, range(classes))), "made", "train"))
+    if directions is None:
+        assert pca is None
+        return
+    assert pca is not None and pca.components.shape[1] == directions
+    stored = statistics._stored(pca)
+    assert stored["pca.components"].dtype == stored["pca.means"].dtype == dtype
+    assert sum(tensor.nbytes for tensor in stored.values()) < 16_100_000
+    again = ClassPCA.from_state_dict({name.removeprefix("pca."): tensor for name, tensor in stored.items()})
+    assert again.components.dtype == again.means.dtype == torch.float32
 
 
 class Untouchable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -86,6 +87,13 @@ class ImageSet:
         """(C, H, W) of one image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
+
+    @cached_property
+    def indices_by_class(self) -> tuple[Tensor, ...]:
+        """The indices of the images of each class in ascending order, int64 ``[n_k]`` each; found once, by one sort."""
+        order = torch.argsort(self.labels, stable=True)
+        counts: list[int] = torch.bincount(self.labels, minlength=self.num_classes).tolist()
+        return torch.split(order, counts)
 
     def subset(self, index: Tensor | Sequence[int]) -> ImageSet:
         """The images at ``index`` (integers, or a boolean mask), in that order; a copy in memory."""

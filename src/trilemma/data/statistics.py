@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ from trilemma.errors import DataError
 # Images around a random one for a local PCA, and samples of it that are drawn at once.
 NEIGHBOURS = 100
 CHUNK = 16
+# Samples of a class that a bank draws at once, and the memory of those of all classes: 64 samples up to 160 classes of
+# 32x32x3, 10 for 1,000.
+BANK_CHUNK = 64
+BANK_BYTES = 128_000_000
 
 
 def class_means(image_set: ImageSet) -> Tensor:
@@ -35,13 +39,12 @@ def class_means(image_set: ImageSet) -> Tensor:
 
 def _indices_by_class(image_set: ImageSet) -> list[Tensor]:
     """The indices of the images of each class; raises :class:`DataError` if a class has none."""
-    indices = [torch.nonzero(image_set.labels == label).flatten() for label in range(image_set.num_classes)]
-    for name, index in zip(image_set.class_names, indices, strict=True):
+    for name, index in zip(image_set.class_names, image_set.indices_by_class, strict=True):
         if len(index) == 0:
             raise DataError(
                 f"{image_set.name} ({image_set.split}): class {name!r} has no image; add at least one"
             )
-    return indices
+    return list(image_set.indices_by_class)
 
 
 def _by_class(labels: Tensor) -> list[tuple[int, Tensor]]:
@@ -93,31 +96,18 @@ class ClassPCA:
         Raises:
             DataError: a class has no image, or ``explained_variance`` is out of range.
         """
-        if not 0 < explained_variance <= 1:
-            raise DataError(f"explained_variance is {explained_variance}; give a fraction in (0, 1]")
-        means, bases, values, counts = [], [], [], []
+        _check_share(explained_variance)
         ranks = class_ranks(image_set.labels)
+        fitted = []
         for index in _indices_by_class(image_set):
             if max_images_per_class is not None:
                 index = index[ranks[index] < max_images_per_class]
-            pixels = image_set.float_images(index).flatten(1).double()
-            mean = pixels.mean(0)
-            basis, singular = _principal(pixels - mean)
-            share = torch.cumsum(singular**2, 0) / (singular**2).sum().clamp(min=1e-12)
-            rank = min(
-                len(singular),
-                int((share < explained_variance - 1e-9).sum()) + 1,
-                max_components or len(singular),
-            )
-            means.append(mean.float())
-            bases.append(basis[:rank].float())
-            values.append(singular[:rank].float())
-            counts.append(len(index))
+            fitted.append(_fit_class(image_set, index, explained_variance, max_components))
         return cls(
-            torch.stack(means),
-            torch.nn.utils.rnn.pad_sequence(bases, batch_first=True),
-            torch.nn.utils.rnn.pad_sequence(values, batch_first=True),
-            torch.tensor(counts),
+            torch.stack([one.mean for one in fitted]),
+            torch.nn.utils.rnn.pad_sequence([one.basis for one in fitted], batch_first=True),
+            torch.nn.utils.rnn.pad_sequence([one.singular_values for one in fitted], batch_first=True),
+            torch.tensor([one.images for one in fitted]),
             explained_variance,
             image_set.image_shape,
         )
@@ -141,6 +131,10 @@ class ClassPCA:
             images[index] = self.means[label] + scaled @ self.components[label]
         return images.clamp_(0, 1).view(len(labels), *self.image_shape)
 
+    def mean_images(self, labels: Tensor) -> Tensor:
+        """The mean image of the class of each label, float32 ``[N, C, H, W]``; ``labels`` is int64 ``[N]``."""
+        return self.means[labels.to(self.means.device)].view(len(labels), *self.image_shape)
+
     def to(self, device: torch.device | str) -> Self:
         """A copy on ``device``."""
         tensors = {name: value.to(device) for name, value in self.state_dict().items()}
@@ -159,16 +153,95 @@ class ClassPCA:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> Self:
-        """Creates the object from the tensors of :meth:`state_dict`."""
+        """Creates the object from the tensors of :meth:`state_dict`; those in half precision become float32."""
         channels, height, width = state["image_shape"].tolist()
         return cls(
-            state["means"],
-            state["components"],
+            state["means"].float(),
+            state["components"].float(),
             state["singular_values"],
             state["counts"],
             float(state["explained_variance"]),
             (channels, height, width),
         )
+
+
+class _FittedClass(NamedTuple):
+    """The principal components of one class, as in :class:`ClassPCA` and without padding."""
+
+    mean: Tensor
+    basis: Tensor
+    singular_values: Tensor
+    images: int
+
+
+def _fit_class(
+    image_set: ImageSet, index: Tensor, explained_variance: float, max_components: int | None = None
+) -> _FittedClass:
+    """The principal components of the images at ``index``."""
+    pixels = image_set.float_images(index).flatten(1).double()
+    mean = pixels.mean(0)
+    basis, singular = _principal(pixels - mean)
+    share = torch.cumsum(singular**2, 0) / (singular**2).sum().clamp(min=1e-12)
+    rank = min(
+        len(singular),
+        int((share < explained_variance - 1e-9).sum()) + 1,
+        max_components or len(singular),
+    )
+    return _FittedClass(mean.float(), basis[:rank].float(), singular[:rank].float(), len(index))
+
+
+def _check_share(explained_variance: float) -> None:
+    if not 0 < explained_variance <= 1:
+        raise DataError(f"explained_variance is {explained_variance}; give a fraction in (0, 1]")
+
+
+class ClassPCAOnDemand:
+    """The same distribution as :class:`ClassPCA`, whose components are computed when a class is first drawn.
+
+    With many classes or large images, the components of all classes take too much memory and time (64 directions of
+    1,000 classes at 224 pixels are 38 GB). Here one class is in memory at a time, and a call draws its classes in turn.
+
+    Args:
+        image_set: training images.
+        explained_variance, max_images_per_class: as of :meth:`ClassPCA.fit`.
+        device: device of the samples.
+
+    Raises:
+        DataError: a class has no image, or ``explained_variance`` is out of range.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        explained_variance: float = 0.99,
+        max_images_per_class: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        _check_share(explained_variance)
+        self._image_set, self._explained_variance, self._device = image_set, explained_variance, device
+        self._indices = _indices_by_class(image_set)
+        if max_images_per_class is not None:
+            ranks = class_ranks(image_set.labels)
+            self._indices = [index[ranks[index] < max_images_per_class] for index in self._indices]
+
+    def mean_images(self, labels: Tensor) -> Tensor:
+        """The mean image of the class of each label, float32 ``[N, C, H, W]``; ``labels`` is int64 ``[N]``."""
+        shape = self._image_set.image_shape
+        images = torch.empty(len(labels), *shape, device=self._device)
+        for label, index in _by_class(labels):
+            images[index] = self._image_set.float_images(self._indices[label]).mean(0).to(images)
+        return images
+
+    def sample(self, labels: Tensor, seeds: Tensor) -> Tensor:
+        """As :meth:`ClassPCA.sample` with the scale of the class."""
+        shape = self._image_set.image_shape
+        images = torch.empty(len(labels), math.prod(shape), device=self._device)
+        for label, index in _by_class(labels):
+            fitted = _fit_class(self._image_set, self._indices[label], self._explained_variance)
+            coefficients = noise.normal(seeds[index], 0, fitted.singular_values.shape).to(images)
+            scaled = coefficients * (fitted.singular_values * max(fitted.images - 1, 1) ** -0.5).to(images)
+            images[index] = fitted.mean.to(images) + scaled @ fitted.basis.to(images)
+        return images.clamp_(0, 1).view(len(labels), *shape)
 
 
 def _principal(centred: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,8 +285,7 @@ class LocalPCA:
         explained_variance: float = 0.99,
         device: torch.device | str = "cpu",
     ) -> None:
-        if not 0 < explained_variance <= 1:
-            raise DataError(f"explained_variance is {explained_variance}; give a fraction in (0, 1]")
+        _check_share(explained_variance)
         self.image_shape = image_set.image_shape
         self.k = k or NEIGHBOURS
         self.explained_variance = explained_variance
@@ -326,6 +398,11 @@ class ClassGaussian:
         return self._means[label] + centred @ as_float(self._images[label]) + math.sqrt(self.jitter) * white
 
 
+def _chunk_size(num_classes: int, image_shape: tuple[int, int, int]) -> int:
+    """Samples of a class that are drawn at once: 64, or as many as the memory of a bank holds of every class."""
+    return max(1, min(BANK_CHUNK, BANK_BYTES // (4 * num_classes * math.prod(image_shape))))
+
+
 class GaussianBank:
     """Draws samples of a :class:`ClassGaussian` ahead of use, a chunk of one class per matrix product.
 
@@ -335,13 +412,13 @@ class GaussianBank:
     Args:
         class_gaussian: the distribution.
         seed: seed of all draws.
-        chunk: number of samples computed at once.
+        chunk: number of samples computed at once; ``None`` for 64, or as many as fit into 128 MB for all classes.
     """
 
-    def __init__(self, class_gaussian: ClassGaussian, seed: int, chunk: int = 64) -> None:
+    def __init__(self, class_gaussian: ClassGaussian, seed: int, chunk: int | None = None) -> None:
         self._distribution = class_gaussian
         self._seed = seed
-        self._chunk = chunk
+        self._chunk = chunk or _chunk_size(class_gaussian.num_classes, class_gaussian.image_shape)
         self._counters = [0] * class_gaussian.num_classes
         # Class to (number of the current chunk, its images).
         self._chunks: dict[int, tuple[int, Tensor]] = {}
@@ -367,7 +444,9 @@ class GaussianBank:
             )
             seeds = (((self._seed * 1_000_003 + label) % 2**31) << 32) + counters
             chunk = number, self._distribution.sample(torch.full_like(counters, label), seeds)
-            self._chunks[label] = chunk
+            # A chunk of one sample is used up by it.
+            if self._chunk > 1:
+                self._chunks[label] = chunk
         self._counters[label] += 1
         return chunk[1][index]
 

@@ -7,6 +7,7 @@ function that makes images from labels and seeds, so that statistics are fitted 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
@@ -23,7 +24,7 @@ from trilemma.config.registry import STARTS
 from trilemma.config.starts import StartPart, parse_start
 from trilemma.data.image_set import ImageSet
 from trilemma.data.outlier_images import OutsideImages
-from trilemma.data.statistics import ClassGaussian, ClassPCA, GaussianBank, LocalPCA
+from trilemma.data.statistics import ClassGaussian, ClassPCA, ClassPCAOnDemand, GaussianBank, LocalPCA
 from trilemma.errors import ConfigError, nearest
 from trilemma.samplers.replay_buffer import load_chains
 from trilemma.units import count
@@ -31,6 +32,9 @@ from trilemma.units import count
 # Images per class for a fitted PCA: about one second per class at 32x32, and more than the directions that hold 99 % of
 # the variance.
 PCA_IMAGES = 1_000
+# Memory up to which the components of all classes are computed at once: enough for ten classes of 32x32x3. Beyond it,
+# those of a class are computed when it is drawn.
+PCA_BYTES = 128_000_000
 # Added to the seed of the starts, so that they share no random numbers with the method or with other processes.
 SEED_OFFSET = 500_000
 
@@ -70,8 +74,8 @@ class StartContext:
             )
         return self.data
 
-    def class_pca(self) -> ClassPCA:
-        """Returns the stored class PCA, or one fitted to the training images.
+    def class_pca(self) -> ClassPCA | ClassPCAOnDemand:
+        """Returns the stored class PCA, or that of the training images.
 
         Raises:
             ConfigError: there is neither a stored PCA nor training images.
@@ -83,6 +87,9 @@ class StartContext:
                 f"start: {self.name!r} needs class statistics; pass data=... (on the command line --data) or a "
                 "classifier saved with them"
             )
+        pixels = math.prod(self.image_shape)
+        if 4 * self.data.num_classes * pixels * min(PCA_IMAGES, pixels, len(self.data)) > PCA_BYTES:
+            return ClassPCAOnDemand(self.data, max_images_per_class=PCA_IMAGES, device=self.device)
         return ClassPCA.fit(self.data, max_images_per_class=PCA_IMAGES).to(self.device)
 
     def replay_chains(self) -> ImageSet:
@@ -111,10 +118,10 @@ def gaussian(context: StartContext, std: float = 0.25) -> DrawStarts:
 
 def class_mean_noise(context: StartContext, std: float = 0.3) -> DrawStarts:
     """The mean image of the class plus N(0, std^2), clipped to [0, 1]."""
-    means = context.class_pca().means.view(-1, *context.image_shape)
+    mean_images = context.class_pca().mean_images
 
     def draw(labels: Tensor, seeds: Tensor) -> Tensor:
-        centres = means.to(seeds.device)[labels]
+        centres = mean_images(labels).to(seeds.device)
         return (centres + std * noise.normal(seeds, 0, context.image_shape).to(centres)).clamp(0.0, 1.0)
 
     return draw
@@ -154,7 +161,7 @@ def replay_buffer(context: StartContext) -> DrawStarts:
 
 def _images_by_class(images: ImageSet) -> DrawStarts:
     """Draws a random image of each label's class."""
-    class_indices = [(images.labels == k).nonzero().squeeze(1) for k in range(images.num_classes)]
+    class_indices = images.indices_by_class
 
     def draw(labels: Tensor, seeds: Tensor) -> Tensor:
         for label in labels.unique().tolist():
