@@ -18,7 +18,9 @@ ROOMS = (
     "methods", "updates", "monitors", "metrics", "figures", "training", "evaluation", "pages", "demo", "cli",
 )  # fmt: skip
 # Single files at the top of the package, which import nothing of the other rooms.
-GROUND = ("_version", "errors", "files", "progress", "energies", "noise", "tables", "threat", "units")
+GROUND = (
+    "_version", "errors", "files", "limits", "progress", "energies", "noise", "printing", "tables", "threat", "units",
+)  # fmt: skip
 # The package's own doors: they name what every room offers, and import it on first use.
 DOORS = ("trilemma", "trilemma.__main__")
 

@@ -12,9 +12,17 @@ from pathlib import Path
 from sysconfig import get_path
 from traceback import walk_tb
 
+from trilemma.printing import short_line
+
 
 class TrilemmaError(Exception):
-    """Base class of all exceptions that this package defines."""
+    """Base class of all exceptions that this package defines.
+
+    Its message is one line without control characters, whatever names and values are quoted in it.
+    """
+
+    def __str__(self) -> str:
+        return short_line(super().__str__())
 
 
 class UserError(TrilemmaError):

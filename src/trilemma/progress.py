@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any, Protocol
 
+from trilemma.printing import print_message, visible_line
+
 # Called with the number of further images, files or bytes that are done.
 Advance = Callable[[int], None]
 
@@ -136,7 +138,7 @@ class _TerminalBar:
                     task.description, task.completed, task.total, left, unit, task.fields["text"]
                 )
                 bar = Text(mark * filled, "bar.complete").append(mark * (width - filled), "bar.back")
-                line = bar.append(f" {words}", "")
+                line = bar.append(f" {visible_line(words)}", "")
                 line.no_wrap, line.overflow = True, "ellipsis"
                 return line
 
@@ -155,7 +157,10 @@ class _TerminalBar:
         )
 
     def message(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False)
+        from rich.text import Text
+
+        # Not as a str, in which rich would read brackets as markup.
+        self._progress.console.print(Text(visible_line(text)))
 
     def stop(self) -> None:
         self._progress.stop()
@@ -193,7 +198,7 @@ class _NotebookBar:
             self._draw(self._content())
 
     def message(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print_message(text)
 
     def stop(self) -> None:
         nothing = {"text/plain": "", "text/html": ""}
@@ -209,7 +214,7 @@ class _NotebookBar:
         words = " ".join(text for text in (self._amount(), left, self.text) if text)
         share = "" if self.total is None else f' max="{self.total:g}" value="{self.done:g}"'
         html = f"{escape(self.title)} <progress{share}></progress> {escape(words)}"
-        return {"text/plain": f"{self.title} {words}", "text/html": html}
+        return {"text/plain": visible_line(f"{self.title} {words}"), "text/html": html}
 
     def _amount(self) -> str:
         seconds = f"{time.monotonic() - self.began:.0f} s"

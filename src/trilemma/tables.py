@@ -1,12 +1,19 @@
-"""Tables of results that show themselves: as text on one screen, as HTML in a notebook, as Markdown or a data frame."""
+"""Tables of results that show themselves: as text on one screen, as HTML in a notebook, as Markdown, CSV or data.
+
+Cells may hold names from anywhere: in Markdown no cell is markup or HTML, in CSV no text is a formula.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from trilemma.errors import MissingExtraError
+from trilemma.printing import visible_line
 
 # Rows of a table that its text and its HTML show; the rest is counted.
 SHOWN_ROWS = 20
@@ -25,7 +32,7 @@ def cell(value: object) -> str:
 
 def text_table(rows: Sequence[Mapping[str, object]]) -> str:
     """Rows as aligned columns, with the keys of the first row as heading; at most :data:`SHOWN_ROWS` rows."""
-    lines = [[" ".join(text.split())[:CELL_WIDTH] for text in line] for line in _cells(rows[:SHOWN_ROWS])]
+    lines = [[_line(text)[:CELL_WIDTH] for text in line] for line in _cells(rows[:SHOWN_ROWS])]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = "\n".join(
         "  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip()
@@ -38,10 +45,52 @@ def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
     """All rows as a Markdown table; empty without rows."""
     if not rows:
         return ""
-    head, *body = _cells(rows)
+    head, *body = ([markdown_cell(text) for text in line] for line in _cells(rows))
     lines = [head, ["---"] * len(head), *body]
-    escaped = ([" ".join(part.split()).replace("|", "\\|") for part in line] for line in lines)
-    return "".join("| " + " | ".join(line) + " |\n" for line in escaped)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _line(text: str) -> str:
+    """The text in one line, without control characters and runs of spaces."""
+    return " ".join(visible_line(text).split())
+
+
+def markdown_cell(text: str) -> str:
+    """The text in one line, with escapes for characters that Markdown or HTML would read as markup."""
+    line = re.sub(r"[\\`*|~\[\]$]", r"\\\g<0>", escape(_line(text), quote=False))
+    # Inside a word an underscore is no markup.
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", line)
+
+
+# First characters by which a spreadsheet takes a cell for a formula, also in full width.
+_FORMULA = tuple(
+    "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
+)
+_NUMBER = re.compile(r"[-+](?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+
+
+def csv_cell(value: object) -> object:
+    """A value for a CSV file: numbers and ``None`` are unchanged, texts are one line and never a formula.
+
+    A text that begins with ``=``, ``+``, ``-`` or ``@`` gets an apostrophe before it, which spreadsheets read as "text"
+    and other programs as a part of the name; a number such as ``-1.5`` gets none.
+    """
+    if not isinstance(value, str):
+        return value
+    line = _line(value)
+    return f"'{line}" if line.startswith(_FORMULA) and not _NUMBER.fullmatch(line) else line
+
+
+def csv_lines(lines: Iterable[Iterable[object]]) -> str:
+    """Lines of values as CSV; every value passes :func:`csv_cell`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([csv_cell(value) for value in line] for line in lines)
+    return text.getvalue()
+
+
+def csv_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """All rows as CSV, with the keys of the first row as heading."""
+    return csv_lines([list(rows[0]), *(list(row.values()) for row in rows)])
 
 
 def html_table(rows: Sequence[Mapping[str, object]]) -> str:

@@ -191,7 +191,7 @@ def test_names_of_runs_are_no_markup(two, tmp_path):
     name = "a|b *c* <i>d __e__ $f_g$ `h`"
     paths = [two[0].rename(tmp_path / name), two[1]]
     lines = as_markdown(comparison_table(paths)).splitlines()
-    assert lines[2].startswith(r"| a\|b \*c\* \<i\>d \_\_e\_\_ \$f_g\$ \`h\` | pgd-at |")
+    assert lines[2].startswith(r"| a\|b \*c\* &lt;i&gt;d \_\_e\_\_ \$f_g\$ \`h\` | pgd-at |")
     html = write_comparison(paths, tmp_path / "page.html").read_text()
     assert "<bdi>a|b *c* &lt;i&gt;d _<wbr>_<wbr>e" in html and "<i>" not in html
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from trilemma.errors import CheckpointError, ConfigError, ImageError, NetworkErr
 from trilemma.files import CLASSIFIER
 from trilemma.networks.create import create_network
 from trilemma.networks.own_network import own_network
+from trilemma.printing import print_message
 from trilemma.threat import Threat
 
 Data = str | Path | ImageSet
@@ -258,7 +258,7 @@ def _read(file: Path) -> StoredWeights:
 
 def note(text: str) -> None:
     """Prints a line on standard error about a choice that was made while a classifier was opened."""
-    print(text, file=sys.stderr, flush=True)
+    print_message(text)
 
 
 def _two_normalisations(stored: StoredWeights, other: str) -> ConfigError:

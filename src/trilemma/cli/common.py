@@ -18,7 +18,7 @@ import typer
 from trilemma.config.mistakes import shared_keys
 from trilemma.config.recipe import recipe_names
 from trilemma.errors import ConfigError, RunError
-from trilemma.figures.labels import one_line
+from trilemma.printing import print_block, print_drawn, print_lines, print_message, visible_line
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.tables import cell
 
@@ -94,13 +94,13 @@ Radius = Annotated[
 
 def print_error(message: str, prefix: str = "error: ") -> None:
     """Prints a message on standard error as one line."""
-    print(f"trilemma: {prefix}{' '.join(message.splitlines())}", file=sys.stderr)
+    print_message(f"trilemma: {prefix}{message}")
 
 
 def print_progress(message: str, quiet: bool = False) -> None:
     """Prints a line of progress on standard error; nothing if ``quiet``."""
     if not quiet:
-        print(message, file=sys.stderr, flush=True)
+        print_message(message)
 
 
 def show_progress_bar(quiet: bool) -> bool:
@@ -110,7 +110,7 @@ def show_progress_bar(quiet: bool) -> bool:
 
 def print_json(value: object) -> None:
     """Prints a value as indented JSON on standard output; non-finite numbers become ``null``."""
-    print(json.dumps(_finite(value), indent=2, allow_nan=False, default=str))
+    print_block(json.dumps(_finite(value), indent=2, allow_nan=False, default=str))
 
 
 def _finite(value: Any) -> Any:
@@ -136,16 +136,21 @@ def print_table(rows: Sequence[Mapping[str, object]], title: str | None = None) 
     from rich.console import Console
     from rich.table import Table
 
-    cells = [{key: one_line(cell(row[key])) for key in rows[0]} for row in rows]
+    cells = [{key: visible_line(cell(row[key])) for key in rows[0]} for row in rows]
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else WIDEST
     shown, omitted = fitting_columns(cells, width)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=None if title is None else visible_line(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for key in shown:
         values = [row[key] for row in rows if row[key] is not None]
         numeric = bool(values) and all(isinstance(value, int | float) for value in values)
         side: Literal["left", "right"] = "right" if numeric else "left"
-        table.add_column(key, justify=side, overflow="fold", no_wrap=not _is_prose(cells, key))
+        table.add_column(visible_line(key), justify=side, overflow="fold", no_wrap=not _is_prose(cells, key))
     for line in cells:
         table.add_row(*(line[key] for key in shown))
     # Rendered to a string and printed here, because rich exits with code 1 on a closed pipe.
@@ -154,7 +159,7 @@ def print_table(rows: Sequence[Mapping[str, object]], title: str | None = None) 
         file=text, width=width, force_terminal=terminal, markup=False, highlight=False, emoji=False
     )
     console.print(table)
-    print("\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip()))
+    print_drawn("\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip()))
     if omitted:
         print_text(f"not shown: {', '.join(omitted)}; widen the terminal, or add --json")
 
@@ -163,8 +168,10 @@ def print_text(text: str) -> None:
     """Prints a sentence on standard output; on a terminal it is wrapped at spaces."""
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
-        text = textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False)
-    print(text)
+        text = textwrap.fill(visible_line(text), width, break_on_hyphens=False, break_long_words=False)
+        print_block(text)
+    else:
+        print_lines(text)
 
 
 # Width of a table in a pipe or a file.

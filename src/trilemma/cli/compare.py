@@ -18,6 +18,7 @@ from trilemma.cli.common import (
 from trilemma.pages.compare import Format, as_text
 from trilemma.pages.compare import compare as compare_runs
 from trilemma.pages.table import SEEDS_NOTE, as_tree
+from trilemma.printing import print_block, print_lines
 from trilemma.runs.read import check_results
 
 DEFAULT_PAGE = Path("compare.html")
@@ -65,7 +66,7 @@ def compare(
         writable_folder(out.parent)
     table = compare_runs(runs, out, form, each, bold)
     if out is None and form is not None and not as_json:
-        print(as_text(table, form, bold), end="")
+        print_block(as_text(table, form, bold))
         return
     if as_json:
         print_json(
@@ -78,4 +79,4 @@ def compare(
         for entry in table.entries:
             for note in entry.notes:
                 print_text(f"not comparable: {entry.path}, {entry.checkpoint}: {note}")
-        print(out)
+        print_lines(out)

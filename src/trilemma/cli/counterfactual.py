@@ -20,6 +20,7 @@ from trilemma.cli.common import (
 )
 from trilemma.cli.model import ImagePaths, split_images, with_classifier
 from trilemma.errors import ConfigError
+from trilemma.printing import print_lines
 from trilemma.runs.lock import writing_inside
 from trilemma.units import check_radius, length
 
@@ -96,10 +97,9 @@ def counterfactual(
         return
     print_table([{key: row[key] for key in SHOWN} for row in result.rows])
     already = int((result.original_labels == result.target_labels).sum())
-    print(
-        f"{int(result.success.sum())} of {len(result)} images are of class {target}, {already} of them before any step"
-    )
-    print(f"figure: {written.with_suffix('.png')}\nimages: {written.with_suffix('')}")
+    reached = int(result.success.sum())
+    print_lines(f"{reached} of {len(result)} images are of class {target}, {already} of them before any step")
+    print_lines(f"figure: {written.with_suffix('.png')}", f"images: {written.with_suffix('')}")
 
 
 def _check(norm: str, budget: str | None, least: bool, tolerance: str | None) -> None:

@@ -13,6 +13,7 @@ from trilemma.cli.exits import sigterm_interrupts
 from trilemma.cli.model import with_classifier
 from trilemma.cli.quickstart import DONE, NAMES
 from trilemma.errors import ConfigError
+from trilemma.printing import print_lines
 from trilemma.runs.run_directory import RunDirectory
 
 HOST = "127.0.0.1"
@@ -74,7 +75,7 @@ def demo(
                 print_error(
                     "--share: gradio's tunnel cannot be reached; the page is on this machine only", ""
                 )
-            print(local if public is None else f"{local}\n{public}", flush=True)
+            print_lines(*(url for url in (local, public) if url is not None))
             threading.Event().wait()
         except KeyboardInterrupt:
             print_progress("the page has ended", quiet)

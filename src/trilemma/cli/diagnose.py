@@ -29,6 +29,7 @@ from trilemma.cli.common import (
 )
 from trilemma.cli.model import with_classifier
 from trilemma.config.presets import DIAGNOSE, DIAGNOSE_DEFAULT, diagnose_presets
+from trilemma.printing import print_lines
 
 ATTACK_HELP = (
     f"repeatable: {', '.join(DIAGNOSE)}, or a registered attack  [default: {', '.join(DIAGNOSE_DEFAULT)}]"
@@ -85,7 +86,7 @@ def diagnose(
     print_table(attacks(record))
     print_table(moves(record))
     print_text(note(record))
-    print(f"figures: {folder}")
+    print_lines(f"figures: {folder}")
 
 
 def print_findings(record: dict[str, Any]) -> None:
@@ -94,7 +95,7 @@ def print_findings(record: dict[str, Any]) -> None:
 
     findings, _, _ = findings_of([record])
     if not findings:
-        print(lint_summary([record]))
+        print_lines(lint_summary([record]))
     for finding in findings:
         print_text(f"lint: {finding}")
 

@@ -17,6 +17,7 @@ from trilemma.cli.common import (
 )
 from trilemma.cli.model import with_classifier
 from trilemma.errors import ConfigError, RunError
+from trilemma.printing import print_lines
 from trilemma.runs.run_directory import RunDirectory
 
 Onnx = Annotated[bool, option("--onnx", "write an .onnx file; requires the extra 'onnx'")]
@@ -67,7 +68,7 @@ def export(
     if as_json:
         print_json({"file": str(exported.path), **exported.metadata})
     else:
-        print(exported.path)
+        print_lines(exported.path)
 
 
 def _default_path(run: RunDirectory | None, suffix: str) -> Path:

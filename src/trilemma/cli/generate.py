@@ -37,6 +37,7 @@ from trilemma.config.chains import ENERGIES, PRECISIONS, PRESETS, SCHEDULES, fin
 from trilemma.config.registry import SAMPLERS
 from trilemma.config.starts import parse_start
 from trilemma.errors import ConfigError
+from trilemma.printing import print_lines
 from trilemma.units import choice
 
 PRESET_HELP = "published settings, see `trilemma list samplers`; other options override them"
@@ -155,7 +156,7 @@ def generate(
         print_row(row)
     if record["stopping"] is not None:
         print_text(stopping_text(record))
-    print(f"grid: {grid}\nimages: {folder / record['name']}")
+    print_lines(f"grid: {grid}", f"images: {folder / record['name']}")
 
 
 def _check_names(

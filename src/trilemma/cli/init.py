@@ -10,6 +10,7 @@ from trilemma.cli.common import Device, argument, completed_by, option, print_er
 from trilemma.config.registry import METHODS
 from trilemma.errors import RunError
 from trilemma.files import write_text
+from trilemma.printing import print_lines
 from trilemma.units import duration
 
 if TYPE_CHECKING:
@@ -81,23 +82,23 @@ def _print_findings(folder: Path, found: Survey) -> None:
     ]
     print_table(rows)
     if len(by_class) > MANY_CLASSES:
-        print(f"... and {len(by_class) - MANY_CLASSES:,} classes more")
+        print_lines(f"... and {len(by_class) - MANY_CLASSES:,} classes more")
     height, width = found.size
     grey = found.images - len(found.broken) - found.colour
     colours = (
         "colour" if not grey else "grey" if not found.colour else f"{found.colour:,} colour, {grey:,} grey"
     )
     sizes = f"{width}x{height}" if found.sizes == 1 else f"{found.sizes:,} sizes, most often {width}x{height}"
-    print(f"{found.images:,} images in {len(by_class):,} classes; {colours}; {sizes} pixels")
+    print_lines(f"{found.images:,} images in {len(by_class):,} classes; {colours}; {sizes} pixels")
     largest, smallest = max(by_class, key=by_class.__getitem__), min(by_class, key=by_class.__getitem__)
-    print(f"chance: {chance(by_class):.1%}, the accuracy of answering {largest!r} always")
+    print_lines(f"chance: {chance(by_class):.1%}, the accuracy of answering {largest!r} always")
     if by_class[largest] > UNEVEN * by_class[smallest]:
-        print(
+        print_lines(
             f"uneven: {by_class[largest]:,} of {largest!r}, {by_class[smallest]:,} of {smallest!r}; "
             "look at the accuracy of each class, not only at the mean"
         )
     for line in found.remarks:
-        print(line)
+        print_lines(line)
     for path, reason in found.broken[:MANY_FILES]:
         print_error(f"{folder}: {path}: {reason}", prefix="warning: ")
     if len(found.broken) > MANY_FILES:
@@ -122,7 +123,7 @@ def _print_next(file: Path, advice: Advice, device: str, found: Survey) -> None:
     recipe = shlex.quote(str(file))
     network, data = advice.sections["network"], advice.sections["data"]
     size = f"{data['size']}x{data['size']}" if data["size"] else "the images' own size"
-    print(
+    print_lines(
         f"{file}: {advice.config.method.name} with {network['name']} (width {network['width']}, depth "
         f"{network['depth']}) at {size}, {advice.config.training.epochs} epochs of {advice.train:,} images: about "
         f"{duration(advice.seconds)} on this {'CPU' if device == 'cpu' else 'GPU'}"
@@ -138,7 +139,7 @@ def _print_next(file: Path, advice: Advice, device: str, found: Survey) -> None:
     if found.broken:
         commands.insert(0, "remove or replace the files above that cannot be decoded")
     for index, command in enumerate(commands):
-        print(f"{'     ' if index else 'next:'} {command}")
+        print_lines(f"{'     ' if index else 'next:'} {command}")
 
 
 def recipe_yaml(found: Survey, advice: Advice, file: Path, device: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from itertools import groupby
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from trilemma.cli.common import Json, argument, completed_by, percent, print_jso
 from trilemma.config import registry
 from trilemma.config.chains import PRESETS
 from trilemma.errors import UnknownNameError, nearest
+from trilemma.printing import print_lines, print_message
 
 REGISTRIES = {
     "methods": registry.METHODS,
@@ -76,10 +76,10 @@ def _list_published(as_json: bool) -> None:
     from trilemma.evaluation.published import published, source
 
     if as_json:
-        print(source(), file=sys.stderr)
+        print_message(source())
         print_json([entry.record() for entry in published()])
         return
-    print(source())
+    print_lines(source())
     for (data, norm), board in groupby(published(), lambda entry: (entry.data, entry.norm)):
         rows = list(board)
         # The most frequent radius is that of the leaderboard; a few entries have 0.031 for 8/255.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -29,6 +30,7 @@ from trilemma.cli.report import report
 from trilemma.cli.score import score
 from trilemma.cli.train import train
 from trilemma.cli.validate import validate
+from trilemma.printing import print_block, print_lines, print_traceback, print_warnings_visibly
 
 app = typer.Typer(
     name="trilemma",
@@ -63,7 +65,7 @@ app.command()(validate)
 
 def _version(requested: bool) -> None:
     if requested:
-        print(f"trilemma {trilemma.__version__}")
+        print_lines(f"trilemma {trilemma.__version__}")
         raise typer.Exit
 
 
@@ -86,11 +88,17 @@ def trilemma_command(
     Exit codes: 0 success, 1 bug, 2 user error (with a one-line message), 3 training failed, 130 interrupted.
     """
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        print_block(context.get_help())
 
 
 def main() -> None:
     """Entry point of the installed command."""
     # Must be set before torch is loaded: spinning threads reduce throughput by a factor of 2-5 on shared cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    app(prog_name="trilemma")
+    print_warnings_visibly()
+    try:
+        app(prog_name="trilemma")
+    except Exception as error:
+        # A bug, with exit code 1. Python would print the messages in the traceback as they are.
+        print_traceback(error)
+        sys.exit(1)

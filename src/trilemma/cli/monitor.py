@@ -8,6 +8,7 @@ from typing import Annotated
 from trilemma.cli.common import Json, argument, option, print_json, print_table, print_text, writable_folder
 from trilemma.errors import ConfigError
 from trilemma.monitors.verdict import Verdict, judge
+from trilemma.printing import print_lines
 
 LogFile = Annotated[Path, argument("LOG", "CSV, TSV, JSON or JSON lines file, or a run folder")]
 Images = Annotated[
@@ -80,7 +81,7 @@ def monitor(
     )
     print_text(verdict.text)
     if figure is not None:
-        print(figure)
+        print_lines(figure)
 
 
 def _save(path: Path, verdict: Verdict) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import Json, argument, option, print_json
 from trilemma.cli.model import with_classifier
+from trilemma.printing import print_lines
 
 Repository = Annotated[str, argument("OWNER/NAME", "repository on the hub; created if it does not exist")]
 License = Annotated[
@@ -58,4 +59,4 @@ def push(
     if as_json:
         print_json({"repository": repository, "target": target})
     else:
-        print(target)
+        print_lines(target)

@@ -26,6 +26,7 @@ from trilemma.cli.common import (
 )
 from trilemma.cli.exits import INTERRUPTED
 from trilemma.cli.workers import Job, Say, run_jobs
+from trilemma.printing import print_lines
 from trilemma.progress import ProgressBar, can_draw
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.units import duration
@@ -92,7 +93,7 @@ def quickstart(
         print_json({"runs": rows, "report": str(page)})
     else:
         _print_results(rows)
-        print(page)
+        print_lines(page)
 
 
 def _print_results(runs: list[dict[str, Any]]) -> None:

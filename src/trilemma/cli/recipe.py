@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 from trilemma.cli.common import Overrides, Recipe, option
 from trilemma.config.recipe import dump_config, load_config, recipe_text
 from trilemma.errors import ConfigError
+from trilemma.printing import print_block
 
 
 def recipe(
@@ -27,8 +27,8 @@ def recipe(
       trilemma recipe digits/pgd-at --resolved attack.steps=5 > mine.yaml
     """
     if resolved:
-        sys.stdout.write(dump_config(load_config(recipe, overrides or ())))
+        print_block(dump_config(load_config(recipe, overrides or ())))
         return
     if overrides:
         raise ConfigError(f"{overrides[0]}: overrides change only the resolved recipe; add --resolved")
-    sys.stdout.write(recipe_text(recipe))
+    print_block(recipe_text(recipe))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trilemma.cli.common import Json, Results, print_json
+from trilemma.printing import print_lines
 from trilemma.runs.read import check_results
 
 
@@ -25,4 +26,4 @@ def report(run: Results, as_json: Json = False) -> None:
     if as_json:
         print_json({"report": str(page)})
     else:
-        print(page)
+        print_lines(page)

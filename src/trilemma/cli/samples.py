@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import choose_device, option, print_json, print_progress, print_table, print_text
 from trilemma.errors import ConfigError
+from trilemma.printing import print_lines
 from trilemma.runs.lock import writing_inside
 
 # Metrics whose table columns do not carry the extractor's name.
@@ -161,7 +162,7 @@ def print_row(row: dict[str, Any]) -> None:
     """Prints the metrics of the image sets as a table, and a line that states the reference images and features."""
     print_table(set_metrics(row))
     data = row["data"]
-    print(
+    print_lines(
         f"{row['protocol']}: against {data['name']} {data['split']}, {data['images']}, in {data['extractor']}"
     )
     if "draws" in row["facts"]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import sys
 from typing import Annotated, Literal
 
 from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import Device, Json, choose_device, option, print_json, print_table
 from trilemma.cli.model import ImagePaths, split_images, with_classifier
+from trilemma.printing import print_block
+from trilemma.tables import csv_table
 
 Format = Annotated[Literal["table", "csv", "json"], option("--format", "format of the output")]
 TRAINING_HELP = "training images for the percentile, name or path  [default: those stored in the classifier]"
@@ -50,8 +50,6 @@ def score(
     if as_json or form == "json":
         print_json(rows)
     elif form == "csv":
-        writer = csv.DictWriter(sys.stdout, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        print_block(csv_table(rows))
     else:
         print_table(rows)

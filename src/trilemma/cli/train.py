@@ -28,6 +28,7 @@ from trilemma.cli.exits import INTERRUPTED
 from trilemma.config.overrides import parse_overrides
 from trilemma.config.recipe import load_config
 from trilemma.errors import RunError
+from trilemma.printing import print_lines
 from trilemma.runs.run_directory import RunDirectory
 
 RECIPE_HELP = (
@@ -110,12 +111,14 @@ def run_training(
 
 def _print_summary(result: dict[str, Any]) -> None:
     path = shlex.quote(result["run"])
-    print(f"{result['status']}: {result['run']}")
+    print_lines(f"{result['status']}: {result['run']}")
     if result["held_out_clean"] is not None:
         clean, robust = percent(result["held_out_clean"]), percent(result["held_out_pgd10"])
         under_attack = "" if robust is None else f", PGD-10 {robust}"
         chance = percent(result["held_out_chance"])
         largest = "" if chance is None else f" (largest class: {chance})"
-        print(f"held-out accuracy (epoch {result['best_epoch']:g}): clean {clean}{under_attack}{largest}")
+        print_lines(
+            f"held-out accuracy (epoch {result['best_epoch']:g}): clean {clean}{under_attack}{largest}"
+        )
     for index, command in enumerate(("evaluate", "generate", "diagnose", "report")):
-        print(f"{'     ' if index else 'next:'} trilemma {command} {path}")
+        print_lines(f"{'     ' if index else 'next:'} trilemma {command} {path}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
+
+from trilemma.printing import print_message
 
 _NOT_COUNTED = "not counted: "
 _printed: set[str] = set()
@@ -39,4 +40,4 @@ def print_remarks(where: str, remarks: Iterable[str]) -> None:
     for text in (f"{where}: {line}" for line in remarks if line.startswith(_NOT_COUNTED)):
         if text not in _printed:
             _printed.add(text)
-            print(text, file=sys.stderr, flush=True)
+            print_message(text)

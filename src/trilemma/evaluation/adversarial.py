@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from trilemma.data.image_set import as_float
 from trilemma.errors import ConfigError, RunError
 from trilemma.evaluation.protocol import ACCURACY, Protocol, Request, Verdicts
 from trilemma.files import replacing
+from trilemma.printing import print_message
 
 OPTION = "--save-adversarial"
 
@@ -83,10 +83,9 @@ def save_adversarial(file: Path, request: Request, verdicts: Verdicts, about: Ma
     predicted = torch.cat(predictions)
     differing = int(((predicted == request.labels) != verdicts.correct).sum())
     if differing:
-        print(
+        print_message(
             f"note: {file}: {differing} of {len(images)} images are at the decision boundary and give another verdict "
-            "when they are classified again",
-            file=sys.stderr,
+            "when they are classified again"
         )
     arrays: dict[str, Any] = {
         "images": images.numpy(), "clean": request.images.cpu().numpy(), "labels": request.labels.numpy(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -38,6 +37,7 @@ from trilemma.evaluation.protocol import (
 )
 from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
 from trilemma.metrics.accuracy import chance
+from trilemma.printing import print_message
 from trilemma.progress import bar
 from trilemma.runs.lock import writing
 from trilemma.runs.records import LAST, write_row
@@ -360,7 +360,7 @@ def _row(
             identity = ("protocol", "version", "threat", "data", "seed", "checkpoint", "trilemma", "torch")
             save_adversarial_images(saved, request, result, {key: row[key] for key in identity})
         else:
-            print(f"note: {name} returns no adversarial images; {saved} is not written", file=sys.stderr)
+            print_message(f"note: {name} returns no adversarial images; {saved} is not written")
     return row
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from trilemma.data.pictures import decode, read_header
 from trilemma.energies import marginal_energy
 from trilemma.errors import ConfigError, DataError
 from trilemma.evaluation.source import Source, open_source
+from trilemma.printing import print_message
 from trilemma.tables import Records
 
 BATCH_SIZE = 256
@@ -168,15 +168,11 @@ class Items:
             return
         if count == 0:
             raise DataError(f"none of the {total} images can be read; the lines above say why")
-        print(
-            f"skipped {total - count} of {total} images, which cannot be read",
-            file=sys.stderr,
-            flush=True,
-        )
+        print_message(f"skipped {total - count} of {total} images, which cannot be read")
 
 
 def _print_skipped(error: DataError) -> None:
-    print(f"skipped: {error}", file=sys.stderr, flush=True)
+    print_message(f"skipped: {error}")
 
 
 def open_items(images: Images, skip_unreadable: bool = False) -> Items:

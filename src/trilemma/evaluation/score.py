@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from trilemma.errors import CheckpointError, ConfigError, DataError
 from trilemma.evaluation.evaluate import run_splits
 from trilemma.evaluation.predict import BATCH_SIZE, eval_logits, open_items
 from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
+from trilemma.printing import print_message
 from trilemma.tables import Records
 from trilemma.training.statistics import energy_quantiles
 
@@ -101,11 +101,9 @@ def _quantiles(clf: Classifier, source: Source, training_data: Data | None) -> T
             return energy_quantiles(clf, run_splits(run.path).train)
         except DataError as error:
             reason = f", and those of its run cannot be read ({error})"
-    print(
+    print_message(
         f"percentile: not known, as the classifier stores no energies of its training images{reason}; add --data NAME "
-        "or a path of them (in Python training_data=)",
-        file=sys.stderr,
-        flush=True,
+        "or a path of them (in Python training_data=)"
     )
     return None
 

@@ -6,11 +6,12 @@ the default font lacks. matplotlib is imported on use only, so that tables can s
 
 from __future__ import annotations
 
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+
+from trilemma.printing import CONTROLS, print_message
 
 # The font of figures; it comes with matplotlib.
 DEFAULT = "DejaVu Sans"
@@ -18,20 +19,13 @@ DEFAULT = "DejaVu Sans"
 LONGEST = 28
 # Bidirectional classes of scripts that are written from right to left.
 _RIGHT_TO_LEFT = ("R", "AL")
-# Controls of the writing direction, which would reorder the text around a name.
-_DIRECTIONS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
 def one_line(text: str) -> str:
     """Returns the text in one line, without control characters, in composed form (NFC)."""
-    visible = (
-        " " if character.isspace() else character
-        for character in unicodedata.normalize("NFC", text)
-        if character.isspace()
-        or (unicodedata.category(character) != "Cc" and ord(character) not in _DIRECTIONS)
-    )
-    return " ".join("".join(visible).split())
+    spaced = "".join(" " if character.isspace() else character for character in text)
+    return " ".join(unicodedata.normalize("NFC", CONTROLS.sub("", spaced)).split())
 
 
 def shortened(text: str, longest: int) -> str:
@@ -133,8 +127,7 @@ def _family_with(characters: frozenset[str]) -> str | None:
 @cache
 def _say_numbered() -> None:
     """Prints, once per process, that figures show numbers instead of some names."""
-    print(
+    print_message(
         "note: no installed font has all characters of some names; figures show numbers such as #0 instead, and pages "
-        "list the names",
-        file=sys.stderr,
+        "list the names"
     )

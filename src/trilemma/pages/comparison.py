@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from trilemma.pages.table import (
     with_range,
 )
 from trilemma.pages.words import footer, method_words, shown_path, threat_words
+from trilemma.printing import print_message
 from trilemma.runs.read import Contents, read_contents, start_order
 
 
@@ -240,7 +240,7 @@ def _points(run: Contents) -> dict[str, EnergyPoints] | None:
     try:
         return None if run.energies_file is None else read_points(run.energies_file)
     except DataError as error:
-        print(f"warning: left out: {error}", file=sys.stderr)
+        print_message(f"warning: left out: {error}")
         return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
@@ -20,6 +19,7 @@ from trilemma.pages.lint import lint_result
 from trilemma.pages.page import Picture, picture, write_page
 from trilemma.pages.published import published_beside
 from trilemma.pages.words import class_words, facts, footer, interval, shown_path, stale_words, state_words
+from trilemma.printing import print_message
 from trilemma.runs.read import Contents, read_contents
 from trilemma.runs.records import same_checkpoint
 
@@ -223,7 +223,7 @@ def _save_picture(run: Contents, name: str, images: tuple[bytes, bytes], caption
     try:
         write_pair(run.path / "figures" / f"{name}.png", images)
     except OSError as error:
-        print(f"warning: {run.path}/figures: cannot be written ({error.strerror or error})", file=sys.stderr)
+        print_message(f"warning: {run.path}/figures: cannot be written ({error.strerror or error})")
     return picture(images, name.replace("-", " "), caption)
 
 

@@ -6,8 +6,6 @@ makes the table from runs.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +16,7 @@ from trilemma.figures.labels import one_line
 from trilemma.pages.words import DASH, NOT_ABOVE, not_above_chance, percent
 from trilemma.runs.read import Record
 from trilemma.runs.records import is_stale
-from trilemma.tables import Records, data_frame
+from trilemma.tables import Records, csv_lines, data_frame, markdown_cell
 
 # Quantities of generated images from ``trilemma generate``; the distance is divided by that of real test images.
 NAMED, DISTANCE = "named as their class", "distance, of real"
@@ -231,14 +229,17 @@ def head(entry: Entry) -> tuple[str, ...]:
 
 def as_markdown(table: Table) -> str:
     """Returns the table as Markdown, with a last column for notes on comparability if there are any."""
-    titles = [*HEAD, *("<br>".join(map(_escaped, column.card)) for column in table.columns)]
+    titles = [*HEAD, *("<br>".join(map(markdown_cell, column.card)) for column in table.columns)]
     lines = [titles, ["---"] * len(HEAD) + ["---:"] * len(table.columns)]
     lines += [
-        [*map(_escaped, head(entry)), *(cell(column, entry.values.get(column)) for column in table.columns)]
+        [
+            *map(markdown_cell, head(entry)),
+            *(cell(column, entry.values.get(column)) for column in table.columns),
+        ]
         for entry in table.entries
     ]
     if incomparable(table):
-        notes = [INCOMPARABLE, "---", *(_escaped("; ".join(entry.notes)) for entry in table.entries)]
+        notes = [INCOMPARABLE, "---", *(markdown_cell("; ".join(entry.notes)) for entry in table.entries)]
         lines = [[*line, note] for line, note in zip(lines, notes, strict=True)]
     text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     return f"{text}\n{SEEDS_NOTE}\n" if table.grouped else text
@@ -249,27 +250,18 @@ def incomparable(table: Table) -> bool:
     return any(entry.notes for entry in table.entries)
 
 
-def _escaped(text: str) -> str:
-    """Returns the text in one line, with backslashes before characters that Markdown would read as markup."""
-    line = re.sub(r"[\\`*|<>\[\]$]", r"\\\g<0>", one_line(text))
-    # Inside a word an underscore is no markup.
-    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", line)
-
-
 def as_csv(table: Table) -> str:
     """Returns the table as CSV: a line per classifier, with the value and 95 % interval of each column.
 
     Columns have short names: ``pgd_20``, ``pgd_20_lower``, ``pgd_20_upper``, ``pgd_20_data``, ``pgd_20_threat``; with
     several training seeds also ``pgd_20_std``, ``_min``, ``_max`` and ``_runs``.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     parts = (*PARTS, *SPREAD) if table.grouped else PARTS
     titles = [*HEAD, "seeds"]
     for name, column in zip(table.names, table.columns, strict=True):
         titles += [name if part == "value" else f"{name}_{part}" for part in parts]
         titles += [f"{name}_{key}" for key in _conditions(column)]
-    writer.writerow([*titles, "not_comparable"])
+    lines: list[list[object]] = [[*titles, "not_comparable"]]
     for entry in table.entries:
         line: list[object] = [entry.run, entry.method, entry.checkpoint, entry.minutes]
         line.append(" ".join(map(str, entry.seeds)))
@@ -277,8 +269,8 @@ def as_csv(table: Table) -> str:
             row, conditions = entry.values.get(column), _conditions(column)
             line += [None if row is None else row.get(part) for part in parts]
             line += [None if row is None else value for value in conditions.values()]
-        writer.writerow([*line, "; ".join(entry.notes)])
-    return text.getvalue()
+        lines.append([*line, "; ".join(entry.notes)])
+    return csv_lines(lines)
 
 
 def _conditions(column: Column) -> dict[str, str]:

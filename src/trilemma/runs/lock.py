@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from trilemma.errors import RunError
+from trilemma.printing import print_message
 from trilemma.runs.run_directory import LOCK_FILE, RunDirectory
 
 # A folder that cannot be written needs no lock: nothing in it changes.
@@ -45,10 +45,7 @@ def writing(folder: Path) -> Iterator[None]:
         # Whatever cannot be written is reported where it is written.
         if error.errno not in _READ_ONLY:
             reason = error.strerror or error
-            print(
-                f"warning: {folder}: cannot be locked ({reason}); write with one process only",
-                file=sys.stderr,
-            )
+            print_message(f"warning: {folder}: cannot be locked ({reason}); write with one process only")
         yield
         return
     try:

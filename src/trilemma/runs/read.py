@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from trilemma.config.registry import STARTS
 from trilemma.config.starts import start_names
 from trilemma.errors import CheckpointError, RunError
 from trilemma.files import CLASSIFIER, dark_path
+from trilemma.printing import print_message
 from trilemma.runs.records import (
     LAST,
     STALE,
@@ -224,7 +224,7 @@ def _read(file: Path, quiet: bool = False) -> Record | None:
         return read_record(file)
     except RunError as error:
         if not quiet:
-            print(f"warning: left out: {error}", file=sys.stderr)
+            print_message(f"warning: left out: {error}")
         return None
 
 
@@ -242,7 +242,7 @@ def _headers(run: RunDirectory) -> dict[str, Record | None]:
         try:
             headers[name] = dict(CLASSIFIER.read_header(file))
         except CheckpointError as error:
-            print(f"warning: {error}; its results are marked as stale", file=sys.stderr)
+            print_message(f"warning: {error}; its results are marked as stale")
             headers[name] = None
     return headers
 

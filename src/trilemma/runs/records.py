@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from trilemma.config.yaml_text import parse_yaml, read_text
 from trilemma.errors import ConfigError, RunError
 from trilemma.files import parse_json, text_digest, write_text
+from trilemma.printing import print_message
 from trilemma.units import parse_fraction
 
 Row = Mapping[str, Any]
@@ -41,9 +41,8 @@ LONGEST_NAME = 180
 
 def warn_unwritable(path: Path, error: OSError) -> None:
     """Prints a one-line warning to standard error that a result could not be written to ``path``."""
-    print(
-        f"warning: {path}: cannot be written ({error.strerror or error}); the result is shown but not saved",
-        file=sys.stderr,
+    print_message(
+        f"warning: {path}: cannot be written ({error.strerror or error}); the result is shown but not saved"
     )
 
 
@@ -271,7 +270,7 @@ def note_kept(path: Path, kept: str, other: Path) -> None:
 
 
 def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+    print_message(f"note: {text}")
 
 
 def checkpoint_name(about: Mapping[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ from trilemma.config.config import Config
 from trilemma.config.recipe import dump_config, load_config
 from trilemma.errors import RunError
 from trilemma.files import parse_json, write_text
+from trilemma.printing import print_message
 
 # The empty file of the lock (:mod:`trilemma.runs.lock`), which is no content of a folder.
 LOCK_FILE = ".lock"
@@ -53,7 +54,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 @cache
 def _warn_once(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print_message(text)
 
 
 class RunDirectory:

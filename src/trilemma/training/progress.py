@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any, Protocol
 
+from trilemma.printing import print_message
 from trilemma.progress import ProgressBar, can_draw, clock
 
 
@@ -62,7 +62,7 @@ class Lines:
             self.message(f"{done:4.0%}  {clock(seconds_left)} left  {describe(line)}")
 
     def message(self, text: str) -> None:
-        print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+        print_message(f"{self.name}: {text}")
 
     def close(self) -> None: ...
 

@@ -16,6 +16,7 @@ from trilemma.data.statistics import ClassPCA
 from trilemma.errors import describe
 from trilemma.methods.base import Points
 from trilemma.monitors.readings import Reading, mean_reading
+from trilemma.printing import print_message
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.samplers.replay_buffer import CHAINS_FILE, save_chains
 from trilemma.training.checkpoint import save_state
@@ -138,7 +139,7 @@ class Record:
                 )
                 kept = {key: record[key] for key in ("step", "epoch")}
                 self.run.add_event({**kept, "kind": "warning", "name": "log", "message": message})
-                print(f"warning: log: {message}", file=sys.stderr, flush=True)
+                print_message(f"warning: log: {message}")
 
     def drop_later_metrics(self, state: TrainingState, undone: bool = False) -> None:
         """Removes the metric lines of steps after the current one, which will be run again.
@@ -159,7 +160,7 @@ class Record:
     def warn(self, message: str) -> None:
         """Prints a warning on standard error, also if no progress is shown."""
         if self.writes:
-            print(f"warning: {message}", file=sys.stderr, flush=True)
+            print_message(f"warning: {message}")
 
     def event(
         self, state: TrainingState, kind: str, name: str, message: str, step: int | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from trilemma.attacks.ensemble.pool import Pool, Work
 from trilemma.errors import CheckpointError
 from trilemma.files import TensorFormat, tensor_bytes
+from trilemma.printing import print_message
 
 FORMAT = TensorFormat(
     name="attack-state",
@@ -68,7 +68,7 @@ class PoolFile:
         try:
             FORMAT.write(self.path, tensors, header)
         except CheckpointError as error:
-            print(f"warning: {error}", file=sys.stderr)
+            print_message(f"warning: {error}")
             self._unwritable = True
         self._last_save = time.monotonic()
 

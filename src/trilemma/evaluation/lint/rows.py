@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
@@ -15,6 +14,7 @@ from trilemma.evaluation.lint.finding import Finding
 from trilemma.evaluation.lint.run import MAX_IMAGES, Lint, inspect
 from trilemma.evaluation.published import implausible
 from trilemma.metrics.accuracy import wilson_interval
+from trilemma.printing import print_message
 from trilemma.threat import Threat
 from trilemma.units import parse_fraction
 
@@ -49,7 +49,7 @@ def lint_data(
 def print_findings(findings: Iterable[Finding]) -> None:
     """Prints one line per finding on standard error."""
     for finding in findings:
-        print(f"lint: {finding}", file=sys.stderr, flush=True)
+        print_message(f"lint: {finding}")
 
 
 def add_lint(rows: Mapping[str, Row], result: Lint | None) -> None:
