@@ -1,0 +1,228 @@
+"""Part ``files``: every file of a run folder damaged in every way, under the commands that read it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fault_suite import results
+from benchmarks.fault_suite.case import Case, Ended
+from benchmarks.fault_suite.damage import ANY, MISSING, TEXT, copy_of
+from benchmarks.fault_suite.process import run
+
+RECIPE = (
+    "digits/pgd-at", "network.width=4", "training.epochs=3", "training.log_every=5", "training.ema=0.9",
+    "training.held_out_images=50", "training.evaluate_every=1", "training.checkpoint_minutes=0.0001",
+    "attack.steps=3",
+)  # fmt: skip
+# The step after which the unfinished run was interrupted; it has 27.
+_INTERRUPTED = 15
+_SAMPLES = "class-pca_momentum_joint_2"
+FINISHED, UNFINISHED = "finished", "unfinished"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A command that reads a run.
+
+    Attributes:
+        arguments: of the command; the run is the folder ``run``.
+        source: the run folder that it is given.
+        read: reads its result.
+        files: the files of the run that it reads.
+    """
+
+    arguments: tuple[str, ...]
+    source: str
+    read: Callable[[Ended], Any]
+    files: tuple[str, ...]
+
+
+_STATES = ("checkpoints/last/state.safetensors", f"checkpoints/last/state-{_INTERRUPTED:09d}.safetensors")
+_BEST, _LAST = (f"checkpoints/{name}/classifier.safetensors" for name in ("best", "last"))
+_ABOUT = ("config.yaml", "environment.json", "status.json", "metrics.jsonl", "events.jsonl")
+_ROWS = ("evaluation/clean.json", "evaluation/last/pgd-20.json")
+_PAGE = (
+    "figures/energies.json", "figures/energies.npz", "figures/energy-histograms.png", f"samples/{_SAMPLES}.json",
+    f"samples/{_SAMPLES}.png",
+)  # fmt: skip
+_QUICK = ("--json", "-q")
+
+READERS = {
+    "evaluate": Reader(
+        ("evaluate", "run", "--protocol", "clean", "--images", "40", *_QUICK), FINISHED, results.of_json,
+        (*_ABOUT, *_ROWS, _BEST, _LAST),
+    ),
+    "predict": Reader(
+        ("predict", "run", "digit.png", "--json"), FINISHED, results.of_json,
+        ("config.yaml", "status.json", "metrics.jsonl", _BEST),
+    ),
+    "report": Reader(
+        ("report", "run"), FINISHED, results.of_page("run/report.html"),
+        (*_ABOUT, *_ROWS, *_PAGE, _BEST, _LAST),
+    ),
+    "compare": Reader(
+        ("compare", "run", "--format", "json"), FINISHED, results.of_json,
+        (*_ABOUT, *_ROWS, f"samples/{_SAMPLES}.json", _BEST, _LAST),
+    ),
+    "monitor": Reader(
+        ("monitor", "run", "--json"), FINISHED, results.of_json, ("config.yaml", "metrics.jsonl", "events.jsonl")
+    ),
+    "export": Reader(
+        ("export", "run", "--state-dict", "-q"), FINISHED, results.of_weights("run/export/classifier.pt"),
+        ("config.yaml", "metrics.jsonl", _BEST),
+    ),
+    "generate": Reader(
+        ("generate", "run", "--per-class", "1", "--steps", "2", *_QUICK), FINISHED, results.of_json,
+        ("config.yaml", _BEST, f"samples/{_SAMPLES}.json", f"samples/{_SAMPLES}.npz"),
+    ),
+    "train --resume": Reader(
+        ("train", "run", "--resume", *_QUICK), UNFINISHED, results.of_run("run"), (*_ABOUT, *_STATES, _BEST),
+    ),
+}  # fmt: skip
+
+
+def make_runs(folder: Path) -> None:
+    """Trains the runs that are damaged, unless they exist: a finished one with all results, and an interrupted one."""
+    done = folder / "done"
+    if done.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "digits").mkdir(exist_ok=True)
+    succeed(_interrupt, folder)
+    copy_of(folder / UNFINISHED, folder / FINISHED)
+    for arguments in (
+        ("train", FINISHED, "--resume", "-q"),
+        ("evaluate", FINISHED, "--images", "40", "-q"),
+        ("diagnose", FINISHED, "--images", "20", "--attack", "pgd", "-q"),
+        ("generate", FINISHED, "--per-class", "1", "--steps", "2", "-q"),
+    ):
+        succeed(arguments, folder)
+    done.touch()
+
+
+def succeed(action: tuple[str, ...] | Callable[[], Any], folder: Path) -> Ended:
+    ended = run(action, folder)
+    if isinstance(ended, str) or ended.code:
+        raise SystemExit(
+            f"the sound input cannot be made: {ended if isinstance(ended, str) else ended.stderr}"
+        )
+    return ended
+
+
+def _interrupt() -> None:
+    """Trains to step :data:`_INTERRUPTED`, in a process of its own, as Ctrl-C leaves it."""
+    from trilemma.training.train import train
+
+    def stop(record: dict[str, Any], step: int) -> None:
+        if step == _INTERRUPTED:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        train(RECIPE[0], RECIPE[1:], out=UNFINISHED, progress=False, log=stop)
+    except KeyboardInterrupt:
+        return
+    raise SystemExit("the run was not interrupted")
+
+
+def digit(file: Path) -> None:
+    """Writes an image file of a digit."""
+    from PIL import Image
+
+    from trilemma.data.sources import load_splits
+
+    Image.fromarray(load_splits("digits").test.images[0, 0].numpy()).save(file)
+
+
+class Sound:
+    """The sound runs, and the result of every reader for them, computed on first use.
+
+    Args:
+        folder: where the runs are made, or were made before.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        make_runs(folder)
+        self._results: dict[str, Any] = {}
+
+    def prepare(self, reader: Reader, target: Path) -> None:
+        """Writes what a reader is run on into an empty folder."""
+        copy_of(self.folder / reader.source, target / "run")
+        if "digit.png" in reader.arguments:
+            digit(target / "digit.png")
+
+    def result(self, name: str) -> Any:
+        """The result of a reader for the sound run; it is computed twice, since it must not depend on the moment."""
+        if name not in self._results:
+            reader = READERS[name]
+            found = []
+            for attempt in range(2):
+                place = self.folder / f"sound-{attempt}"
+                copy_of(self.folder / "digits", place)
+                self.prepare(reader, place)
+                found.append(reader.read(succeed(reader.arguments, place)))
+                remove(place)
+            if found[0] != found[1]:
+                difference = results.first_difference(*found)
+                raise SystemExit(f"{name}: two results of the same input differ: {difference}")
+            self._results[name] = found[0]
+        return self._results[name]
+
+
+def remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder)
+
+
+def cases(folder: Path, short: bool) -> Iterator[Case]:
+    """The cases; of the short form every 60th."""
+    sound = Sound(folder)
+    every = [
+        (name, file, way)
+        for name, reader in READERS.items()
+        for file in reader.files
+        for way in (TEXT if file.endswith((".yaml", ".json", ".jsonl")) else ANY)
+        if (name, file, way) not in _RIGHT_AS_IT_IS
+    ]
+    for name, file, way in every[::60] if short else every:
+        yield _case(sound, name, file, way)
+
+
+# A folder without a configuration is a folder of rows, which has another name.
+_RIGHT_AS_IT_IS = [("compare", "config.yaml", MISSING)]
+
+
+def _case(sound: Sound, name: str, file: str, way: str) -> Case:
+    reader = READERS[name]
+    title = f"{file}, {way}: {name}"
+    ways = TEXT | ANY
+
+    def prepare(target: Path) -> None:
+        sound.prepare(reader, target)
+        ways[way](target / "run" / file, random.Random(title))
+
+    # Nothing else says that the file existed; a resumed run is the same all the same.
+    may_lack = way == MISSING and reader.source == FINISHED
+
+    def judge(ended: Ended) -> str:
+        return results.same_as(sound.result(name), reader.read, file, may_lack)(ended)
+
+    return Case(title, prepare, reader.arguments, judge, error=_names(file))
+
+
+def _names(file: str) -> Callable[[Ended], str]:
+    """The judge of a refusal, which must say what is damaged."""
+
+    def judge(ended: Ended) -> str:
+        # A folder without its configuration is no run.
+        parts = (Path(file).name, *Path(file).parts[:1], "run:")
+        return "" if any(part in ended.error for part in parts) else f"does not name {file}: {ended.error}"
+
+    return judge

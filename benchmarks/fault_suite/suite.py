@@ -1,0 +1,118 @@
+"""The suite: the cases of the chosen parts one after another, their rows kept in files, and the page of counts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fault_suite import bombs, disk, files, headers, numbers, terminal
+from benchmarks.fault_suite.case import GOOD, Case, Verdict
+from benchmarks.fault_suite.process import import_all, outcome
+from benchmarks.result_page import write
+
+Row = dict[str, Any]
+# The cases of each part, from the folder of sound inputs and whether the form is short.
+PARTS: dict[str, Callable[[Path, bool], Iterator[Case]]] = {
+    "files": files.cases,
+    "headers": headers.cases,
+    "numbers": numbers.cases,
+    "disk": disk.cases,
+    "memory": bombs.cases,
+    "terminal": terminal.cases,
+}
+
+
+class Suite:
+    """Runs the parts and keeps their rows.
+
+    Args:
+        work: folder of sound inputs, of the rows, and of the case under way.
+        label: name of this state of the library; rows of other labels stay.
+        short: whether to run the short form.
+        only: a text that the names of the cases must contain.
+    """
+
+    def __init__(self, work: Path, label: str, short: bool = False, only: str = "") -> None:
+        self.work, self.label, self.short, self.only = work, label, short, only
+        self.folder = work / (f"{label}-short" if short else label)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def _rows_file(self, part: str) -> Path:
+        return self.folder / f"{part}.jsonl"
+
+    def rows(self, part: str) -> list[Row]:
+        """The rows of a part so far."""
+        file = self._rows_file(part)
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+    def forget(self, parts: Iterable[str]) -> None:
+        """Removes the rows of parts."""
+        for part in parts:
+            self._rows_file(part).unlink(missing_ok=True)
+
+    def run(self, parts: Iterable[str]) -> bool:
+        """Runs the cases that have no row yet; returns whether all rows are good."""
+        os.environ["TRILEMMA_CACHE"] = str(self.folder / "cache")
+        import_all()
+        for part in parts:
+            done = {row["name"] for row in self.rows(part)}
+            for case in PARTS[part](self.work / f"sound-{self.label}", self.short):
+                if case.name in done or self.only not in case.name:
+                    continue
+                row = outcome(case, self.folder / "case")
+                with self._rows_file(part).open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                if row.get("verdict") not in GOOD:
+                    print(shown(row), flush=True)
+            print(f"{part}: {counts(self.rows(part))}", flush=True)
+        return all(row["verdict"] in GOOD for part in parts for row in self.rows(part) if "verdict" in row)
+
+    def write(self, results: Path) -> None:
+        """Adds the counts and the failing cases of all parts that have rows to the page."""
+        found = {
+            f"{self.label}: {part}": {
+                "counts": counts(self.rows(part)),
+                "failing": [row for row in self.rows(part) if row.get("verdict") not in (*GOOD, None)],
+                "not tried": sorted({row["not tried"] for row in self.rows(part) if "not tried" in row}),
+            }
+            for part in PARTS
+            if self.rows(part)
+        }
+        write(results, "python benchmarks/faults.py", found, page)
+
+
+def counts(rows: list[Row]) -> dict[str, int]:
+    """The number of cases tried, and of each verdict."""
+    verdicts = Counter(row["verdict"] for row in rows if "verdict" in row)
+    return {"tried": verdicts.total(), **{str(verdict): verdicts[str(verdict)] for verdict in Verdict}}
+
+
+def shown(row: Row) -> str:
+    """A failing case in one line."""
+    if "not tried" in row:
+        return f"not tried: {row['name']}: {row['not tried']}"
+    return f"{row['verdict']}: {row['name']}: {row['reason']} | {row.get('line', '')[:300]}"
+
+
+def page(content: dict[str, Any]) -> str:
+    """The page of counts, part by part, one table per label."""
+    labels = list(dict.fromkeys(key.partition(": ")[0] for key in content["rows"]))
+    lines = ["# Fault suite", "", f"`{content['command']}`: {content['about']}", ""]
+    heads = ["part", "tried", *map(str, Verdict)]
+    for label in labels:
+        rows = {
+            part: row["counts"]
+            for key, row in content["rows"].items()
+            for name, _, part in [key.partition(": ")]
+            if name == label
+        }
+        total = {head: sum(row[head] for row in rows.values()) for head in heads[1:]}
+        lines += [f"## {label}", "", f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
+        for part, row in [*rows.items(), ("all", total)]:
+            lines.append(f"| {part} | {' | '.join(str(row[head]) for head in heads[1:])} |")
+        lines.append("")
+    return "\n".join(lines)
