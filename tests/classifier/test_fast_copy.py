@@ -9,9 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from trilemma import Classifier
-from trilemma.classifier.fast_copy import FastNetwork, FirstConvolution, fast_copy
+from trilemma.attacks.pgd import pgd
+from trilemma.classifier.contexts import Mode
+from trilemma.classifier.fast_copy import FastNetwork, FirstConvolution, fast_copy, quick_gradients
+from trilemma.classifier.load import load
+from trilemma.classifier.memory_format import preferred_memory_format
 from trilemma.config.registry import NETWORKS
+from trilemma.data.sources import load_splits
 from trilemma.networks.create import create_network
+from trilemma.networks.small_cnn import SmallCNN
 
 
 def used(clf: Classifier) -> Classifier:
@@ -341,3 +347,52 @@ def test_a_network_that_cannot_be_copied_faithfully_is_asked_itself(toy):
     moody = Classifier(Moody(), 3)
     copied = fast_copy(moody, images)
     assert torch.equal(copied.logits(images), moody.eval().logits(images))
+
+
+def test_a_copy_is_made_where_it_saves_more_than_it_costs(toy, monkeypatch):
+    asked: list[Classifier] = []
+
+    def copied(clf: Classifier, *arguments: object, **options: object) -> Classifier:
+        asked.append(clf)
+        return clf
+
+    monkeypatch.setattr("trilemma.classifier.fast_copy.fast_copy", copied)
+    clf = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), 3)
+    images, labels = toy.images(100), toy.labels(100)
+    calls: list[tuple[int, int, Mode, int]] = [
+        (100, 10, "eval", 1),
+        (99, 10, "eval", 0),
+        (100, 10, "train", 0),
+    ]
+    for count, steps, mode, copies in calls:
+        pgd(clf, images[:count], labels[:count], 0.2, steps=steps, random_start=False, mode=mode)
+        assert len(asked) == copies
+        asked.clear()
+    assert quick_gradients(clf, images.to("meta"), 10**9) is clf and not asked
+    nothing_to_gain = Classifier(SmallCNN(3, (1, 4, 4)), 3)
+    assert quick_gradients(nothing_to_gain, images, 10**9) is nothing_to_gain and not asked
+
+
+def test_what_is_faster_in_contiguous_memory_stays_so(toy):
+    network = create_network(
+        NETWORKS.options("small-cnn").model_validate({"name": "small-cnn"}), 10, (1, 28, 28)
+    )
+    assert preferred_memory_format(network, torch.device("cpu")) == torch.contiguous_format
+    assert preferred_memory_format(network, torch.device("cuda")) == torch.channels_last
+    other = fast_copy(Classifier(network, 10).eval(), torch.rand(2, 1, 28, 28))
+    assert isinstance(other.network, FastNetwork)
+    weights = [weight for weight in other.network.with_gradient.parameters() if weight.dim() == 4]
+    assert len(weights) == 2 and all(weight.is_contiguous() for weight in weights)
+
+
+def test_pgd_on_a_copy_is_as_strong(toy, finished_run):
+    clf = load(finished_run)
+    data = load_splits("digits").test.first(300)
+    images, labels = data.float_images(), data.labels
+    with pytest.MonkeyPatch.context() as patch:
+        quick = pgd(clf, images, labels, 0.2, steps=10, random_start=False)
+        patch.setattr("trilemma.classifier.fast_copy.WORTH_A_COPY", float("inf"))
+        plain = pgd(clf, images, labels, 0.2, steps=10, random_start=False)
+    assert float((quick - plain).abs().mean()) < 1e-3
+    fooled = [float((clf(found).argmax(1) != labels).float().mean()) for found in (quick, plain)]
+    assert fooled[0] == pytest.approx(fooled[1], abs=0.01)

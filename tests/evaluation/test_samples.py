@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 
 import numpy as np
 import pytest
@@ -68,7 +67,7 @@ def test_rounding_to_bytes_and_back_is_exact():
 
 def test_the_record_says_what_stopping_saved(finished_run, monkeypatch):
     """Against a count of the evaluations of the network, without a fast copy, whose comparison costs a few more."""
-    monkeypatch.setattr(sys.modules["trilemma.samplers.generate"], "WORTH_A_COPY", float("inf"))
+    monkeypatch.setattr("trilemma.classifier.fast_copy.WORTH_A_COPY", float("inf"))
     clf = trilemma.load(finished_run)
     images = []
     network = clf.network

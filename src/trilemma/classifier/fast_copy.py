@@ -42,6 +42,9 @@ _LOGIT_TOLERANCE = 1e-4
 _GRADIENT_TOLERANCE = 1e-2
 # With more input channels than this, oneDNN's own input gradient is as fast.
 MAX_CHANNELS = 4
+# Input gradients, one per image and step, from which on a copy saves more than it costs, on a CPU and elsewhere.
+WORTH_A_COPY = 1_000
+WORTH_A_COPY_ON_ACCELERATOR = 100_000
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Operations without side effects: their result may be unused in a graph.
 _PURE = (operator.getitem, getattr, "size", "dim")
@@ -90,15 +93,16 @@ def fast_copy(clf: Classifier, images: Tensor, *, gradients_only: bool = False) 
             # The statistics may be far larger than the network.
             shared = {id(clf.statistics): clf.statistics}
             other = copy.deepcopy(clf, shared).eval().requires_grad_(False)
+            memory_format = preferred_memory_format(other.network, images.device)
             traced = trace(_NormalisedNetwork(other.network, other.mean, other.std, other.output))
             if traced is None:
-                set_memory_format(other, preferred_memory_format(other.network, images.device))
+                set_memory_format(other, memory_format)
             else:
                 # A copy, as the network may write on its input.
                 inputs = images.to(clf.dtype, copy=True)
                 # The graph contains the normalisation and selects the logits.
                 other.network, other.mean, other.std = (
-                    _fast_network(traced, inputs, gradients_only),
+                    _fast_network(traced, inputs, memory_format, gradients_only),
                     None,
                     None,
                 )
@@ -107,6 +111,24 @@ def fast_copy(clf: Classifier, images: Tensor, *, gradients_only: bool = False) 
     # Tracing runs the user's forward on proxies: it may raise anything.
     except Exception:
         return clf
+
+
+def quick_gradients(clf: Classifier, images: Tensor, gradients: int) -> Classifier:
+    """A fast copy for input gradients alone, or ``clf`` itself for so few that copying would cost more than it saves.
+
+    Args:
+        clf, images: as of :func:`fast_copy`.
+        gradients: how many there will be, one per image and step.
+    """
+    fewest = WORTH_A_COPY if images.device.type == "cpu" else WORTH_A_COPY_ON_ACCELERATOR
+    modules = [*clf.network.modules()]
+    # Neither the memory format nor BatchNorm would differ.
+    same = any(getattr(module, "contiguous_is_faster", False) for module in modules) and not any(
+        isinstance(module, nn.BatchNorm2d) for module in modules
+    )
+    if gradients < fewest or images.is_meta or same:
+        return clf
+    return fast_copy(clf, images[:2], gradients_only=True)
 
 
 def _agree(other: Classifier, clf: Classifier, images: Tensor) -> bool:
@@ -139,11 +161,12 @@ def _logits_and_gradient(clf: Classifier, images: Tensor) -> tuple[Tensor, Tenso
     return logits.detach(), gradient
 
 
-def _fast_network(traced: fx.GraphModule, images: Tensor, gradients_only: bool) -> FastNetwork:
+def _fast_network(
+    traced: fx.GraphModule, images: Tensor, memory_format: torch.memory_format, gradients_only: bool
+) -> FastNetwork:
     """Rewrites the graph and makes both forms of it; without a frozen form, the differentiable one serves for both."""
     _fold_batch_norm(traced)
     frozen = None if gradients_only else _freeze(traced, images)
-    memory_format = preferred_memory_format(traced, images.device)
     _merge_first_convolution(traced, memory_format)
     set_memory_format(traced, memory_format)
     return FastNetwork(traced, frozen or traced)

@@ -31,6 +31,10 @@ class SmallCNN(nn.Module):
         UnknownNameError: an unknown activation.
     """
 
+    # The blocks of the first convolution, and the flattening before the first linear layer, are contiguous: in
+    # channels-last their copies cost a tenth to a half of the time on a CPU.
+    contiguous_is_faster = True
+
     def __init__(
         self,
         num_classes: int,

@@ -14,7 +14,7 @@ from torch import Tensor
 from trilemma import noise
 from trilemma.classifier.classifier import Classifier, check_range
 from trilemma.classifier.contexts import inner_loop
-from trilemma.classifier.fast_copy import fast_copy
+from trilemma.classifier.fast_copy import quick_gradients
 from trilemma.classifier.precision import in_bfloat16
 from trilemma.classifier.wrap import (
     Images,
@@ -37,9 +37,6 @@ from trilemma.samplers.samplers import run_sampler
 from trilemma.samplers.starts import make_start
 from trilemma.units import choice, count, length, number
 from trilemma.walks.walk import Callback
-
-# Gradients, one per image and step, from which on a fast copy of the classifier saves more than it costs.
-WORTH_A_COPY = 1_000
 
 
 def stored_pca(clf: Classifier) -> ClassPCA | None:
@@ -142,8 +139,8 @@ def generate(
         return images
     guided = with_statistics(clf, energy, stop, data)
     # A sampler of the user's own may want more of the classifier than its logits and gradients.
-    if steps * len(images) >= WORTH_A_COPY and SAMPLERS.row(sampler).built_in and not images.is_meta:
-        clf = guided = fast_copy(guided, images[:2], gradients_only=True)
+    if SAMPLERS.row(sampler).built_in:
+        clf = guided = quick_gradients(guided, images, steps * len(images))
     if precision == "bf16":
         guided = in_bfloat16(guided)
     with inner_loop(clf, "eval"):
