@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from trilemma.errors import CheckpointError, DamagedError
+from trilemma.errors import CheckpointError, DamagedError, DataError
+from trilemma.limits import check_expansion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 # only in the prefix.
 PREFIXES = ("trilemma-", "ebat-")
 _CHUNK_BYTES = 1 << 22
+# Ending of an array in an .npz, and the longest header of one: NumPy writes 128 bytes.
+_NPY = ".npy"
+_LONGEST_NPY_HEADER = 10_000
 # Metadata keys of a file of tensors: the digest of its tensors, and that of all other metadata.
 _TENSORS_DIGEST, _METADATA_DIGEST = "tensors", "digest"
 _DIGEST_PREFIX = "crc32:"
@@ -114,14 +121,61 @@ def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
     import numpy as np
 
     try:
+        check_npz(path, names)
         # A stream, because NumPy does not close a damaged file that it has opened.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files if names is None or name in names}
-    except OSError:
+    except (OSError, DataError):
         raise
     # Any exception: a single array has no names, and NumPy parses the headers of a damaged file as Python code.
     except Exception as error:
         raise ValueError(f"damaged or not an .npz file: {error}") from None
+
+
+def npz_names(path: Path) -> list[str]:
+    """Returns the names of the arrays of an ``.npz``; errors as of :func:`read_npz`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(_NPY) for name in archive.namelist() if name.endswith(_NPY)]
+    except OSError:
+        raise
+    # zipfile raises many kinds of exceptions for a damaged file.
+    except Exception as error:
+        raise ValueError(f"damaged or not an .npz file: {error}") from None
+
+
+def check_npz(path: Path, names: Sequence[str] | None) -> None:
+    """Checks, before memory is allocated, that arrays of an ``.npz`` are as large as their headers say.
+
+    Raises:
+        DataError: they decompress to more than data do (:data:`trilemma.limits.EXPANSION`).
+        ValueError: they are not.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = info.filename.removesuffix(_NPY)
+            if not info.filename.endswith(_NPY) or (names is not None and name not in names):
+                continue
+            check_expansion(info.file_size, info.compress_size, f"{path}: {name}")
+            with archive.open(info) as stream:
+                _check_npy(stream, info.file_size, name)
+
+
+def _check_npy(stream: IO[bytes], size: int, name: str) -> None:
+    """Raises ``ValueError`` unless an array of the shape in the header takes the ``size`` bytes of its file."""
+    from numpy.lib import format as npy
+
+    version, start = npy.read_magic(stream), stream.read(4)
+    # The length of the header, of two bytes in version 1.
+    length = int.from_bytes(start[: 2 if version == (1, 0) else 4], "little")
+    if length > _LONGEST_NPY_HEADER:
+        raise ValueError(f"{name}: a header of {length:,} bytes")
+    header = BytesIO(start + stream.read(length))
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(header)
+    claimed = math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and claimed != size - npy.MAGIC_LEN - header.tell():
+        raise ValueError(f"{name}: its header claims {claimed:,} bytes, but the file holds {size:,}")
 
 
 def parse_json(text: str) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +21,17 @@ from trilemma.data.layout import UNLABELLED, LayoutError
 from trilemma.data.left_out import LeftOut
 from trilemma.data.pictures import fit
 from trilemma.errors import DataError
+from trilemma.files import npz_names
+from trilemma.files import read_npz as read_npz_arrays
+from trilemma.limits import CLASSES
 
 _NPZ_PAIRS = (
     ("all", "images", "labels"),
     *((split, f"x_{split}", f"y_{split}") for split in ("train", "val", "test")),
     *((split, f"{split}_images", f"{split}_labels") for split in ("train", "val", "test")),
 )
+# Float images that are converted at once.
+_PART = 1000
 # The arrays of an npz file that may hold class names.
 _NPZ_NAMES = ("class_names", "label_names")
 
@@ -61,7 +64,7 @@ def arrays_contents(arrays: Arrays, class_names: tuple[str, ...] | None, size: S
         DataError: two classes of one name, labels out of range, or a class without an image in one of the splits.
     """
     labels = np.concatenate([part_labels for _, part_labels in arrays.parts.values()])
-    names = class_names or arrays.class_names or numbers(int(labels.max(initial=-1)) + 1)
+    names = class_names or arrays.class_names or numbers(_class_count(labels, where))
     names = distinct_names(names, where)
     spans, start, digest = {}, 0, hashlib.sha256()
     for split, (images, part_labels) in arrays.parts.items():
@@ -89,6 +92,18 @@ def arrays_contents(arrays: Arrays, class_names: tuple[str, ...] | None, size: S
                 out[index] = fit(picture, shape)
 
     return Contents(shape, labels, spans, names, digest.hexdigest(), (height, width), fill, arrays.remarks)
+
+
+def _class_count(labels: NDArray[np.int64], where: str) -> int:
+    """The number of classes of labels without names; raises :class:`DataError` if not every class can have an image."""
+    count = int(labels.max(initial=-1)) + 1
+    if count > len(labels):
+        raise DataError(
+            f"{where}: label {count - 1} of image {int(labels.argmax())} would be the last of {count:,} classes, but "
+            f"there are {len(labels):,} images; number classes from 0 without gaps"
+        )
+    CLASSES.check(count, where)
+    return count
 
 
 def as_arrays(content: Arrays | Mapping[str, Any], where: str) -> Arrays:
@@ -147,31 +162,28 @@ def read_npz(path: Path, labelled: bool = True) -> Arrays:
         DataError: a damaged file, missing arrays, or a wrong type or shape.
     """
     try:
-        with path.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, Mapping):
-                raise ValueError("a single array")
-            content = dict(archive)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+        stored = npz_names(path)
+        found = [row for row in _NPZ_PAIRS if row[1] in stored and (row[2] in stored or not labelled)]
+        if not found and not labelled and len(stored) == 1:
+            # np.savez of one array without a name.
+            found = [("all", stored[0], "")]
+        used = {name for row in found for name in row[1:]} | set(_NPZ_NAMES)
+        content = read_npz_arrays(path, tuple(used))
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: truncated, damaged or pickled npz file ({error}); write it again"
         ) from error
-    found = [row for row in _NPZ_PAIRS if row[1] in content and (row[2] in content or not labelled)]
-    if not found and not labelled and len(content) == 1:
-        # np.savez of one array without a name.
-        found = [("all", next(iter(content)), "")]
     splits = [split for split, _, _ in found]
     if not found or len(set(splits)) < len(found) or ("all" in splits and len(found) > 1):
         raise LayoutError(
-            f"{path}: arrays {sorted(content)}; needs images and labels, or x_train, y_train, x_test, "
+            f"{path}: arrays {sorted(stored)}; needs images and labels, or x_train, y_train, x_test, "
             "y_test, or train_images, train_labels, test_images, test_labels"
         )
     images = {split: _as_images(content[name], f"{path}: {name}") for split, name, _ in found}
     if len({part.shape[1:] for part in images.values()}) > 1:
         raise DataError(f"{path}: the splits have images of different shapes; make them equal")
-    used = {name for row in found for name in row[1:]} | set(_NPZ_NAMES)
     unread = LeftOut()
-    unread.add("no array of images, labels or class names that is known", *sorted(set(content) - used))
+    unread.add("no array of images, labels or class names that is known", *sorted(set(stored) - used))
     if not labelled:
         everything = np.concatenate(list(images.values()))
         parts = {"all": (everything, np.zeros(len(everything), np.int64))}
@@ -213,7 +225,11 @@ def _as_images(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
             raise DataError(f"{where}: floating-point images must be in [0, 1]; divide by 255 or store uint8")
-        return (array * 255).round().astype(np.uint8)
+        pixels = np.empty(array.shape, np.uint8)
+        # Part by part, since intermediate values take eight times the memory of the result.
+        for start in range(0, len(array), _PART):
+            pixels[start : start + _PART] = (array[start : start + _PART] * 255).round()
+        return pixels
     if array.dtype != np.uint8:
         raise DataError(f"{where}: type {array.dtype}; store uint8 0..255 or floating point in [0, 1]")
     return array
@@ -265,6 +281,8 @@ def tensor_set(images: Tensor, labels: Tensor, split: str, class_names: Sequence
                 f"images range from {low:g} to {high:g}; float images must be in [0, 1], without NaN: {remedy}"
             )
         images = images.float().clamp(0, 1)
+    if not class_names:
+        CLASSES.check(int(labels.max()) + 1, "labels")
     names = tuple(class_names) if class_names else numbers(max(1, int(labels.max()) + 1))
     digest = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
     return ImageSet(images, labels, names, f"tensors:{digest[:12]}", split)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import mmap
 import os
 import posixpath
@@ -15,9 +14,11 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from trilemma.data.left_out import LeftOut
 from trilemma.errors import DataError
+from trilemma.limits import IMAGE_FILE, check_expansion
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 
@@ -28,6 +29,9 @@ _LOOP = "a link to a folder above it"
 _COUNTED = "a link to a folder that is counted already"
 _NOWHERE = "a link to nothing in the archive"
 _SPECIAL = "no regular file"
+# Longest header in a tar, and longest path of a link in a zip: paths have 4,096 bytes at most.
+_LONGEST_HEADER = 1 << 16
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,44 @@ def open_container(path: Path) -> Container:
         if path.name.lower().endswith(".zip"):
             return _open_zip(path)
         if path.name.lower().endswith((".tar.gz", ".tgz")):
-            # Read to the end, where gzip checks length and CRC.
-            with gzip.open(path) as stream:
-                return _open_tar(path, stream.read())
+            return _open_tar(path, decompressed(path))
         if path.name.lower().endswith(".tar"):
             with path.open("rb") as stream:
                 return _open_tar(path, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: truncated or damaged archive ({error}); get it again") from error
     raise DataError(f"{path}: unknown kind of file; give a folder, {', '.join(SUFFIXES)} or .npz")
+
+
+def decompressed(path: Path) -> bytes:
+    """The content of a gzip file, with its length and CRC verified.
+
+    Raises:
+        DataError: it decompresses to more than data do (:data:`trilemma.limits.EXPANSION`).
+        OSError, EOFError, zlib.error: it is damaged or cannot be read.
+    """
+    chunks, size = [], 0
+    with path.open("rb") as file, gzip.open(file) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            chunks.append(chunk)
+            size += len(chunk)
+            check_expansion(size, file.tell(), str(path))
+    return b"".join(chunks)
+
+
+def read_file(path: Path, where: str, count: int | None = None) -> bytes:
+    """The content of an image file, or its first ``count`` bytes.
+
+    Raises:
+        DataError: it cannot be read, or is larger than an image file.
+    """
+    try:
+        with path.open("rb") as stream:
+            if count is None:
+                IMAGE_FILE.check(os.fstat(stream.fileno()).st_size, where)
+            return stream.read(IMAGE_FILE.value if count is None else count)
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read ({error.strerror}); check the file") from error
 
 
 @dataclass(frozen=True)
@@ -155,11 +188,7 @@ def _open_folder(root: Path) -> Container:
     tree = walk_folder(root)
 
     def read(member: str, count: int | None = None) -> bytes:
-        try:
-            with (root / member).open("rb") as stream:
-                return stream.read(-1 if count is None else count)
-        except OSError as error:
-            raise DataError(f"{root / member}: cannot be read ({error.strerror}); check the file") from error
+        return read_file(root / member, str(root / member), count)
 
     def identity(member: str) -> Hashable:
         status = tree.files[member]
@@ -205,11 +234,32 @@ def _step(path: str, links: dict[str, str]) -> str | None:
     return None
 
 
+class _Headers:
+    """The content of a tar for :mod:`tarfile`, which gets headers only: one may claim to be as long as the file."""
+
+    def __init__(self, data: bytes | mmap.mmap) -> None:
+        self._data, self._position = data, 0
+
+    def read(self, size: int) -> bytes:
+        if size > _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a file name of {size:,} bytes")
+        chunk = self._data[self._position : self._position + size]
+        self._position += len(chunk)
+        return chunk
+
+    def seek(self, position: int) -> int:
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        return self._position
+
+
 def _open_tar(path: Path, data: bytes | mmap.mmap) -> Container:
     spans: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
     folders, end, left_out = [], 0, LeftOut()
-    with tarfile.open(fileobj=io.BytesIO(data) if isinstance(data, bytes) else data, mode="r:") as archive:
+    with tarfile.open(fileobj=cast("IO[bytes]", _Headers(data)), mode="r:") as archive:
         for member in archive:
             name = _plain(member.name)
             end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
@@ -230,6 +280,8 @@ def _open_tar(path: Path, data: bytes | mmap.mmap) -> Container:
 
     def read(member: str, count: int | None = None) -> bytes:
         first, last = spans[member]
+        if count is None:
+            IMAGE_FILE.check(last - first, f"{path}:{member}")
         return data[first : last if count is None else min(last, first + count)]
 
     def identity(member: str) -> Hashable:
@@ -245,6 +297,9 @@ def _open_zip(path: Path) -> Container:
     left_out = LeftOut()
 
     def read_info(info: zipfile.ZipInfo, count: int | None = None) -> bytes:
+        if count is None:
+            IMAGE_FILE.check(info.file_size, f"{path}:{info.filename}")
+            check_expansion(info.file_size, info.compress_size, f"{path}:{info.filename}")
         try:
             with archive.open(info) as stream:
                 return stream.read(-1 if count is None else count)
@@ -262,7 +317,9 @@ def _open_zip(path: Path) -> Container:
 
     # The upper half of the attributes is the file mode of Unix; the content of a link is the path of its target.
     symbolic = {name: info for name, info in members.items() if stat.S_ISLNK(info.external_attr >> 16)}
-    links = {name: _target(name, os.fsdecode(read_info(info))) for name, info in symbolic.items()}
+    links = {
+        name: _target(name, os.fsdecode(read_info(info, _LONGEST_HEADER))) for name, info in symbolic.items()
+    }
     members = {name: info for name, info in members.items() if name not in symbolic}
     members |= {link: members[file] for link, file in _follow(links, members, left_out).items()}
 

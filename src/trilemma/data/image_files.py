@@ -8,6 +8,7 @@ decoded and resized.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -25,6 +26,7 @@ from trilemma.data.left_out import LeftOut, print_remarks
 from trilemma.data.locate import locate_images
 from trilemma.data.pictures import decode, is_image, read_header
 from trilemma.errors import DataError
+from trilemma.limits import check_expansion
 from trilemma.progress import bar, can_draw
 
 _Member = tuple[ImagePath, Container]
@@ -76,6 +78,8 @@ def image_files_contents(
     native = most_common_size([(height, width) for height, width, _ in headers[first:last]])
     channels = 3 if any(colour for _, _, colour in headers) else 1
     shape = (channels, *(size or native))
+    if size is None:
+        check_expansion(len(members) * math.prod(shape), total_bytes, f"{where}, decoded")
     threads = min(os.cpu_count() or 1, 8) if total_bytes / len(members) >= _MIN_BYTES_FOR_THREADS else 1
 
     def fill(out: NDArray[np.uint8]) -> None:

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import functools
 import io
+import threading
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from trilemma.errors import DataError
+from trilemma.limits import IMAGE_PIXELS
 
 try:
     import simplejpeg
@@ -34,6 +37,10 @@ FORMATS = (
 )  # fmt: skip
 # Number of first bytes by which Pillow recognises a format.
 SIGNATURE_BYTES = 16
+# Rows of so many pixels are converted at once, since intermediate values take many times the memory of the result.
+_STRIP_PIXELS = 1 << 20
+# The filters of warnings are those of the whole process.
+_WARNINGS = threading.Lock()
 _GREY = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"))
 
 
@@ -51,18 +58,54 @@ def is_image(read: Callable[[int | None], bytes]) -> bool:
     Args:
         read: returns as many of the first bytes as its argument says, or all for ``None``.
     """
-    Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]
-    checks = [Image.OPEN[name][1] for name in formats]
+    checks = [Image.OPEN[name][1] for name in _formats()]
+    first_bytes = read(SIGNATURE_BYTES)
     try:
-        first_bytes = read(SIGNATURE_BYTES)
         if not any(check is not None and check(first_bytes) for check in checks):
             return False
-        with Image.open(io.BytesIO(read(None)), formats=formats):
-            return True
     # Pillow's readers raise many kinds of exceptions; all of them mean that it is no image.
     except Exception:
         return False
+    data = read(None)
+    try:
+        with _open(data):
+            return True
+    except DataError:
+        # An image, of which the size is an error when it is read.
+        return True
+    except Exception:
+        return False
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The :data:`FORMATS` that this Pillow can read."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _open(data: bytes) -> Image.Image:
+    """The image of a file, not decoded yet.
+
+    Raises:
+        DataError: it has too many pixels.
+        Exception: it is no image.
+    """
+    try:
+        with _WARNINGS, warnings.catch_warnings():
+            # Pillow warns of images that are refused below, and refuses larger ones.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=_formats())
+    except Image.DecompressionBombError:
+        raise DataError(IMAGE_PIXELS.excess(None)) from None
+    _check_pixels(picture.height, picture.width)
+    return picture
+
+
+def _check_pixels(height: int, width: int) -> None:
+    """Raises :class:`DataError` if an image has too many pixels."""
+    if height * width > IMAGE_PIXELS.value:
+        raise DataError(f"{width:,} x {height:,} pixels, {IMAGE_PIXELS.excess(None)}")
 
 
 _JPEG_START = b"\xff\xd8\xff"
@@ -78,8 +121,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int, bool] | None:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    # Pillow warns of larger images, or refuses them.
-    if colours not in _JPEG_COLOURS or height * width > (Image.MAX_IMAGE_PIXELS or 0):
+    if colours not in _JPEG_COLOURS or height * width > IMAGE_PIXELS.value:
         return None
     return height, width, colours != "Gray"
 
@@ -119,13 +161,15 @@ def read_header(data: bytes, where: str) -> tuple[int, int, bool]:
         where: the file, for messages.
 
     Raises:
-        DataError: not an image that Pillow can read.
+        DataError: not an image that Pillow can read, or one of too many pixels.
     """
     try:
         if _fast() and (found := _jpeg_header(data)) is not None:
             return found
-        with Image.open(io.BytesIO(data)) as picture:
+        with _open(data) as picture:
             return picture.height, picture.width, picture.mode not in _GREY
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
     # Pillow's readers raise many kinds of exceptions; all of them mean an unreadable file.
     except Exception as error:
         raise _undecodable(where, error) from error
@@ -140,13 +184,15 @@ def decode(data: bytes, shape: tuple[int, int, int], where: str) -> NDArray[np.u
         where: the file, for messages.
 
     Raises:
-        DataError: the image cannot be decoded.
+        DataError: the image cannot be decoded, or has too many pixels.
     """
     try:
         if _fast() and (pixels := _decode_jpeg(data)) is not None:
             return _fit_pixels(pixels, shape)
-        with Image.open(io.BytesIO(data)) as picture:
+        with _open(data) as picture:
             return fit(_plain(picture), shape)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
     # Pillow's readers raise many kinds of exceptions; all of them mean an unreadable file.
     except Exception as error:
         raise _undecodable(where, error) from error
@@ -161,6 +207,20 @@ def _undecodable(where: str, error: Exception) -> DataError:
 
 def _plain(picture: Image.Image) -> Image.Image:
     """The image converted to mode L or RGB, 8 bits, opaque."""
+    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
+        return picture
+    rows = max(1, _STRIP_PIXELS // picture.width)
+    if picture.height <= rows:
+        return _plain_strip(picture)
+    plain = Image.new("L" if picture.mode in _GREY else "RGB", picture.size)
+    for top in range(0, picture.height, rows):
+        strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        plain.paste(_plain_strip(strip), (0, top))
+    return plain
+
+
+def _plain_strip(picture: Image.Image) -> Image.Image:
+    """:func:`_plain` of an image of few pixels."""
     if picture.mode.startswith("I"):
         values = np.asarray(picture).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:

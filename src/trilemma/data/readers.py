@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import io
+import math
 import pickle
+import pickletools
 import struct
 import tarfile
 import zlib
@@ -17,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from trilemma.data.arrays import Arrays
+from trilemma.data.containers import decompressed
 from trilemma.data.splitting import stratified_split
 from trilemma.errors import DataError
+from trilemma.limits import check_expansion
 
 TEST, HELD_OUT = 397, 200
 
@@ -61,7 +64,7 @@ def parse_idx(data: bytes, where: str) -> NDArray[np.uint8]:
 def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """The array of a gzipped IDX file; raises :class:`DataError` if it is damaged or has other dimensions."""
     try:
-        data = gzip.decompress(path.read_bytes())
+        data = decompressed(path)
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: truncated or damaged archive ({error}); get it again") from error
     array = parse_idx(data, str(path))
@@ -128,7 +131,10 @@ def _read_members(path: Path, names: list[str]) -> list[Any]:
     contents: dict[str, Any] = {}
     try:
         with tarfile.open(path, "r:gz") as archive:
+            size, total = path.stat().st_size, 0
             for member in archive:
+                total += member.size
+                check_expansion(total, size, str(path))
                 name = member.name.rsplit("/", 1)[-1]
                 stream = archive.extractfile(member) if name in names else None
                 if stream is not None:
@@ -147,6 +153,10 @@ def load_arrays(data: bytes, where: str) -> Any:
         DataError: the pickle is damaged or refers to any other object, such as a function.
     """
     try:
+        # Python's unpickler allocates as many entries as the largest number of an object that a pickle refers to.
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(data):
+                raise pickle.UnpicklingError(f"object number {argument:,} of {len(data):,} bytes")
         return _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
     # A damaged pickle can raise any kind of exception.
     except Exception as error:
@@ -179,11 +189,16 @@ def read_svhn(files: Sequence[Path]) -> Arrays:
 
 def _read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images ``[N, 3, 32, 32]`` and labels ``[N]`` of one of SVHN's MATLAB files."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io import loadmat, whosmat  # type: ignore[import-untyped]
 
     try:
+        size = path.stat().st_size
+        for _, shape, _ in whosmat(path):
+            check_expansion(math.prod(shape), size, str(path))
         content = loadmat(path, variable_names=("X", "y"))
         images, labels = np.asarray(content["X"]), np.asarray(content["y"]).reshape(-1)
+    except DataError:
+        raise
     # scipy raises many kinds of exceptions for a damaged file.
     except Exception as error:
         raise DataError(f"{path}: truncated or damaged MATLAB file ({error}); get it again") from error

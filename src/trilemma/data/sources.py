@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from trilemma.data.left_out import print_remarks
 from trilemma.data.locate import folder_state, locate_images, locate_official
 from trilemma.data.splitting import stratified_split
 from trilemma.errors import DataError, nearest
+from trilemma.limits import IMAGE_PIXELS
 
 # Side in pixels, or (height, width).
 _Side = int | tuple[int, int] | None
@@ -425,6 +427,7 @@ def _cached(
     """
     if min(_shape(size) or (1,)) < 1:
         raise DataError(f"size is {size}; give the side of an image in pixels, 1 or more")
+    IMAGE_PIXELS.check(math.prod(_shape(size) or (1,)), f"size {size}")
     # File names that are no UTF-8 have surrogates.
     key = f"{FORMAT} {_shape(size)} {content}".encode("utf-8", "surrogateescape")
     entry = cached(hashlib.sha256(key).hexdigest(), read)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from trilemma.data.containers import read_file
 from trilemma.data.image_set import as_float
 from trilemma.data.pictures import read_header
-from trilemma.errors import DataError, ImageError
+from trilemma.errors import ImageError
 from trilemma.evaluation.predict import pixels_of
-
-# Largest number of pixels of an upload: a photo of 24 million has room, and its pixels fit into 200 MB.
-LARGEST = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def read_picture(path: str | Path, shape: tuple[int, int, int] | None) -> Pictur
         shape: (C, H, W) of the classifier's images.
 
     Raises:
-        DataError: no image, or more than 50 million pixels.
+        DataError: no image, or one of too many pixels.
         ImageError: the classifier stores no image shape, or takes neither grey nor colour images.
     """
     path = Path(path)
@@ -50,16 +47,8 @@ def read_picture(path: str | Path, shape: tuple[int, int, int] | None) -> Pictur
         raise ImageError("this classifier stores no image shape; start the page with --size N")
     if shape[0] not in (1, 3):
         raise ImageError(f"this classifier takes images of {shape[0]} channels, which no image file has")
-    data = path.read_bytes()
-    with warnings.catch_warnings():
-        # Pillow warns of large images, which are refused here.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        height, width, colour = read_header(data, path.name)
-    if height * width > LARGEST:
-        raise DataError(
-            f"{path.name}: {width:,} x {height:,} pixels, more than the {LARGEST // 10**6} million that the page "
-            "reads; make it smaller first"
-        )
+    data = read_file(path, path.name)
+    height, width, colour = read_header(data, path.name)
     # A copy: Pillow's own pixels cannot be written to.
     pixels = as_float(torch.from_numpy(np.array(pixels_of(data, shape, path.name))))
     return Picture(pixels, _note(path.name, (height, width), colour, _has_alpha(data), shape))

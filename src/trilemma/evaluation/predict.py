@@ -15,7 +15,7 @@ from torch import Tensor
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.output import check_finite
-from trilemma.data.containers import SUFFIXES
+from trilemma.data.containers import SUFFIXES, read_file
 from trilemma.data.image_files import image_readers
 from trilemma.data.image_set import ImageSet, as_float
 from trilemma.data.pictures import decode, read_header
@@ -211,13 +211,7 @@ def _readers(path: Path) -> dict[str, Callable[[], bytes]]:
     if path.is_dir() or path.name.lower().endswith(SUFFIXES):
         return image_readers(path)
 
-    def read() -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-
-    return {str(path): read}
+    return {str(path): lambda: read_file(path, str(path))}
 
 
 def _check_size(data: bytes, shape: tuple[int, int, int], where: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
+from trilemma.data.containers import read_file
 from trilemma.data.download import file_sha256
 from trilemma.data.image_files import folder_images
 from trilemma.data.image_set import Splits, as_float
@@ -84,13 +85,13 @@ def read_samples(path: str | Path, origin: str | None = None) -> SampleSet:
         raise DataError(
             f"{path}: images of different form ({sizes or 'grey and colour'}); store all in one size and mode"
         )
-    pixels = np.stack([decode(file.read_bytes(), next(iter(shapes)), str(file)) for file in files])
+    pixels = np.stack([decode(read_file(file, str(file)), next(iter(shapes)), str(file)) for file in files])
     return SampleSet(source.name, torch.from_numpy(pixels), origin=origin or UNSTATED)
 
 
 def _shape(file: Path) -> tuple[int, int, int]:
     """Channels, height and width of an image file."""
-    height, width, colour = read_header(file.read_bytes(), str(file))
+    height, width, colour = read_header(read_file(file, str(file)), str(file))
     return 3 if colour else 1, height, width
 
 
