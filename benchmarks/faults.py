@@ -32,6 +32,7 @@ def main() -> None:
     )
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
     parser.add_argument("--short", action="store_true", help="a few cases of every part, in seconds")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th case of a part")
     parser.add_argument("--only", default="", help="only cases whose name contains this text")
     parser.add_argument("--label", default="now", help="name of the column of the page")
     parser.add_argument("--again", action="store_true", help="forget the outcomes of an earlier suite")
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file of the counts")
     parser.add_argument("--no-results", action="store_true", help="print the counts only")
     arguments = parser.parse_args()
-    suite = Suite(arguments.work, arguments.label, arguments.short, arguments.only)
+    suite = Suite(arguments.work, arguments.label, arguments.short, arguments.only, arguments.every)
     if arguments.again:
         suite.forget(arguments.parts)
     good = suite.run(arguments.parts)

@@ -24,7 +24,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # First words of lines on standard error that say what was passed over.
 WARNINGS = ("warning: ", "note: ")
 # Those of lines that say what is done.
-REMARKS = (*WARNINGS, "evaluating ", "checking ", "lint: ", "trained ", "finished: ")
+REMARKS = (*WARNINGS, "evaluating ", "checking ", "lint: ", "skipped: ")
 
 
 class Verdict(enum.StrEnum):
@@ -51,7 +51,7 @@ class Ended:
         stdout, stderr: the output as text; bytes that are not UTF-8 are replaced.
         seconds: processor time.
         megabytes: peak memory above that of a process that computes nothing.
-        timed_out: ended after :data:`LONGEST_SECONDS`.
+        timed_out: ended after the time that the case has.
         left: files that exist now and did not before.
     """
 
@@ -94,6 +94,7 @@ class Case:
         megabytes: limit of memory.
         seconds: limit of the processor time of a refusal.
         may_leave: pattern of new files that a refusal may leave behind.
+        timeout: wall-clock time in seconds after which the case is ended.
         surroundings: called in the process before the action; of a string, the reason why the case cannot be tried.
     """
 
@@ -106,13 +107,14 @@ class Case:
     megabytes: float = MEGABYTES
     seconds: float = SECONDS
     may_leave: str = r"(^|/)\.lock$"
+    timeout: float = LONGEST_SECONDS
     surroundings: Callable[[], str | None] = field(default=lambda: None)
 
 
 def judged(case: Case, ended: Ended) -> tuple[Verdict, str]:
     """The verdict on a case, and its reason unless it is good."""
     if ended.timed_out:
-        return Verdict.OVER_LIMIT, f"not done after {LONGEST_SECONDS:g} s"
+        return Verdict.OVER_LIMIT, f"not done after {case.timeout:g} s"
     if "MemoryError" in ended.stderr or "can't allocate memory" in ended.stderr:
         return Verdict.OVER_LIMIT, "out of memory"
     if ended.megabytes > case.megabytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -106,12 +107,13 @@ def make_runs(folder: Path) -> None:
     done.touch()
 
 
-def succeed(action: tuple[str, ...] | Callable[[], Any], folder: Path) -> Ended:
+def succeed(
+    action: tuple[str, ...] | Callable[[], Any], folder: Path, codes: tuple[int, ...] = (0,)
+) -> Ended:
+    """Runs an action that must end with one of some exit codes, since all judgements rest on it."""
     ended = run(action, folder)
-    if isinstance(ended, str) or ended.code:
-        raise SystemExit(
-            f"the sound input cannot be made: {ended if isinstance(ended, str) else ended.stderr}"
-        )
+    if isinstance(ended, str) or ended.code not in codes:
+        raise SystemExit(f"the sound input fails: {ended if isinstance(ended, str) else ended.stderr}")
     return ended
 
 
@@ -176,8 +178,7 @@ class Sound:
 
 
 def remove(folder: Path) -> None:
-    import shutil
-
+    """Removes a folder with its content."""
     shutil.rmtree(folder)
 
 

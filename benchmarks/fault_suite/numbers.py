@@ -32,7 +32,7 @@ OVERRIDES = (
     "network.width=-4", "network.width=1000000", f"network.width={_HUGE}", "network.depth=1000000007",
     "network.depth=-8", "network.width=4.5", "training.max_minutes=nan", "training.max_minutes=-1",
     "training.max_minutes=0", "data.held_out=2", "data.held_out=nan", "data.held_out=-0.5", "training.ema=1.5",
-    "training.ema=nan", "training.ema=-1", "training.log_every=0", f"training.log_every={_LONG}",
+    "training.ema=nan", "training.ema=-1", "training.log_every=0",
     "data.train_images=0", "data.train_images=-5", "data.size=0", "data.size=1000000", f"data.size={_HUGE}",
     "training.checkpoint_minutes=nan", "training.checkpoint_minutes=-1", "optimiser.momentum=nan",
     "optimiser.momentum=1", "optimiser.weight_decay=inf", "optimiser.weight_decay=-1", "schedule.peak=0",
@@ -206,18 +206,18 @@ PYTHON: dict[str, Callable[[], Any]] = {
     **{
         f"{name}({key}={value!r:.40})": _attack(name, **{key: value})
         for name, key, value in (
-            ("apgd", "steps", -1), ("apgd", "steps", 0), ("apgd", "targets", 0), ("apgd", "targets", 99),
+            ("apgd", "steps", -1), ("apgd", "targets", 0), ("apgd", "targets", 99),
             ("apgd", "loss", "x"), ("fab", "steps", -1), ("fab", "targets", -1), ("square", "queries", -1),
             ("square", "queries", 1.5), ("autoattack", "batch_size", 0), ("autoattack", "batch_size", -1),
-            ("autoattack", "batch_size", 1.5), ("autoattack", "seed", 2**64), ("autoattack", "seed", -1),
+            ("autoattack", "batch_size", 1.5), ("autoattack", "seed", 2**64),
             ("autoattack", "seed", _NAN), ("autoattack", "attacks", ["x"]), ("autoattack", "attacks", []),
         )
     },
     **{
         f"evaluate({key}={value!r:.40})": _evaluated(**{key: value})
         for key, value in (
-            ("images", -1), ("images", 0), ("images", 1.5), ("images", _NAN), ("seed", 2**70), ("seed", -1),
-            ("seed", 1.5), ("protocols", []), ("protocols", "x"), ("threat", "nan"), ("threat", {}),
+            ("images", -1), ("images", 0), ("images", 1.5), ("images", _NAN), ("seed", 2**70),
+            ("seed", 1.5), ("protocols", "x"), ("threat", "nan"), ("threat", {}),
         )
     },
     **{

@@ -33,7 +33,7 @@ def outcome(case: Case, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True)
     try:
         case.prepare(folder)
-        ended = run(case.action, folder, case.surroundings)
+        ended = run(case.action, folder, case.surroundings, case.timeout)
         if isinstance(ended, str):
             return {"name": case.name, "not tried": ended}
         verdict, reason = judged(case, ended)
