@@ -29,6 +29,8 @@ _CHUNK_BYTES = 1 << 22
 # Ending of an array in an .npz, and the longest header of one: NumPy writes 128 bytes.
 _NPY = ".npy"
 _LONGEST_NPY_HEADER = 10_000
+# Pattern of the names of temporary files (:func:`replacing`).
+TEMPORARY = ".*.tmp"
 # Metadata keys of a file of tensors: the digest of its tensors, and that of all other metadata.
 _TENSORS_DIGEST, _METADATA_DIGEST = "tensors", "digest"
 _DIGEST_PREFIX = "crc32:"

@@ -123,3 +123,19 @@ def test_a_folder_with_the_lock_alone_is_empty(tmp_path: Path) -> None:
     with writing(tmp_path / "new"):
         RunDirectory.create(tmp_path / "new", load_config("digits/standard"))
     assert RunDirectory.open(tmp_path / "new").config_file.is_file()
+
+
+def test_a_writer_removes_the_temporary_files_of_killed_processes_alone(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / "evaluation").mkdir()
+    of_killed = [
+        tmp_path / f".status.json.{ended.pid}.tmp",
+        tmp_path / "evaluation" / f".x.json.{ended.pid}.tmp",
+    ]
+    others = [tmp_path / f".status.json.{os.getpid()}.tmp", tmp_path / ".notes.tmp", tmp_path / "a.1.tmp"]
+    for path in (*of_killed, *others):
+        path.touch()
+    with writing(tmp_path), writing(tmp_path):
+        assert not any(path.exists() for path in of_killed)
+        assert all(path.exists() for path in others)

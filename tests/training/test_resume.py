@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.training.conftest import Interrupt
 from tests.training.support import SMALL_CHAIN, STEPS_PER_EPOCH, differences, state_of, tiny, without_clock
 
@@ -133,3 +134,35 @@ def test_another_time_limit_or_number_of_processes_may_be_resumed(tmp_path: Path
     assert run.status()["status"] == "stopped" and run.status()["step"] == 1
     train(tiny("standard", {"epochs": 1}), out=tmp_path / "run", resume=True, progress=False)
     assert run.status()["status"] == "finished" and run.status()["step"] == STEPS_PER_EPOCH
+
+
+def test_a_run_that_is_resumed_on_another_machine_says_that_bits_may_differ(
+    tmp_path: Path,
+    interrupt_after: Interrupt,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config, path = tiny("standard"), tmp_path / "run"
+    interrupt_after(STEPS_PER_EPOCH)
+    interrupted(config, path)
+    interrupt_after(0)
+    capsys.readouterr()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "VSX")
+    train(config, out=path, resume=True, progress=False)
+
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "cpu VSX instead of" in line and "bits may differ" in line] == lines
+    restart = next(event for event in RunDirectory(path).events() if event["kind"] == "restart")
+    assert "cpu VSX instead of" in restart["message"]
+
+
+def test_a_run_that_is_resumed_on_its_machine_says_nothing(
+    tmp_path: Path, interrupt_after: Interrupt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, path = tiny("standard"), tmp_path / "run"
+    interrupt_after(STEPS_PER_EPOCH)
+    interrupted(config, path)
+    interrupt_after(0)
+    capsys.readouterr()
+    train(config, out=path, resume=True, progress=False)
+    assert capsys.readouterr().err == ""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trilemma.errors import RunError
+from trilemma.files import TEMPORARY
 from trilemma.printing import print_message
 from trilemma.runs.run_directory import LOCK_FILE, RunDirectory
 
@@ -20,6 +22,8 @@ _DEPTH = 2
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Context in which this thread alone writes to a folder of results; may be nested. Readers are not blocked.
+
+    Temporary files that a killed process left in the folder are removed.
 
     The lock is an advisory one of the operating system on the empty file ``.lock``, which stays in the folder. On a
     network file system it is as good as the locks of that file system; where it has none, a warning is printed.
@@ -49,9 +53,32 @@ def writing(folder: Path) -> Iterator[None]:
         yield
         return
     try:
+        if lock.lock_counter == 1:
+            _remove_unfinished(folder)
         yield
     finally:
         lock.release()
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes the temporary files of killed processes; those of commands that need no lock are in use."""
+    for path in folder.rglob(TEMPORARY):
+        process = path.suffixes[-2:-1]
+        if os.name == "posix" and process and not _is_running(process[0].removeprefix(".")):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_running(process: str) -> bool:
+    """Returns whether a process with this number may be running on this machine."""
+    try:
+        # Signal 0 is none: only its permission is checked.
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):
+        return True
+    return True
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from trilemma.errors import RunError
 from trilemma.files import parse_json, write_text
 from trilemma.printing import print_message
 
+# Keys of ``environment.json`` whose values a sum of floating-point numbers depends on.
+_ROUNDING = ("torch", "platform", "device", "cpu", "threads")
 # The empty file of the lock (:mod:`trilemma.runs.lock`), which is no content of a folder.
 LOCK_FILE = ".lock"
 
@@ -219,6 +221,18 @@ class RunDirectory:
         """Returns the contents of ``environment.json``; empty if the file does not exist or is damaged."""
         return _read_json(self.path / "environment.json")
 
+    def environment_changes(self) -> list[str]:
+        """Returns what differs between this process and the one that created the run, and can change a rounding.
+
+        Runs of earlier versions, and a damaged ``environment.json``, do not say everything.
+        """
+        recorded, current = self.environment(), _environment()
+        return [
+            f"{key} {current[key]} instead of {recorded[key]}"
+            for key in _ROUNDING
+            if key in recorded and recorded[key] != current[key]
+        ]
+
     def write_status(self, **status: Any) -> None:
         """Replaces ``status.json``."""
         write_text(self.status_file, json.dumps(status, indent=2))
@@ -261,7 +275,7 @@ def _append(path: Path, record: dict[str, Any]) -> None:
 
 
 def _environment() -> dict[str, Any]:
-    """Returns versions, device, number of threads, time and command of this process."""
+    """Returns versions, processor, device, number of threads, time and command of this process."""
     import torch
 
     from trilemma import __version__
@@ -271,6 +285,7 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -118,6 +118,11 @@ class Loop:
         if saved.damaged:
             self.record.warn(f"{saved.damaged[0]}; going back to {saved.path.name}")
             text += ", the newest sound one"
+        if changes := ", ".join(self.record.run.environment_changes()):
+            self.record.warn(
+                f"{self.record.run.path}: resumed with {changes}: the bits may differ from an uninterrupted run's"
+            )
+            text += f", with {changes}"
         self.record.event(self.state, "restart", "resume", text)
 
     def restart(self) -> None:
