@@ -122,13 +122,13 @@ def _is_whole(file: Path) -> bool:
     readers: dict[str, Callable[[], Any]] = {
         ".json": lambda: json.loads(file.read_text()),
         ".jsonl": lambda: [json.loads(line) for line in file.read_text().splitlines()],
-        ".html": lambda: file.read_text().rstrip().endswith("</html>") or _raise(),
-        ".csv": lambda: file.read_text().endswith("\n") or _raise(),
+        ".html": lambda: _ends_in(file, "</html>\n"),
+        ".csv": lambda: _ends_in(file, "\n"),
         ".png": lambda: _open_image(file),
         ".npz": lambda: _open_arrays(file),
         ".pt": lambda: _open_weights(file),
         ".safetensors": lambda: results.tensors_digest(file),
-        ".yaml": lambda: file.stat().st_size > 0 or _raise(),
+        ".yaml": lambda: _ends_in(file, "\n"),
     }
     try:
         readers.get(file.suffix, lambda: None)()
@@ -138,8 +138,9 @@ def _is_whole(file: Path) -> bool:
     return True
 
 
-def _raise() -> None:
-    raise ValueError("cut short")
+def _ends_in(file: Path, end: str) -> None:
+    if not file.read_text().endswith(end):
+        raise ValueError("cut short")
 
 
 def _open_image(file: Path) -> None:

@@ -95,7 +95,7 @@ def make_runs(folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "digits").mkdir(exist_ok=True)
-    succeed(_interrupt, folder)
+    succeed(lambda: stop_at(_INTERRUPTED, RECIPE[0], RECIPE[1:], UNFINISHED), folder)
     copy_of(folder / UNFINISHED, folder / FINISHED)
     for arguments in (
         ("train", FINISHED, "--resume", "-q"),
@@ -117,19 +117,23 @@ def succeed(
     return ended
 
 
-def _interrupt() -> None:
-    """Trains to step :data:`_INTERRUPTED`, in a process of its own, as Ctrl-C leaves it."""
+def stop_at(last: int, recipe: str, overrides: tuple[str, ...], out: str) -> None:
+    """Trains to a step, in a process of its own, as Ctrl-C leaves it."""
     from trilemma.training.train import train
 
     def stop(record: dict[str, Any], step: int) -> None:
-        if step == _INTERRUPTED:
+        if step == last:
             os.kill(os.getpid(), signal.SIGINT)
 
     try:
-        train(RECIPE[0], RECIPE[1:], out=UNFINISHED, progress=False, log=stop)
+        train(recipe, overrides, out=out, progress=False, log=stop)
     except KeyboardInterrupt:
         return
     raise SystemExit("the run was not interrupted")
+
+
+def nothing(folder: Path) -> None:
+    """Prepares nothing."""
 
 
 def digit(file: Path) -> None:

@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 import sys
@@ -80,9 +81,6 @@ def run(
 
 def _fork(child: Callable[[], NoReturn]) -> int:
     sys.stdout.flush(), sys.stderr.flush()
-    # Collected objects would be copied page by page in the child.
-    gc.collect()
-    gc.freeze()
     with warnings.catch_warnings():
         # Python warns of threads; those of torch do not exist yet.
         warnings.simplefilter("ignore")
@@ -94,16 +92,27 @@ def _fork(child: Callable[[], NoReturn]) -> int:
 
 def _wait(pid: int, timeout: float) -> tuple[int, resource.struct_rusage, bool]:
     """Waits for a child, and kills it and its children after ``timeout`` seconds."""
+    timed_out = not _ends(pid, timeout)
+    if timed_out:
+        os.killpg(pid, signal.SIGKILL)
+    _, status, usage = os.wait4(pid, 0)
+    return status, usage, timed_out
+
+
+def _ends(pid: int, timeout: float) -> bool:
+    """Whether a child ends in time; it is not reaped."""
+    if hasattr(os, "pidfd_open"):
+        descriptor = os.pidfd_open(pid)
+        try:
+            return bool(select.select([descriptor], [], [], timeout)[0])
+        finally:
+            os.close(descriptor)
     end = time.monotonic() + timeout
-    while True:
-        ended, status, usage = os.wait4(pid, os.WNOHANG)
-        if ended:
-            return status, usage, False
-        if time.monotonic() > end:
-            os.killpg(pid, signal.SIGKILL)
-            _, status, usage = os.wait4(pid, 0)
-            return status, usage, True
+    while time.monotonic() < end:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return True
         time.sleep(_POLL_SECONDS)
+    return False
 
 
 def _child(
@@ -202,6 +211,9 @@ def import_all() -> None:
     torch.set_num_threads(1)
     for name in LATE:
         importlib.import_module(name)
+    # A collection in a child would copy the memory of these objects.
+    gc.collect()
+    gc.freeze()
 
 
 LATE = (

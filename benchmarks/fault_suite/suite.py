@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fault_suite import bombs, disk, files, headers, kill, numbers, terminal
+from benchmarks.fault_suite import bombs, disk, files, fuzz, headers, kill, long, numbers, rough, terminal
 from benchmarks.fault_suite.case import GOOD, Case, Verdict
 from benchmarks.fault_suite.process import import_all, outcome
 from benchmarks.result_page import write
@@ -25,6 +25,9 @@ PARTS: dict[str, Callable[[Path, bool], Iterator[Case]]] = {
     "memory": bombs.cases,
     "terminal": terminal.cases,
     "kill": kill.cases,
+    "rough": rough.cases,
+    "long": long.cases,
+    "fuzz": fuzz.cases,
 }
 
 

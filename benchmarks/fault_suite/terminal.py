@@ -187,7 +187,8 @@ def _renamed(folder: Path, text: str) -> None:
 def _npz_key(folder: Path, text: str) -> None:
     import numpy as np
 
-    np.savez(folder / "data.npz", **{text.replace("/", ""): np.zeros(3)})
+    arrays: dict[str, Any] = {text.replace("/", ""): np.zeros(3)}
+    np.savez(folder / "data.npz", **arrays)
 
 
 Places = dict[str, tuple[Callable[[Path, str], None], tuple[tuple[str, ...], ...]]]
