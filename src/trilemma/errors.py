@@ -1,7 +1,7 @@
 """The exceptions of this package: one class per kind of user error. A message is one line: what, where, what to do.
 
 The command line prints the message of a :class:`UserError` and exits with code 2; for :class:`TrainingFailedError` with
-code 3. Any other exception is a bug and is shown with its traceback.
+code 3, for :class:`NotStoredError` with code 4. Any other exception is a bug and is shown with its traceback.
 """
 
 from __future__ import annotations
@@ -59,6 +59,25 @@ class DamagedError(CheckpointError):
 
 class RunError(UserError):
     """A run folder that already exists, is missing, or cannot be written."""
+
+
+class NotStoredError(UserError):
+    """A file that cannot be written: the disk is full or read-only, a quota is used up, or permission is missing.
+
+    Args:
+        path: the file or folder.
+        reason: of the operating system.
+        advice: what to do.
+    """
+
+    def __init__(self, path: str, reason: str, advice: str | None = None) -> None:
+        # All arguments, so that the exception can be pickled.
+        super().__init__(path, reason, advice)
+        self.path, self.reason = path, reason
+        self.advice = advice or "free disk space or choose another folder"
+
+    def __str__(self) -> str:
+        return f"{self.path}: cannot be written ({self.reason}); {self.advice}"
 
 
 class MissingExtraError(UserError):

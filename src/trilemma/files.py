@@ -6,18 +6,20 @@ import errno
 import json
 import math
 import os
+import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from trilemma.errors import CheckpointError, DamagedError, DataError
+from trilemma.errors import CheckpointError, DamagedError, DataError, NotStoredError
 from trilemma.limits import check_expansion
+from trilemma.storing import discard, not_stored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +33,8 @@ _NPY = ".npy"
 _LONGEST_NPY_HEADER = 10_000
 # Pattern of the names of temporary files (:func:`replacing`).
 TEMPORARY = ".*.tmp"
+# File systems allow 255 bytes; names of temporary files are longer than those of the files.
+_LONGEST_NAME = 200
 # Metadata keys of a file of tensors: the digest of its tensors, and that of all other metadata.
 _TENSORS_DIGEST, _METADATA_DIGEST = "tensors", "digest"
 _DIGEST_PREFIX = "crc32:"
@@ -48,19 +52,29 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
         sync: flush the content to the disk before replacing ``path``, so that it survives a power failure.
 
     Raises:
-        OSError: the folder or the file cannot be written.
+        NotStoredError: the folder or the file cannot be written. An :class:`OSError` that the body raises about another
+            file is not changed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{_short(path.name)}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if sync:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        place = None if error.filename is None else Path(os.fsdecode(error.filename))
+        if place in (None, temporary, path, *path.parents):
+            raise not_stored(path, error) from error
+        raise
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        discard(temporary)
+
+
+def _short(name: str) -> str:
+    """A file name, or a digest of one so long that a longer name could be too long."""
+    return name if len(os.fsencode(name)) <= _LONGEST_NAME else f"{zlib.crc32(os.fsencode(name)):08x}"
 
 
 def reserve(path: Path) -> None:
@@ -268,7 +282,7 @@ class TensorFormat:
         foreign: error text for a safetensors file of another format.
         damaged: error text for a file that is not safetensors, or is truncated.
         remedy: what to do about such a file, and about one whose content does not match its digest.
-        advice: remedy in the error for a file that cannot be written.
+        advice: what to do about a file that cannot be written.
         key: metadata key of the JSON value.
         older: error text for an earlier version; ``None`` if earlier versions can be read.
     """
@@ -286,7 +300,7 @@ class TensorFormat:
         """Writes ``tensors`` and ``header`` atomically (see :func:`replacing`).
 
         Raises:
-            CheckpointError: the file cannot be written.
+            NotStoredError: the file cannot be written.
         """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
@@ -301,9 +315,12 @@ class TensorFormat:
         try:
             with replacing(path, sync=sync) as temporary:
                 save_file(copies, temporary, with_digests(metadata, copies))
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise CheckpointError(f"{path}: cannot be written ({reason}); {self.advice}") from None
+                # safetensors does not report what the system reports when a file is closed.
+                _metadata(temporary, complete=True)
+        except NotStoredError as error:
+            raise NotStoredError(str(path), error.reason, self.advice) from error
+        except (SafetensorError, ValueError, struct.error) as error:
+            raise NotStoredError(str(path), _system_words(str(error)), self.advice) from error
 
     def read(self, path: Path) -> tuple[Any, dict[str, Tensor]]:
         """Returns the header and the tensors of the file ``path``.
@@ -368,6 +385,12 @@ class TensorFormat:
             )
         if version < self.version and self.older is not None:
             raise CheckpointError(f"{path}: format version {version} {self.older}")
+
+
+def _system_words(text: str) -> str:
+    """The words of the system in an error text of safetensors, ``... I/O error: WORDS (os error NUMBER)``."""
+    match = re.search(r"I/O error: (.*) \(os error \d+\)", text)
+    return match[1] if match else text
 
 
 def is_safetensors(path: Path) -> bool:

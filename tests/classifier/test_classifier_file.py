@@ -11,7 +11,7 @@ from torch import nn
 
 import trilemma
 from trilemma.classifier.classifier import Classifier
-from trilemma.errors import CheckpointError
+from trilemma.errors import CheckpointError, NotStoredError
 from trilemma.files import CLASSIFIER
 from trilemma.networks.create import create_network
 from trilemma.networks.options import SmallResNetOptions
@@ -168,7 +168,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for place in (tmp_path / "file" / "model.safetensors", tmp_path / "folder"):
-        with pytest.raises(CheckpointError, match=r"cannot be written \(.*\); choose another path"):
+        with pytest.raises(NotStoredError, match=r"cannot be written \(.*\); choose another path"):
             small().save(place)
     assert not list((tmp_path / "folder").iterdir())
 

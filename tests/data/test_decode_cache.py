@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trilemma.data.cache import Contents, cache_folder, cached
-from trilemma.errors import DataError
+from trilemma.data.cache import Contents, cache_folder, cache_required, cached
+from trilemma.errors import DataError, NotStoredError
 from trilemma.files import reserve
 
 PIXELS = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
@@ -95,19 +96,40 @@ def test_a_failed_build_leaves_nothing() -> None:
     assert list((cache_folder() / "decoded").iterdir()) == []
 
 
-def test_cache_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("TRILEMMA_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"decode cache cannot be written .* set TRILEMMA_CACHE"):
+    entry = cached("key", Source())
+    assert np.array_equal(entry.images, PIXELS)
+    assert entry.labels.tolist() == [0, 1]
+    line = capsys.readouterr().err
+    assert re.fullmatch(
+        r"warning: the decode cache .*file: cannot be written .* set TRILEMMA_CACHE .* decoded into memory .*\n",
+        line,
+    )
+    with cache_required(), pytest.raises(NotStoredError, match="cannot be written"):
         cached("key", Source())
 
 
-def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_do_not_fit_into_memory_need_the_cache(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("TRILEMMA_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("trilemma.data.cache._MEMORY_BYTES", 10)
+    with pytest.raises(NotStoredError, match="set TRILEMMA_CACHE"):
+        cached("key", Source())
+
+
+def test_a_full_disk_is_no_entry_and_not_the_end_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int, offset: int, length: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DataError, match=r"cannot be written \(No space left on device\); free some space"):
+    with (
+        cache_required(),
+        pytest.raises(NotStoredError, match=r"written \(No space left on device\); free some"),
+    ):
         cached("key", Source())
     assert list((cache_folder() / "decoded").iterdir()) == []
 

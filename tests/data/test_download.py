@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trilemma.data import download
-from trilemma.errors import DataError
+from trilemma.errors import DataError, NotStoredError
 
 DATA = bytes(range(256)) * 400
 MD5 = hashlib.md5(DATA).hexdigest()
@@ -120,5 +120,5 @@ def test_missing_file_and_missing_server_are_one_line(server: Server, tmp_path: 
 
 def test_target_that_cannot_be_written_says_so(server: Server, tmp_path: Path) -> None:
     (tmp_path / "blocked").write_text("in the way")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(NotStoredError, match="cannot be written"):
         download.fetch(server.url, tmp_path / "blocked" / "file", MD5)

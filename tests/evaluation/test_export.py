@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import trilemma
 from trilemma.classifier.foreign_weights import load_weights, read_weights
 from trilemma.data.image_set import ImageSet
-from trilemma.errors import CheckpointError, DataError, MissingExtraError, RunError, UserError
+from trilemma.errors import CheckpointError, DataError, MissingExtraError, NotStoredError, RunError, UserError
 from trilemma.evaluation.evaluate import evaluate
 from trilemma.evaluation.export import export_onnx, export_state_dict
 from trilemma.networks.create import create_network
@@ -202,7 +202,7 @@ def test_a_network_that_onnx_cannot_express_is_one_line(clf, images, tmp_path, m
     [
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            RunError,
+            NotStoredError,
             "cannot be written (No space left on device)",
         ),
         (ValueError("too large\nfor protobuf"), CheckpointError, "not written: ValueError: too large"),

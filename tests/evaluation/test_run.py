@@ -46,10 +46,10 @@ def test_other_images_do_not_replace_the_runs_own(run_copy):
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(run_copy, monkeypatch, capsys):
-    def refuse(path: Path, text: str) -> None:
+    def refuse(source: Path, target: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("trilemma.runs.records.write_text", refuse)
+    monkeypatch.setattr("os.replace", refuse)
     assert evaluate_run(run_copy, ["clean"], images=20)["clean"]["count"] == 20
     printed = capsys.readouterr()
     assert "cannot be written (Permission denied)" in printed.err

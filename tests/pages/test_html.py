@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from trilemma.errors import RunError
+from trilemma.errors import NotStoredError, RunError
 from trilemma.evaluation.evaluate import evaluate_into, evaluate_run
 from trilemma.pages.comparison import write_comparison
 from trilemma.pages.html import write_report
@@ -246,7 +246,7 @@ def test_each_class_and_the_confusion_of_classes_are_shown_worst_first(run_witho
 
 def test_a_page_that_cannot_be_written_is_one_clear_line(run_without_steps, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be written"):
+    with pytest.raises(NotStoredError, match="cannot be written"):
         write_report(run_without_steps, tmp_path / "file" / "page.html")
 
 

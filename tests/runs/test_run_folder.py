@@ -12,7 +12,7 @@ from tests.training.support import SMALL_CHAIN, STEPS_PER_EPOCH, tiny
 
 import trilemma
 from trilemma.config.recipe import load_config
-from trilemma.errors import RunError
+from trilemma.errors import NotStoredError, RunError
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.run import Run
 from trilemma.training.train import train
@@ -58,7 +58,9 @@ def test_a_read_only_place_is_one_clear_line(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(RunError, match=r"run: cannot be written \(Read-only file system\); choose another"):
+    with pytest.raises(
+        NotStoredError, match=r"run: cannot be written \(Read-only file system\); choose another"
+    ):
         RunDirectory.create(tmp_path / "run", tiny("standard"))
 
 

@@ -257,7 +257,8 @@ class Classifier(nn.Module):
         """Writes one safetensors file with weights, threat, classes, statistics and format version, atomically.
 
         Raises:
-            CheckpointError: the folder cannot be written.
+            CheckpointError: the network hides its weights, or holds some that are no tensors of numbers.
+            NotStoredError: the file cannot be written.
         """
         weights, (mean, std) = file.weights_of(self.network, path), self._normalisation()
         tensors = {f"network.{name}": value for name, value in weights.items()}

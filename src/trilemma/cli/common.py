@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import shutil
 import sys
 import textwrap
@@ -17,9 +16,10 @@ import typer
 
 from trilemma.config.mistakes import shared_keys
 from trilemma.config.recipe import recipe_names
-from trilemma.errors import ConfigError, RunError
+from trilemma.errors import ConfigError
 from trilemma.printing import print_block, print_drawn, print_lines, print_message, visible_line
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.storing import writable_folder
 from trilemma.tables import cell
 
 if TYPE_CHECKING:
@@ -247,23 +247,8 @@ def run_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def output_folder(out: Path | None, run: RunDirectory | None, name: str) -> Path:
-    """Returns ``--out``, by default the folder ``name`` in the run or in the working directory, and creates it."""
+    """Returns ``--out``, by default the folder ``name`` in the run or in the working directory, if it is writable."""
     return writable_folder(out or (Path(name) if run is None else run.path / name))
-
-
-def writable_folder(path: Path) -> Path:
-    """Returns ``path`` and creates it if it does not exist.
-
-    Raises:
-        RunError: it is a file, or not writable.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{path}: cannot create the folder ({error.strerror}); choose another --out") from None
-    if not os.access(path, os.W_OK):
-        raise RunError(f"{path}: not writable; choose another --out")
-    return path
 
 
 def parse_threat(norm: str | None, radius: str | None) -> Threat | None:

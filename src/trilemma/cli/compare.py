@@ -13,13 +13,14 @@ from trilemma.cli.common import (
     print_table,
     print_text,
     run_results,
-    writable_folder,
 )
+from trilemma.errors import NotStoredError
 from trilemma.pages.compare import Format, as_text
 from trilemma.pages.compare import compare as compare_runs
 from trilemma.pages.table import SEEDS_NOTE, as_tree
 from trilemma.printing import print_block, print_lines
 from trilemma.runs.read import check_results
+from trilemma.storing import go_on_without, writable_file
 
 DEFAULT_PAGE = Path("compare.html")
 
@@ -62,15 +63,20 @@ def compare(
         check_results(path)
     if out is None and form in (None, "html"):
         out = DEFAULT_PAGE
-    if out is not None:
-        writable_folder(out.parent)
-    table = compare_runs(runs, out, form, each, bold)
+    if out is not None and not out.is_dir():
+        writable_file(out)
+    page = out
+    try:
+        table = compare_runs(runs, out, form, each, bold)
+    except NotStoredError as error:
+        go_on_without(error)
+        table, page = compare_runs(runs, each=each), None
     if out is None and form is not None and not as_json:
         print_block(as_text(table, form, bold))
         return
     if as_json:
         print_json(
-            {"runs": run_results(runs), "table": as_tree(table), "page": None if out is None else str(out)}
+            {"runs": run_results(runs), "table": as_tree(table), "page": None if page is None else str(page)}
         )
     else:
         print_table(table.by_value())
@@ -79,4 +85,5 @@ def compare(
         for entry in table.entries:
             for note in entry.notes:
                 print_text(f"not comparable: {entry.path}, {entry.checkpoint}: {note}")
-        print_lines(out)
+        if page is not None:
+            print_lines(page)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import (
@@ -19,10 +20,14 @@ from trilemma.cli.common import (
     show_progress_bar,
 )
 from trilemma.cli.model import ImagePaths, split_images, with_classifier
-from trilemma.errors import ConfigError
+from trilemma.errors import ConfigError, NotStoredError
 from trilemma.printing import print_lines
 from trilemma.runs.lock import writing_inside
+from trilemma.storing import go_on_without
 from trilemma.units import check_radius, length
+
+if TYPE_CHECKING:
+    from trilemma.evaluation.counterfactual_result import Counterfactuals
 
 SHOWN = (
     "image",
@@ -91,15 +96,25 @@ def counterfactual(
             frames=FRAMES if animate else 0, resize=resize, device=choose_device(device), skip_unreadable=True,
             progress=shown,
         )  # fmt: skip
-        written = result.save(folder, shown)
+        written = _save(result, folder, shown)
     if as_json:
-        print_json({**result.record, "folder": str(written.with_suffix(""))})
+        print_json({**result.record, "folder": None if written is None else str(written.with_suffix(""))})
         return
     print_table([{key: row[key] for key in SHOWN} for row in result.rows])
     already = int((result.original_labels == result.target_labels).sum())
     reached = int(result.success.sum())
     print_lines(f"{reached} of {len(result)} images are of class {target}, {already} of them before any step")
-    print_lines(f"figure: {written.with_suffix('.png')}", f"images: {written.with_suffix('')}")
+    if written is not None:
+        print_lines(f"figure: {written.with_suffix('.png')}", f"images: {written.with_suffix('')}")
+
+
+def _save(result: Counterfactuals, folder: Path, progress: bool) -> Path | None:
+    """Writes the result; returns the path of the JSON file, or ``None`` if it cannot be written."""
+    try:
+        return result.save(folder, progress)
+    except NotStoredError as error:
+        go_on_without(error)
+        return None
 
 
 def _check(norm: str, budget: str | None, least: bool, tolerance: str | None) -> None:

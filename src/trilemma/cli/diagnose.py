@@ -30,6 +30,7 @@ from trilemma.cli.common import (
 from trilemma.cli.model import with_classifier
 from trilemma.config.presets import DIAGNOSE, DIAGNOSE_DEFAULT, diagnose_presets
 from trilemma.printing import print_lines
+from trilemma.storing import collecting_unstored, go_on_without
 
 ATTACK_HELP = (
     f"repeatable: {', '.join(DIAGNOSE)}, or a registered attack  [default: {', '.join(DIAGNOSE_DEFAULT)}]"
@@ -74,11 +75,21 @@ def diagnose(
     require_threat(threat, clf.threat)
     print_progress(f"generating and attacking up to {images} images: {', '.join(names)}", quiet)
     test_images = open_images(clf, run, data)
-    record = diagnose_classifier(
-        clf, test_images, threat, images, seed, attacks=names, out=folder, progress=show_progress_bar(quiet)
-    )
+    with collecting_unstored() as errors:
+        record = diagnose_classifier(
+            clf,
+            test_images,
+            threat,
+            images,
+            seed,
+            attacks=names,
+            out=folder,
+            progress=show_progress_bar(quiet),
+        )
+    for error in errors:
+        go_on_without(error)
     if as_json:
-        print_json({**record, "figures": str(folder)})
+        print_json({**record, "figures": None if errors else str(folder)})
         return
     print_findings(record)
     print_table(sets(record))
@@ -86,7 +97,8 @@ def diagnose(
     print_table(attacks(record))
     print_table(moves(record))
     print_text(note(record))
-    print_lines(f"figures: {folder}")
+    if not errors:
+        print_lines(f"figures: {folder}")
 
 
 def print_findings(record: dict[str, Any]) -> None:

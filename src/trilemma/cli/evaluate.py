@@ -41,10 +41,11 @@ from trilemma.cli.samples import (
     evaluate_samples,
 )
 from trilemma.config.registry import PROTOCOLS
-from trilemma.errors import ConfigError
+from trilemma.errors import ConfigError, NotStoredError
 from trilemma.pages.words import NOT_ABOVE, not_above_chance
 from trilemma.runs.records import checkpoint_name
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.storing import writable_folder
 
 if TYPE_CHECKING:
     from trilemma.defences.purification import Purification
@@ -169,7 +170,7 @@ def evaluate(
     classifier = replace(classifier, checkpoint="last" if checkpoint == "last" else "best")
     classifier.check()
     run = classifier.run
-    _check_out(run, out, resume)
+    _check_out(run, out, resume, quiet)
     threat = parse_threats(norm, radius)
     print_progress(f"evaluating {classifier}: {', '.join(protocols)}", quiet)
     needs_threat = _attacks(protocols)
@@ -236,17 +237,28 @@ def _attacks(protocols: Sequence[str]) -> bool:
     return any(find_protocol(name).needs_threat for name in protocols)
 
 
-def _check_out(run: RunDirectory | None, out: Path | None, resume: bool) -> None:
-    """Checks ``--out``.
+def _check_out(run: RunDirectory | None, out: Path | None, resume: bool, quiet: bool) -> None:
+    """Checks ``--out``; says if the rows of a run cannot be stored, before the evaluation that may take hours.
 
     Raises:
         ConfigError: ``--out`` with a run, which has its own folder, or ``--resume`` without a folder to resume from.
+        NotStoredError: ``--out`` cannot be written.
     """
     if run is not None and out is not None:
         raise ConfigError(
             f"--out {out}: not used with a run, results go to {run.path / 'evaluation'}; remove --out"
         )
     folder = out if run is None else run.path
+    if out is not None:
+        writable_folder(out)
+    if run is not None:
+        try:
+            writable_folder(run.path)
+        except NotStoredError as error:
+            print_progress(
+                f"note: {run.path}: cannot be written ({error.reason}); the rows are printed and not stored",
+                quiet,
+            )
     if resume and folder is None:
         raise ConfigError("--resume: needs the folder with the saved state; add --out DIR")
     if resume and folder is not None and not any(folder.rglob("*.state.safetensors")):

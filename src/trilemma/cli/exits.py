@@ -1,4 +1,7 @@
-"""Turns exceptions and signals into one line and an exit code: 2 user error, 3 training failed, 130 interrupted."""
+"""Turns exceptions and signals into one line and an exit code.
+
+2 user error, 3 training failed, 4 a result is not stored, 130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,56 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 
 from trilemma.cli.common import print_error
-from trilemma.errors import TrainingFailedError, UserError
+from trilemma.errors import NotStoredError, TrainingFailedError, UserError
+from trilemma.storing import ONLY_WRITING, collecting_unstored, not_stored
 
 USER_ERROR = 2
 TRAINING_FAILED = 3
+NOT_STORED = 4
 INTERRUPTED = 130
 # ClickException. Newer versions of typer contain a copy of click, so the class is looked up through typer itself.
 COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
-_NOT_WRITABLE = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+# Causes that lie in the user's files, besides those that only a write has.
+_NOT_USABLE = (
+    errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
+
+
+class _Tolerant:
+    """Standard error that drops what does not fit on a full disk, where a log may be, instead of ending the command.
+
+    Args:
+        stream: the stream.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._dropping():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._dropping():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in ONLY_WRITING:
+                raise
 
 
 class OneLineErrors(TyperGroup):
@@ -42,6 +79,8 @@ class OneLineErrors(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Runs a command line and exits with its exit code."""
+        stderr = sys.stderr
+        sys.stderr = _Tolerant(stderr)
         try:
             code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
             # A closed pipe must raise here, not at interpreter exit.
@@ -56,15 +95,28 @@ class OneLineErrors(TyperGroup):
             code = 0
         except BrokenPipeError:
             code = 0
+        finally:
+            sys.stderr = stderr
             _redirect_closed_streams()
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the subcommand; turns expected exceptions into exit codes."""
+        with collecting_unstored() as errors:
+            value = self._invoke(ctx)
+        if errors:
+            print_error(_results_not_stored(errors))
+            raise typer.Exit(NOT_STORED)
+        return value
+
+    def _invoke(self, ctx: Any) -> Any:
         try:
             value = super().invoke(ctx)
             sys.stdout.flush()
             return value
+        except NotStoredError as error:
+            print_error(str(error))
+            raise typer.Exit(NOT_STORED) from None
         except UserError as error:
             print_error(str(error))
             raise typer.Exit(USER_ERROR) from None
@@ -79,14 +131,25 @@ class OneLineErrors(TyperGroup):
             _redirect_closed_streams()
             raise typer.Exit(0) from None
         except OSError as error:
-            if error.errno not in _NOT_WRITABLE:
+            if error.errno in ONLY_WRITING:
+                print_error(str(not_stored(error.filename or "standard output", error)))
+                _redirect_closed_streams()
+                raise typer.Exit(NOT_STORED) from None
+            if error.errno not in _NOT_USABLE or error.filename is None:
                 raise
-            target = error.filename or "standard output"
             print_error(
-                f"{target}: cannot be written ({error.strerror}); choose another path or free disk space"
+                f"{error.filename}: cannot be read or written ({error.strerror}); choose another path"
             )
-            _redirect_closed_streams()
             raise typer.Exit(USER_ERROR) from None
+
+
+def _results_not_stored(errors: Sequence[NotStoredError]) -> str:
+    """Returns the message for results that were printed, but could not be written."""
+    first, more = errors[0], f" (nor {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return (
+        f"{first.path}{more}: cannot be written ({first.reason}); the result is shown but not stored; "
+        f"{first.advice}"
+    )
 
 
 def _usage(error: Any) -> str:

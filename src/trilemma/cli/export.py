@@ -13,12 +13,12 @@ from trilemma.cli.common import (
     option,
     print_json,
     print_progress,
-    writable_folder,
 )
 from trilemma.cli.model import with_classifier
 from trilemma.errors import ConfigError, RunError
 from trilemma.printing import print_lines
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.storing import writable_file
 
 Onnx = Annotated[bool, option("--onnx", "write an .onnx file; requires the extra 'onnx'")]
 StateDict = Annotated[
@@ -57,7 +57,7 @@ def export(
     path = out or _default_path(run, ".onnx" if onnx else ".pt")
     if path.exists():
         raise RunError(f"{path}: already exists; refusing to overwrite, choose another --out or remove it")
-    writable_folder(path.parent)
+    writable_file(path)
     from trilemma.evaluation.export import export as export_classifier
     from trilemma.evaluation.source import open_images
 

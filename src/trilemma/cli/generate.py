@@ -129,6 +129,7 @@ def generate(
     folder = output_folder(out, run, "samples")
     # Training writes the chains beside the classifier.
     chains = None if classifier.path is None else classifier.classifier_file()
+    from trilemma.evaluation.protocols.generation import sample_set
     from trilemma.evaluation.samples import generate as generate_images
     from trilemma.evaluation.samples import stopping_text
 
@@ -143,20 +144,19 @@ def generate(
     record, grid = generated.record, generated.grid
     row = None
     if feature_extractor is not None:
-        archive, options_of_row = (
-            f"{folder / record['name']}.npz",
-            SampleOptions(None, extractor, draws=draws),
-        )
-        row = sample_row(run, archive, feature_extractor, options_of_row, data, seed, quiet)
+        options_of_row = SampleOptions(None, extractor, draws=draws)
+        row = sample_row(run, sample_set(generated), feature_extractor, options_of_row, data, seed, quiet)
     if as_json:
-        print_json({**record, "grid": str(grid)} | ({} if row is None else {"generation": row}))
+        grid_text = None if grid is None else str(grid)
+        print_json({**record, "grid": grid_text} | ({} if row is None else {"generation": row}))
         return
     print_table(sample_metrics(record))
     if row is not None:
         print_row(row)
     if record["stopping"] is not None:
         print_text(stopping_text(record))
-    print_lines(f"grid: {grid}", f"images: {folder / record['name']}")
+    if grid is not None:
+        print_lines(f"grid: {grid}", f"images: {folder / record['name']}")
 
 
 def _check_names(

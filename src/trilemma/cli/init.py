@@ -11,6 +11,7 @@ from trilemma.config.registry import METHODS
 from trilemma.errors import RunError
 from trilemma.files import write_text
 from trilemma.printing import print_lines
+from trilemma.storing import writable_file
 from trilemma.units import duration
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def init(
     file = out or Path(f"{stem}.yaml")
     if file.exists():
         raise RunError(f"{file}: exists already and is not overwritten; remove it, or choose another --out")
+    writable_file(file)
     from trilemma.data.survey import survey
     from trilemma.training.advise import advise
     from trilemma.training.devices import available_device
@@ -63,10 +65,10 @@ def init(
     chosen = available_device(device or "auto")
     found = survey(folder)
     advice = advise(found, str(folder), method, chosen)
-    write_text(file, recipe_yaml(found, advice, file, chosen))
     _print_findings(folder, found)
     for warning in advice.config.warnings:
         print_error(warning, prefix="warning: ")
+    write_text(file, recipe_yaml(found, advice, file, chosen))
     _print_next(file, advice, chosen, found)
 
 

@@ -85,7 +85,8 @@ def trilemma_command(
       trilemma train digits/eb-jdat           train one recipe into a run folder under runs/
       trilemma COMMAND --help                 options and examples of a command
 
-    Exit codes: 0 success, 1 bug, 2 user error (with a one-line message), 3 training failed, 130 interrupted.
+    Exit codes: 0 success, 1 bug, 2 user error (with a one-line message), 3 training failed, 4 not stored (such as on a
+    full disk; what was computed is printed), 130 interrupted.
     """
     if context.invoked_subcommand is None:
         print_block(context.get_help())

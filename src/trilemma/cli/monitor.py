@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from trilemma.cli.common import Json, argument, option, print_json, print_table, print_text, writable_folder
-from trilemma.errors import ConfigError
+from trilemma.cli.common import Json, argument, option, print_json, print_table, print_text
+from trilemma.errors import ConfigError, NotStoredError
 from trilemma.monitors.verdict import Verdict, judge
 from trilemma.printing import print_lines
+from trilemma.storing import go_on_without, writable_file
 
 LogFile = Annotated[Path, argument("LOG", "CSV, TSV, JSON or JSON lines file, or a run folder")]
 Images = Annotated[
@@ -48,10 +49,15 @@ def monitor(
     """
     if figure is not None and figure.suffix.lower() != ".png":
         raise ConfigError(f"--figure {figure}: the name must end in .png")
+    if figure is not None:
+        writable_file(figure, "choose another --figure")
     verdict = judge(log, images, classes)
     if figure is not None:
-        writable_folder(figure.parent)
-        _save(figure, verdict)
+        try:
+            _save(figure, verdict)
+        except NotStoredError as error:
+            go_on_without(error)
+            figure = None
     if as_json:
         print_json(
             {

@@ -22,13 +22,13 @@ from trilemma.cli.common import (
     print_progress,
     print_table,
     run_results,
-    writable_folder,
 )
 from trilemma.cli.exits import INTERRUPTED
 from trilemma.cli.workers import Job, Say, run_jobs
 from trilemma.printing import print_lines
 from trilemma.progress import ProgressBar, can_draw
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.storing import writable_folder
 from trilemma.units import duration
 
 # Labels the samples of the other two runs; it was trained on neither adversarial nor generated images.

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from trilemma.cli.common import Json, Results, print_json
+from pathlib import Path
+from typing import Annotated
+
+from trilemma.cli.common import Json, Results, option, print_json
 from trilemma.printing import print_lines
 from trilemma.runs.read import check_results
+from trilemma.storing import writable_file
+
+OutFile = Annotated[Path | None, option("--out FILE", "output file  [default: RUN/report.html]")]
 
 
-def report(run: Results, as_json: Json = False) -> None:
-    """Writes RUN/report.html and prints its path.
+def report(run: Results, out: OutFile = None, as_json: Json = False) -> None:
+    """Writes RUN/report.html, or the file of --out, and prints its path.
 
     The page is self-contained and shows all results in the run folder: metrics with intervals, training curves with
     alarms, energies, samples, environment. `trilemma evaluate`, `diagnose` and `generate` add results. RUN may also be
@@ -17,12 +23,13 @@ def report(run: Results, as_json: Json = False) -> None:
     \b
     Examples:
       trilemma report runs/digits-eb-jdat
-      trilemma report results/
+      trilemma report results/ --out results.html
     """
     folder = check_results(run)
+    file = writable_file(out or folder / "report.html")
     from trilemma.pages.html import write_report
 
-    page = write_report(folder)
+    page = write_report(folder, file)
     if as_json:
         print_json({"report": str(page)})
     else:

@@ -18,6 +18,7 @@ PIXELS = {"distance": "distance to nearest", "distance_ratio": "of real", "near_
 
 if TYPE_CHECKING:
     from trilemma.data.image_set import Splits
+    from trilemma.evaluation.protocols.generation import SampleSet
     from trilemma.metrics.frechet import Extractor
     from trilemma.runs.run_directory import RunDirectory
 
@@ -99,7 +100,9 @@ def evaluate_samples(
     if not source.empty and run is None:
         raise ConfigError(f"--samples {samples}: {source} is not a run folder; replace it by --data")
     network = independent_extractor(extractor, run, device)
-    row = sample_row(run, samples, network, options, data, seed, quiet)
+    from trilemma.evaluation.protocols.generation import read_samples
+
+    row = sample_row(run, read_samples(samples, options.origin), network, options, data, seed, quiet)
     if as_json:
         print_json({row["protocol"]: row})
     else:
@@ -123,25 +126,22 @@ def independent_extractor(name: str, run: RunDirectory | None, device: str | Non
 
 
 def sample_row(
-    run: RunDirectory | None, samples: str, extractor: Extractor, options: SampleOptions, data: str | None, seed: int,
-    quiet: bool,
+    run: RunDirectory | None, samples: SampleSet, extractor: Extractor, options: SampleOptions, data: str | None,
+    seed: int, quiet: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Returns the result row of the samples compared with the images of ``data``, by default of the run.
 
     With a run, the row is also written to its evaluation folder.
     """
-    from trilemma.evaluation.protocols.generation import measure_samples, read_samples
+    from trilemma.evaluation.protocols.generation import measure_samples
     from trilemma.runs.records import write_row
 
-    sample_sets = read_samples(samples, options.origin)
     splits = comparison_splits(data, run)
     assert splits is not None
-    print_progress(f"evaluating {len(sample_sets.images)} images of {samples}", quiet)
+    print_progress(f"evaluating {len(samples.images)} images of {options.samples or samples.name}", quiet)
     draws = 1 if options.draws is None else options.draws
     with writing_inside(None if run is None else run.path):
-        row = measure_samples(
-            sample_sets, splits, extractor, seed=seed, draws=draws, reference=options.reference
-        )
+        row = measure_samples(samples, splits, extractor, seed=seed, draws=draws, reference=options.reference)
         if run is not None:
             write_row(run.path, row)
     return row

@@ -11,6 +11,7 @@ from typing import Any
 
 from trilemma.cli.exits import sigterm_interrupts
 from trilemma.errors import TrilemmaError
+from trilemma.storing import collecting_unstored
 
 # Seconds between two calls of ``idle``, and for which an interrupted process may save its state.
 INTERVAL, PATIENCE = 1.0, 60.0
@@ -108,8 +109,10 @@ def _work(sender: Connection, job: Job) -> None:
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     try:
-        with sigterm_interrupts():
+        with sigterm_interrupts(), collecting_unstored() as errors:
             job.function(sender.send, *job.arguments)
+        if errors:
+            raise errors[0]
     except (TrilemmaError, KeyboardInterrupt) as error:
         sender.send(error)
     else:

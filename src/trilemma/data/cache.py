@@ -1,15 +1,20 @@
 """The decode cache: every source is decoded once, into a memory-mapped uint8 array.
 
 An entry consists of three files in the cache folder: ``KEY.npy`` (images), ``KEY.labels.npy`` and ``KEY.json``, which
-is written last and records sizes and checksums. An entry that does not match them is built again.
+is written last and records sizes and checksums. An entry that does not match them is built again. If the folder cannot
+be written, the images are decoded into memory, unless they are too large for that.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +22,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trilemma.errors import DataError
+from trilemma.errors import DataError, NotStoredError
 from trilemma.files import replacing, reserve, text_digest, write_text
+from trilemma.printing import print_message
 
 FORMAT = 2
 # Images up to this size are verified by their checksum, 3 GB/s, whenever an entry is opened. Larger ones stay on the
 # disk until they are used.
 _VERIFIED_BYTES = 1 << 29
+
+# Largest images that are decoded into memory if the cache cannot be written.
+_MEMORY_BYTES = 1 << 30
+
+_required: ContextVar[bool] = ContextVar("required", default=False)
 
 # (height, width) to resize to, or None to keep the size.
 Size = tuple[int, int] | None
@@ -56,7 +67,10 @@ class Contents:
 
 @dataclass(frozen=True)
 class Entry:
-    """A decoded source. ``images`` is memory-mapped copy-on-write; the other attributes are as in :class:`Contents`."""
+    """A decoded source; attributes as in :class:`Contents`.
+
+    ``images`` is memory-mapped copy-on-write, or in memory if the cache cannot be written.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -74,21 +88,63 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trilemma"
 
 
+@contextmanager
+def cache_required() -> Iterator[None]:
+    """A context in which a cache folder that cannot be written is an error for images of any size."""
+    token = _required.set(True)
+    try:
+        yield
+    finally:
+        _required.reset(token)
+
+
 def cached(key: str, read: Callable[[], Contents]) -> Entry:
     """The entry of ``key``; built from ``read()`` if it is missing or damaged.
 
+    If the cache folder cannot be written, the images are decoded into memory, and a line on standard error says so.
+
     Raises:
-        DataError: the source cannot be read, or the cache folder cannot be written.
+        DataError: the source cannot be read.
+        NotStoredError: the cache folder cannot be written, and the images are larger than 1 GiB, or the cache is
+            required (:func:`cache_required`).
     """
     entry = _open(key)
     if entry is None:
-        _build(key, read())
+        contents = read()
+        try:
+            _build(key, contents)
+        except NotStoredError as error:
+            size = len(contents.labels) * math.prod(contents.shape)
+            if size > _MEMORY_BYTES or _required.get():
+                raise
+            _warn_once(f"warning: {error}; the images are decoded into memory by every command")
+            return in_memory(contents)
         entry = _open(key)
     if entry is None:
         raise DataError(
             f"{cache_folder()}: the decode cache cannot be read back after writing; set TRILEMMA_CACHE to another disk"
         )
     return entry
+
+
+def in_memory(contents: Contents) -> Entry:
+    """The entry of a source whose images are decoded into memory."""
+    images = np.empty((len(contents.labels), *contents.shape), np.uint8)
+    contents.fill(images)
+    return Entry(
+        images,
+        contents.labels,
+        contents.parts,
+        contents.class_names,
+        contents.identity,
+        contents.native,
+        contents.remarks,
+    )
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    print_message(text)
 
 
 def _files(key: str) -> tuple[Path, Path, Path]:
@@ -146,7 +202,7 @@ def _digest(metadata: dict[str, Any]) -> str:
 
 
 def _build(key: str, contents: Contents) -> None:
-    """Decodes the images and writes the three files of an entry; raises :class:`DataError` if it cannot."""
+    """Decodes the images and writes the three files of an entry; raises :class:`NotStoredError` if it cannot."""
     images_file, labels_file, metadata_file = _files(key)
     shape = (len(contents.labels), *contents.shape)
     try:
@@ -174,8 +230,6 @@ def _build(key: str, contents: Contents) -> None:
             "remarks": contents.remarks,
         }
         write_text(metadata_file, json.dumps({**metadata, "digest": _digest(metadata)}))
-    except OSError as error:
-        raise DataError(
-            f"{cache_folder()}: the decode cache cannot be written ({error.strerror or error}); "
-            "free some space or set TRILEMMA_CACHE to another folder"
-        ) from error
+    except NotStoredError as error:
+        advice = "free some space or set TRILEMMA_CACHE to another folder"
+        raise NotStoredError(f"the decode cache {cache_folder()}", error.reason, advice) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trilemma.errors import DataError
 from trilemma.progress import bar, can_draw
+from trilemma.storing import not_stored
 
 
 def file_sha256(path: Path) -> str:
@@ -63,8 +64,9 @@ def fetch(url: str, target: Path, checksum: str) -> None:
         checksum: MD5 or SHA-256 in hex.
 
     Raises:
-        DataError: no connection, no such file on the server, a connection that is lost in every attempt, a wrong
-            checksum, or a file that cannot be written.
+        DataError: no connection, no such file on the server, a connection that is lost in every attempt, or a wrong
+            checksum.
+        NotStoredError: the file cannot be written; what was received of it stays, for the next attempt.
     """
     if target.exists():
         return
@@ -92,9 +94,7 @@ def fetch(url: str, target: Path, checksum: str) -> None:
             raise DataError(f"{url}: {reason}; run again to resume the download, or {_by_hand(target)}")
         _accept(part, target, checksum)
     except OSError as error:
-        raise DataError(
-            f"{target}: cannot be written ({error.strerror or error}); set TRILEMMA_CACHE to another folder"
-        ) from error
+        raise not_stored(target, error, "set TRILEMMA_CACHE to another folder") from error
 
 
 def _by_hand(target: Path) -> str:

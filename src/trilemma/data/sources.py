@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from trilemma.config.plug_ins import call_registered
 from trilemma.config.registry import DATASETS, import_object
 from trilemma.data import catalogue
 from trilemma.data.arrays import arrays_contents, as_arrays, read_npz
-from trilemma.data.cache import FORMAT, Contents, Entry, Size, cached
+from trilemma.data.cache import FORMAT, Contents, Entry, Size, cached, in_memory
 from trilemma.data.class_names import match_classes, names_by_order, numbers
 from trilemma.data.download import file_sha256, verify_checksum
 from trilemma.data.given import given_images
@@ -334,18 +333,7 @@ def _open_function(name: str, dataset: catalogue.Dataset, root: str | Path | Non
 
     if isinstance(dataset.read, str) and dataset.read.startswith("trilemma."):
         return _cached(name, name, size, read, name)
-    contents = read()
-    images = np.empty((len(contents.labels), *contents.shape), np.uint8)
-    contents.fill(images)
-    entry = Entry(
-        images,
-        contents.labels,
-        contents.parts,
-        contents.class_names,
-        contents.identity,
-        contents.native,
-        contents.remarks,
-    )
+    entry = in_memory(read())
     return _Source(entry, name + _resized(entry, size), name)
 
 

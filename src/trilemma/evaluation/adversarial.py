@@ -13,10 +13,11 @@ import torch
 from trilemma.attacks.preset import count_outside
 from trilemma.classifier.correctness import evaluation_logits
 from trilemma.data.image_set import as_float
-from trilemma.errors import ConfigError, RunError
+from trilemma.errors import ConfigError, NotStoredError, RunError
 from trilemma.evaluation.protocol import ACCURACY, Protocol, Request, Verdicts
 from trilemma.files import replacing
 from trilemma.printing import print_message
+from trilemma.storing import go_on_without, writable_file
 
 OPTION = "--save-adversarial"
 
@@ -29,7 +30,8 @@ def check_adversarial_file(
     Raises:
         ConfigError: the evaluation does not have one protocol that attacks with one threat and gives a verdict per
             image, or the file does not end in ``.npz``.
-        RunError: the file exists.
+        RunError: the file exists, or its path cannot be a file.
+        NotStoredError: its folder cannot be written.
     """
     file = Path(path)
     if file.suffix != ".npz":
@@ -51,7 +53,7 @@ def check_adversarial_file(
             f"{OPTION}: needs one protocol that attacks and gives a verdict per image, with one radius; got "
             f"{given or 'none'}; add --protocol NAME, such as pgd-20"
         )
-    return file
+    return writable_file(file, f"choose another {OPTION}")
 
 
 def save_adversarial(file: Path, request: Request, verdicts: Verdicts, about: Mapping[str, Any]) -> None:
@@ -64,9 +66,10 @@ def save_adversarial(file: Path, request: Request, verdicts: Verdicts, about: Ma
     The images are checked as written: inside the ball and [0, 1], and the prediction of each gives its verdict. Images
     at the decision boundary can give another one with another batch size; they are counted on standard error.
 
+    If the file cannot be written, the evaluation goes on without it.
+
     Raises:
         RuntimeError: images outside the ball or [0, 1].
-        RunError: the file cannot be written.
     """
     assert verdicts.adversarial is not None
     clf, threat = request.clf, request.required_threat
@@ -95,5 +98,5 @@ def save_adversarial(file: Path, request: Request, verdicts: Verdicts, about: Ma
     try:
         with replacing(file) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **arrays)
-    except OSError as error:
-        raise RunError(f"{OPTION} {file}: cannot be written ({error.strerror or error})") from None
+    except NotStoredError as error:
+        go_on_without(error)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path, PurePath
 from typing import Any
 
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from trilemma.errors import ConfigError
-from trilemma.evaluation.samples import as_uint8
+from trilemma.evaluation.samples import as_uint8, write_image
 from trilemma.figures.counterfactual import (
     animate_counterfactual,
     difference_scale,
@@ -23,7 +23,7 @@ from trilemma.figures.style import LIGHT, Theme, render, save_figure
 from trilemma.files import write_bytes, write_npz
 from trilemma.progress import bar
 from trilemma.runs.lock import writing_inside
-from trilemma.runs.records import warn_unwritable, write_json
+from trilemma.runs.records import write_json
 from trilemma.tables import Records, text_table
 
 # Longest name of a file that an image is written to, without number and ending.
@@ -180,33 +180,32 @@ class Counterfactuals:
 
         The npz file holds ``originals`` and ``images`` in float32, and ``labels``. The folder holds of each image
         ``NUMBER-FILE.png``, the strip of :meth:`figure`, ``NUMBER-FILE-result.png``, the result itself rounded to
-        8 bits, and ``NUMBER-FILE.webp`` if frames were kept. A warning is printed if a file cannot be written.
+        8 bits, and ``NUMBER-FILE.webp`` if frames were kept.
 
         Returns:
             The path of the JSON file.
+
+        Raises:
+            NotStoredError: a file cannot be written.
         """
         out, name = Path(out), self._file_name()
         folder = out / name
         with writing_inside(out):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                arrays = {
-                    "originals": self.originals, "images": self.images, "labels": self.target_labels
-                }  # fmt: skip
-                write_npz(out / f"{name}.npz", {key: value.numpy() for key, value in arrays.items()})
-                save_figure(out / f"{name}.png", lambda theme: self.figure(theme=theme))
-                pixels = as_uint8(self.images)
-                with bar("writing", len(self), progress) as advance:
-                    for index, image in enumerate(self.names):
-                        stem = re.sub(r"[^\w.-]", "_", PurePath(str(image)).stem)[:LONGEST_STEM]
-                        path = folder / f"{index:04d}-{stem}.png"
-                        self.figure(index).savefig(path, metadata={"Software": None})
-                        Image.fromarray(pixels[index].squeeze()).save(path.with_stem(f"{path.stem}-result"))
-                        if len(self.trajectories[index].frames):
-                            write_bytes(path.with_suffix(".webp"), self.animation(index))
-                        advance(1)
-            except OSError as error:
-                warn_unwritable(out, error)
+            arrays = {"originals": self.originals, "images": self.images, "labels": self.target_labels}
+            write_npz(out / f"{name}.npz", {key: value.numpy() for key, value in arrays.items()})
+            save_figure(out / f"{name}.png", lambda theme: self.figure(theme=theme))
+            pixels = as_uint8(self.images)
+            with bar("writing", len(self), progress) as advance:
+                for index, image in enumerate(self.names):
+                    stem = re.sub(r"[^\w.-]", "_", PurePath(str(image)).stem)[:LONGEST_STEM]
+                    path = folder / f"{index:04d}-{stem}.png"
+                    strip = BytesIO()
+                    self.figure(index).savefig(strip, format="png", metadata={"Software": None})
+                    write_bytes(path, strip.getvalue())
+                    write_image(path.with_stem(f"{path.stem}-result"), pixels[index])
+                    if len(self.trajectories[index].frames):
+                        write_bytes(path.with_suffix(".webp"), self.animation(index))
+                    advance(1)
             write_json(out / f"{name}.json", self.record)
         return out / f"{name}.json"
 

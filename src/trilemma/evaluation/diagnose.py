@@ -15,7 +15,7 @@ from trilemma.attacks.preset import run_preset
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.presets import Preset, diagnose_presets
 from trilemma.data.image_set import ImageSet
-from trilemma.errors import ConfigError
+from trilemma.errors import ConfigError, NotStoredError
 from trilemma.evaluation.evaluate import check_fit, check_output, environment, which_images
 from trilemma.evaluation.lint.rows import lint_data
 from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
@@ -37,8 +37,9 @@ from trilemma.metrics.energy_landscape import (
 )
 from trilemma.progress import bar
 from trilemma.runs.lock import writing_inside
-from trilemma.runs.records import keeps, note_kept, warn_unwritable, write_json
+from trilemma.runs.records import keeps, note_kept, write_json
 from trilemma.samplers.generate import generate, stored_pca
+from trilemma.storing import go_on_without
 from trilemma.threat import Threat
 
 BATCH_SIZE = 250
@@ -239,29 +240,28 @@ def diagnose(
         }
         if out is not None:
             stored = Path(out) / "energies.json"
-            if keeps(stored, record, "count"):
-                out = Path(out) / f"{len(part)}-images"
-                note_kept(stored, "a diagnosis of more images", out)
-            _write(Path(out), record, energies)
+            kept = keeps(stored, record, "count")
+            folder = Path(out) / f"{len(part)}-images" if kept else Path(out)
+            try:
+                _write(folder, record, energies)
+            except NotStoredError as error:
+                go_on_without(error)
+            else:
+                if kept:
+                    note_kept(stored, "a diagnosis of more images", folder)
         return record
 
 
 def _write(out: Path, record: dict[str, Any], energies: Landscape) -> None:
-    """Writes the record, the energies and the figures to the folder ``out``; warns if that fails."""
+    """Writes the record, the energies and the figures to the folder ``out``; raises :class:`NotStoredError`."""
     sets, attack = energies.sets, next(iter(energies.attacked))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_points(out / "energies.npz", sets)
-        save_figure(out / "energy-histograms.png", lambda theme: draw_histograms(sets, theme))
-        save_figure(
-            out / "energy-quiver.png",
-            lambda theme: draw_quiver(sets[CLEAN], sets[ADVERSARIAL], theme, attack),
-        )
-        if record["moves"]["count"]:
-            _write_moves(out, record["moves"], energies)
-    except OSError as error:
-        warn_unwritable(out, error)
-        return
+    write_points(out / "energies.npz", sets)
+    save_figure(out / "energy-histograms.png", lambda theme: draw_histograms(sets, theme))
+    save_figure(
+        out / "energy-quiver.png", lambda theme: draw_quiver(sets[CLEAN], sets[ADVERSARIAL], theme, attack)
+    )
+    if record["moves"]["count"]:
+        _write_moves(out, record["moves"], energies)
     write_json(out / "energies.json", record)
 
 

@@ -42,6 +42,7 @@ from trilemma.progress import bar
 from trilemma.runs.lock import writing
 from trilemma.runs.records import LAST, write_row
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.storing import discard
 from trilemma.tables import Rows
 from trilemma.threat import Threat
 from trilemma.training.build import build_data
@@ -464,7 +465,7 @@ def evaluate_run(
             previous = clf
         # Deleted at the end only, so that interrupting the second evaluation does not lose the first.
         for file in state_files:
-            file.unlink(missing_ok=True)
+            discard(file)
         return all_rows
 
 
@@ -533,5 +534,5 @@ def evaluate_into(
             for row in rows.values():
                 write_row(folder, row)
             for row_name in rows:
-                state_file(state_folder, row_name).unlink(missing_ok=True)
+                discard(state_file(state_folder, row_name))
     return rows

@@ -27,6 +27,7 @@ from trilemma.errors import (
     CheckpointError,
     ConfigError,
     MissingExtraError,
+    NotStoredError,
     RunError,
     TrilemmaError,
     describe,
@@ -168,7 +169,8 @@ def export_state_dict(clf: Classifier, path: str | Path, images: ImageSet) -> di
         The metadata: format, versions, classes, image shape, input range, threat, network, data of the check.
 
     Raises:
-        RunError: the file exists already or cannot be written.
+        RunError: the file exists already.
+        NotStoredError: it cannot be written.
         CheckpointError: the file does not give the same logits.
     """
     weights_of(clf.network, path)
@@ -211,7 +213,8 @@ def export_onnx(clf: Classifier, path: str | Path, images: ImageSet) -> dict[str
 
     Raises:
         MissingExtraError: the extra ``onnx`` is not installed.
-        RunError, CheckpointError: as in :func:`export_state_dict`; also if ONNX cannot express the network.
+        RunError, NotStoredError, CheckpointError: as in :func:`export_state_dict`; the last also if ONNX cannot express
+            the network.
     """
     try:
         import onnx
@@ -301,7 +304,8 @@ def _write_checked(
 
     Raises:
         ConfigError: no images for the check.
-        RunError: ``path`` exists already or cannot be written.
+        RunError: ``path`` exists already.
+        NotStoredError: it cannot be written.
         CheckpointError: the logits differ, or the exporter or the runtime cannot handle the network.
     """
     if len(images) == 0:
@@ -314,10 +318,8 @@ def _write_checked(
         with replacing(path) as temporary:
             write(temporary)
             _compare(clf, read_back(temporary), images, tolerance, path)
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another --out"
-        ) from None
+    except NotStoredError as error:
+        raise NotStoredError(str(path), error.reason, "choose another --out") from None
     except TrilemmaError:
         raise
     # Exporters and runtimes raise types of their own.

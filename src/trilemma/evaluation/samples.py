@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,22 @@ from trilemma.config.chains import choose_chain
 from trilemma.config.starts import REPLAY_BUFFER, start_names
 from trilemma.data.download import file_sha256
 from trilemma.data.image_set import ImageSet, Splits, as_float
-from trilemma.errors import ConfigError
+from trilemma.errors import ConfigError, NotStoredError
 from trilemma.evaluation.chain_record import ChainRecord, ChainRecorder, recorded_chains, recorded_steps
 from trilemma.evaluation.evaluate import check_fit, environment, run_splits
 from trilemma.evaluation.source import Source, find_run, open_source
 from trilemma.figures.chains import draw_chain_energies, draw_trajectories
 from trilemma.figures.sample_grid import COLUMNS, draw_grid, draw_neighbours, first_of_each_class
 from trilemma.figures.style import LIGHT, Theme, render, save_figure
-from trilemma.files import write_npz
+from trilemma.files import write_bytes, write_npz
 from trilemma.metrics.generation import compare_samples, nearest_images
 from trilemma.progress import bar
 from trilemma.runs.lock import writing_inside
-from trilemma.runs.records import keeps, note_kept, warn_unwritable, write_json
+from trilemma.runs.records import keeps, note_kept, write_json
 from trilemma.samplers.generate import generate as sample
 from trilemma.samplers.guidance import with_statistics
 from trilemma.samplers.replay_buffer import load_chains
+from trilemma.storing import discard, go_on_without
 from trilemma.tables import text_table
 from trilemma.units import count
 
@@ -291,9 +293,10 @@ def generate(
             "seconds": seconds,
             **environment(clf.device),
         }  # fmt: skip
-        if out is not None and keeps(stored := Path(out) / f"{record['name']}.json", record, "per_class"):
+        stored = None if out is None else Path(out) / f"{record['name']}.json"
+        kept = stored is not None and keeps(stored, record, "per_class")
+        if kept:
             record["name"] += f"_{per_class}-per-class"
-            note_kept(stored, "samples of more images per class", stored.with_stem(record["name"]))
         generated = Generated(
             samples.starts,
             samples.images,
@@ -304,7 +307,14 @@ def generate(
             None if out is None else Path(out),
         )
         if out is not None:
-            _write(Path(out), generated, clf, None if data is None else data.train.images)
+            try:
+                _write(Path(out), generated, clf, None if data is None else data.train.images)
+            except NotStoredError as error:
+                go_on_without(error)
+                generated = replace(generated, folder=None)
+            else:
+                if stored is not None and kept:
+                    note_kept(stored, "samples of more images per class", stored.with_stem(record["name"]))
         return generated
 
 
@@ -354,31 +364,37 @@ def as_uint8(images: Tensor) -> Any:
 
 
 def _write(out: Path, generated: Generated, clf: Classifier, train: Tensor | None) -> None:
+    """Writes the samples, their figures and the record; raises :class:`NotStoredError` if it cannot."""
     record, name = generated.record, generated.record["name"]
-    try:
-        folder = out / name
-        folder.mkdir(parents=True, exist_ok=True)
-        starts, images = as_uint8(generated.starts), as_uint8(generated.images)
-        archive = out / f"{name}.npz"
-        write_npz(archive, {"starts": starts, "samples": images, "labels": generated.labels.numpy()})
-        # Ties the record to these samples, in case the process is killed before it is written.
-        record["archive_sha256"] = file_sha256(archive)
-        files = [
-            f"{int(label)}-{index % record['per_class']:04d}.png"
-            for index, label in enumerate(generated.labels)
-        ]
-        for old in folder.glob("*.png"):
-            # Of earlier samples of this name, of other weights.
-            if re.fullmatch(r"\d+-\d{4,}\.png", old.name) and old.name not in files:
-                old.unlink()
-        for file, image in zip(files, images, strict=True):
-            Image.fromarray(image.squeeze()).save(folder / file)
-        for suffix, draw in _figures(generated, clf, train).items():
-            save_figure(out / f"{name}{suffix}.png", draw)
-    except OSError as error:
-        warn_unwritable(out, error)
-        return
+    folder = out / name
+    starts, images = as_uint8(generated.starts), as_uint8(generated.images)
+    archive = out / f"{name}.npz"
+    write_npz(archive, {"starts": starts, "samples": images, "labels": generated.labels.numpy()})
+    # Ties the record to these samples, in case the process is killed before it is written.
+    record["archive_sha256"] = file_sha256(archive)
+    files = [
+        f"{int(label)}-{index % record['per_class']:04d}.png" for index, label in enumerate(generated.labels)
+    ]
+    for file, image in zip(files, images, strict=True):
+        write_image(folder / file, image)
+    for old in folder.glob("*.png"):
+        # Of earlier samples of this name, of other weights.
+        if re.fullmatch(r"\d+-\d{4,}\.png", old.name) and old.name not in files:
+            discard(old)
+    for suffix, draw in _figures(generated, clf, train).items():
+        save_figure(out / f"{name}{suffix}.png", draw)
     write_json(out / f"{name}.json", record)
+
+
+def write_image(path: Path, image: Any) -> None:
+    """Writes a uint8 array ``[H, W, C]`` with 1 or 3 channels as PNG, atomically.
+
+    Raises:
+        NotStoredError: it cannot be written.
+    """
+    content = BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(content, "PNG")
+    write_bytes(path, content.getvalue())
 
 
 def _figures(

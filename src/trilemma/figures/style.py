@@ -162,7 +162,7 @@ def write_pair(path: Path, images: tuple[bytes, bytes]) -> None:
     """Writes both variants of a figure, each atomically: ``path`` and its dark counterpart.
 
     Raises:
-        OSError: the folder cannot be written.
+        NotStoredError: the folder cannot be written.
     """
     for content, target in zip(images, (path, dark_path(path)), strict=True):
         write_bytes(target, content)

@@ -43,7 +43,8 @@ def compare(
         prints itself with one row per value.
 
     Raises:
-        RunError: a folder holds no results, or the file cannot be written.
+        RunError: a folder holds no results.
+        NotStoredError: the file cannot be written.
         ConfigError: no runs, or a suffix that stands for no format.
     """
     if isinstance(runs, str | PathLike) or not runs:
@@ -61,10 +62,7 @@ def compare(
 
         write_comparison(paths, out, each=each)
         return table
-    try:
-        write_text(Path(out), as_text(table, chosen, bold))
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror or error}); choose another file") from None
+    write_text(Path(out), as_text(table, chosen, bold))
     return table
 
 

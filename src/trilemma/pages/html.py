@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from trilemma.errors import NotStoredError
 from trilemma.figures.confusion import confusion_key, draw_confusion
 from trilemma.figures.labels import one_line
 from trilemma.figures.reliability import draw_reliability, reliability_rows
@@ -83,7 +85,8 @@ def write_report(run_path: str | PathLike[str], out: str | Path | None = None) -
         out: output file, by default ``report.html`` in that folder.
 
     Raises:
-        RunError: neither kind of folder, or the page cannot be written.
+        RunError: neither kind of folder.
+        NotStoredError: the page cannot be written.
     """
     run = read_contents(run_path)
     return write_page(
@@ -222,9 +225,16 @@ def _save_picture(run: Contents, name: str, images: tuple[bytes, bytes], caption
     """Returns a picture of the page; also writes it to ``figures/``, or prints a warning if that fails."""
     try:
         write_pair(run.path / "figures" / f"{name}.png", images)
-    except OSError as error:
-        print_message(f"warning: {run.path}/figures: cannot be written ({error.strerror or error})")
+    except NotStoredError as error:
+        _warn_once(
+            f"warning: {run.path / 'figures'}: cannot be written ({error.reason}); its pictures are on the page"
+        )
     return picture(images, name.replace("-", " "), caption)
+
+
+@cache
+def _warn_once(text: str) -> None:
+    print_message(text)
 
 
 def energy_pictures(run: Contents, wanted: Sequence[tuple[str, str]]) -> list[Picture]:

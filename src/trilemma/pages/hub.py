@@ -16,11 +16,20 @@ import yaml
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.hub import CLASSIFIER_FILE
 from trilemma.classifier.load import load
-from trilemma.errors import CheckpointError, ConfigError, MissingExtraError, RunError, describe
+from trilemma.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingExtraError,
+    NotStoredError,
+    RunError,
+    describe,
+)
 from trilemma.evaluation.source import Source, find_run, open_source
+from trilemma.files import replacing, write_bytes, write_text
 from trilemma.pages.card import model_card
 from trilemma.runs.read import read_contents
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.storing import ONLY_WRITING, not_stored, storing, writable_folder
 
 # Files and folders of a run that are pushed as they are, if they exist.
 _RUN_FILES = ("status.json", "metrics.jsonl", "evaluation")
@@ -62,6 +71,7 @@ def push(
         MissingExtraError: huggingface_hub is not installed.
         CheckpointError: the upload failed.
         RunError: ``out`` exists already.
+        NotStoredError: the files cannot be written.
     """
     _check_name(repository)
     hub = None if out is not None else _package(repository)
@@ -76,9 +86,15 @@ def push(
         folder = Path(str(out))
         if folder.exists():
             raise RunError(f"{folder}: already exists; refusing to overwrite, choose another --out")
-        _write(folder, clf, run, card)
+        writable_folder(folder)
+        try:
+            _write(folder, clf, run, card)
+        except NotStoredError:
+            # Else the next attempt would be refused.
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return str(folder)
-    with TemporaryDirectory() as folder_name:
+    with storing("temporary files", "set TMPDIR to another folder"), TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
         _write(folder, clf, run, card)
         return _upload(hub, repository, folder, private)
@@ -99,16 +115,22 @@ def pull(repository: str, out: str | Path) -> Path:
         MissingExtraError: huggingface_hub is not installed.
         CheckpointError: the download failed.
         RunError: ``out`` exists already.
+        NotStoredError: ``out`` cannot be written.
     """
     name, _, revision = repository.partition("@")
     _check_name(name)
     hub, folder = _package(name), Path(out)
     if folder.exists():
         raise RunError(f"{folder}: already exists; refusing to overwrite, choose another --out")
+    writable_folder(folder)
     try:
         hub.snapshot_download(name, revision=revision or None, local_dir=str(folder))
     # The package raises errors of its HTTP library too, which depends on its version.
     except Exception as error:
+        # Else the next attempt would be refused.
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in ONLY_WRITING:
+            raise not_stored(folder, error) from error
         raise CheckpointError(f"hub:{repository}: cannot be downloaded ({describe(error)})") from error
     # Kept by the package for later downloads into the same folder.
     shutil.rmtree(folder / ".cache", ignore_errors=True)
@@ -148,28 +170,26 @@ def _upload(hub: Any, repository: str, folder: Path, private: bool) -> str:
 def _write(folder: Path, clf: Classifier, run: RunDirectory | None, card: str) -> None:
     """Writes the files of the repository to ``folder``."""
     clf.save(folder / CLASSIFIER_FILE)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_text(folder / "README.md", card)
     if run is None:
         return
     pushed = RunDirectory(folder)
     for name in _RUN_FILES:
-        if (run.path / name).is_dir():
-            rows = shutil.ignore_patterns("*.safetensors", ".*")
-            shutil.copytree(run.path / name, folder / name, ignore=rows)
-        elif (run.path / name).is_file():
-            shutil.copyfile(run.path / name, folder / name)
+        for file in [run.path / name, *sorted((run.path / name).rglob("*"))]:
+            relative = file.relative_to(run.path)
+            hidden = any(part.startswith(".") for part in relative.parts)
+            if file.is_file() and not hidden and file.suffix != ".safetensors":
+                write_bytes(folder / relative, file.read_bytes())
     for event in run.events():
         if event["kind"] in _EVENTS:
             pushed.add_event(event)
     # The hub stores the same content once.
-    pushed.best_classifier.parent.mkdir(parents=True)
-    shutil.copyfile(folder / CLASSIFIER_FILE, pushed.best_classifier)
+    with replacing(pushed.best_classifier) as temporary:
+        shutil.copyfile(folder / CLASSIFIER_FILE, temporary)
     config = yaml.safe_load(run.config_file.read_text(encoding="utf-8"))
     config["data"]["root"] = None
     if Path(str(config["training"].get("start"))).exists():
         config["training"]["start"] = None
-    pushed.config_file.write_text(
-        yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    write_text(pushed.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     environment = {key: value for key, value in run.environment().items() if key != "command"}
-    (folder / "environment.json").write_text(json.dumps(environment, indent=2), encoding="utf-8")
+    write_text(folder / "environment.json", json.dumps(environment, indent=2))

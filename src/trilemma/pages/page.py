@@ -18,7 +18,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from trilemma.errors import RunError
 from trilemma.figures.labels import label_key
 from trilemma.figures.style import DARK, LIGHT
 from trilemma.files import write_text
@@ -108,13 +107,7 @@ def write_page(template: str, path: Path, **variables: Any) -> Path:
     """Renders a template to ``path``, atomically, and returns ``path``.
 
     Raises:
-        RunError: the file cannot be written.
+        NotStoredError: the file cannot be written.
     """
-    html = _environment().get_template(template).render(**variables)
-    try:
-        write_text(path, html)
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another output file"
-        ) from None
+    write_text(path, _environment().get_template(template).render(**variables))
     return path

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from trilemma.config.yaml_text import parse_yaml, read_text
-from trilemma.errors import ConfigError, RunError
-from trilemma.files import parse_json, text_digest, write_text
+from trilemma.errors import ConfigError, NotStoredError, RunError
+from trilemma.files import parse_json, replacing, text_digest, write_text
 from trilemma.printing import print_message
+from trilemma.storing import go_on_without, storing
 from trilemma.units import parse_fraction
 
 Row = Mapping[str, Any]
@@ -39,19 +40,13 @@ LAST = "last"
 LONGEST_NAME = 180
 
 
-def warn_unwritable(path: Path, error: OSError) -> None:
-    """Prints a one-line warning to standard error that a result could not be written to ``path``."""
-    print_message(
-        f"warning: {path}: cannot be written ({error.strerror or error}); the result is shown but not saved"
-    )
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a record as JSON with its digest; prints a warning if the file cannot be written."""
-    try:
-        write_text(path, _sealed(content))
-    except OSError as error:
-        warn_unwritable(path, error)
+    """Writes a record as JSON with its digest.
+
+    Raises:
+        NotStoredError: the file cannot be written.
+    """
+    write_text(path, _sealed(content))
 
 
 def _sealed(content: Mapping[str, Any]) -> str:
@@ -90,7 +85,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def write_row(run: Path, row: dict[str, Any], subfolder: str = "") -> None:
-    """Writes a result row to the ``evaluation`` folder of a run; prints a warning if that fails.
+    """Writes a result row to the ``evaluation`` folder of a run; goes on without it if that fails.
 
     The row of the run's own test images and threat is written to ``PROTOCOL.json``, other rows beside it (see the head
     of this module). A stored row of the same protocol, data and threat is replaced; if it was measured with other
@@ -104,25 +99,42 @@ def write_row(run: Path, row: dict[str, Any], subfolder: str = "") -> None:
     """
     folder = run / "evaluation" / subfolder
     try:
-        path = _row_path(folder, row, stored_threat(run))
-        existing = _read_row(path)
+        with storing(folder / f"{headline_stem(row['protocol'])}.json"):
+            path, kept = _row_path(folder, row, stored_threat(run))
+            note = _write_row(path, row) or kept
+    except NotStoredError as error:
+        go_on_without(error)
+        return
+    if note is not None:
+        _note(note)
+
+
+def _write_row(path: Path, row: dict[str, Any]) -> str | None:
+    """Writes a row to ``path``; an older one of other settings or weights is moved to ``earlier``.
+
+    Returns:
+        What to say about the older row, if anything.
+    """
+    existing = _read_row(path)
+    moved = None
+    # The older row is moved only when the new one is on the disk.
+    with replacing(path) as temporary:
+        temporary.write_text(_sealed(row), encoding="utf-8")
         if existing is not None and not _same_measurement(existing, row):
             moved = _move_to_earlier(path)
-            if not same_checkpoint(existing, row):
-                _note(
-                    f"{path}: replaces a row of {existing['count']} images of other weights, now in {moved}"
-                )
-            elif existing["count"] > row["count"]:
-                _note(
-                    f"{path}: replaces a row of {existing['count']} images of other settings, now in {moved}"
-                )
-        write_text(path, _sealed(row))
-    except OSError as error:
-        warn_unwritable(folder / file_stem(row), error)
+    if existing is None or moved is None:
+        return None
+    replaced = f"{path}: replaces a row of {existing['count']} images of"
+    if not same_checkpoint(existing, row):
+        return f"{replaced} other weights, now in {moved}"
+    return f"{replaced} other settings, now in {moved}" if existing["count"] > row["count"] else None
 
 
-def _row_path(folder: Path, row: Row, threat: Row | None) -> Path:
-    """Returns the file to write a row to, after an older headline of other data or threat was given its own name."""
+def _row_path(folder: Path, row: Row, threat: Row | None) -> tuple[Path, str | None]:
+    """Returns the file to write a row to, after an older headline of other data or threat was given its own name.
+
+    The second value is what to say about a row of more images that is kept, if there is one.
+    """
     plain = folder / f"{headline_stem(row['protocol'])}.json"
     headline = _read_row(plain)
     if headline is not None and not is_own(headline, threat):
@@ -133,15 +145,14 @@ def _row_path(folder: Path, row: Row, threat: Row | None) -> Path:
     path = plain if own else folder / f"{file_stem(row)}.json"
     existing = _read_row(path)
     if existing is None or existing["count"] <= row["count"]:
-        return path
+        return path, None
     if existing.get("version") != row["version"] or not same_checkpoint(existing, row):
-        return path
+        return path, None
     smaller = folder / f"{file_stem(row)}@{row['count']}-images.json"
-    _note(
+    return smaller, (
         f"{path}: keeps its row of {existing['count']} images; the one of {row['count']} is in {smaller.name}; "
         "delete the former and measure again to replace it"
     )
-    return smaller
 
 
 def _same_measurement(first: Row, second: Row) -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 
 from trilemma.config.config import Config
 from trilemma.config.recipe import dump_config, load_config
-from trilemma.errors import RunError
+from trilemma.errors import NotStoredError, RunError
 from trilemma.files import parse_json, write_text
 from trilemma.printing import print_message
+from trilemma.storing import discard, storing, writable_folder
 
 # Keys of ``environment.json`` whose values a sum of floating-point numbers depends on.
 _ROUNDING = ("torch", "platform", "device", "cpu", "threads")
@@ -102,21 +103,21 @@ class RunDirectory:
             recipe: name of the recipe, for reports.
 
         Raises:
-            RunError: the folder already holds a run or other files, or cannot be written.
+            RunError: the folder already holds a run or other files.
+            NotStoredError: it cannot be written.
         """
         cls.check_unused(path)
         run = cls(path)
+        writable_folder(run.path)
+        environment = run.path / "environment.json"
         try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            # Written first: a folder with this file can be resumed.
+            write_text(environment, json.dumps({"recipe": recipe, **_environment()}, indent=2))
+            # Written last: a folder with this file can be resumed.
             write_text(run.config_file, dump_config(config))
-            write_text(
-                run.path / "environment.json", json.dumps({"recipe": recipe, **_environment()}, indent=2)
-            )
-        except OSError as error:
-            raise RunError(
-                f"{path}: cannot be written ({error.strerror or error}); choose another --out"
-            ) from None
+        except NotStoredError as error:
+            # Else the folder would count as used.
+            discard(environment)
+            raise NotStoredError(str(path), error.reason, "choose another --out") from None
         return run
 
     @classmethod
@@ -266,12 +267,24 @@ class RunDirectory:
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:
-    """Appends a JSON line, on a new line even if a killed process left an incomplete one."""
-    with path.open("ab+") as file:
+    """Appends a JSON line, on a new line even if a killed process left an incomplete one.
+
+    Raises:
+        NotStoredError: it cannot be written; no part of it stays in the file.
+    """
+    line = json.dumps(record).encode() + b"\n"
+    with storing(path), path.open("ab+", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         incomplete = end > 0 and file.read(1) != b"\n"
-        file.write((b"\n" if incomplete else b"") + json.dumps(record).encode() + b"\n")
+        content = (b"\n" if incomplete else b"") + line
+        try:
+            # On a disk that is almost full a part is written, and only the next attempt is an error.
+            while content:
+                content = content[file.write(content) :]
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def _environment() -> dict[str, Any]:

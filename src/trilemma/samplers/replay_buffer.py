@@ -110,7 +110,7 @@ def save_chains(path: Path, buffer: ReplayBuffer, class_names: tuple[str, ...]) 
         class_names: one name per class.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        NotStoredError: the file cannot be written.
     """
     images = (buffer.images.clamp(0, 1) * 255).round().to(torch.uint8)
     CHAINS.write(path, {"images": images, "labels": buffer.labels}, {"class_names": list(class_names)})

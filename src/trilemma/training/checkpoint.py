@@ -18,7 +18,7 @@ FORMAT = TensorFormat(
     foreign="not a training state of trilemma; resume from a run folder",
     damaged="not a training state, or a truncated one",
     remedy="copy it again or resume from an earlier one",
-    advice="free space or choose another --out",
+    advice="free disk space and resume the run",
     key="tree",
     older="written by an earlier trilemma, which cannot be resumed; start a new run",
 )
@@ -70,7 +70,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Writes the state atomically: if the process is killed, the file is either the old one or the new one.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        NotStoredError: the file cannot be written.
     """
     tensors, tree = flatten(state)
     FORMAT.write(path, tensors, tree, sync=True)

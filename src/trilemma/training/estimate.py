@@ -14,7 +14,7 @@ from torch import nn
 from trilemma.classifier.memory_format import preferred_memory_format, set_memory_format
 from trilemma.config.config import Config
 from trilemma.config.registry import DATASETS
-from trilemma.data.cache import cache_folder
+from trilemma.data.cache import cache_folder, cache_required
 from trilemma.data.catalogue import Dataset, find_dataset
 from trilemma.data.image_set import Splits
 from trilemma.errors import TrilemmaError
@@ -139,7 +139,8 @@ def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None,
         message = f"{section.name} will be downloaded when training starts"
         return (known.num_classes, (channels, height, width), images), None, message
     try:
-        splits = build.build_data(config)
+        with cache_required():
+            splits = build.build_data(config)
     except TrilemmaError as error:
         return None, None, str(error)
     train = splits.train

@@ -370,14 +370,15 @@ class Loop:
         given = score(accuracies, self.criterion)
         selected = self.criterion == "last" or given > state.best
         fgsm, pgd10 = self._monitored_accuracies(accuracies)
-        self.record.held_out(state, accuracies, fgsm, pgd10, selected)
-        if self.points is not None:
-            self.record.images(state, self.points)
         if self.criterion != "last" and passed_over(given, state.best):
             self._report_selection(given, state.best)
         if selected:
             state.best = given
+            # Before the line that says so: without that file, the line would make the run unreadable.
             self.record.classifier(finished, self.data.train, state, "best", self.criterion)
+        self.record.held_out(state, accuracies, fgsm, pgd10, selected)
+        if self.points is not None:
+            self.record.images(state, self.points)
         for alarm in state.watch.read_evaluation(
             fgsm, pgd10, state.step, accuracies.images, accuracies.chance
         ):

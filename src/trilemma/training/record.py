@@ -14,11 +14,13 @@ from trilemma.config.config import Config
 from trilemma.data.image_set import ImageSet
 from trilemma.data.statistics import ClassPCA
 from trilemma.errors import describe
+from trilemma.files import replacing
 from trilemma.methods.base import Points
 from trilemma.monitors.readings import Reading, mean_reading
 from trilemma.printing import print_message
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.samplers.replay_buffer import CHAINS_FILE, save_chains
+from trilemma.storing import discard
 from trilemma.training.checkpoint import save_state
 from trilemma.training.loggers import IMAGES, Log
 from trilemma.training.progress import Reporter
@@ -232,14 +234,13 @@ class Record:
         """Stores the saved state as an earlier one, for rollbacks, and deletes those that no rollback needs."""
         if not self.writes:
             return
-        state_copy = self.run.earlier_state(state.step)
-        state_copy.unlink(missing_ok=True)
-        try:
-            # A hard link is safe: the state file is always replaced, never modified.
-            state_copy.hardlink_to(self.run.state_file)
-        except OSError:
-            # Some network and removable disks have no hard links.
-            shutil.copyfile(self.run.state_file, state_copy)
+        with replacing(self.run.earlier_state(state.step)) as temporary:
+            try:
+                # A hard link is safe: the state file is always replaced, never modified.
+                temporary.hardlink_to(self.run.state_file)
+            except OSError:
+                # Some network and removable disks have no hard links.
+                shutil.copyfile(self.run.state_file, temporary)
         self._delete_old_states(state)
 
     def _delete_old_states(self, state: TrainingState) -> None:
@@ -258,7 +259,7 @@ class Record:
             needed |= {step for step in steps if step > start and step % state.steps_per_epoch == 0}
             needed |= {*[step for step in steps if step <= start][-1:], *state.watch.onsets}
         for step in files.keys() - needed:
-            files[step].unlink(missing_ok=True)
+            discard(files[step])
 
     def status(self, state: TrainingState, status: str) -> None:
         """Writes the status and the cost so far.

@@ -5,11 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from trilemma.printing import print_message
 from trilemma.training.loggers import Log, Record, event, numbers, pictures
 
 
 def tensorboard(folder: Path) -> Log | None:
     """A logger that writes numbers as scalars, images as pictures and events as texts; ``None`` without TensorBoard.
+
+    ``None`` also if the folder cannot be written, after a warning.
 
     Args:
         folder: folder of the event files.
@@ -18,6 +21,9 @@ def tensorboard(folder: Path) -> Log | None:
     try:
         writer = import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
     except ImportError:
+        return None
+    except OSError as error:
+        print_message(f"warning: {folder}: cannot be written ({error.strerror or error})")
         return None
 
     def log(record: Record, step: int) -> None:

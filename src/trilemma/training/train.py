@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +14,10 @@ from trilemma.classifier.load import load
 from trilemma.config.config import Config
 from trilemma.config.recipe import flatten_config, load_config
 from trilemma.data.image_set import Splits
-from trilemma.errors import ConfigError, RunError
+from trilemma.errors import ConfigError, NotStoredError, RunError
 from trilemma.runs.lock import writing
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.storing import writable_folder
 from trilemma.training.build import build_data
 from trilemma.training.checkpoint import newest_sound_state
 from trilemma.training.checks import check_run
@@ -62,6 +63,8 @@ def train(
 
     Raises:
         UserError: a mistake in the recipe, the data or the folder; the message is one line.
+        NotStoredError: a file of the run cannot be written, such as on a full disk. The last state and the best
+            classifier stay as they were, and ``resume=True`` continues from that state.
         TrainingFailedError: an alarm after which no remedy is left, such as a further divergence.
         KeyboardInterrupt: SIGINT or SIGTERM, after the state was saved.
     """
@@ -91,6 +94,7 @@ def train(
             return Run(path, load(path), run.metrics())
     else:
         RunDirectory.check_unused(path)
+    writable_folder(path)
     check_compiler(config, chosen_device)
     data = build_data(config)
     if run is None or not run.has_begun():
@@ -105,7 +109,11 @@ def train(
         run = RunDirectory(path)
         # The process that wrote before may have finished the run meanwhile.
         if run.status().get("status") != "finished":
-            _run_training(config, run, name, data, fabric, progress, logs, restart=resume == "restart")
+            try:
+                _run_training(config, run, name, data, fabric, progress, logs, restart=resume == "restart")
+            except NotStoredError as error:
+                advice = "free disk space, then continue the run with --resume (in Python resume=True)"
+                raise NotStoredError(error.path, error.reason, advice) from error
     return Run(path, load(path), run.metrics())
 
 
@@ -147,7 +155,13 @@ def _run_training(
                 loop.restart()
             # A state is as large as the run's weights, optimiser and replay buffer.
             del saved
-            loop.train()
+            try:
+                loop.train()
+            except NotStoredError:
+                # The last state is sound. The status may be as impossible to write as the file before.
+                with suppress(NotStoredError):
+                    record.status(loop.state, "interrupted")
+                raise
     finally:
         run_reporter.close()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from trilemma.attacks.ensemble.pool import Pool, Work
-from trilemma.errors import CheckpointError
+from trilemma.errors import CheckpointError, NotStoredError
 from trilemma.files import TensorFormat, tensor_bytes
 from trilemma.printing import print_message
 
@@ -67,7 +67,7 @@ class PoolFile:
         }
         try:
             FORMAT.write(self.path, tensors, header)
-        except CheckpointError as error:
+        except NotStoredError as error:
             print_message(f"warning: {error}")
             self._unwritable = True
         self._last_save = time.monotonic()

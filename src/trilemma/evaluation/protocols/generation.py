@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from trilemma.metrics.generation import memorisation, nearest_distance
 from trilemma.metrics.inception import inception
 from trilemma.metrics.interval import FEWEST, WORDS, bootstrap_interval
 from trilemma.runs.records import read_record
+
+if TYPE_CHECKING:
+    from trilemma.evaluation.samples import Generated
 
 VERSION = 1
 FRESH, UNSTATED = "fresh", "origin-unstated"
@@ -87,6 +90,19 @@ def read_samples(path: str | Path, origin: str | None = None) -> SampleSet:
         )
     pixels = np.stack([decode(read_file(file, str(file)), next(iter(shapes)), str(file)) for file in files])
     return SampleSet(source.name, torch.from_numpy(pixels), origin=origin or UNSTATED)
+
+
+def sample_set(generated: Generated) -> SampleSet:
+    """Samples that have just been generated, as :func:`read_samples` returns them from their archive."""
+    record = generated.record
+    return SampleSet(
+        record["name"],
+        to_levels(generated.images),
+        to_levels(generated.starts),
+        FRESH,
+        record["checkpoint"],
+        record["seed"],
+    )
 
 
 def _shape(file: Path) -> tuple[int, int, int]:
