@@ -67,10 +67,15 @@ def test_every_step_of_a_write_can_fail(tmp_path: Path, monkeypatch, number: int
     old = tmp_path / "folder" / "old.txt"
     write_text(old, "whole")
     path = tmp_path / "new" / "a.txt" if step == "mkdir" else old
-    with monkeypatch.context() as patch, pytest.raises(NotStoredError) as caught:
-        patch.setattr(*{"open": (Path, "open")}.get(step, (os, step)), fail)
+
+    def write() -> None:
         with replacing(path, sync=True) as temporary:
             temporary.write_text("half")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*{"open": (Path, "open")}.get(step, (os, step)), fail)
+        with pytest.raises(NotStoredError) as caught:
+            write()
     assert (caught.value.path, caught.value.reason) == (str(path), os.strerror(number))
     assert old.read_text() == "whole"
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["old.txt"]

@@ -27,12 +27,12 @@ def not_stored(path: str | Path, error: OSError, advice: str | None = None) -> N
 
     Args:
         path: the file that was to be written, not a temporary one.
-        error: the reason. If it names a folder of ``path``, the message does too.
+        error: the reason. If a part of ``path`` is a file or too long, the message names it.
         advice: what to do; by default to free disk space or choose another folder.
     """
     reason = error.strerror or str(error) or type(error).__name__
     place = None if error.filename is None else os.fsdecode(str(error.filename))
-    if place is not None and Path(place) in Path(path).parents:
+    if error.errno in _IN_THE_PATH and place is not None and Path(place) in Path(path).parents:
         reason += f": {place}"
     return NotStoredError(str(path), reason, advice)
 
