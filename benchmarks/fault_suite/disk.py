@@ -107,7 +107,8 @@ def _and_look(arguments: tuple[str, ...]) -> Callable[[], Any]:
         before = json.loads(Path(_SEEN).read_text())
         code = exit_code(arguments)
         after = _content(_DISK)
-        lost = [name for name in before if name not in after]
+        # Training keeps the newest of its earlier states only.
+        lost = [name for name in before if name not in after and "/state-" not in name]
         temporary = [name for name in after if name.endswith(".tmp")]
         broken = [name for name in after if name not in before and not _is_whole(_DISK / name)]
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -122,7 +123,7 @@ def _is_whole(file: Path) -> bool:
     readers: dict[str, Callable[[], Any]] = {
         ".json": lambda: json.loads(file.read_text()),
         ".jsonl": lambda: [json.loads(line) for line in file.read_text().splitlines()],
-        ".html": lambda: _ends_in(file, "</html>\n"),
+        ".html": lambda: _ends_in(file, "</html>"),
         ".csv": lambda: _ends_in(file, "\n"),
         ".png": lambda: _open_image(file),
         ".npz": lambda: _open_arrays(file),

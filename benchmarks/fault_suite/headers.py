@@ -321,10 +321,10 @@ def _case(files: _Files, title: str, change: Change, name: str) -> Case:
 
 def _written(files: _Files, title: str, write: Callable[[Path], None], name: str) -> Case:
     action, read = _COMMANDS[name]
+    # Training with weights that are no numbers fails, and says so.
+    codes = (2, 3) if action == _TRAIN else (2,)
+    may_leave = r"(^|/)\.lock$|^weights" + ("|^new/" if action == _TRAIN else "")
     return Case(
-        f"{title[:80]}: {name}",
-        lambda folder: files.prepare(folder, write),
-        action,
-        files.same(name, action, read),
-        may_leave=r"(^|/)\.lock$|^weights",
-    )
+        f"{title[:80]}: {name}", lambda folder: files.prepare(folder, write), action,
+        files.same(name, action, read), codes, may_leave=may_leave,
+    )  # fmt: skip

@@ -65,18 +65,20 @@ def run(
     """Runs a command or a function in a folder; the text says why it could not be tried."""
     before = set(_files(folder))
     with tempfile.TemporaryDirectory() as outside:
-        streams = [Path(outside, name) for name in ("stdout", "stderr")]
-        plain = _resident_megabytes()
+        streams = [Path(outside, name) for name in ("stdout", "stderr", "plain")]
         pid = _fork(lambda: _child(action, folder, streams, surroundings))
         status, usage, timed_out = _wait(pid, timeout)
-        stdout, stderr = (stream.read_text(errors="replace") if stream.exists() else "" for stream in streams)
+        stdout, stderr, plain = (
+            stream.read_text(errors="replace") if stream.exists() else "" for stream in streams
+        )
     code = os.waitstatus_to_exitcode(status)
     if code == _NOT_TRIED:
         return stderr.strip()
     left = tuple(name for name in _files(folder) if name not in before)
     seconds = usage.ru_utime + usage.ru_stime
     peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return Ended(folder, code, stdout, stderr, seconds, max(0.0, peak - plain), timed_out, left)
+    megabytes = max(0.0, peak - float(plain or peak))
+    return Ended(folder, code, stdout, stderr, seconds, megabytes, timed_out, left)
 
 
 def _fork(child: Callable[[], NoReturn]) -> int:
@@ -124,7 +126,8 @@ def _child(
     code = 1
     try:
         os.setpgid(0, 0)
-        _redirect(streams)
+        streams[2].write_text(str(_resident_megabytes()))
+        _redirect(streams[:2])
         os.chdir(folder)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         warnings.resetwarnings()
@@ -187,7 +190,7 @@ def _limit_memory() -> None:
 
 
 def _resident_megabytes() -> float:
-    """Memory of this process, with which its children begin."""
+    """Memory of this process."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

@@ -12,10 +12,12 @@ from typing import Any
 
 from benchmarks.fault_suite import bombs, disk, files, fuzz, headers, kill, long, numbers, rough, terminal
 from benchmarks.fault_suite.case import GOOD, Case, Verdict
+from benchmarks.fault_suite.mutants import MUTANTS, caught
 from benchmarks.fault_suite.process import import_all, outcome
 from benchmarks.result_page import write
 
 Row = dict[str, Any]
+RESULTS_NAME = "faults.json"
 # The cases of each part, from the folder of sound inputs and whether the form is short.
 PARTS: dict[str, Callable[[Path, bool], Iterator[Case]]] = {
     "files": files.cases,
@@ -78,6 +80,21 @@ class Suite:
             print(f"{part}: {counts(self.rows(part))}", flush=True)
         return all(row["verdict"] in GOOD for part in parts for row in self.rows(part) if "verdict" in row)
 
+    def run_mutants(self, names: Iterable[str] = MUTANTS) -> bool:
+        """Removes one check after the other; returns whether the suite reports each removal."""
+        os.environ["TRILEMMA_CACHE"] = str(self.folder / "cache")
+        import_all()
+        rows = []
+        for name in names:
+            rows.append(caught(name, self.work / f"sound-{self.label}", self.folder / "case"))
+            print(f"without {name}: {len(rows[-1]['failing'])} of {rows[-1]['cases']} cases fail", flush=True)
+        self._mutants_file.write_text(json.dumps(rows, indent=1))
+        return all(row["failing"] for row in rows)
+
+    @property
+    def _mutants_file(self) -> Path:
+        return self.folder / "mutants.json"
+
     def write(self, results: Path) -> None:
         """Adds the counts and the failing cases of all parts that have rows to the page."""
         found = {
@@ -89,6 +106,8 @@ class Suite:
             for part in PARTS
             if self.rows(part)
         }
+        if self._mutants_file.exists():
+            found["mutants"] = json.loads(self._mutants_file.read_text())
         write(results, "python benchmarks/faults.py", found, page)
 
 
@@ -106,20 +125,27 @@ def shown(row: Row) -> str:
 
 
 def page(content: dict[str, Any]) -> str:
-    """The page of counts, part by part, one table per label."""
-    labels = list(dict.fromkeys(key.partition(": ")[0] for key in content["rows"]))
+    """The page: one table of counts per label, the failing cases of the last one, and the mutants."""
+    rows = dict(content["rows"])
+    mutants = rows.pop("mutants", [])
     lines = ["# Fault suite", "", f"`{content['command']}`: {content['about']}", ""]
     heads = ["part", "tried", *map(str, Verdict)]
-    for label in labels:
-        rows = {
-            part: row["counts"]
-            for key, row in content["rows"].items()
-            for name, _, part in [key.partition(": ")]
-            if name == label
-        }
-        total = {head: sum(row[head] for row in rows.values()) for head in heads[1:]}
+    for label in dict.fromkeys(key.partition(": ")[0] for key in rows):
+        parts = {key.partition(": ")[2]: row for key, row in rows.items() if key.startswith(f"{label}: ")}
+        total = {head: sum(row["counts"][head] for row in parts.values()) for head in heads[1:]}
         lines += [f"## {label}", "", f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
-        for part, row in [*rows.items(), ("all", total)]:
-            lines.append(f"| {part} | {' | '.join(str(row[head]) for head in heads[1:])} |")
+        for part, counted in [*((part, row["counts"]) for part, row in parts.items()), ("all", total)]:
+            lines.append(f"| {part} | {' | '.join(str(counted[head]) for head in heads[1:])} |")
+        lines.append("")
+        lines += [f"Not tried: {reason}." for row in parts.values() for reason in row["not tried"]]
+        failing = Counter(row["verdict"] for part in parts.values() for row in part["failing"])
+        lines += [f"Failing cases are listed in `{RESULTS_NAME}`.", ""] if failing else [""]
+    if mutants:
+        lines += ["## Mutants", "", "A check is removed; the cases are good with it.", ""]
+        lines += ["| removed | function | cases | of them fail |", "|---|---|---:|---:|"]
+        for row in mutants:
+            lines.append(
+                f"| {row['mutant']} | `{row['function']}` | {row['cases']} | {len(row['failing'])} |"
+            )
         lines.append("")
     return "\n".join(lines)

@@ -1,0 +1,120 @@
+"""Mutants: the library with one check removed. A suite that is worth its name reports failures for each of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from benchmarks.fault_suite import bombs, files, headers, rough, terminal
+from benchmarks.fault_suite.case import GOOD, Case
+from benchmarks.fault_suite.process import outcome
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A removed check.
+
+    Attributes:
+        function: the function with the check, as ``module:name``.
+        without: a function of the same arguments without the check.
+        cases: makes the cases of the part that must catch it.
+        matching: texts, one of which the names of those cases contain.
+    """
+
+    function: str
+    without: Callable[..., Any]
+    cases: Callable[[Path, bool], Any]
+    matching: tuple[str, ...]
+
+    def apply(self) -> None:
+        """Removes the check, wherever the function has been imported to."""
+        module, _, name = self.function.partition(":")
+        target: Any = importlib.import_module(f"trilemma.{module}")
+        for part in name.split("."):
+            target = getattr(target, part)
+        target = target.fget if isinstance(target, property) else getattr(target, "__wrapped__", target)
+        assert isinstance(target, FunctionType) and isinstance(self.without, FunctionType)
+        target.__code__ = self.without.__code__
+
+
+def _always(*arguments: Any, **named: Any) -> bool:
+    return True
+
+
+def _no_lock(folder: Any) -> Any:
+    yield
+
+
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def _without_limit(self: Any) -> int:
+    return 1 << 62
+
+
+def _nothing(*arguments: Any, **named: Any) -> None:
+    return None
+
+
+MUTANTS = {
+    "the digest of a file of tensors": Mutant(
+        "files:intact", _always, files.cases,
+        ("best/classifier.safetensors, bit flip 1: evaluate", "best/classifier.safetensors, bit flip 2: predict",
+         "best/classifier.safetensors, bit flip 3: predict", "last/state.safetensors, bit flip"),
+    ),
+    "the digest of a row": Mutant(
+        "runs.records:_digest", lambda content: "crc32:00000000", files.cases,
+        ("evaluation/clean.json, bit flip 1: compare", "evaluation/clean.json, bit flip 2: compare",
+         "evaluation/clean.json, bit flip 3: compare", "pgd-20.json, bit flip 3: compare"),
+    ),
+    "the lock of a run folder": Mutant(
+        "runs.lock:writing", _no_lock, rough.cases, ("while another process writes: evaluate",),
+    ),
+    "the types of weights in a file": Mutant(
+        "classifier.foreign_weights:_holds", _always, headers.cases,
+        ("weights in int8: predict", "weights in int64: predict", "one weight in int8: predict"),
+    ),
+    "the statistics in a file": Mutant(
+        "classifier.statistics:wrong_statistic", _nothing, headers.cases, ("statistics",),
+    ),
+    "control characters on terminals": Mutant(
+        "printing:visible", _as_it_is, terminal.cases,
+        ("a title in an argument: evaluate TEXT", "a title in a folder of images: score"),
+    ),
+    "the limits of what is read": Mutant(
+        "limits:Limit.value", _without_limit, bombs.cases,
+        ("a PNG of 9400 x 9400, 16 bits as", "an anchor bomb as bomb.yaml: validate"),
+    ),
+}  # fmt: skip
+
+
+def mutated(case: Case, mutant: Mutant) -> Case:
+    """The case with the check removed in its process."""
+
+    def surroundings() -> str | None:
+        mutant.apply()
+        return case.surroundings()
+
+    return dataclasses.replace(case, name=f"{case.name}, mutated", surroundings=surroundings)
+
+
+def caught(name: str, sound: Path, folder: Path) -> dict[str, Any]:
+    """The row of a mutant: of how many cases that are good how many fail once the check is removed."""
+    mutant = MUTANTS[name]
+    tried, failing = 0, []
+    for case in mutant.cases(sound, False):
+        if not any(text in case.name for text in mutant.matching):
+            continue
+        if outcome(case, folder).get("verdict") not in GOOD:
+            continue
+        tried += 1
+        row = outcome(mutated(case, mutant), folder)
+        if row.get("verdict") not in GOOD:
+            failing.append(row)
+    return {"mutant": name, "function": mutant.function, "cases": tried, "failing": failing}
