@@ -94,7 +94,6 @@ def make_runs(folder: Path) -> None:
     if done.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "digits").mkdir(exist_ok=True)
     succeed(lambda: stop_at(_INTERRUPTED, RECIPE[0], RECIPE[1:], UNFINISHED), folder)
     copy_of(folder / UNFINISHED, folder / FINISHED)
     for arguments in (
@@ -170,7 +169,7 @@ class Sound:
             found = []
             for attempt in range(2):
                 place = self.folder / f"sound-{attempt}"
-                copy_of(self.folder / "digits", place)
+                place.mkdir()
                 self.prepare(reader, place)
                 found.append(reader.read(succeed(reader.arguments, place)))
                 remove(place)

@@ -63,10 +63,10 @@ def _training(recipe: str, *overrides: str, codes: tuple[int, ...] = (0,), stage
     return Job(command, (*command, "--resume"), read, codes)
 
 
-_EVALUATE = ("evaluate", "done", "--protocol", "autoattack-standard", "--images", "12", *_QUICK)
-_GENERATE = ("generate", "done", "--per-class", "2", "--steps", "8", "--seed", "3", *_QUICK)
+_EVALUATE = ("evaluate", "done", "--protocol", "autoattack-standard", "--images", "8", *_QUICK)
+_GENERATE = ("generate", "done", "--per-class", "1", "--steps", "4", "--seed", "3", *_QUICK)
 JOBS = {
-    "training pgd-at": _training("digits/pgd-at", "training.epochs=4", "attack.steps=3"),
+    "training pgd-at": _training("digits/pgd-at", "training.epochs=2", "attack.steps=2"),
     "training eb-jdat": _training(
         "digits/eb-jdat", "training.epochs=2", "sampler.steps=3", "sampler.buffer_size=200", "attack.steps=2"
     ),
@@ -74,7 +74,7 @@ JOBS = {
         "digits/dat", "training.start=stage.yaml", "training.epochs=2", "sampler.steps=3", stage=True
     ),
     "training with remedies": _training(
-        "digits/fgsm", "training.epochs=5", "training.lr=40", "monitors.max_rollbacks=3",
+        "digits/fgsm", "training.epochs=3", "training.lr=40", "monitors.max_rollbacks=3",
         "schedule.name=constant", codes=(0, 3),
     ),
     "evaluation with AutoAttack": Job(
@@ -92,8 +92,8 @@ JOBS = {
 def cases(folder: Path, short: bool) -> Iterator[Case]:
     """The cases; of the short form one of each kind of job."""
     jobs = _Jobs(Sound(folder))
-    for name in JOBS:
-        for moment in range(1 if short else MOMENTS):
+    for moment in range(1 if short else MOMENTS):
+        for name in JOBS:
             yield jobs.case(name, moment)
 
 
