@@ -189,11 +189,14 @@ def _generated(**options: Any) -> Callable[[], Any]:
 
 _NAN, _INF = float("nan"), float("inf")
 _COUNTS: tuple[Any, ...] = (0, -1, 1, 1.5, "10", None, _NAN, True)
+_RADII: tuple[Any, ...] = (
+    "1e-400", "nan", "inf", _NAN, _INF, -1, "-1", "1/0", None, [], "1e400", 10**400, "", b"0.1",
+)  # fmt: skip
 PYTHON: dict[str, Callable[[], Any]] = {
     **{f"Classifier(network, {value!r})": _wrapped(value) for value in _COUNTS},
     **{
         f"Threat(linf, {value!r:.40})": _radius(value)
-        for value in ("1e-400", "nan", "inf", _NAN, _INF, -1, "-1", "1/0", None, [], "1e400", 10**400, "", b"0.1")
+        for value in _RADII
     },
     **{
         f"pgd({key}={value!r:.40})": _attack("pgd", **{key: value})

@@ -172,7 +172,7 @@ def _other_threads() -> None:
 def _other_torch() -> None:
     import torch
 
-    torch.__version__ = "1.0.0"
+    setattr(torch, "__version__", "1.0.0")  # noqa: B010
 
 
 _MACHINES: dict[str, Callable[[], None]] = {

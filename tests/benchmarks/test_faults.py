@@ -141,14 +141,11 @@ def test_the_suite_goes_on_where_it_was_and_writes_counts(
 ) -> None:
     runs: list[str] = []
 
+    def case(name: str, code: int) -> Case:
+        return Case(name, lambda folder: runs.append(name), lambda: sys.exit(code), must_refuse)
+
     def cases(folder: Path, short: bool) -> Iterator[Case]:
-        for name, code in (("a", 0), ("b", 2)):
-            yield Case(
-                name,
-                lambda folder, name=name: runs.append(name),
-                lambda code=code: sys.exit(code),
-                must_refuse,
-            )
+        yield from (case("a", 0), case("b", 2))
 
     monkeypatch.setattr("benchmarks.fault_suite.suite.PARTS", {"files": cases})
     monkeypatch.setattr("benchmarks.fault_suite.suite.import_all", lambda: None)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.training.conftest import Interrupt
 from tests.training.support import SMALL_CHAIN, STEPS_PER_EPOCH, differences, state_of, tiny, without_clock
 
 from trilemma.config.config import Config
-from trilemma.errors import ConfigError, RunError
+from trilemma.errors import ConfigError, DataError, RunError
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.samplers.replay_buffer import CHAINS
 from trilemma.training.train import train
@@ -166,3 +167,22 @@ def test_a_run_that_is_resumed_on_its_machine_says_nothing(
     capsys.readouterr()
     train(config, out=path, resume=True, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_whose_images_have_changed_is_not_resumed(tmp_path: Path, interrupt_after: Interrupt) -> None:
+    source, path = tmp_path / "data.npz", tmp_path / "run"
+    images, labels = np.arange(40 * 64, dtype=np.uint8).reshape(40, 8, 8), np.arange(40) % 2
+    np.savez(source, images=images, labels=labels)
+    config = tiny("standard", data={"name": "folder", "root": str(source)}, training={"batch_size": 8})
+    interrupt_after(2)
+    interrupted(config, path)
+    interrupt_after(0)
+    changed = images.copy()
+    changed[7, 3, 3] ^= 1
+    np.savez(source, images=changed, labels=labels)
+    with pytest.raises(
+        DataError, match=r"run: cannot resume: its training images were imagefolder:\w+, and are "
+    ):
+        train(config, out=path, resume=True, progress=False)
+    np.savez(source, images=images, labels=labels)
+    assert train(config, out=path, resume=True, progress=False).path == path

@@ -42,13 +42,14 @@ class TrainingState:
         ended: whether a remedy ended the run early.
         options: configuration values set by remedies, by dotted key.
         sounded: number of alarms so far, by name of the alarm.
+        data: name of the training images, which identifies their content.
     """
 
     def __init__(
         self, config: Config, clf: Classifier, method: Method, train: ImageSet, loader: Loader, seed: int
     ) -> None:
         decay = config.training.ema
-        self.clf = clf
+        self.clf, self.data = clf, train.name
         self.method_state = check_state(config.method.name, method.init_state(clf, train, seed))
         self.method_state.to(clf.device)
         self.optimiser = build.build_optimiser(config, clf, self.method_state.parameters())
@@ -80,6 +81,7 @@ class TrainingState:
             "rng": torch.get_rng_state(),
             "watch": self.watch.state_dict(),
             "position": {name: getattr(self, name) for name in _POSITION},
+            "data": self.data,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

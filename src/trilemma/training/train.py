@@ -14,7 +14,7 @@ from trilemma.classifier.load import load
 from trilemma.config.config import Config
 from trilemma.config.recipe import flatten_config, load_config
 from trilemma.data.image_set import Splits
-from trilemma.errors import ConfigError, NotStoredError, RunError
+from trilemma.errors import ConfigError, DataError, NotStoredError, RunError
 from trilemma.runs.lock import writing
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.storing import writable_folder
@@ -130,9 +130,12 @@ def _run_training(
     """Trains a run to its end, from its newest sound state, else from its initial weights.
 
     Raises:
+        DataError: the training images have changed since.
         RunError: the run has taken steps and no sound state is left, unless ``restart``.
     """
     saved = newest_sound_state(run.states())
+    if saved is not None:
+        _check_same_data(run, saved.state.get("data"), data)
     lost = saved is None and run.has_begun()
     if lost and not restart:
         raise RunError(
@@ -214,6 +217,19 @@ def _check_same_config(run: RunDirectory, config: Config) -> None:
         f"{run.path}: cannot resume with {key}={given.get(key)}: the run was started with {key}={saved.get(key)}"
         f"{more}; leave it as it was, or give another --out for a new run"
     )
+
+
+def _check_same_data(run: RunDirectory, trained_on: str | None, data: Splits) -> None:
+    """Checks that the training images are those of the saved state; earlier versions did not store their name.
+
+    Raises:
+        DataError: they are others.
+    """
+    if trained_on not in (None, data.train.name):
+        raise DataError(
+            f"{run.path}: cannot resume: its training images were {trained_on}, and are {data.train.name} now; put "
+            "them back as they were, or start a new run (training.start gives it these weights)"
+        )
 
 
 def _launch_fabric(config: Config, device: str) -> Any:
