@@ -10,14 +10,17 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
+
+from pydantic import ValidationError
 
 from trilemma.errors import CheckpointError, DamagedError, DataError, NotStoredError
+from trilemma.headers import ClassifierHeader, problem
 from trilemma.limits import check_expansion
 from trilemma.storing import discard, not_stored
 
@@ -38,6 +41,11 @@ _LONGEST_NAME = 200
 # Metadata keys of a file of tensors: the digest of its tensors, and that of all other metadata.
 _TENSORS_DIGEST, _METADATA_DIGEST = "tensors", "digest"
 _DIGEST_PREFIX = "crc32:"
+# Bytes of the names, shapes and metadata of a safetensors file; those of a network of 10,000 tensors are 1 MB.
+_LONGEST_HEADER = 16 << 20
+_VERSION = re.compile("[0-9]{1,9}")
+# The type of the validated header of a format.
+H = TypeVar("H")
 
 
 @contextmanager
@@ -198,9 +206,12 @@ def parse_json(text: str) -> Any:
     """The value of a JSON text in which no object has a key twice.
 
     Raises:
-        ValueError: not JSON, or a key that is given twice, of which Python would take the last one.
+        ValueError: not JSON, nested too deeply, or a key that is given twice, of which Python would take the last one.
     """
-    return json.loads(text, object_pairs_hook=_without_double_keys)
+    try:
+        return json.loads(text, object_pairs_hook=_without_double_keys)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _without_double_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -271,10 +282,11 @@ def intact(metadata: Mapping[str, str], tensors: Mapping[str, Tensor] | None = N
 
 
 @dataclass(frozen=True)
-class TensorFormat:
+class TensorFormat(Generic[H]):
     """A format of safetensors files: named tensors, and a JSON value (the header) in the metadata.
 
-    The metadata hold a digest of the tensors and one of the header; reading verifies them.
+    The metadata hold a digest of the tensors and one of the header; reading verifies them. The digests find damage; a
+    file from elsewhere may have right ones and any content, so the header is validated too.
 
     Attributes:
         name: name of the format, without the prefix.
@@ -283,6 +295,7 @@ class TensorFormat:
         damaged: error text for a file that is not safetensors, or is truncated.
         remedy: what to do about such a file, and about one whose content does not match its digest.
         advice: what to do about a file that cannot be written.
+        validate: makes the header of its JSON value; raises ``ValueError`` for a wrong one.
         key: metadata key of the JSON value.
         older: error text for an earlier version; ``None`` if earlier versions can be read.
     """
@@ -293,23 +306,27 @@ class TensorFormat:
     damaged: str
     remedy: str
     advice: str
+    validate: Callable[[Any], H]
     key: str = "header"
     older: str | None = None
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], header: Any, *, sync: bool = False) -> None:
-        """Writes ``tensors`` and ``header`` atomically (see :func:`replacing`).
+        """Writes ``tensors`` and ``header``, a JSON value, atomically (see :func:`replacing`).
 
         Raises:
             NotStoredError: the file cannot be written.
+            CheckpointError: its header could not be read again.
         """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        metadata = {
-            "format": PREFIXES[0] + self.name,
-            "version": str(self.version),
-            self.key: json.dumps(header),
-        }
+        try:
+            text = json.dumps(header)
+            self.validate(json.loads(text))
+        except (TypeError, ValueError) as error:
+            reason = problem(error) if isinstance(error, ValidationError) else error
+            raise CheckpointError(f"{path}: cannot be written ({reason}); correct the value") from None
+        metadata = {"format": PREFIXES[0] + self.name, "version": str(self.version), self.key: text}
         # Each tensor is copied, since safetensors refuses tensors that share memory (tied weights) and strided views.
         copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
         try:
@@ -322,41 +339,59 @@ class TensorFormat:
         except (SafetensorError, ValueError, struct.error) as error:
             raise NotStoredError(str(path), _system_words(str(error)), self.advice) from error
 
-    def read(self, path: Path) -> tuple[Any, dict[str, Tensor]]:
+    def read(self, path: Path) -> tuple[H, dict[str, Tensor]]:
         """Returns the header and the tensors of the file ``path``.
 
         Raises:
-            CheckpointError: another format, or a version that cannot be read.
+            CheckpointError: another format, a version that cannot be read, or an invalid header.
             DamagedError: a damaged file.
         """
         from safetensors import SafetensorError, safe_open
 
         try:
+            # Checks the sizes that the file claims.
+            _metadata(path, complete=True)
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                self._check(path, metadata)
+                header = self._header(path, metadata)
                 # Cloned, since the tensors are otherwise mapped to the file, which a later write may replace.
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            if not intact(metadata, tensors):
-                raise self._digest_error(path)
-            return json.loads(metadata[self.key]), tensors
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise DamagedError(f"{path}: {self.damaged.format(error=error)}; {self.remedy}") from None
+        except (OSError, ValueError, TypeError, RuntimeError, struct.error, SafetensorError) as error:
+            raise self._damage(path, error) from None
+        if not intact(metadata, tensors):
+            raise self._digest_error(path)
+        return header, tensors
 
-    def read_header(self, path: Path) -> Any:
+    def read_header(self, path: Path) -> H:
         """Returns the header only, without importing torch or safetensors.
 
         Raises:
-            CheckpointError: see :meth:`read`.
+            CheckpointError, DamagedError: see :meth:`read`.
         """
         try:
-            metadata = _metadata(path, complete=True)
-            self._check(path, metadata)
-            if not intact(metadata):
-                raise self._digest_error(path)
-            return json.loads(metadata[self.key])
-        except (OSError, ValueError, struct.error, KeyError) as error:
-            raise DamagedError(f"{path}: {self.damaged.format(error=error)}; {self.remedy}") from None
+            return self._header(path, _metadata(path, complete=True))
+        except (OSError, ValueError, struct.error) as error:
+            raise self._damage(path, error) from None
+
+    def _header(self, path: Path, metadata: Mapping[str, str]) -> H:
+        """The validated header in the metadata; raises ``ValueError`` for damaged metadata, or as :meth:`read`."""
+        self._check(path, metadata)
+        if not intact(metadata):
+            raise self._digest_error(path)
+        content = parse_json(metadata.get(self.key, ""))
+        try:
+            return self.validate(content)
+        except ValidationError as error:
+            raise self.invalid(path, problem(error)) from None
+        except ValueError as error:
+            raise self.invalid(path, str(error)) from None
+
+    def _damage(self, path: Path, error: Exception) -> DamagedError:
+        return DamagedError(f"{path}: {self.damaged.format(error=error)}; {self.remedy}")
+
+    def invalid(self, path: Path, reason: str) -> CheckpointError:
+        """The error for content that is complete, but cannot be right."""
+        return CheckpointError(f"{path}: its content is invalid: {reason}; {self.remedy}")
 
     def matches(self, path: Path) -> bool:
         """Whether ``path`` is a file of this format, of any version."""
@@ -378,7 +413,11 @@ class TensorFormat:
         """Raises :class:`CheckpointError` unless the file has this format and a version that can be read."""
         if not self._has_format(metadata):
             raise CheckpointError(f"{path}: {self.foreign}")
-        version = int(metadata["version"])
+        text = metadata.get("version", "")
+        # At most nine digits: Python reads others too, and converts none of more than 4300.
+        if not _VERSION.fullmatch(text):
+            raise ValueError(f"version {text[:20]!r}")
+        version = int(text)
         if version > self.version:
             raise CheckpointError(
                 f"{path}: format version {version}, but this trilemma reads up to {self.version}; upgrade trilemma"
@@ -415,17 +454,25 @@ def _metadata(path: Path, complete: bool = False) -> dict[str, str]:
     """
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        if length > path.stat().st_size:
+        if length > min(path.stat().st_size, _LONGEST_HEADER):
             raise ValueError("not a safetensors file")
-        content = json.loads(file.read(length))
-    if not isinstance(content, dict):
+        content = parse_json(file.read(length).decode())
+    metadata = content.get("__metadata__", {}) if isinstance(content, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("not a safetensors file")
     if complete:
-        ends = [entry["data_offsets"][1] for name, entry in content.items() if name != "__metadata__"]
+        ends = [_end(entry) for name, entry in content.items() if name != "__metadata__"]
         if path.stat().st_size != 8 + length + max(ends, default=0):
             raise ValueError("cut short")
-    metadata: dict[str, str] = content.get("__metadata__") or {}
     return metadata
+
+
+def _end(entry: Any) -> int:
+    """Where the bytes of a tensor end, of its entry in the header; raises ``ValueError`` for something else."""
+    try:
+        return int(entry["data_offsets"][1])
+    except (TypeError, KeyError, IndexError, OverflowError):
+        raise ValueError("not a safetensors file") from None
 
 
 # The format of classifier files; run folders are listed by reading only the header.
@@ -437,4 +484,5 @@ CLASSIFIER = TensorFormat(
     damaged="not a classifier file, or cut short",
     remedy="copy it again or train again",
     advice="choose another path",
+    validate=ClassifierHeader.model_validate,
 )

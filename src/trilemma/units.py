@@ -15,6 +15,10 @@ from trilemma.errors import ConfigError, nearest
 
 # A decimal number without leading zeros or underscores, which Python and YAML 1.1 read in several ways.
 DECIMAL = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+# Characters of a number.
+_LONGEST = 100
+# Of the normal numbers of float32.
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**127
 _RATIO = re.compile(r"[-+]?(?:0|[1-9][0-9]*)/[1-9][0-9]*")
 
 
@@ -22,19 +26,40 @@ def parse_fraction(value: object) -> Fraction:
     """Parses ``"8/255"``, ``"0.3"``, ``0.3`` or ``2`` as an exact number.
 
     Raises:
-        ValueError: ``value`` is not a number.
+        ValueError: ``value`` is not a number, or one that float32, in which images are computed, does not hold.
     """
     # Real includes the numbers of NumPy; a bool of Python is an int.
     if isinstance(value, bool) or not isinstance(value, str | Real):
         raise ValueError(f"{value!r} is not a number such as 0.03 or '8/255'")
-    text = str(value).replace(" ", "")
+    # Python writes no integer of more than 4300 digits.
+    endless = isinstance(value, int) and value.bit_length() > 4 * _LONGEST
+    text = "" if endless else str(value).replace(" ", "")
+    if endless or len(text) > _LONGEST:
+        raise ValueError(f"a value of more than {_LONGEST} digits is not a number such as 0.03 or '8/255'")
     if not (DECIMAL.fullmatch(text) or _RATIO.fullmatch(text)):
         raise ValueError(f"{value!r} is not a number such as 0.03 or '8/255'")
-    return Fraction(text)
+    mantissa, _, exponent = text.lower().partition("e")
+    if not any(digit in mantissa for digit in "123456789"):
+        return Fraction(0)
+    # As a float first: the numerator of 1e99999999 has 100 million digits.
+    if exponent and not _SMALLEST <= abs(float(text)) <= _LARGEST:
+        raise ValueError(
+            f"{value!r} is too {'small' if abs(float(text)) < 1 else 'large'}: float32 does not hold it"
+        )
+    fraction = Fraction(text)
+    if not _SMALLEST <= abs(fraction) <= _LARGEST:
+        raise ValueError(
+            f"{value!r} is too {'small' if abs(fraction) < 1 else 'large'}: float32 does not hold it"
+        )
+    return fraction
+
+
+# Half the spacing of float32 below 1: a smaller change of a pixel value above 1/2 is rounded to none.
+SMALLEST_RADIUS = Fraction(1, 2**25)
 
 
 def check_radius(norm: str, radius: object) -> None:
-    """Checks that a radius is a number above 0 and, for ``"linf"``, within the range [0, 1] of the images.
+    """Checks that a radius is a number above 0 that changes images and, for ``"linf"``, within their range [0, 1].
 
     Raises:
         ValueError: the radius is not.
@@ -42,6 +67,10 @@ def check_radius(norm: str, radius: object) -> None:
     fraction = parse_fraction(radius)
     if fraction <= 0:
         raise ValueError(f"{radius!r} must be above 0")
+    if fraction < SMALLEST_RADIUS:
+        raise ValueError(
+            f"{radius!r} is below the spacing of float32 pixel values, so that the result would be the clean one"
+        )
     if norm == "linf" and fraction > 1:
         raise ValueError(f"{radius!r} is more than the whole range [0, 1]; write '{radius}/255'?")
 

@@ -31,7 +31,10 @@ def small(seed: int = 0) -> Classifier:
         threat=trilemma.Threat("linf", "8/255"),
         network_config=OPTIONS.model_dump(mode="json"),
     )
-    clf.statistics = {"energy_mean": torch.tensor([1.0, 2.0, 3.0]), "pca.counts": torch.tensor([4, 5, 6])}
+    clf.statistics = {
+        "energy_mean": torch.tensor([1.0, 2.0, 3.0]),
+        "energy_std": torch.tensor([0.5, 0.25, 0.5]),
+    }
     clf.about = {"recipe": "digits/pgd-at", "step": 7, "epoch": 0.5}
     return clf.train()
 
@@ -198,7 +201,7 @@ def test_a_pretrained_network_is_rebuilt_without_a_download(tmp_path: Path, monk
     clf.save(tmp_path / "model.safetensors")
     asked = []
 
-    def create(options, num_classes, shape):
+    def create(options, num_classes, shape, most):
         asked.append(options.pretrained)
         return create_network(OPTIONS, num_classes, shape)
 
@@ -213,7 +216,7 @@ def test_the_digest_of_the_weights_is_of_what_the_logits_depend_on(tmp_path: Pat
     clf.save(tmp_path / "a.safetensors")
     header = CLASSIFIER.read_header(tmp_path / "a.safetensors")
     loaded = trilemma.load(tmp_path / "a.safetensors")
-    assert digest is not None and digest == header["weights"] == loaded.weights_digest()
+    assert digest is not None and digest == header.weights == loaded.weights_digest()
     assert loaded.provenance() == {**loaded.about, "weights": digest}
     # Names, statistics and modes leave the logits as they are.
     loaded.class_names, loaded.statistics = ("a", "b", "c"), {}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trilemma.classifier import file
 from trilemma.classifier.foreign_weights import fit_weights
 from trilemma.classifier.output import as_module, check_logits, logits_in, raised
+from trilemma.classifier.statistics import PREFIX, as_computed
 from trilemma.data.class_names import distinct_names, numbers
 from trilemma.errors import CheckpointError, ConfigError, ImageError
 from trilemma.files import CLASSIFIER
@@ -262,7 +263,7 @@ class Classifier(nn.Module):
         """
         weights, (mean, std) = file.weights_of(self.network, path), self._normalisation()
         tensors = {f"network.{name}": value for name, value in weights.items()}
-        tensors |= {f"statistics.{name}": value for name, value in self.statistics.items()}
+        tensors |= {f"{PREFIX}{name}": value for name, value in self.statistics.items()}
         header = {
             "num_classes": self.num_classes,
             "class_names": self.class_names,
@@ -288,26 +289,30 @@ class Classifier(nn.Module):
             network: required if the file's network is not in the registry; its weights are overwritten.
 
         Raises:
-            CheckpointError: no such file, another format, a newer version, two classes of one name, or weights that do
-                not fit the network.
+            CheckpointError: no such file, another format, a newer version, an invalid header, two classes of one name,
+                or weights that do not fit the network or have diverged.
         """
         header, tensors = file.read(path)
-        network = file.rebuild_network(header, path) if network is None else as_module(network)
-        fit_weights(network, _with_prefix(tensors, "network."), path)
-        clf = cls(
-            network,
-            header["num_classes"],
-            header["mean"],
-            header["std"],
-            class_names=distinct_names(header["class_names"], str(path), CheckpointError),
-            image_shape=None if header["image_shape"] is None else tuple(header["image_shape"]),
-            threat=None if header["threat"] is None else Threat(**header["threat"]),
-            network_config=header["network"],
-            # Files of earlier versions do not have it.
-            output=header.get("output"),
-        )
-        clf.statistics = _with_prefix(tensors, "statistics.")
-        clf.about = header["about"]
+        weights = _with_prefix(tensors, "network.")
+        network = file.rebuild_network(header, path, weights) if network is None else as_module(network)
+        fit_weights(network, weights, path)
+        threat = header.threat
+        try:
+            clf = cls(
+                network,
+                header.num_classes,
+                header.mean,
+                header.std,
+                class_names=distinct_names(header.class_names, str(path), CheckpointError),
+                image_shape=header.shape,
+                threat=None if threat is None else Threat(threat.norm, threat.radius),
+                network_config=None if header.network is None else header.network.options(),
+                output=header.output,
+            )
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: {error}; copy the file again or train again") from None
+        clf.statistics = as_computed(_with_prefix(tensors, PREFIX))
+        clf.about = header.about.content()
         return clf.eval()
 
     def __repr__(self) -> str:

@@ -9,21 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from trilemma.classifier.foreign_weights import is_pickle
+from trilemma.classifier.statistics import PREFIX, wrong_statistic
 from trilemma.config.registry import NETWORKS
-from trilemma.errors import CheckpointError
+from trilemma.errors import CheckpointError, ConfigError, UserError
 from trilemma.files import CLASSIFIER, is_safetensors, tensor_bytes
+from trilemma.headers import ClassifierHeader, NetworkHeader, problem
 from trilemma.networks.create import create_network
 from trilemma.networks.wrappers import unwrapped
 
 
-def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: str | Path) -> tuple[ClassifierHeader, dict[str, Tensor]]:
     """Returns the header and the tensors of a classifier file.
 
     Raises:
-        CheckpointError: the file is missing, a pickle, another format, truncated, or of a newer version.
+        CheckpointError: the file is missing, a pickle, another format, truncated, of a newer version, or its header or
+            its statistics are invalid.
     """
     path = Path(path)
     if not path.is_file():
@@ -38,7 +42,11 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "takes its weights with --model or --network, and in Python load it yourself with "
             "torch.load(..., weights_only=True) and wrap the network: trilemma.Classifier(network, ...)"
         )
-    return CLASSIFIER.read(path)
+    header, tensors = CLASSIFIER.read(path)
+    statistics = {name: value for name, value in tensors.items() if name.startswith(PREFIX)}
+    if (wrong := wrong_statistic(header, statistics)) is not None:
+        raise CLASSIFIER.invalid(path, wrong)
+    return header, tensors
 
 
 def weights_of(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
@@ -79,20 +87,42 @@ def weights_digest(weights: Mapping[str, Tensor], *settings: Any) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def rebuild_network(header: dict[str, Any], path: str | Path) -> nn.Module:
+def rebuild_network(header: NetworkHeader, path: str | Path, weights: Mapping[str, Tensor]) -> nn.Module:
     """Creates the network that the header describes, with randomly initialised weights.
 
+    A header may describe a network of any size. Its shapes are compared with those of the weights first, without
+    memory for them, as far as the network can be created so.
+
+    Args:
+        header: number of classes, image shape and network.
+        path: the file, for messages.
+        weights: the weights that the network is for.
+
     Raises:
-        CheckpointError: the file does not say which network of the registry it is.
+        CheckpointError: the file does not say which network of the registry it is, or the network has other weights.
     """
-    config, shape = header["network"], header["image_shape"]
-    if config is None or shape is None:
+    if header.network is None or header.shape is None:
         raise CheckpointError(
             f"{path}: holds the weights of a network that is not in trilemma's registry; pass it: "
             "Classifier.load(path, network=...)"
         )
+    config = header.network.options()
     # The file has the weights, so nothing needs to be downloaded.
     if config.get("pretrained"):
         config = {**config, "pretrained": False}
-    options = NETWORKS.options(config["name"]).model_validate(config)
-    return create_network(options, header["num_classes"], tuple(shape))
+    try:
+        options = NETWORKS.options(config["name"]).model_validate(config)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path}: network.{problem(error)}; copy the file again or train again"
+        ) from None
+    except UserError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    # Some parameters are replaced while a network is created, and tied ones are stored once.
+    values = sum(value.numel() for value in weights.values())
+    try:
+        return create_network(
+            options, header.num_classes, header.shape, most=(2 * values + 64, 2 * len(weights) + 64)
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}; copy the file again or train again") from error

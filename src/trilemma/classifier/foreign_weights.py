@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import warnings
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from trilemma.classifier.namings import recognise, translations, unsupported
 from trilemma.errors import CheckpointError, DamagedError
 from trilemma.files import PREFIXES as FORMAT_PREFIXES
-from trilemma.files import intact, is_safetensors
+from trilemma.files import intact, is_safetensors, parse_json
+from trilemma.headers import NetworkHeader, problem
 
 # Keys under which training scripts store the state dict in a checkpoint.
 CONTAINERS = (
@@ -45,6 +46,11 @@ NORMALISATIONS = (("mean", "std"), ("mu", "sigma"))
 CONSTANTS = (*NORMALISATIONS[0], *NORMALISATIONS[1], "num_batches_tracked")
 # Tensors that are no part of a network: the counter of AveragedModel, and what profilers leave behind.
 COUNTERS = ("n_averaged", "total_ops", "total_params")
+# The statistics of a BatchNorm layer.
+RUNNING = ("running_mean", "running_var")
+# Types of weights, and of the other tensors of a network, that convert to each other.
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # Names of tensors in the message about weights that do not fit.
 SHOWN_NAMES = 10
 
@@ -56,13 +62,13 @@ class StoredWeights:
     Attributes:
         path: the file, for messages.
         tensors: the state dict, floating-point values as float32.
-        metadata: what ``trilemma export`` wrote beside it; empty for other files.
+        metadata: what ``trilemma export`` wrote beside it; ``None`` for other files.
         notes: what was chosen or converted, one line each.
     """
 
     path: Path
     tensors: dict[str, Tensor]
-    metadata: dict[str, Any]
+    metadata: NetworkHeader | None
     notes: tuple[str, ...] = ()
 
 
@@ -78,20 +84,13 @@ def read_weights(path: str | Path) -> StoredWeights:
     path = Path(path)
     content, metadata = _read(path)
     tensors, notes = _state_dict(content, path)
-    if not all(bool(value.isfinite().all()) for value in tensors.values() if value.is_floating_point()):
-        broken = next(
-            name
-            for name, value in tensors.items()
-            if value.is_floating_point() and not value.isfinite().all()
-        )
-        raise CheckpointError(f"{path}: {broken} has values that are not finite; the training has diverged")
     tensors, averaged = _one_copy(tensors)
     types = {value.dtype for value in tensors.values() if value.is_floating_point()} - {torch.float32}
     if types:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
         notes = (*notes, f"{names} weights, converted to float32")
         tensors = {name: value.float() if value.dtype in types else value for name, value in tensors.items()}
-    return StoredWeights(path, tensors, _export_metadata(metadata), (*notes, *averaged))
+    return StoredWeights(path, tensors, _export_metadata(metadata, path), (*notes, *averaged))
 
 
 def _read(path: Path) -> tuple[Any, Any]:
@@ -112,7 +111,7 @@ def _read(path: Path) -> tuple[Any, Any]:
                 raise DamagedError(
                     f"{path}: damaged: its content does not match the digest stored in it; copy it again"
                 )
-            return tensors, None if text is None else json.loads(text)
+            return tensors, None if text is None else parse_json(text)
         with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_types()):
             # About pickle protocols, which the unpickler either supports or refuses.
             warnings.simplefilter("ignore")
@@ -155,12 +154,17 @@ def _is_torchscript(path: Path) -> bool:
     return any("constants.pkl" in part for part in parts) and any("code" in part for part in parts)
 
 
-def _export_metadata(metadata: Any) -> dict[str, Any]:
-    """The metadata if ``trilemma export --state-dict`` wrote them; empty for those of other programs."""
-    exported = isinstance(metadata, Mapping) and metadata.get("format") in [
-        prefix + "export" for prefix in FORMAT_PREFIXES
-    ]
-    return dict(metadata) if exported else {}
+def _export_metadata(metadata: Any, path: Path) -> NetworkHeader | None:
+    """The metadata if ``trilemma export --state-dict`` wrote them; ``None`` for those of other programs."""
+    formats = [f"{prefix}export" for prefix in FORMAT_PREFIXES]
+    if not isinstance(metadata, Mapping) or metadata.get("format") not in formats:
+        return None
+    try:
+        return NetworkHeader.model_validate(dict(metadata))
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path}: its metadata are invalid: {problem(error)}; export the classifier again"
+        ) from None
 
 
 def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -306,7 +310,8 @@ def fit_weights(
         constants: last components of names that ``weights`` may lack.
 
     Raises:
-        CheckpointError: tensors are missing, unknown or of another shape; the message has the first ten of their names.
+        CheckpointError: tensors are missing, unknown, of another shape or type, or not finite; the message has the
+            first ten of their names.
     """
     expected = network.state_dict()
     missing = sorted(
@@ -316,6 +321,17 @@ def fit_weights(
     wrong = sorted(
         name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape
     )
+    typed = sorted(
+        name
+        for name in expected.keys() & weights.keys()
+        if not _holds(expected[name].dtype, weights[name].dtype, name)
+    )
+    if typed and not (missing or unknown or wrong):
+        kinds = [f"{name} {weights[name].dtype} for {expected[name].dtype}" for name in typed[:3]]
+        raise CheckpointError(
+            f"{path}: {len(typed)} tensors of another type than in the network: "
+            f"{', '.join(kinds).replace('torch.', '')}; save the weights as they were trained"
+        )
     if missing or unknown or wrong:
         shapes = [f"{name} {list(weights[name].shape)} for {list(expected[name].shape)}" for name in wrong]
         lists = {"missing": missing, "unknown": unknown, "shape": shapes}
@@ -324,6 +340,46 @@ def fit_weights(
             f"{len(wrong)} of another shape; first {_first_names(lists)}); pass the network they belong to"
         )
     network.load_state_dict(weights, strict=False)
+    check_weights(network, path)
+
+
+def _holds(expected: torch.dtype, stored: torch.dtype, name: str) -> bool:
+    """Whether the conversion of a tensor of type ``stored`` to the type of the network keeps its meaning."""
+    if name.rpartition(".")[2] == "num_batches_tracked":
+        # A counter, of which an average of several networks has fractions.
+        return not stored.is_complex
+    if expected.is_floating_point:
+        return stored in _FLOATS
+    return stored == expected or (stored in _INTEGERS and expected in _INTEGERS)
+
+
+def check_weights(network: nn.Module, where: object) -> None:
+    """Checks that the weights and the BatchNorm statistics of a network are finite.
+
+    Args:
+        network: a network that is about to be used.
+        where: its file or name, for the message.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    wrong = [name for name, value in network.named_parameters() if not _finite(value)]
+    for name, value in network.named_buffers():
+        last = name.rpartition(".")[2]
+        # A mask may hold infinities.
+        finite = _finite(value) if last in RUNNING else not bool(value.isnan().any())
+        if not finite or (last == RUNNING[1] and bool((value < 0).any())):
+            wrong.append(name)
+    if wrong:
+        raise CheckpointError(
+            f"{where}: this classifier has diverged: {wrong[0]} has values that are not finite; use an earlier "
+            "checkpoint, or train again with a lower training.lr"
+        )
+
+
+def _finite(value: Tensor) -> bool:
+    # The sum is finite for all but huge values, and much faster.
+    return bool(torch.isfinite(value.detach().sum())) or bool(torch.isfinite(value).all())
 
 
 def _first_names(lists: Mapping[str, list[str]]) -> str:

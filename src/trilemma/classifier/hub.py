@@ -7,12 +7,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pydantic import ValidationError
+
 from trilemma.classifier import file as classifier_file
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.foreign_weights import load_weights, read_weights
 from trilemma.data.download import file_sha256
 from trilemma.errors import CheckpointError, ConfigError, MissingExtraError, describe
 from trilemma.files import CLASSIFIER, parse_json
+from trilemma.headers import HubHeader, problem
 from trilemma.threat import Threat
 
 # A trilemma classifier file; or weights and the description of their network.
@@ -86,7 +89,7 @@ def _download(hub: ModuleType, name: str, repository: str, revision: str, file: 
         raise CheckpointError(f"hub:{name}: cannot be downloaded ({describe(error)})") from error
 
 
-def _header(config: Path | None, name: str) -> dict[str, Any]:
+def _header(config: Path | None, name: str) -> HubHeader:
     """The description of the network in ``config.json``.
 
     Raises:
@@ -98,8 +101,11 @@ def _header(config: Path | None, name: str) -> dict[str, Any]:
         raise CheckpointError(f"hub:{name}: its {CONFIG_FILE} is not JSON ({error})") from error
     header = content.get("trilemma", content) if isinstance(content, dict) else {}
     if isinstance(header, dict) and {"network", "num_classes", "image_shape"} <= header.keys():
-        return header
-    if "architecture" in header:
+        try:
+            return HubHeader.model_validate(header)
+        except ValidationError as error:
+            raise CheckpointError(f"hub:{name}: its {CONFIG_FILE} is invalid: {problem(error)}") from None
+    if isinstance(header, dict) and "architecture" in header:
         raise CheckpointError(f"hub:{name}: a network of timm; use timm:hf-hub:{name.partition('@')[0]}")
     raise CheckpointError(
         f"hub:{name}: its {CONFIG_FILE} does not describe a network of trilemma (network, num_classes, image_shape); "
@@ -107,14 +113,14 @@ def _header(config: Path | None, name: str) -> dict[str, Any]:
     )
 
 
-def _with_config(weights: Path, header: dict[str, Any], name: str) -> Classifier:
+def _with_config(weights: Path, header: HubHeader, name: str) -> Classifier:
     """The classifier of a state dict and the description of its network."""
-    network = classifier_file.rebuild_network({"network": None, "image_shape": None, **header}, f"hub:{name}")
-    in_file = load_weights(network, read_weights(weights))
-    mean, std = in_file or (header.get("mean"), header.get("std"))
-    threat = header.get("threat")
+    stored, threat = read_weights(weights), header.threat
+    network = classifier_file.rebuild_network(header, f"hub:{name}", stored.tensors)
+    mean, std = load_weights(network, stored) or (header.mean, header.std)
+    assert header.network is not None
     return Classifier(
-        network, header["num_classes"], mean, std, class_names=header.get("class_names"),
-        image_shape=tuple(header["image_shape"]), threat=None if threat is None else Threat(**threat),
-        network_config=header["network"],
+        network, header.num_classes, mean, std, class_names=header.class_names, image_shape=header.shape,
+        threat=None if threat is None else Threat(threat.norm, threat.radius),
+        network_config=header.network.options(),
     ).eval()  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +57,18 @@ def from_weights(source: str, file: Path | None) -> Classifier:
     if CLASSIFIER.matches(file):
         return Classifier.load(file)
     stored = _read(file)
-    if not stored.metadata:
+    if stored.metadata is None:
         raise CheckpointError(
             f"{source}: holds weights but does not say which network they belong to; "
             f"add --network NAME (`trilemma list networks`) or --model MODULE:FUNCTION{architecture(stored)}"
         )
-    if stored.metadata["network"] is None:
+    if stored.metadata.network is None:
         raise CheckpointError(
             f"{source}: exported from a network that is not in trilemma's registry; add --model MODULE:FUNCTION"
         )
-    network = classifier_file.rebuild_network(stored.metadata, file)
-    names = tuple(stored.metadata["class_names"])
-    return _wrap(network, stored, (len(names), names), network_config=stored.metadata["network"])
+    network = classifier_file.rebuild_network(stored.metadata, file, stored.tensors)
+    known = _stored_classes(stored) or (stored.metadata.num_classes, None)
+    return _wrap(network, stored, known, network_config=stored.metadata.network.options())
 
 
 def from_function(
@@ -103,11 +103,9 @@ def from_function(
         if stored is not None and load_weights(module.network, stored) is not None:
             raise _two_normalisations(stored, "the classifier of --model")
         return with_options(module, "the trilemma.Classifier of --model", **given)
-    metadata = {} if stored is None else stored.metadata
-    names = metadata.get("class_names")
-    known = classes or (None if names is None else (len(names), tuple(names)))
+    known = classes or _stored_classes(stored)
     images = None if data is None or known is not None else _open(data, size)
-    shape = _shape(images, metadata)
+    shape = _shape(images, stored)
     if size is not None:
         channels = shape[0] if shape else None if normalisation is None else len(normalisation[0])
         shape = _resized(module, size, channels)
@@ -138,13 +136,13 @@ def from_name(
     options = network_options(network)
     stored = _read(file)
     count, channels = dimensions(options, stored)
-    names = stored.metadata.get("class_names")
+    named = _stored_classes(stored)
     images = None if data is None or (classes and count and channels and size) else _open(data, size)
-    stated = classes or (None if names is None else (len(names), tuple(names))) or _classes_of(images)
+    stated = classes or named or _classes_of(images)
     known = stated if count is None or (stated is not None and stated[0] == count) else (count, None)
     if classes is not None and known != classes:
         raise ConfigError(f"--classes: {classes[0]} classes, but the weights of {file} have {count} outputs")
-    shape = _shape(images, stored.metadata)
+    shape = _shape(images, stored)
     channels = channels or (shape[0] if shape else None)
     if size is not None and channels is not None:
         shape = (channels, size, size)
@@ -158,7 +156,7 @@ def from_name(
     clf = _wrap(
         module, stored, known, normalisation, shape, output, network_config=options.model_dump(mode="json")
     )
-    return clf if classes is not None or names is not None else name_by_order(clf, images)
+    return clf if classes is not None or named is not None else name_by_order(clf, images)
 
 
 def with_options(
@@ -232,19 +230,19 @@ def _wrap(
         if normalisation is not None:
             raise _two_normalisations(stored, "--mean and --std")
         normalisation = in_file
-        if not stored.metadata:
+        if stored.metadata is None:
             note(f"{stored.path}: using its normalisation, mean {in_file[0]}, std {in_file[1]}")
     mean, std = normalisation or (None, None)
-    metadata = {} if stored is None else stored.metadata
-    threat, stored_shape = metadata.get("threat"), metadata.get("image_shape")
+    metadata = None if stored is None else stored.metadata
+    threat = None if metadata is None else metadata.threat
     count, names = classes
     more = {} if output is None else {"output": output}
     clf = Classifier(
         network, count, mean, std, class_names=names,
-        image_shape=shape or (None if stored_shape is None else tuple(stored_shape)),
-        threat=None if threat is None else Threat(**threat), network_config=network_config, **more,
+        image_shape=shape or (None if metadata is None else metadata.shape),
+        threat=None if threat is None else Threat(threat.norm, threat.radius), network_config=network_config, **more,
     )  # fmt: skip
-    clf.about = dict(metadata.get("about", {}))
+    clf.about = {} if metadata is None else metadata.about.content()
     return clf
 
 
@@ -288,11 +286,16 @@ def name_by_order(clf: Classifier, images: ImageSet | None) -> Classifier:
     return clf
 
 
-def _shape(images: ImageSet | None, metadata: Mapping[str, Any]) -> tuple[int, int, int] | None:
+def _stored_classes(stored: StoredWeights | None) -> Classes | None:
+    """The classes that the metadata of a file name; ``None`` if there are none."""
+    names = None if stored is None or stored.metadata is None else stored.metadata.class_names
+    return None if names is None else (len(names), tuple(names))
+
+
+def _shape(images: ImageSet | None, stored: StoredWeights | None) -> tuple[int, int, int] | None:
     """The image shape that the metadata state, else that of the data; ``None`` if there are none."""
-    stored = metadata.get("image_shape")
-    if stored is not None:
-        return tuple(stored)
+    if stored is not None and stored.metadata is not None and stored.metadata.shape is not None:
+        return stored.metadata.shape
     return None if images is None else images.image_shape
 
 

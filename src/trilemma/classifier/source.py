@@ -218,6 +218,7 @@ class ClassifierSource:
         Raises:
             UserError: see :meth:`check`; or the file, the network, its weights and the arguments do not fit together.
         """
+        from trilemma.classifier.foreign_weights import check_weights
         from trilemma.classifier.opening import from_function, from_name, from_weights, with_options
 
         self.check()
@@ -230,6 +231,7 @@ class ClassifierSource:
         file = self.classifier_file()
         if self.function is not None:
             clf = from_function(self.function, file, data, **given)
+            check_weights(clf, self)
         elif self.network is not None and file is not None:
             clf = from_name(self.network, file, data, **given)
         else:

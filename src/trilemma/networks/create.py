@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import UninitializedParameter
 
 from trilemma.config.plug_ins import call_registered
 from trilemma.config.registry import NETWORKS
 from trilemma.errors import ConfigError, describe
 from trilemma.networks.wrappers import inside
 
+# Values and tensors of the parameters of a network: 17 GB in float32, and the depth of 30,000 layers.
+MOST_VALUES, MOST_TENSORS = 1 << 32, 100_000
 
-def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+
+def create_network(
+    options: Any,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    most: tuple[int, int] = (MOST_VALUES, MOST_TENSORS),
+) -> nn.Module:
     """Creates the network ``options.name`` on the default device: images ``[N, C, H, W]`` to logits ``[N, K]``.
 
     The target of the registry row is called with ``num_classes``, ``in_channels`` and the fields of the options as
     keyword arguments; if it has a parameter ``image_shape``, it is given that and needs no ``in_channels``. Weights are
     drawn from torch's default generator; seed it for reproducible weights.
 
+    Options come from recipes and files, which may ask for a network of any size. A built-in one is therefore created
+    without memory for its weights first, and its size compared with ``most``.
+
     Args:
         options: an instance of a class of :mod:`trilemma.networks.options`, or of a user's options class.
         num_classes: K, at least 2.
         image_shape: ``(C, H, W)``, pixels.
+        most: largest number of values of all parameters, and of parameters.
 
     Raises:
-        ConfigError: fewer than two classes, an image without pixels, or an invalid option.
+        ConfigError: fewer than two classes, an image without pixels, an invalid option, or a network that is too large.
         UnknownNameError: no such network.
         MissingExtraError: the network needs a package that is not installed.
     """
@@ -42,12 +59,65 @@ def create_network(options: Any, num_classes: int, image_shape: tuple[int, int, 
     from_data = {"num_classes": num_classes, "in_channels": image_shape[0], "image_shape": image_shape}
     given = _accepted(function, from_data, NETWORKS.is_own(options.name))
     settings = {**given, **options.model_dump(exclude={"name"})}
-    # No saved file may have a wrapper's prefix.
-    network = inside(call_registered(f"network {options.name!r}", function, **settings))
+    what = f"network {options.name!r}"
+    with _no_larger_than(what, *most):
+        if NETWORKS.row(options.name).built_in and torch.get_default_device().type != "meta":
+            _create_without_memory(what, function, settings)
+        # No saved file may have a wrapper's prefix.
+        network = inside(call_registered(what, function, **settings))
     if not NETWORKS.row(options.name).built_in:
         check_outputs(options.name, network, num_classes, image_shape)
     assert isinstance(network, nn.Module)
     return network
+
+
+def _create_without_memory(what: str, function: Callable[..., Any], settings: dict[str, Any]) -> None:
+    """Creates a network whose weights have shapes but no memory, to be measured by the hook around it."""
+    # Published weights are of the second, real network.
+    shapes = {name: value for name, value in settings.items() if name != "pretrained"}
+    # Some networks compute with values while they are created, which tensors without memory do not have.
+    with torch.random.fork_rng(devices=()), suppress(NotImplementedError), torch.device("meta"):
+        call_registered(what, function, **shapes)
+
+
+@contextmanager
+def _no_larger_than(what: str, most_values: int, most_tensors: int) -> Iterator[None]:
+    """Context in which networks are created; each may have so many values in so many parameters.
+
+    Raises:
+        ConfigError: one has more, or cannot be created in memory.
+    """
+    values, tensors, thread = 0, 0, threading.get_ident()
+
+    def add(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal values, tensors
+        if (
+            parameter is None
+            or isinstance(parameter, UninitializedParameter)
+            or thread != threading.get_ident()
+        ):
+            return
+        values, tensors = values + parameter.numel(), tensors + 1
+        if values > 2 * most_values or tensors > 2 * most_tensors:
+            raise ConfigError(
+                f"{what}: has more than {most_values:,} weights or {most_tensors:,} tensors of weights, the most that "
+                "this place allows; lower its width or depth"
+            )
+
+    # Twice, since the network is created twice.
+    hook = register_module_parameter_registration_hook(add)
+    try:
+        yield
+    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+        if (
+            isinstance(error, RuntimeError)
+            and "memory" not in str(error)
+            and "overflow" not in str(error).lower()
+        ):
+            raise
+        raise ConfigError(f"{what}: is too large for this machine; lower its width or depth") from error
+    finally:
+        hook.remove()
 
 
 def _accepted(function: Callable[..., Any], from_data: dict[str, Any], own: bool) -> dict[str, Any]:

@@ -240,7 +240,7 @@ def _headers(run: RunDirectory) -> dict[str, Record | None]:
     headers: dict[str, Record | None] = {}
     for name, file in run.classifiers().items():
         try:
-            headers[name] = dict(CLASSIFIER.read_header(file))
+            headers[name] = CLASSIFIER.read_header(file).content()
         except CheckpointError as error:
             print_message(f"warning: {error}; its results are marked as stale")
             headers[name] = None

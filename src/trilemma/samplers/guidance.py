@@ -107,6 +107,11 @@ def reference_stop(clf: Classifier, labels: Tensor, tau: float | None = None) ->
     """
     means, stds = (_statistic(clf, name).to(labels.device) for name in ("energy_mean", "energy_std"))
     limits = (stds / 2).square() if tau is None else torch.full_like(means, tau)
+    if not bool((limits > 0).all()):
+        raise ConfigError(
+            f"generate: the energy of the training images of class {clf.class_names[int(limits.argmin())]!r} has a "
+            "standard deviation of 0, so no chain of it would stop; set stop=False (--no-stop)"
+        )
 
     def stop(values: Tensor, logits: Tensor, index: Tensor) -> Tensor:
         y = subset(labels, index)

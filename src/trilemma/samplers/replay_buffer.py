@@ -10,8 +10,9 @@ from torch import Tensor
 
 from trilemma.classifier.source import ClassifierSource
 from trilemma.data.image_set import ImageSet
-from trilemma.errors import ConfigError
+from trilemma.errors import ConfigError, DataError
 from trilemma.files import TensorFormat
+from trilemma.headers import ChainsHeader
 
 # From labels, int64 [n], to starting images [n, C, H, W].
 StartFunction = Callable[[Tensor], Tensor]
@@ -26,6 +27,7 @@ CHAINS = TensorFormat(
     damaged="not a file of chains, or cut short",
     remedy="copy it again or train again",
     advice="free space or choose another --out",
+    validate=ChainsHeader.model_validate,
 )
 
 
@@ -139,4 +141,10 @@ def load_chains(source: str | Path) -> ImageSet:
             "start"
         )
     header, tensors = CHAINS.read(path)
-    return ImageSet(tensors["images"], tensors["labels"], tuple(header["class_names"]), str(source), "chains")
+    images, labels = tensors.get("images"), tensors.get("labels")
+    if images is None or labels is None or images.dtype != torch.uint8 or not len(images):
+        raise CHAINS.invalid(path, "images of 8 bits and labels are missing")
+    try:
+        return ImageSet(images, labels, tuple(header.class_names), str(source), "chains")
+    except DataError as error:
+        raise CHAINS.invalid(path, str(error)) from None

@@ -9,8 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from trilemma.errors import DamagedError
+from trilemma.errors import DamagedError, describe
 from trilemma.files import TensorFormat
+
+
+def _check_tree(tree: Any) -> Any:
+    if not isinstance(tree, dict) or not isinstance(tree.get("$dict"), list):
+        raise ValueError("a training state is a mapping")
+    return tree
+
 
 FORMAT = TensorFormat(
     name="training-state",
@@ -19,6 +26,7 @@ FORMAT = TensorFormat(
     damaged="not a training state, or a truncated one",
     remedy="copy it again or resume from an earlier one",
     advice="free disk space and resume the run",
+    validate=_check_tree,
     key="tree",
     older="written by an earlier trilemma, which cannot be resumed; start a new run",
 )
@@ -81,12 +89,15 @@ def load_state(path: Path) -> dict[str, Any]:
 
     Raises:
         DamagedError: the file is missing, truncated, or does not match its digest.
-        CheckpointError: not a training state, or of another format version.
+        CheckpointError: not a training state, of another format version, or of an invalid structure.
     """
     if not path.is_file():
         raise DamagedError(f"{path}: no such training state, so there is nothing to resume from")
     tree, tensors = FORMAT.read(path)
-    state: dict[str, Any] = unflatten(tree, tensors)
+    try:
+        state: dict[str, Any] = unflatten(tree, tensors)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise FORMAT.invalid(path, describe(error)) from None
     return state
 
 

@@ -106,7 +106,7 @@ class Loop:
 
     def resume(self, saved: SoundState) -> None:
         """Restores a saved state and removes the metric lines of later steps, which will be run again."""
-        self.state.load_state_dict(saved.state)
+        self.state.load_state_dict(saved.state, saved.path)
         self._apply_options()
         self.record.drop_later_metrics(self.state)
         if saved.damaged:

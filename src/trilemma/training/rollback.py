@@ -36,7 +36,7 @@ def roll_back(state: TrainingState, record: Record, alarm: Alarm) -> None:
     newest = limit if state.restored is None else min(limit, state.restored - 1)
     healthy = state.watch.healthy_step
     restored, saved = sound_state(files, newest, limit)
-    state.load_state_dict(saved)
+    state.load_state_dict(saved, files[restored])
     for name, value in preserved.items():
         setattr(state, name, value)
     state.rollbacks, state.restored = rollbacks, restored

@@ -102,12 +102,12 @@ def load_start(config: Config, train: ImageSet) -> Classifier:
         )
     if CLASSIFIER.matches(path):
         header = CLASSIFIER.read_header(path)
-        if header["network"] is not None:
+        if header.network is not None:
             return described.open()
-        shape = tuple(header["image_shape"] or train.image_shape)
-        return Classifier.load(path, create_network(config.network, header["num_classes"], shape))
+        shape = header.shape or train.image_shape
+        return Classifier.load(path, create_network(config.network, header.num_classes, shape))
     stored = read_weights(path)
-    if stored.metadata and stored.metadata["network"] is not None:
+    if stored.metadata is not None and stored.metadata.network is not None:
         return described.open()
     for line in stored.notes:
         note(f"{start}: {line}")
@@ -118,7 +118,7 @@ def load_start(config: Config, train: ImageSet) -> Classifier:
         classes = train.num_classes
     network = create_network(config.network, classes, train.image_shape)
     mean, std = load_weights(network, stored) or normalisation(config, network, train.image_shape[0])
-    names = stored.metadata.get("class_names")
+    names = None if stored.metadata is None else stored.metadata.class_names
     return Classifier(network, classes, mean, std, class_names=names, image_shape=train.image_shape)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, ValidationError
+from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import Config
 from trilemma.data.image_set import ImageSet
 from trilemma.data.loader import Loader
+from trilemma.errors import CheckpointError, describe
+from trilemma.headers import Header, problem
 from trilemma.methods.base import Method, check_state
 from trilemma.monitors.watch import Watch
 from trilemma.training import build
@@ -80,12 +85,31 @@ class TrainingState:
             "method": self.method_state.state_dict(),
             "rng": torch.get_rng_state(),
             "watch": self.watch.state_dict(),
-            "position": {name: getattr(self, name) for name in _POSITION},
+            "position": {name: getattr(self, name) for name in Position.model_fields},
             "data": self.data,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the state that :meth:`state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any], where: object = "training state") -> None:
+        """Restores the state that :meth:`state_dict` returned.
+
+        Args:
+            state: as read from a file, so that it may be of another run or hold anything.
+            where: the file, for messages.
+
+        Raises:
+            CheckpointError: the state does not fit this run.
+        """
+        try:
+            self._load(state)
+        # What torch and the parts of a state raise for values of another type, shape or number.
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            reason = problem(error) if isinstance(error, ValidationError) else describe(error)
+            raise CheckpointError(
+                f"{where}: does not fit this run ({reason}); resume it with its own recipe and version, or train again"
+            ) from error
+
+    def _load(self, state: dict[str, Any]) -> None:
+        _check_alike("weights", state["weights"], self.clf.state_dict())
         self.clf.load_state_dict(state["weights"])
         # Of the initial weights, which a resumed run does not read again; earlier versions had one normalisation.
         if "normalisation" in state:
@@ -95,24 +119,54 @@ class TrainingState:
         # Optimiser buffers get the memory format of their weights, which they had when they were created.
         for weight, buffers in self.optimiser.state.items():
             for name, value in buffers.items():
-                if value.shape == weight.shape:
+                if value is not None and value.ndim:
+                    _check_alike("optimiser", {name: value}, {name: weight})
                     buffers[name] = torch.empty_like(weight).copy_(value)
         if self.ema is not None:
+            _check_alike("ema", state["ema"]["average"], self.ema.average)
             self.ema.load_state_dict(state["ema"])
+        if self.method_state.buffer is not None:
+            _check_alike("buffer", state["method"]["buffer"], self.method_state.buffer.state_dict())
         self.method_state.load_state_dict(state["method"])
         torch.set_rng_state(state["rng"])
         self.watch.load_state_dict(state["watch"])
-        for name in _POSITION:
-            # Earlier versions did not store ``restored``.
-            setattr(self, name, state["position"].get(name))
+        # Earlier versions did not store ``restored``.
+        for name, value in Position.model_validate(state["position"]).model_dump().items():
+            setattr(self, name, value)
         # Earlier versions stored the two accuracies alone.
         if len(self.best) == ACCURACIES:
             self.best = [1.0, *self.best]
 
 
+def _check_alike(part: str, saved: Mapping[str, Any], fresh: Mapping[str, Tensor]) -> None:
+    """Raises ``ValueError`` unless saved tensors have the names, shapes and kinds of those they replace."""
+    if saved.keys() != fresh.keys():
+        raise ValueError(
+            f"{part}: other tensors: {', '.join(sorted(map(str, saved.keys() ^ fresh.keys()))[:3])}"
+        )
+    for name, value in saved.items():
+        expected = fresh[name]
+        # A weight in half precision was trained so.
+        alike = value.dtype == expected.dtype or (value.is_floating_point() and expected.is_floating_point())
+        if value.shape != expected.shape or not alike:
+            raise ValueError(
+                f"{part}: {name} is {value.dtype} {list(value.shape)}, not {expected.dtype} {list(expected.shape)}"
+            )
+
+
+class Position(Header):
+    """Position and counters of a run: the attributes of :class:`TrainingState` that are saved as ``position``."""
+
+    step: NonNegativeInt
+    minutes: NonNegativeFloat
+    best: list[float]
+    rollbacks: NonNegativeInt
+    rate_factor: PositiveFloat
+    evaluated_at: Annotated[int, Field(ge=-1)]
+    ended: bool
+    options: dict[str, Any]
+    sounded: dict[str, NonNegativeInt]
+    restored: NonNegativeInt | None = None
+
+
 ACCURACIES = 2
-# Attributes that are saved as the key ``position``; their names are keys of the checkpoint file.
-_POSITION = (
-    "step", "minutes", "best", "rollbacks", "rate_factor", "evaluated_at", "ended", "options", "sounded",
-    "restored",
-)  # fmt: skip

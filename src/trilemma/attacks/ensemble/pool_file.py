@@ -6,15 +6,39 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt
+from torch import Tensor
 
-from trilemma.attacks.ensemble.pool import Pool, Work
+from trilemma.attacks.ensemble.pool import MISCLASSIFIED, Pool, Work
 from trilemma.errors import CheckpointError, NotStoredError
 from trilemma.files import TensorFormat, tensor_bytes
+from trilemma.headers import Count, Header
 from trilemma.printing import print_message
+
+
+class WorkHeader(Header):
+    """The fields of :class:`trilemma.attacks.ensemble.pool.Work`."""
+
+    attacked: NonNegativeInt
+    broken: NonNegativeInt
+    unconfirmed: NonNegativeInt
+    forwards: NonNegativeInt
+    backwards: NonNegativeInt
+    seconds: NonNegativeFloat
+
+
+class PoolHeader(Header):
+    """The header of a pool file: the evaluation that it belongs to, the running attack, and the work so far."""
+
+    evaluation: str
+    batch_size: Count
+    running: str | None
+    work: dict[str, WorkHeader]
+
 
 FORMAT = TensorFormat(
     name="attack-state",
@@ -23,6 +47,7 @@ FORMAT = TensorFormat(
     damaged="cannot be read ({error})",
     remedy="delete it and start again",
     advice="an interruption will lose the verdicts so far",
+    validate=PoolHeader.model_validate,
 )
 # Seconds between two saves; an interruption also saves, at once.
 _SAVE_INTERVAL = 30.0
@@ -82,18 +107,44 @@ class PoolFile:
         if not self.path.exists():
             return False
         header, tensors = FORMAT.read(self.path)
-        if header["evaluation"] != self._evaluation:
+        if header.evaluation != self._evaluation:
             raise CheckpointError(
                 f"{self.path}: holds the state of another evaluation (classifier, images, threat, seed or attacks "
                 "differ); delete it, or start again without resuming"
             )
         pool = self.pool
-        pool.batch_size, pool.running = header["batch_size"], header["running"]
-        pool.work = {name: Work(**work) for name, work in header["work"].items()}
+        if not _fits(tensors, header, pool):
+            raise FORMAT.invalid(self.path, "its verdicts do not fit the images")
+        pool.batch_size, pool.running = header.batch_size, header.running
+        pool.work = {name: Work(**work.model_dump()) for name, work in header.work.items()}
         pool.broken_by, pool.remaining = tensors["broken_by"], tensors["waiting"]
         if "places" in tensors:
             pool.broken_indices, pool.adversarial_parts = [tensors["places"]], [tensors["found"]]
         return True
+
+
+def _fits(tensors: Mapping[str, Tensor], header: PoolHeader, pool: Pool) -> bool:
+    """Whether verdicts, indices and images of a pool file are of the types and shapes, and in the ranges, of a pool."""
+    images = len(pool.labels)
+    broken_by, indices = tensors.get("broken_by"), [tensors.get("waiting")]
+    if ("places" in tensors) != ("found" in tensors) or header.running not in (None, *header.work):
+        return False
+    if "places" in tensors:
+        places, found = tensors["places"], tensors["found"]
+        if found.dtype != torch.float32 or found.shape != (*places.shape, *pool.images.shape[1:]):
+            return False
+        indices.append(places)
+    if broken_by is None or broken_by.dtype != torch.int64 or broken_by.shape != (images,):
+        return False
+    if not bool(((broken_by >= MISCLASSIFIED) & (broken_by < len(header.work))).all()):
+        return False
+    return all(
+        index is not None
+        and index.dtype == torch.int64
+        and index.ndim == 1
+        and bool(((index >= 0) & (index < images)).all())
+        for index in indices
+    )
 
 
 def _fingerprint(pool: Pool, attacks: Sequence[str]) -> str:
