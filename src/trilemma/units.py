@@ -58,6 +58,19 @@ def parse_fraction(value: object) -> Fraction:
 SMALLEST_RADIUS = Fraction(1, 2**25)
 
 
+def check_size(value: float) -> None:
+    """Checks that a number is 0 or one that float32 holds, and a whole number within 2^53.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, int) and abs(value) > MAX_SEED:
+        raise ValueError(f"is beyond {MAX_SEED:,}, the largest whole number")
+    # NaN is refused with infinity, by the type of the field.
+    if value != 0 and (abs(value) < _SMALLEST or _LARGEST < abs(value) < math.inf):
+        raise ValueError(f"is too {'small' if abs(value) < 1 else 'large'}: float32 does not hold it")
+
+
 def check_radius(norm: str, radius: object) -> None:
     """Checks that a radius is a number above 0 that changes images and, for ``"linf"``, within their range [0, 1].
 
@@ -119,26 +132,36 @@ PixelLength = Annotated[
 ]
 
 
-def count(where: str, name: str, value: Any, at_least: int = 1) -> int:
+# Largest count of anything; it is far beyond every use, and keeps sizes within 64 bits.
+MOST = 10**9
+# Each class has a name; the largest public data sets have 22,000.
+MOST_CLASSES = 1_000_000
+# Sums and products of a seed with small numbers must fit into 64 bits.
+MAX_SEED = 2**53
+
+
+def count(where: str, name: str, value: Any, at_least: int = 1, at_most: int = MOST) -> int:
     """Returns a whole number, such as ``steps``, as ``int``; whole numbers of NumPy are accepted.
 
     Args:
         where: the function that ``value`` was passed to, for the message.
         name: name of the argument.
         value: the argument.
-        at_least: its lowest value.
+        at_least, at_most: its lowest and its highest value.
 
     Raises:
-        ConfigError: not a whole number, or too small.
+        ConfigError: not a whole number, or out of range.
     """
     whole = whole_number(where, name, value)
     if whole < at_least:
-        raise ConfigError(f"{where}: {name}={value!r}; must be at least {at_least}")
+        raise ConfigError(f"{where}: {name}={_shown(whole)}; must be at least {at_least}")
+    if whole > at_most:
+        raise ConfigError(f"{where}: {name}={_shown(whole)}; must be at most {at_most:,}")
     return whole
 
 
 def whole_number(where: str, name: str, value: Any) -> int:
-    """Returns any whole number, such as a seed, as ``int``; arguments as in :func:`count`.
+    """Returns any whole number as ``int``; arguments as in :func:`count`.
 
     Raises:
         ConfigError: not a whole number.
@@ -146,6 +169,20 @@ def whole_number(where: str, name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ConfigError(f"{where}: {name}={value!r}; must be a whole number")
     return int(value)
+
+
+def _shown(value: int) -> str:
+    # Python writes no integer of more than 4300 digits.
+    return str(value) if value.bit_length() < 4 * _LONGEST else f"a number of {value.bit_length()} bits"
+
+
+def seed_number(where: str, value: Any) -> int:
+    """Returns a seed as ``int``; arguments as in :func:`count`.
+
+    Raises:
+        ConfigError: not a whole number from 0 to :data:`MAX_SEED`.
+    """
+    return count(where, "seed", value, 0, MAX_SEED)
 
 
 def length(where: str, name: str, value: Any, *, zero: bool = False) -> float:
@@ -160,7 +197,7 @@ def length(where: str, name: str, value: Any, *, zero: bool = False) -> float:
     """
     try:
         result = float(parse_fraction(value))
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise ConfigError(f"{where}: {name}: {error}") from None
     if result < 0 or (result == 0 and not zero):
         raise ConfigError(f"{where}: {name}={value!r}; must be {'at least' if zero else 'above'} 0")
@@ -168,13 +205,17 @@ def length(where: str, name: str, value: Any, *, zero: bool = False) -> float:
 
 
 def number(where: str, name: str, value: Any) -> float:
-    """Returns any finite number, such as a weight, as ``float``; arguments as in :func:`count`.
+    """Returns any number that float32 holds, such as a weight, as ``float``; arguments as in :func:`count`.
 
     Raises:
-        ConfigError: not a finite number.
+        ConfigError: not such a number.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise ConfigError(f"{where}: {name}={value!r}; must be a finite number")
+    # The comparison is false for NaN, and exact for an integer of any length.
+    if not abs(value) <= _LARGEST:
+        shown = _shown(value) if isinstance(value, int) else repr(value)
+        raise ConfigError(f"{where}: {name}={shown}; must be a finite number of float32")
     return float(value)
 
 

@@ -27,7 +27,7 @@ from trilemma.config.registry import ATTACKS, import_object
 from trilemma.errors import ConfigError
 from trilemma.tables import text_table
 from trilemma.threat import Threat
-from trilemma.units import whole_number
+from trilemma.units import seed_number
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 # With 2 or 3 classes the targeted DLR loss is undefined; the targeted margin replaces it.
@@ -101,7 +101,7 @@ def autoattack(
         CheckpointError: ``state`` belongs to another evaluation or cannot be read.
     """
     given = attack_arguments("autoattack", clf, images, labels, threat, norm)
-    seed = whole_number("autoattack", "seed", seed)
+    seed = seed_number("autoattack", seed)
     if attacks is None:
         attacks = STANDARD if given.clf.num_classes >= CLASSES_OF_TARGETED_DLR else FEW_CLASSES
     names = [attacks] if isinstance(attacks, str) else attacks

@@ -27,7 +27,7 @@ from trilemma.config.presets import AUTOATTACK_RAND, EXPECTATION
 from trilemma.data.image_set import as_float
 from trilemma.errors import ConfigError
 from trilemma.threat import Threat
-from trilemma.units import whole_number
+from trilemma.units import seed_number
 
 # Forward passes of each estimate of an image's expected accuracy.
 FORWARDS = 100
@@ -96,7 +96,7 @@ def autoattack_rand(
     shown = as_images(images)
     given = attack_arguments("autoattack_rand", clf, as_float(shown), labels, threat, norm)
     clf, images, labels, threat = given.clf, given.images, given.labels, given.threat
-    seed = whole_number("autoattack_rand", "seed", seed)
+    seed = seed_number("autoattack_rand", seed)
     adversarial = images.cpu().float().contiguous().clone()
     names = ("apgd-ce", "apgd-dlr" if clf.num_classes > 2 else "apgd-margin")
     image_seeds = noise.image_seeds(len(labels), torch.Generator().manual_seed(seed))

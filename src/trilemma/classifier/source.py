@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trilemma.config.registry import NETWORKS
+from trilemma.config.sections import MOST_PIXELS
 from trilemma.errors import CheckpointError, ConfigError, nearest
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.units import MOST_CLASSES, count, number
 
 if TYPE_CHECKING:
     import torch
@@ -113,8 +115,12 @@ class ClassifierSource:
             raise ConfigError("--model and --network: both set the network; use one of them")
         if (self.mean is None) != (self.std is None):
             raise ConfigError("--mean, --std: give both mean and std, or neither")
-        if self.size is not None and self.size < 1:
-            raise ConfigError(f"--size {self.size}: must be at least 1 pixel")
+        if self.size is not None:
+            count("classifier", "size", self.size, at_most=MOST_PIXELS)
+        if self.mean is not None:
+            for name, values in (("mean", self.mean), ("std", self.std)):
+                for value in values if isinstance(values, Sequence) else (values,):
+                    number("classifier", name, value)
         if self.network is not None:
             self._check_network(self.network)
         if self.publisher is not None and self.model is not None:
@@ -187,11 +193,12 @@ class ClassifierSource:
         if text is None:
             assert not isinstance(classes, str | Path | int)
             names = [str(name) for name in classes]
-        elif text.strip().lstrip("-").isdigit():
-            count = int(text)
-            if count < 2:
-                raise ConfigError(f"--classes {count}: a classifier has at least 2 classes")
-            return count, None
+        elif re.fullmatch(r"-?[0-9]+", text.strip()):
+            # Python converts no integer of more than 4300 digits.
+            known = int(text) if len(text) < 10 else MOST_CLASSES + 1
+            if not 2 <= known <= MOST_CLASSES:
+                raise ConfigError(f"--classes {text[:20]}: a classifier has 2 to {MOST_CLASSES:,} classes")
+            return known, None
         elif "," in text:
             names = [name.strip() for name in text.split(",")]
         else:

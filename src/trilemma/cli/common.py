@@ -21,6 +21,7 @@ from trilemma.printing import print_block, print_drawn, print_lines, print_messa
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.storing import writable_folder
 from trilemma.tables import cell
+from trilemma.units import MAX_SEED, parse_fraction
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,18 @@ def option(usage: str, help_text: str, **settings: Any) -> Any:
     names = [word for word in words if word.startswith("-")]
     metavar = " ".join(word for word in words if not word.startswith("-"))
     return typer.Option(*names, metavar=metavar or None, help=help_text, **settings)
+
+
+def decimal(text: str) -> float:
+    """Parses the value of an option: a decimal number or a fraction, ``0.05`` or ``8/255``.
+
+    Raises:
+        BadParameter: not a number, or one that float32 does not hold.
+    """
+    try:
+        return float(parse_fraction(text))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def argument(metavar: str, help_text: str, **settings: Any) -> Any:
@@ -72,8 +85,6 @@ Overrides = Annotated[
     ),
 ]
 Results = Annotated[Path, argument("RUN", "run folder, or a folder of result rows")]
-# Sums and products of a seed with small numbers must fit into 64 bits.
-MAX_SEED = 2**53
 Seed = Annotated[int, option("--seed N", "random seed", min=0, max=MAX_SEED)]
 Device = Annotated[
     str | None, option("--device DEVICE", "cpu, cuda or cuda:N  [default: the GPU if there is one]")

@@ -17,6 +17,7 @@ from trilemma.cli.common import (
     Seed,
     choose_device,
     completed_by,
+    decimal,
     lint_summary,
     option,
     parse_threats,
@@ -86,10 +87,12 @@ Purify = Annotated[
     option("--purify STEPS", "Langevin steps on E(x) before classifying; attacks go through them", min=0),
 ]
 PurifyStep = Annotated[
-    float | None, option("--purify-step-size S", "gradient factor of the Langevin steps  [default: 0.25]")
+    float | None,
+    option("--purify-step-size S", "gradient factor of the Langevin steps  [default: 0.25]", parser=decimal),
 ]
 PurifyNoise = Annotated[
-    float | None, option("--purify-noise N", "standard deviation of their noise  [default: 0.005]")
+    float | None,
+    option("--purify-noise N", "standard deviation of their noise  [default: 0.005]", parser=decimal),
 ]
 PurifyDraws = Annotated[
     int | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Annotated, Any, Literal
 
 from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import argument, option
+from trilemma.config.sections import MOST_PIXELS
 from trilemma.errors import ConfigError, DataError
+from trilemma.units import parse_fraction
 
 SOURCE_HELP = (
     "run folder, classifier file, weights file, timm:NAME, robustbench:NAME, hub:NAME or MODULE:FUNCTION"
@@ -30,7 +33,7 @@ OPTIONS: dict[str, Any] = {
     ],
     "std": Annotated[str | None, option("--std S,...", "standard deviation per channel; requires --mean")],
     "size": Annotated[
-        int | None, option("--size N", "resize images to N x N pixels for the network", min=1)
+        int | None, option("--size N", "resize images to N x N pixels for the network", min=1, max=MOST_PIXELS)
     ],
     "classes": Annotated[
         str | None,
@@ -135,14 +138,14 @@ def _described(texts: dict[str, Any]) -> ClassifierSource:
     """The description that the values of the options state."""
     output = texts["output"]
     numbers = {name: _parse_numbers(name, texts[name]) for name in ("mean", "std")}
-    if output is not None and output.isdigit():
+    if output is not None and re.fullmatch("[0-9]{1,9}", output):
         output = int(output)
     return ClassifierSource(**{**texts, **numbers, "output": output})
 
 
 def _parse_numbers(name: str, text: str | None) -> list[float] | None:
     try:
-        return None if text is None else [float(part) for part in text.split(",")]
+        return None if text is None else [float(parse_fraction(part)) for part in text.split(",")]
     except ValueError:
         raise ConfigError(
             f"--{name} {text}: expects numbers separated by commas, such as 0.49,0.48,0.45"

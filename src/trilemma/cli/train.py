@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from trilemma.cli.common import (
-    MAX_SEED,
     Device,
     Json,
     Overrides,
@@ -30,6 +29,7 @@ from trilemma.config.recipe import load_config
 from trilemma.errors import RunError
 from trilemma.printing import print_lines
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.units import MAX_SEED
 
 RECIPE_HELP = (
     "name of a packaged recipe (`trilemma list recipes`), a YAML file, or with --resume a run folder"

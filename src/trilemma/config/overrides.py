@@ -8,6 +8,8 @@ from typing import Any
 from trilemma.config.yaml_text import parse_value
 from trilemma.errors import ConfigError
 
+# Characters of a value in a message.
+_SHOWN = 60
 # Sections that may be written as their name alone.
 NAMED = ("data", "network", "method", "regulariser", "sampler", "update", "optimiser", "schedule")
 
@@ -24,7 +26,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         key = key.strip()
         if not equals or not key:
             raise ConfigError(f"override {entry!r} is not of the form key=value, such as training.lr=0.1")
-        value = parse_value(text, f"override {key}={text}")
+        value = parse_value(text, f"override {key}={text[:_SHOWN]}")
         if key in NAMED and isinstance(value, str):
             key = f"{key}.name"
         if key in flat and flat[key] != value:

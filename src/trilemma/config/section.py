@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from trilemma.errors import ConfigError
-from trilemma.units import DECIMAL
+from trilemma.units import DECIMAL, check_size, parse_fraction
 
 # Parameters of a network that are determined by the data, and are therefore not options.
 _FROM_THE_DATA = ("num_classes", "in_channels", "image_shape")
@@ -68,10 +68,13 @@ def _check_scalar(value: Any, kinds: set[Any]) -> None:
     elif isinstance(value, int | float):
         if logical and not numeric:
             raise ValueError("is a number; write true or false")
+        check_size(value)
     elif isinstance(value, str):
         text = value.strip()
         if numeric and _reads_as_number(text) and not DECIMAL.fullmatch(text):
             raise ValueError("is not a decimal number")
+        if numeric and DECIMAL.fullmatch(text):
+            parse_fraction(text)
         if logical and str not in kinds and text.lower() not in ("true", "false"):
             raise ValueError("is not a truth value; write true or false")
 

@@ -54,6 +54,8 @@ def _check_start(text: str) -> str:
     return text
 
 
+# Side of an image in pixels.
+MOST_PIXELS = 8192
 # The registry is part of the type's metadata, so that the documentation can list its names.
 SamplerName = Annotated[str, _row_of(SAMPLERS), SAMPLERS]
 StartName = Annotated[str, AfterValidator(_check_start), STARTS]
@@ -64,8 +66,8 @@ class DataConfig(Section):
 
     name: str = "digits"
     root: str | None = Field(None, description="path of the archives or images; may be read-only")
-    size: PositiveInt | None = Field(
-        None, description="resize images to size x size pixels; null: keep the size"
+    size: int | None = Field(
+        None, ge=1, le=MOST_PIXELS, description="resize images to size x size pixels; null: keep the size"
     )
     held_out: float = Field(
         0.1, gt=0, lt=0.5, description="fraction of the training images held out for checkpoint selection"
@@ -233,7 +235,7 @@ class ScheduleConfig(Section):
 class AugmentationConfig(Section):
     """Augmentation of the training images. ``auto``: padding of size / 8; no flip for digits, MNIST and SVHN."""
 
-    crop: Literal["auto"] | NonNegativeInt = Field(
+    crop: Literal["auto"] | Annotated[int, Field(ge=0, le=MOST_PIXELS)] = Field(
         "auto", description="zero padding on every side before the random crop, pixels"
     )
     flip: Literal["auto"] | bool = "auto"
@@ -241,7 +243,9 @@ class AugmentationConfig(Section):
         "none",
         description="colour and geometry operations after crop and flip: the CIFAR-10 policy of AutoAugment",
     )
-    cutout: NonNegativeInt = Field(0, description="side of the random square set to 0, pixels; 0: no cutout")
+    cutout: int = Field(
+        0, ge=0, le=MOST_PIXELS, description="side of the random square set to 0, pixels; 0: no cutout"
+    )
 
 
 class MonitorConfig(Section):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from trilemma.config.registry import STARTS
 from trilemma.errors import ConfigError, nearest
+from trilemma.units import DECIMAL, MAX_SEED, parse_fraction
 
 # The start from chains of a training run, which training cannot begin with.
 REPLAY_BUFFER = "replay-buffer"
@@ -80,10 +81,11 @@ def _parse_part(part: str, text: str) -> tuple[str, float | None, dict[str, floa
 
 def _number(text: str) -> float | None:
     """The number that a text states, whole ones as ``int``; ``None`` if it states none."""
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        return number if abs(number) < float("inf") else None
-    return None
+    text = text.strip()
+    if not DECIMAL.fullmatch(text):
+        return None
+    try:
+        number = float(parse_fraction(text))
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() and abs(number) <= MAX_SEED else number

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from trilemma.errors import ConfigError
-from trilemma.units import DECIMAL
+from trilemma.units import DECIMAL, parse_fraction
 
 _INT, _FLOAT, _BOOL = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool"
 _NULL, _MERGE, _TEXT = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
@@ -67,11 +67,12 @@ class _Loader(yaml.SafeLoader):
 def _number(loader: _Loader, node: Any) -> int | float:
     text = str(node.value)
     try:
+        # Refuses digits without end, and 1e-400, which would become 0.
+        parse_fraction(text)
         if DECIMAL.fullmatch(text):
             return int(text) if node.tag == _INT else float(text)
-    except ValueError:
-        # Python converts no integers of more than 4300 digits.
-        pass
+    except ValueError as error:
+        raise _RefusedError(str(error), node.start_mark) from None
     raise _RefusedError(f"{text[:40]} is not a decimal number", node.start_mark)
 
 
@@ -149,6 +150,8 @@ def parse_value(text: str, where: str) -> Any:
         return _load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: {_problem(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{where[:100]}: nested too deeply") from None
 
 
 def _problem(error: yaml.YAMLError) -> str:

@@ -29,6 +29,7 @@ from trilemma.data.locate import folder_state, locate_images, locate_official
 from trilemma.data.splitting import stratified_split
 from trilemma.errors import DataError, nearest
 from trilemma.limits import IMAGE_PIXELS
+from trilemma.units import seed_number
 
 # Side in pixels, or (height, width).
 _Side = int | tuple[int, int] | None
@@ -76,6 +77,7 @@ def load_splits(
     Raises:
         DataError: the source cannot be read, or an argument is invalid.
     """
+    seed = seed_number("data", seed)
     if not 0 < held_out < 1:
         raise DataError(f"held_out is {held_out}; give a fraction of the train part, between 0 and 1")
     source = _open_named(name, root, size)

@@ -41,6 +41,7 @@ from trilemma.runs.records import keeps, note_kept, write_json
 from trilemma.samplers.generate import generate, stored_pca
 from trilemma.storing import go_on_without
 from trilemma.threat import Threat
+from trilemma.units import count, seed_number
 
 BATCH_SIZE = 250
 GENERATED_STEPS = 100
@@ -206,14 +207,13 @@ def diagnose(
         UnknownNameError: unknown attack.
     """
     presets = diagnose_presets(attacks)
+    images, seed = count("diagnose", "images", images), seed_number("diagnose", seed)
     run, clf = find_run(source), open_source(source, data, device)
     if threat is None and norm is None and clf.threat is None:
         raise ConfigError(
             "diagnose: the classifier has no threat stored; pass threat=trilemma.Threat(norm, radius)"
         )
     threat = Threat.of(threat, norm, default=clf.threat)
-    if images < 1:
-        raise ConfigError(f"images: {images}; must be at least 1")
     opened = open_images(clf, run, data)
     check_fit(clf, opened)
     check_output(clf, opened)

@@ -46,6 +46,7 @@ from trilemma.storing import discard
 from trilemma.tables import Rows
 from trilemma.threat import Threat
 from trilemma.training.build import build_data
+from trilemma.units import count, seed_number
 
 DEFAULT_PROTOCOLS = ("clean", "pgd-20")
 
@@ -154,8 +155,8 @@ def evaluate(
     saved = (
         None if save_adversarial is None else check_adversarial_file(save_adversarial, definitions, threats)
     )
-    if images is not None and images < 1:
-        raise ConfigError(f"images: {images}; must be at least 1, or None for all")
+    images = None if images is None else count("evaluate", "images", images)
+    seed = seed_number("evaluate", seed)
     everything = open_images(clf, None, data)
     part = everything if images is None or images >= len(everything) else everything.first(images)
     check_fit(clf, part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from trilemma.classifier.batch_size import free_memory
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.chains import choose_chain
 from trilemma.config.starts import REPLAY_BUFFER, start_names
@@ -37,9 +39,11 @@ from trilemma.samplers.guidance import with_statistics
 from trilemma.samplers.replay_buffer import load_chains
 from trilemma.storing import discard, go_on_without
 from trilemma.tables import text_table
-from trilemma.units import count
+from trilemma.units import byte_size, count, seed_number
 
 BATCH_SIZE = 250
+# Of starts and samples; class, seed and step count of a sample have 8 bytes each.
+BYTES_PER_VALUE, BYTES_PER_SAMPLE = 4, 24
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ def draw_samples(
     **options: Any,
 ) -> Samples:
     """``per_class`` samples of every class, with their starts; arguments as in :func:`generate`."""
+    _check_memory(clf, per_class)
     labels = torch.arange(clf.num_classes).repeat_interleave(per_class)
     train = None if data is None else data.train
     # Once, and not in every batch.
@@ -158,6 +163,22 @@ def draw_samples(
     all_starts, all_images, all_taken = (torch.cat(column) for column in zip(*parts, strict=True))
     record = ChainRecord(points, torch.cat(followed, 1), labels[shown])
     return Samples(all_starts, all_images, labels, all_taken, record)
+
+
+def _check_memory(clf: Classifier, per_class: int) -> None:
+    """Checks that starts and samples fit into the free memory.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    images, free = per_class * clf.num_classes, free_memory(torch.device("cpu"))
+    pixels = math.prod(clf.image_shape or (1, 1, 1))
+    needed = images * (BYTES_PER_SAMPLE + 2 * BYTES_PER_VALUE * pixels)
+    if needed > free:
+        raise ConfigError(
+            f"generate: per_class={per_class}: {images:,} images need {byte_size(needed)} of memory, and "
+            f"{byte_size(free)} are free; generate fewer at a time, with other seeds"
+        )
 
 
 def stopping(taken: Tensor, steps: int) -> dict[str, float]:
@@ -246,7 +267,7 @@ def generate(
         ConfigError: a count below 1, an unknown start, sampler or energy, or a namer that is the generator itself.
         UnknownNameError: unknown preset.
     """
-    count("generate", "per_class", per_class)
+    per_class, seed = count("generate", "per_class", per_class), seed_number("generate", seed)
     given = {"start": start, "sampler": sampler, "energy": energy, "steps": steps, "stop": stop, **options}
     # Before the classifier is opened, which may take long.
     count("generate", "steps", choose_chain(given, preset)["steps"], 0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from trilemma.classifier.batch_size import free_memory
 from trilemma.config.config import Config
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.errors import ConfigError, NetworkError
@@ -12,6 +15,7 @@ from trilemma.methods.creation import create_from_config
 from trilemma.networks.create import check_outputs
 from trilemma.training import build
 from trilemma.training.start import check_start, first_stage
+from trilemma.units import byte_size
 
 # Images of the trial step, and images per class from which its chains start.
 TRIAL_IMAGES, IMAGES_PER_CLASS = 2, 20
@@ -27,9 +31,27 @@ def check_run(config: Config, data: Splits) -> None:
     stage: Config | None = config
     while stage is not None:
         create_from_config(stage).check(data.train)
+        _check_buffer(stage, data.train)
         build.build_loader(stage, data.train, torch.device("cpu"), 0, stage.devices)
         _try_step(stage, data.train)
         stage = first_stage(stage)
+
+
+def _check_buffer(config: Config, train: ImageSet) -> None:
+    """Checks that the replay buffer fits into the free memory.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    size = (config.sampler.buffer_size or 0) if config.method.uses_sampler else 0
+    free = free_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    # An image in float32 and its class.
+    needed = size * (4 * math.prod(train.image_shape) + 8)
+    if needed > free:
+        raise ConfigError(
+            f"sampler.buffer_size: {size:,} images need {byte_size(needed)} of memory, and {byte_size(free)} are "
+            "free; use fewer"
+        )
 
 
 def _try_step(config: Config, train: ImageSet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import torch
@@ -9,6 +10,9 @@ import torch
 from trilemma.config.config import Config
 from trilemma.errors import ConfigError, describe
 from trilemma.training.start import first_stage
+
+# Processes of a run on a machine with few cores, for tests of runs with several.
+LEAST_PROCESSES = 16
 
 
 def available_device(device: str) -> str:
@@ -50,6 +54,11 @@ def check_devices(config: Config, device: str) -> str:
         ConfigError: as of :func:`available_device`, or fewer GPUs than processes.
     """
     chosen = available_device(device)
+    most = max(LEAST_PROCESSES, os.cpu_count() or 1)
+    if config.devices > most:
+        raise ConfigError(
+            f"devices: {config.devices} processes are more than the {most} that are started on this machine; lower it"
+        )
     gpus = torch.cuda.device_count() if chosen == "cuda" else 1
     if chosen != "cpu" and config.devices > gpus:
         raise ConfigError(

@@ -40,7 +40,7 @@ from trilemma.evaluation.lint.own_attack import Attack, budget_findings, run_att
 from trilemma.evaluation.lint.probe import Probe
 from trilemma.evaluation.lint.scale import missing_factor
 from trilemma.threat import Threat
-from trilemma.units import count, whole_number
+from trilemma.units import count, seed_number
 
 # Largest number of images to check, with and without a threat.
 MAX_IMAGES, MAX_IMAGES_WITHOUT_THREAT = 400, 128
@@ -127,7 +127,7 @@ def lint(
         raise ConfigError("lint: an attack needs a threat; pass threat=trilemma.Threat(norm, radius)")
     return inspect(
         clf, as_images(images), labels, threat or stored, attack=attack,
-        seed=whole_number("lint", "seed", seed), batch_size=count("lint", "batch_size", batch_size),
+        seed=seed_number("lint", seed), batch_size=count("lint", "batch_size", batch_size),
     ).findings  # fmt: skip
 
 
