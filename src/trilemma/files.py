@@ -112,9 +112,12 @@ def reserve(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` as UTF-8, atomically (see :func:`replacing`)."""
+    """Writes ``text`` as UTF-8, atomically (see :func:`replacing`).
+
+    A file name that is not UTF-8 holds surrogates, which UTF-8 cannot; they are written as ``\\udcff``.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -253,7 +256,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 def text_digest(text: str) -> str:
     """CRC-32 of a text, as text."""
-    return f"{_DIGEST_PREFIX}{zlib.crc32(text.encode()):08x}"
+    return f"{_DIGEST_PREFIX}{zlib.crc32(text.encode('utf-8', 'backslashreplace')):08x}"
 
 
 def metadata_digest(metadata: Mapping[str, str]) -> str:
@@ -346,12 +349,12 @@ class TensorFormat(Generic[H]):
             CheckpointError: another format, a version that cannot be read, or an invalid header.
             DamagedError: a damaged file.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         try:
             # Checks the sizes that the file claims.
             _metadata(path, complete=True)
-            with safe_open(path, framework="pt") as file:
+            with open_tensors(path) as file:
                 metadata = file.metadata() or {}
                 header = self._header(path, metadata)
                 # Cloned, since the tensors are otherwise mapped to the file, which a later write may replace.
@@ -437,6 +440,26 @@ def is_safetensors(path: Path) -> bool:
     try:
         _metadata(path)
     except (OSError, ValueError, struct.error):
+        return False
+    return True
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """A context with the open safetensors file, as of ``safetensors.safe_open``."""
+    from safetensors import safe_open
+
+    with path.open("rb") as stream:
+        # safetensors opens no path that is not UTF-8.
+        name = str(path) if _is_utf8(str(path)) else f"/dev/fd/{stream.fileno()}"
+        with safe_open(name, framework="pt") as file:
+            yield file
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         return False
     return True
 

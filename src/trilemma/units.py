@@ -65,7 +65,7 @@ def check_size(value: float) -> None:
         ValueError: it is not.
     """
     if isinstance(value, int) and abs(value) > MAX_SEED:
-        raise ValueError(f"is beyond {MAX_SEED:,}, the largest whole number")
+        raise ValueError(f"must be less than or equal to {MAX_SEED:,} in magnitude")
     # NaN is refused with infinity, by the type of the field.
     if value != 0 and (abs(value) < _SMALLEST or _LARGEST < abs(value) < math.inf):
         raise ValueError(f"is too {'small' if abs(value) < 1 else 'large'}: float32 does not hold it")

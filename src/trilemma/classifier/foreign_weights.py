@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import ValidationError
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trilemma.classifier.namings import recognise, translations, unsupported
 from trilemma.errors import CheckpointError, DamagedError
 from trilemma.files import PREFIXES as FORMAT_PREFIXES
-from trilemma.files import intact, is_safetensors, parse_json
+from trilemma.files import intact, is_safetensors, open_tensors, parse_json
 from trilemma.headers import NetworkHeader, problem
 
 # Keys under which training scripts store the state dict in a checkpoint.
@@ -104,9 +102,11 @@ def _read(path: Path) -> tuple[Any, Any]:
         )
     try:
         if is_safetensors(path) or path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
+            with open_tensors(path) as file:
                 header = file.metadata() or {}
-            tensors, text = load_file(path), header.get("trilemma")
+                # Copied, since the tensors are otherwise mapped to the file.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            text = header.get("trilemma")
             if not intact(header, tensors):
                 raise DamagedError(
                     f"{path}: damaged: its content does not match the digest stored in it; copy it again"

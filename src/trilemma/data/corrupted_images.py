@@ -134,7 +134,8 @@ class _Arrays(CorruptedImages):
 def _read(file: Path) -> np.ndarray[Any, Any]:
     try:
         array: np.ndarray[Any, Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    # Any exception: NumPy parses the header of a damaged file as Python code.
+    except Exception as error:
         raise DataError(f"{file}: cannot be read as an .npy file ({error}); write it again") from None
     return array
 

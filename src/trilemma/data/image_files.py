@@ -72,7 +72,7 @@ def image_files_contents(
         headers.append(read_header(data, _name(image, container)))
         total_bytes += len(data)
         name = f"{image.split}/{image.class_name}/{normal_form(PurePosixPath(image.path).name)}"
-        digest.update(f"{name} {hashlib.sha256(data).hexdigest()}\n".encode())
+        digest.update(f"{name} {hashlib.sha256(data).hexdigest()}\n".encode("utf-8", "surrogateescape"))
 
     first, last = spans.get("train", (0, len(members)))
     native = most_common_size([(height, width) for height, width, _ in headers[first:last]])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from trilemma import __version__
@@ -193,7 +193,9 @@ def export_state_dict(clf: Classifier, path: str | Path, images: ImageSet) -> di
         # Zeroed, so that a tensor missing from the file is noticed.
         for value in loaded.state_dict().values():
             value.zero_()
-        content = load_file(file) if safetensors else torch.load(file, weights_only=True)["state_dict"]
+        content = (
+            load(file.read_bytes()) if safetensors else torch.load(file, weights_only=True)["state_dict"]
+        )
         loaded.load_state_dict(content)
         return loaded
 

@@ -77,7 +77,9 @@ class Script:
 def read_script(name: str) -> Script:
     """Returns the script ``name`` of the template folder."""
     text = files("trilemma.pages").joinpath("templates", name).read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    digest = base64.b64encode(hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()).decode(
+        "ascii"
+    )
     return Script(Markup(text), f"sha256-{digest}")
 
 

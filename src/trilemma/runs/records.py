@@ -245,7 +245,7 @@ def _file_name(text: str) -> str:
     name = re.sub(r"[^\w.@+-]+", "-", text)
     if len(name.encode()) <= LONGEST_NAME:
         return name
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
     return name.encode()[: LONGEST_NAME - 13].decode(errors="ignore") + "-" + digest
 
 
