@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trilemma.units import check_radius, parse_norm
+from trilemma.units import MOST_CLASSES, check_radius, parse_norm
 
 # Pixel values of one image: 8192 x 8192 x 3, 0.8 GB as float32.
 MOST_PIXEL_VALUES = 3 * 8192**2
@@ -20,7 +20,7 @@ _SHOWN = 60
 
 
 def _check_text(text: str) -> str:
-    # JSON can hold half of a character, which cannot be printed or written.
+    # JSON can hold half of a character, which is no name.
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("holds half of a Unicode character (a surrogate)")
     return text
@@ -57,7 +57,7 @@ class StoredNetwork(Header):
 
     model_config = ConfigDict(extra="allow")
 
-    name: Text
+    name: str
 
     def options(self) -> dict[str, Any]:
         """The name and the options."""
@@ -69,16 +69,16 @@ class About(Header):
 
     model_config = ConfigDict(extra="allow")
 
-    recipe: Text | None = None
-    data: Text | None = None
-    method: Text | None = None
-    checkpoint: Text | None = None
-    class_names: Text | None = None
-    select: Text | None = None
+    recipe: str | None = None
+    data: str | None = None
+    method: str | None = None
+    checkpoint: str | None = None
+    class_names: str | None = None
+    select: str | None = None
     step: int | None = None
     epoch: float | None = None
     attack_steps: int | None = None
-    chain: dict[str, Text | float | int | bool | None] | None = None
+    chain: dict[str, str | float | int | bool | None] | None = None
 
     def content(self) -> dict[str, Any]:
         """The keys that are set."""
@@ -97,7 +97,7 @@ class NetworkHeader(Header):
         about: the origin of the classifier.
     """
 
-    num_classes: Count
+    num_classes: Annotated[int, Field(ge=2, le=MOST_CLASSES)]
     class_names: list[Text] | None = None
     image_shape: ImageShape | None = None
     threat: StoredThreat | None = None
@@ -163,7 +163,7 @@ class ClassifierHeader(HubHeader):
     threat: StoredThreat | None
     network: StoredNetwork | None
     about: About
-    output: Text | int | None = None
+    output: str | int | None = None
     weights: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
 
 

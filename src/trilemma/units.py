@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field
 
 from trilemma.errors import ConfigError, nearest
+from trilemma.limits import CLASSES
 
 # A decimal number without leading zeros or underscores, which Python and YAML 1.1 read in several ways.
 DECIMAL = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -134,8 +135,7 @@ PixelLength = Annotated[
 
 # Largest count of anything; it is far beyond every use, and keeps sizes within 64 bits.
 MOST = 10**9
-# Each class has a name; the largest public data sets have 22,000.
-MOST_CLASSES = 1_000_000
+MOST_CLASSES = CLASSES.most
 # Sums and products of a seed with small numbers must fit into 64 bits.
 MAX_SEED = 2**53
 

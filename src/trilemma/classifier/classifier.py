@@ -154,7 +154,7 @@ class Classifier(nn.Module):
         if isinstance(output, bool) or not isinstance(output, str | int | None):
             raise ConfigError(f"classifier: output={output!r}; pass a key, an index or None")
         self.network = as_module(network)
-        self.num_classes = count("classifier", "num_classes", num_classes, at_most=MOST_CLASSES)
+        self.num_classes = count("classifier", "num_classes", num_classes, 2, MOST_CLASSES)
         self.class_names = _names(class_names, self.num_classes)
         self.image_shape = None if image_shape is None else _shape(image_shape)
         self.threat = threat
