@@ -56,7 +56,7 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-def test_a_flipped_bit_anywhere_is_found_or_changes_nothing(tmp_path: Path, form: TensorFormat) -> None:
+def test_a_flipped_bit_anywhere_is_found_or_changes_nothing(tmp_path: Path, form: TensorFormat[Any]) -> None:
     path = tmp_path / "x.safetensors"
     form.write(path, tensors(), HEADERS[form.name])
     content = path.read_bytes()

@@ -327,8 +327,8 @@ class TensorFormat(Generic[H]):
             text = json.dumps(header)
             self.validate(json.loads(text))
         except (TypeError, ValueError) as error:
-            reason = problem(error) if isinstance(error, ValidationError) else error
-            raise CheckpointError(f"{path}: cannot be written ({reason}); correct the value") from None
+            wrong = problem(error) if isinstance(error, ValidationError) else str(error)
+            raise CheckpointError(f"{path}: cannot be written ({wrong}); correct the value") from None
         metadata = {"format": PREFIXES[0] + self.name, "version": str(self.version), self.key: text}
         # Each tensor is copied, since safetensors refuses tensors that share memory (tied weights) and strided views.
         copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}

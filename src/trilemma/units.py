@@ -213,7 +213,7 @@ def number(where: str, name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ConfigError(f"{where}: {name}={value!r}; must be a finite number")
     # The comparison is false for NaN, and exact for an integer of any length.
-    if not abs(value) <= _LARGEST:
+    if not -_LARGEST <= value <= _LARGEST:  # type: ignore[operator]
         shown = _shown(value) if isinstance(value, int) else repr(value)
         raise ConfigError(f"{where}: {name}={shown}; must be a finite number of float32")
     return float(value)

@@ -139,7 +139,9 @@ def test_a_header_that_is_no_object_of_json_is_refused(stored: Any, tmp_path: Pa
 
 @pytest.mark.parametrize("version", ["", "x", "1.5", "-1", "1_0", "\u00b2", "9" * 5_000])
 def test_a_version_that_is_no_number_is_refused(stored: Any, tmp_path: Path, version: str) -> None:
-    assert "not a classifier file" in refused(write(tmp_path / "x.safetensors", *stored, version))
+    assert "not a classifier file" in refused(
+        write(tmp_path / "x.safetensors", stored[0], stored[1], version)
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,8 @@ def test_weights_that_are_no_floats_are_refused(stored: Any, tmp_path: Path, dty
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_other_floats_are_converted(stored: Any, tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = changed(stored[1], WEIGHT, lambda value: value.to(dtype))
-    weight = Classifier.load(write(tmp_path / "x.safetensors", stored[0], tensors)).network.stem.weight
+    clf = Classifier.load(write(tmp_path / "x.safetensors", stored[0], tensors))
+    weight = clf.network.get_parameter("stem.weight")
     assert weight.dtype == torch.float32 and torch.equal(weight, tensors[WEIGHT].float())
 
 
@@ -191,12 +194,13 @@ def test_a_mask_may_hold_infinities_and_a_variance_may_not_be_negative(tmp_path:
             self.norm = nn.BatchNorm2d(1)
 
         def forward(self, images: Tensor) -> Tensor:
-            return self.norm(images).flatten(1)[:, :2]
+            normal: Tensor = self.norm(images)
+            return normal.flatten(1)[:, :2]
 
     Classifier(Masked(), 2).save(tmp_path / "x.safetensors")
     Classifier.load(tmp_path / "x.safetensors", Masked())
     wrong = Masked()
-    wrong.norm.running_var.fill_(-1)
+    wrong.norm.get_buffer("running_var").fill_(-1)
     Classifier(wrong, 2).save(tmp_path / "y.safetensors")
     with pytest.raises(CheckpointError, match=r"has diverged: norm\.running_var"):
         Classifier.load(tmp_path / "y.safetensors", Masked())

@@ -87,7 +87,9 @@ def _shapes(classes: int, values: Mapping[str, Tensor]) -> dict[str, tuple[int |
 
 def _wrong(name: str, value: Tensor, shape: tuple[int | None, ...]) -> str | None:
     """What is wrong with one statistic."""
-    types = (torch.int64,) if name == "pca.counts" else (torch.float32, torch.float64)
+    types: tuple[torch.dtype, ...] = (
+        (torch.int64,) if name == "pca.counts" else (torch.float32, torch.float64)
+    )
     # The largest ones are stored in half precision.
     types += (torch.float16,) if name in ("pca.means", "pca.components") else ()
     fits = len(shape) == value.ndim and all(
