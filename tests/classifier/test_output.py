@@ -241,7 +241,7 @@ def test_an_exported_graph_keeps_its_mode(toy) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_classes": 0}, "num_classes=0; must be at least 1"),
+        ({"num_classes": 0}, "num_classes=0; must be at least 2"),
         ({"num_classes": 3.0}, "num_classes=3.0; must be a whole number"),
         ({"num_classes": True}, "num_classes=True"),
         ({"network": nn.ReLU}, r"the class ReLU; pass a torch.nn.Module, such as MyNetwork\(\)"),
