@@ -56,7 +56,7 @@ def from_weights(source: str, file: Path | None) -> Classifier:
         return PUBLISHED[publisher](name)
     if CLASSIFIER.matches(file):
         return Classifier.load(file)
-    stored = _read(file)
+    stored = read_weights(file)
     if stored.metadata is None:
         raise CheckpointError(
             f"{source}: holds weights but does not say which network they belong to; "
@@ -66,6 +66,7 @@ def from_weights(source: str, file: Path | None) -> Classifier:
         raise CheckpointError(
             f"{source}: exported from a network that is not in trilemma's registry; add --model MODULE:FUNCTION"
         )
+    _print_notes(stored)
     network = classifier_file.rebuild_network(stored.metadata, file, stored.tensors)
     known = _stored_classes(stored) or (stored.metadata.num_classes, None)
     return _wrap(network, stored, known, network_config=stored.metadata.network.options())
@@ -249,9 +250,13 @@ def _wrap(
 def _read(file: Path) -> StoredWeights:
     """The weights of a file, after printing what was chosen or converted."""
     stored = read_weights(file)
-    for line in stored.notes:
-        note(f"{file}: {line}")
+    _print_notes(stored)
     return stored
+
+
+def _print_notes(stored: StoredWeights) -> None:
+    for line in stored.notes:
+        note(f"{stored.path}: {line}")
 
 
 def note(text: str) -> None:
