@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ Way = Callable[[Path, random.Random], None]
 
 
 def _empty(file: Path, chance: random.Random) -> None:
-    file.write_bytes(b"")
+    _rewrite(file, b"")
 
 
 def _cut(share: float) -> Way:
@@ -26,6 +28,17 @@ def _cut(share: float) -> Way:
 def _flip(file: Path, chance: random.Random) -> None:
     content = bytearray(file.read_bytes())
     content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    _rewrite(file, bytes(content))
+
+
+def _exponent(file: Path, chance: random.Random) -> None:
+    """Flips the highest bit of the exponent of one weight of a safetensors file."""
+    content = bytearray(file.read_bytes())
+    (length,) = struct.unpack("<Q", content[:8])
+    entries = json.loads(content[8 : 8 + length])
+    weights = [name for name in sorted(entries) if "weight" in name and entries[name].get("dtype") == "F32"]
+    first, last = entries[chance.choice(weights)]["data_offsets"]
+    content[8 + length + chance.randrange(first, last, 4) + 3] ^= 0x40
     _rewrite(file, bytes(content))
 
 
@@ -74,9 +87,17 @@ ANY: dict[str, Way] = {
     "all but its end": _cut(1.0), **FLIPS, "zeros": _zeros, "a list in its place": _other_kind,
     "a folder in its place": _folder, "a link to itself": _loop,
 }  # fmt: skip
+TENSORS: dict[str, Way] = {**ANY, "exponent bit flip 1": _exponent, "exponent bit flip 2": _exponent}
 TEXT: dict[str, Way] = {**ANY, "a byte of Latin-1": _latin, "UTF-16": _utf16}
 
 
 def copy_of(source: Path, target: Path) -> Path:
     """A copy of a run folder with its hard links as files of their own."""
     return Path(shutil.copytree(source, target))
+
+
+def ways(file: str) -> dict[str, Way]:
+    """The ways to damage a file of that name."""
+    if file.endswith(".safetensors"):
+        return TENSORS
+    return TEXT if file.endswith((".yaml", ".json", ".jsonl")) else ANY

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.fault_suite import results
 from benchmarks.fault_suite.case import Case, Ended
-from benchmarks.fault_suite.damage import ANY, MISSING, TEXT, copy_of
+from benchmarks.fault_suite.damage import MISSING, copy_of, ways
 from benchmarks.fault_suite.process import run
 
 RECIPE = (
@@ -192,7 +192,7 @@ def cases(folder: Path, short: bool) -> Iterator[Case]:
         (name, file, way)
         for name, reader in READERS.items()
         for file in reader.files
-        for way in (TEXT if file.endswith((".yaml", ".json", ".jsonl")) else ANY)
+        for way in ways(file)
         if (name, file, way) not in _RIGHT_AS_IT_IS
     ]
     for name, file, way in every[::60] if short else every:
@@ -206,11 +206,10 @@ _RIGHT_AS_IT_IS = [("compare", "config.yaml", MISSING)]
 def _case(sound: Sound, name: str, file: str, way: str) -> Case:
     reader = READERS[name]
     title = f"{file}, {way}: {name}"
-    ways = TEXT | ANY
 
     def prepare(target: Path) -> None:
         sound.prepare(reader, target)
-        ways[way](target / "run" / file, random.Random(title))
+        ways(file)[way](target / "run" / file, random.Random(title))
 
     # Nothing else says that the file existed; a resumed run is the same all the same.
     may_lack = way == MISSING and reader.source == FINISHED

@@ -65,8 +65,8 @@ def _nothing(*arguments: Any, **named: Any) -> None:
 MUTANTS = {
     "the digest of a file of tensors": Mutant(
         "files:intact", _always, files.cases,
-        ("best/classifier.safetensors, bit flip 1: evaluate", "best/classifier.safetensors, bit flip 2: predict",
-         "best/classifier.safetensors, bit flip 3: predict", "last/state.safetensors, bit flip"),
+        ("exponent bit flip 1: predict", "exponent bit flip 2: predict", "exponent bit flip 1: export",
+         "state.safetensors, exponent bit flip"),
     ),
     "the digest of a row": Mutant(
         "runs.records:_digest", lambda content: "crc32:00000000", files.cases,

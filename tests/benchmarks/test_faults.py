@@ -103,7 +103,7 @@ def named(cases: Callable[[Path, bool], Iterator[Case]], sound: Path, *names: st
 def test_cases_of_the_suite_are_good(sound: Path, tmp_path: Path) -> None:
     chosen = [
         *named(
-            files.cases, sound, "checkpoints/best/classifier.safetensors, bit flip 1: predict",
+            files.cases, sound, "checkpoints/best/classifier.safetensors, exponent bit flip 1: predict",
             "evaluation/clean.json, half of it: compare",
         ),
         *named(headers.cases, sound, "version 2: predict"),
