@@ -9,11 +9,11 @@ from typing import Annotated
 
 from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import Data, Device, Quiet, choose_device, option, print_error, print_progress
-from trilemma.cli.exits import sigterm_interrupts
 from trilemma.cli.model import with_classifier
 from trilemma.cli.quickstart import DONE, NAMES
 from trilemma.errors import ConfigError
 from trilemma.printing import print_lines
+from trilemma.processes import sigterm_interrupts
 from trilemma.runs.run_directory import RunDirectory
 
 HOST = "127.0.0.1"

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, TextIO
 
 import typer
@@ -21,6 +18,7 @@ from typer.core import TyperGroup
 
 from trilemma.cli.common import print_error
 from trilemma.errors import NotStoredError, TrainingFailedError, UserError
+from trilemma.processes import sigterm_interrupts
 from trilemma.storing import ONLY_WRITING, collecting_unstored, not_stored
 
 USER_ERROR = 2
@@ -186,21 +184,3 @@ def resumable(folder: Path | None) -> Iterator[None]:
             hint = "" if saved or folder is not None else "; with --out DIR, AutoAttack can be resumed"
             print_error(f"interrupted; {outcome}{hint}", prefix="")
             raise typer.Exit(INTERRUPTED) from None
-
-
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Context in which SIGTERM raises :class:`KeyboardInterrupt`, as Ctrl-C does."""
-    previous_handler = None
-    # Only the main thread may set signal handlers.
-    if threading.current_thread() is threading.main_thread():
-        previous_handler = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        if previous_handler is not None:
-            signal.signal(signal.SIGTERM, previous_handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

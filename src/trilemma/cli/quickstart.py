@@ -24,8 +24,8 @@ from trilemma.cli.common import (
     run_results,
 )
 from trilemma.cli.exits import INTERRUPTED
-from trilemma.cli.workers import Job, Say, run_jobs
 from trilemma.printing import print_lines
+from trilemma.processes import Job, Say, run_jobs
 from trilemma.progress import ProgressBar, can_draw
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.storing import writable_folder
@@ -152,7 +152,9 @@ def run_all_stages(out: Path, page: Path, device: str | None, quiet: bool) -> No
             else:
                 print_progress(line, quiet)
 
-        def finished(name: str) -> None:
+        def finished(name: str, error: BaseException | None) -> None:
+            if error is not None:
+                raise error
             ended.append(name)
             in_work.pop(name, None)
             write_page(out, page, [name for name in NAMES if name in ended])
@@ -169,8 +171,9 @@ def run_all_stages(out: Path, page: Path, device: str | None, quiet: bool) -> No
             ]
             bar.update(done=done, text=", ".join(texts))
 
-        jobs = [Job(name, make_run, (name, out, chosen)) for name in order]
-        run_jobs(jobs, WORKERS, said, finished, idle)
+        # The networks are so small that threads spend their time waiting for each other.
+        jobs = [Job(name, make_run, (name, out, chosen), threads=1) for name in order]
+        run_jobs(jobs, WORKERS if WORKERS > 1 else 0, said, finished, idle)
 
 
 def write_page(out: Path, page: Path, names: list[str]) -> None:
@@ -194,13 +197,8 @@ def trained_share(run: Path) -> float:
 
 def make_run(say: Say, name: str, out: Path, device: str) -> None:
     """Trains, evaluates, samples and diagnoses one run, and writes its report; skips what an earlier call has done."""
-    import torch
-
     from trilemma.pages.html import write_report
 
-    if WORKERS > 1:
-        # The networks are so small that threads spend their time waiting for each other.
-        torch.set_num_threads(1)
     if RunDirectory(out / name).status().get("status") not in DONE:
         say("training")
         train_or_resume(name, out / name, device)
