@@ -164,6 +164,22 @@ CHECKS = {
         print(trilemma.export(clf, "classifier.onnx", data="digits"))
         """,
     ),
+    "slurm": Check(
+        "`trilemma sweep --launcher slurm`",
+        "a job of its local executor",
+        """
+        import submitit
+        from pathlib import Path
+        from trilemma.sweeps.launchers import run_submitted
+        from trilemma.sweeps.task import Task
+
+        overrides = {"training.epochs": 1, "data.train_images": 40, "network.width": 4}
+        task = Task("a", "digits/standard", overrides, Path("run"), Path("log"), "cpu", (), None, False, 1)
+        executor = submitit.LocalExecutor(folder="jobs")
+        run_submitted(executor, [task], 1, lambda task, line: print(task.name, line), lambda: None)
+        assert Path("run/checkpoints/last/classifier.safetensors").is_file()
+        """,
+    ),
     "tensorboard": Check(
         "training metrics for TensorBoard",
         "an event file",

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "trilemma"
 # A module may import from its own room and from the rooms before it.
 ROOMS = (
     "ground", "config", "runs", "data", "networks", "classifier", "walks", "attacks", "samplers", "defences",
-    "methods", "updates", "monitors", "metrics", "figures", "training", "evaluation", "pages", "demo", "cli",
+    "methods", "updates", "monitors", "metrics", "figures", "training", "evaluation", "pages", "sweeps", "demo", "cli",
 )  # fmt: skip
 # Single files at the top of the package, which import nothing of the other rooms.
 GROUND = (

@@ -24,14 +24,11 @@ import json
 import os
 import platform
 import re
-import signal
-import subprocess
 import sys
 import textwrap
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
+from trilemma import processes
 from trilemma.config.recipe import recipe_tree
 from trilemma.errors import TrainingFailedError, UserError
 from trilemma.figures.style import Theme, save_figure
@@ -292,32 +290,45 @@ def missing_jobs(jobs: Sequence[Job], scale: Scale) -> list[Job]:
 # --- Processes -------------------------------------------------------------------------------------------
 
 
-def make_rows(
-    study: Study, jobs: Sequence[Job], scale: Scale, parallel: int, arguments: Sequence[str]
-) -> list[str]:
+def make_rows(study: Study, jobs: Sequence[Job], scale: Scale, parallel: int) -> list[str]:
     """Makes what is missing; returns the keys of the jobs that failed.
 
     Args:
-        parallel: processes at a time; 0 works in this process.
-        arguments: of this program, handed on to each process.
+        parallel: processes at a time, one thread each; 0 works in this process.
 
     Raises:
         KeyboardInterrupt: after every process saved its state.
     """
     missing = missing_jobs(jobs, scale)
     tell(f"{study.name}, {scale.data}: {len(jobs)} runs, {len(jobs) - len(missing)} of them done before")
+    logs = scale.work / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
     failed: list[str] = []
     progress = _Progress(len(missing), max(parallel, 1))
+    by_key, began = {job.key: job for job in missing}, dict[str, float]()
+
+    def ended(key: str, error: BaseException | None) -> None:
+        progress.done(by_key[key], scale, time.monotonic() - began.get(key, time.monotonic()))
+        if error is not None:
+            failed.append(key)
+            tell(f"  see {logs / key}.log: {error}")
+
     for turn in sorted({job.turn for job in missing}):
-        part = [job for job in missing if job.turn == turn]
-        if parallel == 0:
-            for job in part:
-                began = time.monotonic()
-                make_row(study, job, scale)
-                progress.done(job, scale, time.monotonic() - began)
-        else:
-            failed += _processes(part, scale, parallel, arguments, progress)
+        work = [
+            processes.Job(job.key, _make_row, (study, job, scale), logs / f"{job.key}.log", threads=1)
+            for job in missing
+            if job.turn == turn
+        ]
+        processes.run_jobs(work, parallel, lambda key, _: began.update({key: time.monotonic()}), ended, _idle)
     return failed
+
+
+def _make_row(say: processes.Say, study: Study, job: Job, scale: Scale) -> None:
+    say("begun")
+    make_row(study, job, scale)
+
+
+def _idle() -> None: ...
 
 
 class _Progress:
@@ -336,53 +347,6 @@ class _Progress:
             f"[{self.count}/{self.total}] {job.group}: {job.case}, seed {job.seed}: {outcome}, {seconds:.0f} s; "
             f"about {left / 60:.1f} min left"
         )
-
-
-def _processes(
-    jobs: Sequence[Job], scale: Scale, parallel: int, arguments: Sequence[str], progress: _Progress
-) -> list[str]:
-    logs = scale.work / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    alive: set[subprocess.Popen[bytes]] = set()
-
-    def one(job: Job) -> float:
-        began = time.monotonic()
-        with (logs / f"{job.key}.log").open("wb") as log:
-            command = [sys.executable, sys.argv[0], *arguments, "--row", job.key]
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-            alive.add(process)
-            process.wait()
-            alive.discard(process)
-        return time.monotonic() - began
-
-    def end(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    failed = []
-    before = signal.signal(signal.SIGTERM, end)
-    pool = ThreadPoolExecutor(parallel)
-    try:
-        for future in as_completed(found := {pool.submit(one, job): job for job in jobs}):
-            job = found[future]
-            progress.done(job, scale, future.result())
-            if not row_file(scale, job).is_file():
-                failed.append(job.key)
-                tell(f"  see {logs / (job.key + '.log')}: {_last_line(logs / (job.key + '.log'))}")
-    except KeyboardInterrupt:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(alive):
-            process.send_signal(signal.SIGTERM)  # each saves its state and leaves
-        raise
-    finally:
-        pool.shutdown(wait=True)
-        signal.signal(signal.SIGTERM, before)
-    return failed
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "empty"
 
 
 def tell(text: str) -> None:
@@ -586,9 +550,7 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
         "--fresh", action="store_true", help="make every run here, also those in benchmarks/results"
     )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--row", metavar="KEY", help=argparse.SUPPRESS)
-    given = list(sys.argv[1:] if argv is None else argv)
-    options = parser.parse_args(given)
+    options = parser.parse_args(argv)
     if options.data != "digits" and options.root is None and not (options.toy and study.toy_has_data):
         parser.error(f"--data {options.data} needs --root, the folder with train.tar.gz and test.tar.gz")
     own = study.stem(Scale(options.data, Path())) + ("-toy" if options.toy else "")
@@ -596,8 +558,6 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     root = None if options.root is None else options.root.resolve()
     scale = Scale(options.data, work, options.toy, root, options.device)
     everything = study.jobs(scale)
-    if options.row is not None:
-        return _one_row(study, everything, scale, options.row)
     if unknown := set(options.cases or ()) - {job.case for job in everything}:
         known = ", ".join(cases({"case": job.case} for job in everything))
         parser.error(f"--cases: no {', '.join(sorted(unknown))}; there are {known}")
@@ -611,9 +571,11 @@ def main(study: Study, about: str, argv: Sequence[str] | None = None) -> int:
     if not options.fresh and (options.results or not options.toy):
         take_over(chosen, scale, results / f"{study.stem(scale)}.json")
     failed: list[str] = []
+    # Spinning threads take the cores of the other processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         if not options.report:
-            failed = make_rows(study, chosen, scale, options.jobs, given)
+            failed = make_rows(study, chosen, scale, options.jobs)
     except KeyboardInterrupt:
         tell("interrupted: finished rows and the state of the others are kept; the same command goes on")
         return INTERRUPTED
@@ -650,14 +612,3 @@ def _check(jobs: Sequence[Job]) -> None:
         raise SystemExit("these runs are impossible:\n" + "\n".join(dict.fromkeys(wrong)))
     if len({job.key for job in jobs}) < len(jobs):
         raise SystemExit("two runs of the study are the same; a bug of the study")
-
-
-def _one_row(study: Study, jobs: Sequence[Job], scale: Scale, key: str) -> int:
-    found = [job for job in jobs if job.key == key]
-    if not found:
-        raise SystemExit(f"--row: no run {key!r}")
-    try:
-        make_row(study, found[0], scale)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trilemma.pages.compare import compare
     from trilemma.pages.html import write_report as report
     from trilemma.pages.hub import pull, push
+    from trilemma.sweeps.sweep import sweep
     from trilemma.threat import Threat
     from trilemma.training import loggers
     from trilemma.training.run import Run
@@ -48,6 +49,7 @@ _LAZY = {
     "push": "trilemma.pages.hub",
     "report": "trilemma.pages.html:write_report",
     "score": "trilemma.evaluation.score",
+    "sweep": "trilemma.sweeps.sweep",
     "train": "trilemma.training.train",
 }
 _SUBMODULES = {
@@ -87,6 +89,7 @@ __all__ = [
     "report",
     "samplers",
     "score",
+    "sweep",
     "train",
 ]
 

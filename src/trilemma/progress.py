@@ -60,6 +60,11 @@ class ProgressBar:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @property
+    def drawn(self) -> bool:
+        """Whether the bar is drawn."""
+        return self._drawing is not None
+
     def advance(self, amount: float) -> None:
         """Adds ``amount`` to the completed work."""
         if self._drawing is not None:

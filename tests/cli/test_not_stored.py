@@ -19,8 +19,8 @@ from PIL import Image
 
 import trilemma
 from trilemma.cli.exits import _Tolerant
-from trilemma.cli.workers import Job, _work
 from trilemma.errors import NotStoredError
+from trilemma.processes import Job, _work
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.storing import go_on_without, not_stored
 from trilemma.training.checkpoint import load_state

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from trilemma.cli.train import default_out
 from trilemma.config.recipe import load_config
 from trilemma.errors import TrainingFailedError
-from trilemma.runs.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory, default_folder
 
 
 class Trainer:
@@ -125,4 +124,4 @@ def test_a_failed_training_leaves_with_3(trilemma, trainer):
     ],
 )
 def test_default_run_folder(recipe, folder):
-    assert default_out(recipe) == Path(folder)
+    assert default_folder(recipe) == Path(folder)

@@ -41,6 +41,7 @@ except SystemExit as end:
         (["trian"], 2),
         (["train", "digits/standart"], 2),
         (["train", "digits/standard", "training.epoch=3"], 2),
+        (["sweep", "digits/standard", "training.epoch=3,4"], 2),
         (["validate", "digits/standard", "method.name=pgd"], 2),
         (["evaluate", "runs/nothing"], 2),
         (["evaluate", "runs/nothing", "--protocol", "pgd"], 2),

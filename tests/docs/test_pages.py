@@ -19,6 +19,7 @@ from trilemma.cli.list import KINDS, PUBLISHED
 from trilemma.cli.main import app
 from trilemma.config import registry
 from trilemma.config.chains import ENERGIES, PRESETS
+from trilemma.config.grid import parse_grid
 from trilemma.config.recipe import build_config, load_config, recipe_names
 from trilemma.config.starts import parse_start
 
@@ -123,7 +124,9 @@ def test_commands_in_blocks_would_run(command):
         assert recipe.removesuffix(".yaml") in written
     elif recipe is not None and not given.get("resume"):
         assert recipe in recipe_names()
-        load_config(recipe, given["overrides"] or ())
+        grid = parse_grid(given.get("values") or given.get("overrides") or ())
+        for values in grid.combinations():
+            load_config(recipe, {**grid.fixed, **values})
     for name in given.get("protocol") or ():
         registry.PROTOCOLS.row(name)
     assert given.get("kind") in (None, *KINDS, PUBLISHED)
@@ -141,7 +144,7 @@ def test_commands_in_prose_exist(command):
     declared = {option for parameter in COMMANDS[name].params for option in parameter.opts}
     assert set(re.findall(r"--[a-z-]+", command.line)) <= declared | {"--help"}
     optional = any(word.startswith("[") for word in words)
-    if words and not optional and not PLACEHOLDER.match(words[0]) and name in ("train", "validate"):
+    if words and not optional and not PLACEHOLDER.match(words[0]) and name in ("train", "validate", "sweep"):
         assert words[0] in recipe_names() or words[0].startswith("-")
 
 

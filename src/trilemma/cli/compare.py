@@ -17,7 +17,7 @@ from trilemma.cli.common import (
 from trilemma.errors import NotStoredError
 from trilemma.pages.compare import Format, as_text
 from trilemma.pages.compare import compare as compare_runs
-from trilemma.pages.table import SEEDS_NOTE, as_tree
+from trilemma.pages.table import SEEDS_NOTE, Table, as_tree
 from trilemma.printing import print_block, print_lines
 from trilemma.runs.read import check_results
 from trilemma.storing import go_on_without, writable_file
@@ -79,11 +79,16 @@ def compare(
             {"runs": run_results(runs), "table": as_tree(table), "page": None if page is None else str(page)}
         )
     else:
-        print_table(table.by_value())
-        if table.grouped:
-            print_text(SEEDS_NOTE)
-        for entry in table.entries:
-            for note in entry.notes:
-                print_text(f"not comparable: {entry.path}, {entry.checkpoint}: {note}")
+        print_comparison(table)
         if page is not None:
             print_lines(page)
+
+
+def print_comparison(table: Table) -> None:
+    """Prints a table with one row per value, and the notes that belong to it."""
+    print_table(table.by_value())
+    if table.grouped:
+        print_text(SEEDS_NOTE)
+    for entry in table.entries:
+        for note in entry.notes:
+            print_text(f"not comparable: {entry.path}, {entry.checkpoint}: {note}")

@@ -28,6 +28,7 @@ from trilemma.cli.quickstart import quickstart
 from trilemma.cli.recipe import recipe
 from trilemma.cli.report import report
 from trilemma.cli.score import score
+from trilemma.cli.sweep import sweep
 from trilemma.cli.train import train
 from trilemma.cli.validate import validate
 from trilemma.printing import print_block, print_lines, print_traceback, print_warnings_visibly
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.command()(quickstart)
 app.command()(init)
 app.command()(train)
+app.command()(sweep)
 app.command()(evaluate)
 app.command()(generate)
 app.command()(predict)

@@ -28,7 +28,7 @@ from trilemma.config.overrides import parse_overrides
 from trilemma.config.recipe import load_config
 from trilemma.errors import RunError
 from trilemma.printing import print_lines
-from trilemma.runs.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory, default_folder
 from trilemma.units import MAX_SEED
 
 RECIPE_HELP = (
@@ -62,7 +62,7 @@ def train(
     folder, resume = Path(recipe), resume or restart
     if resume and out is None and folder.is_dir():
         out, recipe = folder, str(RunDirectory.open(folder).config_file)
-    out = out or default_out(recipe)
+    out = out or default_folder(recipe)
     settings = parse_overrides([*(overrides or ()), *([] if seed is None else [f"training.seed={seed}"])])
     # Reports a mistake in the config before torch and the data are loaded.
     load_config(recipe, settings)
@@ -80,12 +80,6 @@ def train(
         print_json(result)
     else:
         _print_summary(result)
-
-
-def default_out(recipe: str) -> Path:
-    """Returns ``runs/digits-eb-jdat`` for ``digits/eb-jdat``, and ``runs/mine`` for ``recipes/mine.yaml``."""
-    path = Path(recipe)
-    return Path("runs") / (path.stem if path.suffix in (".yaml", ".yml") else recipe.replace("/", "-"))
 
 
 def run_training(

@@ -34,6 +34,16 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
                 f"{key} is given twice on the command line, as {flat[key]} and as {value}; keep one"
             )
         flat[key] = value
+    check_sections(flat)
+    return flat
+
+
+def check_sections(flat: Mapping[str, Any]) -> None:
+    """Checks that no key is given a second time inside of its whole section, with another value.
+
+    Raises:
+        ConfigError: one is.
+    """
     for key, value in flat.items():
         section, _, leaf = key.rpartition(".")
         whole = flat.get(section)
@@ -41,7 +51,6 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(
                 f"{key} is given twice on the command line, as {whole[leaf]} in {section} and as {value}; keep one"
             )
-    return flat
 
 
 def apply_overrides(tree: dict[str, Any], flat: Mapping[str, Any]) -> None:

@@ -95,7 +95,7 @@ def recipe_tree(recipe: str, derived: tuple[str, ...] = ()) -> dict[str, Any]:
     if base not in recipe_names() and (base.endswith((".yaml", ".yml")) or _is_file(beside)):
         base = str(beside)
     chain = (*derived, recipe)
-    if any(_same_recipe(base, earlier) for earlier in chain):
+    if any(same_recipe(base, earlier) for earlier in chain):
         raise ConfigError(
             f"{recipe}: base: recipes are based on each other ({' -> '.join([*chain, base])}); change the base of one "
             "of them"
@@ -106,7 +106,8 @@ def recipe_tree(recipe: str, derived: tuple[str, ...] = ()) -> dict[str, Any]:
         raise UnknownNameError(f"{recipe}: base: {error}") from None
 
 
-def _same_recipe(first: str, second: str) -> bool:
+def same_recipe(first: str, second: str) -> bool:
+    """Whether two names or paths are of one recipe."""
     return first == second or (Path(first).is_file() and Path(first).resolve() == Path(second).resolve())
 
 

@@ -13,12 +13,13 @@ from trilemma.figures.energy_landscape import TITLES, draw_histograms, energy_ra
 from trilemma.figures.style import render
 from trilemma.figures.trade_off import draw_generation, draw_trade_off
 from trilemma.metrics.energy_landscape import EnergyPoints, read_points
-from trilemma.pages.gather import build_table, group_names, group_runs, group_seeds
+from trilemma.pages.gather import build_table, group_names, group_runs, group_seeds, with_held_out
 from trilemma.pages.html import sample_picture
 from trilemma.pages.lint import lint_lines
 from trilemma.pages.page import Picture, picture, read_script, write_page
 from trilemma.pages.table import (
     DISTANCE,
+    HELD_OUT,
     SEEDS_NOTE,
     Column,
     Entry,
@@ -38,6 +39,7 @@ def write_comparison(
     title: str = "Runs compared",
     each: bool = False,
     note: str = "",
+    held_out: bool = False,
 ) -> Path:
     """Writes the page and returns its path.
 
@@ -50,11 +52,13 @@ def write_comparison(
         title: heading of the page.
         each: every run has a line of its own.
         note: a sentence below the heading.
+        held_out: with columns of the held-out accuracies by which each checkpoint was selected.
 
     Raises:
         RunError: a folder is neither a run nor a folder of result rows, or the page cannot be written.
     """
-    contents = [read_contents(run) for run in runs]
+    evaluated = [read_contents(run) for run in runs]
+    contents = [with_held_out(run) for run in evaluated] if held_out else evaluated
     groups = group_runs(contents, each)
     names, firsts = group_names(groups), [group[0] for group in groups]
     table = build_table(names, groups)
@@ -81,7 +85,7 @@ def write_comparison(
         paths=[shown_path(run) if run.is_run else None for run in firsts],
         setting=setting(contents),
         warnings=mismatches(contents),
-        lint=lint_lines(group_names([(run,) for run in contents]), contents),
+        lint=lint_lines(group_names([(run,) for run in evaluated]), evaluated),
         trade_offs=trade_off_pictures(table),
         samples=sample_sets(names, firsts),
         energies=energy_pictures(names, firsts),
@@ -124,12 +128,15 @@ def trade_off_pictures(table: Table) -> list[Picture]:
     """Returns plots of robust accuracy against clean accuracy and, with samples, against a metric of the samples.
 
     Values of purified images are of another defence, and not in the plots.
-    Each run is shown by its first entry. All values of a plot come from one column each, so they are comparable.
+    Each run is shown by its first entry. All values of a plot come from one column each, so they are comparable; those
+    on held-out images are shown if there are no others.
     """
     first_entries = {entry.run_index: entry for entry in reversed(table.entries)}
     entries = [first_entries[index] for index in sorted(first_entries)]
     accuracies = [column for column in table.columns if column.quantity == "accuracy" and not column.purified]
-    clean = _best_covered([column for column in accuracies if column.protocol == "clean"], entries)
+    if any(column.protocol == "clean" for column in accuracies):
+        accuracies = [column for column in accuracies if not column.protocol.startswith(HELD_OUT)]
+    clean = _best_covered([c for c in accuracies if c.protocol in ("clean", f"{HELD_OUT} clean")], entries)
     robust = _best_covered([column for column in accuracies if column.threat], entries)
     shown = [entry for entry in entries if clean in entry.values and robust in entry.values]
     if clean is None or robust is None or not shown:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from trilemma.pages.table import DISTANCE, NAMED, STALE_NOTE, Column, Entry, Table
+from trilemma.pages.table import DISTANCE, HELD_OUT, NAMED, STALE_NOTE, Column, Entry, Table
 from trilemma.pages.words import DASH, threat_words
 from trilemma.runs.read import Contents, Record, read_contents
-from trilemma.runs.records import checkpoint_name, is_stale, read_config, same_checkpoint
-from trilemma.runs.run_directory import RunDirectory
+from trilemma.runs.records import checkpoint_name, is_stale, read_config, same_checkpoint, stored_threat
+from trilemma.runs.run_directory import RunDirectory, selected_line
 
 # Runs that differ by their training seed only, or one run; never empty.
 Group = tuple[Contents, ...]
@@ -74,21 +75,46 @@ def _common(names: Sequence[str]) -> str:
         return names[0]
     first, last = min(names), max(names)
     length = next((index for index, letter in enumerate(first) if letter != last[index]), len(first))
-    beginning = first[:length].rstrip("0123456789").rstrip("-_. ")
+    beginning = first[:length].rstrip("0123456789").rstrip("-_.= ")
     return beginning.removesuffix("seed").rstrip("-_. ") or names[0]
 
 
-def comparison_table(runs: Sequence[str | Path], each: bool = False) -> Table:
+def with_held_out(run: Contents) -> Contents:
+    """Returns the contents of a run, with two rows for the held-out accuracies by which its checkpoint was selected."""
+    # Imported here, because it imports torch, which other tables do not need.
+    from trilemma.metrics.accuracy import wilson_interval
+
+    line = selected_line(run.metrics)
+    count, data = line.get("held_out_images"), run.about.get("data") or DASH
+    common = {
+        "version": 1, "quantity": "accuracy", "better": "higher", "count": count or 0, "seed": None,
+        "data": {"name": data, "split": "held-out", "images": "" if count is None else f"first {count}"},
+        "checkpoint": run.about, "facts": {}, "chance": line.get("held_out_chance"),
+    }  # fmt: skip
+    rows = {}
+    for name, key, threat in (("clean", "clean", None), ("pgd-10", "pgd10", stored_threat(run.path))):
+        if (value := line.get(f"held_out_{key}")) is not None:
+            lower, upper = wilson_interval(value * count, count) if count else (None, None)
+            protocol = f"{HELD_OUT} {name}"
+            rows[protocol] = {
+                **common, "protocol": protocol, "threat": threat, "value": value, "lower": lower, "upper": upper
+            }  # fmt: skip
+    return replace(run, rows={**run.rows, **rows})
+
+
+def comparison_table(runs: Sequence[str | Path], each: bool = False, held_out: bool = False) -> Table:
     """Returns the table of several run folders, or folders of result rows.
 
     Args:
         runs: the folders.
         each: also runs that differ by their training seed only have an entry each.
+        held_out: with columns of the held-out accuracies by which each checkpoint was selected.
 
     Raises:
         RunError: a folder is neither a run nor a folder of result rows.
     """
-    groups = group_runs([read_contents(run) for run in runs], each)
+    contents = [read_contents(run) for run in runs]
+    groups = group_runs([with_held_out(run) for run in contents] if held_out else contents, each)
     return build_table(group_names(groups), groups)
 
 

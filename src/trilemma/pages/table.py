@@ -20,6 +20,8 @@ from trilemma.tables import Records, csv_lines, data_frame, markdown_cell
 
 # Quantities of generated images from ``trilemma generate``; the distance is divided by that of real test images.
 NAMED, DISTANCE = "named as their class", "distance, of real"
+# First word of the protocol of accuracies on held-out images, which selected the checkpoint.
+HELD_OUT = "held-out"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from os import PathLike
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from trilemma.config.config import Config
-from trilemma.config.recipe import dump_config, load_config
-from trilemma.errors import NotStoredError, RunError
+from trilemma.config.recipe import dump_config, flatten_config, load_config
+from trilemma.errors import ConfigError, NotStoredError, RunError
 from trilemma.files import parse_json, write_text
 from trilemma.printing import print_message
 from trilemma.storing import discard, storing, writable_folder
@@ -185,6 +186,29 @@ class RunDirectory:
         """Returns the validated configuration."""
         return load_config(str(self.config_file))
 
+    def check_config(self, config: Config) -> None:
+        """Checks that ``config`` is the configuration of this run, except for devices and time limit.
+
+        Raises:
+            ConfigError: they differ; the message has the first key that does, and both values.
+        """
+        saved, given = (flatten_config(c) for c in (self.config(), config))
+        # Neither of these changes the result of a step.
+        different = [
+            key
+            for key in sorted(saved.keys() | given.keys())
+            if key not in ("devices", "training.max_minutes") and saved.get(key) != given.get(key)
+        ]
+        if not different:
+            return
+        # A name decides which keys its section has.
+        key = next((key for key in different if key.endswith(".name")), different[0])
+        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        raise ConfigError(
+            f"{self.path}: cannot resume with {key}={given.get(key)}: the run was started with "
+            f"{key}={saved.get(key)}{more}; leave it as it was, or give another --out for a new run"
+        )
+
     def metrics(self) -> list[dict[str, Any]]:
         """Returns the lines of ``metrics.jsonl``."""
         return _read_lines(self.metrics_file)
@@ -202,9 +226,7 @@ class RunDirectory:
 
     def summary(self) -> dict[str, Any]:
         """Returns the status of the run, and the held-out accuracies of its selected checkpoint."""
-        epochs = [row for row in self.metrics() if row["kind"] in ("epoch", "best")]
-        selected = [row for row in epochs if row.get("selected")] or epochs
-        best = selected[-1] if selected else {}
+        best = selected_line(self.metrics())
         status = self.status()
         return {
             "run": str(self.path),
@@ -264,6 +286,19 @@ class RunDirectory:
     def drop_metrics(self) -> None:
         """Removes all metric lines."""
         write_text(self.metrics_file, "")
+
+
+def default_folder(recipe: str) -> Path:
+    """Returns ``runs/digits-eb-jdat`` for ``digits/eb-jdat``, and ``runs/mine`` for ``recipes/mine.yaml``."""
+    path = Path(recipe)
+    return Path("runs") / (path.stem if path.suffix in (".yaml", ".yml") else recipe.replace("/", "-"))
+
+
+def selected_line(metrics: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the line of the evaluation on held-out images whose checkpoint was selected; empty without any."""
+    epochs = [row for row in metrics if row["kind"] in ("epoch", "best")]
+    selected = [row for row in epochs if row.get("selected")] or epochs
+    return selected[-1] if selected else {}
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:

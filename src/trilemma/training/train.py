@@ -12,7 +12,7 @@ import torch
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.load import load
 from trilemma.config.config import Config
-from trilemma.config.recipe import flatten_config, load_config
+from trilemma.config.recipe import load_config
 from trilemma.data.image_set import Splits
 from trilemma.errors import ConfigError, DataError, NotStoredError, RunError
 from trilemma.runs.lock import writing
@@ -88,7 +88,7 @@ def train(
         raise RunError(f"{path}: no run to resume; start it without --resume")
     run = RunDirectory.open(path) if resuming else None
     if run is not None:
-        _check_same_config(run, config)
+        run.check_config(config)
         name = run.environment().get("recipe") or name
         if run.status().get("status") == "finished":
             return Run(path, load(path), run.metrics())
@@ -186,37 +186,13 @@ def _initial_classifier(
     # Every process must have checked before the first one creates the folder.
     fabric.barrier()
     if stage_exists:
-        _check_same_config(stage, stage_config)
+        stage.check_config(stage_config)
     elif fabric.is_global_zero:
         RunDirectory.create(stage.path, stage_config, config.training.start)
     fabric.barrier()
     if stage.status().get("status") != "finished":
         _run_training(stage_config, stage, config.training.start, data, fabric, progress, restart=restart)
     return load(stage.path)
-
-
-def _check_same_config(run: RunDirectory, config: Config) -> None:
-    """Checks that ``config`` is the configuration of ``run``, except for devices and time limit.
-
-    Raises:
-        ConfigError: they differ; the message has the first key that does, and both values.
-    """
-    saved, given = (flatten_config(c) for c in (run.config(), config))
-    # Neither of these changes the result of a step.
-    different = [
-        key
-        for key in sorted(saved.keys() | given.keys())
-        if key not in ("devices", "training.max_minutes") and saved.get(key) != given.get(key)
-    ]
-    if not different:
-        return
-    # A name decides which keys its section has.
-    key = next((key for key in different if key.endswith(".name")), different[0])
-    more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
-    raise ConfigError(
-        f"{run.path}: cannot resume with {key}={given.get(key)}: the run was started with {key}={saved.get(key)}"
-        f"{more}; leave it as it was, or give another --out for a new run"
-    )
 
 
 def _check_same_data(run: RunDirectory, trained_on: str | None, data: Splits) -> None:
