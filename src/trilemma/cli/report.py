@@ -14,11 +14,12 @@ OutFile = Annotated[Path | None, option("--out FILE", "output file  [default: RU
 
 
 def report(run: Results, out: OutFile = None, as_json: Json = False) -> None:
-    """Writes RUN/report.html, or the file of --out, and prints its path.
+    """Writes a page about a run and prints its path.
 
-    The page is self-contained and shows all results in the run folder: metrics with intervals, training curves with
-    alarms, energies, samples, environment. `trilemma evaluate`, `diagnose` and `generate` add results. RUN may also be
-    a folder of result rows, which `trilemma evaluate FILE --out DIR` writes.
+    The page is RUN/report.html, or the file of --out. It is self-contained and shows all results in the run folder:
+    metrics with intervals, training curves with alarms, energies, samples, environment. `trilemma evaluate`, `diagnose`
+    and `generate` add results. RUN may also be a folder of result rows, which `trilemma evaluate FILE --out DIR`
+    writes.
 
     \b
     Examples:
