@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from trilemma.errors import CheckpointError, DamagedError, DataError, NotStoredError
 from trilemma.headers import ClassifierHeader, problem
-from trilemma.limits import check_expansion
+from trilemma.limits import HEADER, check_expansion
 from trilemma.storing import discard, not_stored
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ _LONGEST_NAME = 200
 # Metadata keys of a file of tensors: the digest of its tensors, and that of all other metadata.
 _TENSORS_DIGEST, _METADATA_DIGEST = "tensors", "digest"
 _DIGEST_PREFIX = "crc32:"
-# Bytes of the names, shapes and metadata of a safetensors file; those of a network of 10,000 tensors are 1 MB.
-_LONGEST_HEADER = 16 << 20
 _VERSION = re.compile("[0-9]{1,9}")
 # The type of the validated header of a format.
 H = TypeVar("H")
@@ -474,11 +472,13 @@ def _metadata(path: Path, complete: bool = False) -> dict[str, str]:
     Raises:
         OSError: the file cannot be read.
         ValueError, struct.error: it is not a safetensors file.
+        CheckpointError: its header is too long.
     """
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        if length > min(path.stat().st_size, _LONGEST_HEADER):
+        if length > path.stat().st_size:
             raise ValueError("not a safetensors file")
+        HEADER.check(length, str(path), CheckpointError)
         content = parse_json(file.read(length).decode())
     metadata = content.get("__metadata__", {}) if isinstance(content, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):

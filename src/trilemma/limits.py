@@ -94,14 +94,15 @@ SMALL = 64_000_000
 # Classes of a data set or classifier; the largest public ones have 22,000. Names alone take 100 bytes each.
 CLASSES = Limit(100_000, "classes", 1, "a data set", "number classes from 0 without gaps")
 
-# Recipes have 3 kB, configurations of runs 6 kB; YAML is parsed at 0.2 MB/s.
-RECIPE = Limit(256_000, "kB", 1000, "a recipe", "leave out what is no recipe", data=False)
+# Recipes have 3 kB, configurations of runs 6 kB; YAML is parsed at 0.1 MB/s.
+RECIPE = Limit(128_000, "kB", 1000, "a recipe", "leave out what is no recipe", data=False)
 # Values of a recipe after its anchors are filled in; there are 150 keys.
 RECIPE_VALUES = Limit(10_000, "values", 1, "a recipe", "write it without nested anchors", data=False)
-# Digits of a number: a float has 17, and Python converts no integer of more than 4,300.
-DIGITS = Limit(400, "digits", 1, "a number", "round it", data=False)
-# Decimal exponent of a number: floats end at 308, and 1e9999999 has ten million digits as an exact fraction.
-EXPONENT = Limit(400, "digits", 1, "a number", "give one that a float can hold", data=False)
+# Headers of safetensors files: names and shapes of tensors and a JSON text; those of this package have up to 50 kB.
+# JSON takes up to 25 times its size in memory.
+HEADER = Limit(4_000_000, "MB", _MB, "a header", "copy the file again", data=False)
+# Result rows and other records in JSON: a confusion matrix of 100 classes has 150 kB.
+RECORD = Limit(8_000_000, "MB", _MB, "a record", "measure again", data=False)
 
 
 def check_expansion(size: float, compressed: int, where: str, error: type[UserError] = DataError) -> None:

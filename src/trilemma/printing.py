@@ -37,12 +37,15 @@ def visible_line(text: str) -> str:
     return visible(" ".join(text.splitlines()).replace("\t", " "))
 
 
+def shortened(text: str, longest: int = 80) -> str:
+    """The text, with dots instead of its middle if it is longer than ``longest``, to be quoted in a message."""
+    end = longest // 3
+    return text if len(text) <= longest else f"{text[: longest - end]} ... {text[-end:]}"
+
+
 def short_line(text: str) -> str:
-    """:func:`visible_line`, with dots instead of the middle of a text above :data:`LONGEST_MESSAGE`."""
-    if len(text) > LONGEST_MESSAGE:
-        end = LONGEST_MESSAGE // 3
-        text = f"{text[: LONGEST_MESSAGE - end]} ... {text[-end:]}"
-    return visible_line(text)
+    """:func:`visible_line` of a message, which is :func:`shortened` to :data:`LONGEST_MESSAGE`."""
+    return visible_line(shortened(text, LONGEST_MESSAGE))
 
 
 def print_lines(*lines: object) -> None:

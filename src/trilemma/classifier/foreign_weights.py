@@ -22,6 +22,7 @@ from trilemma.errors import CheckpointError, DamagedError
 from trilemma.files import PREFIXES as FORMAT_PREFIXES
 from trilemma.files import intact, is_safetensors, open_tensors, parse_json
 from trilemma.headers import NetworkHeader, problem
+from trilemma.limits import check_expansion
 
 # Keys under which training scripts store the state dict in a checkpoint.
 CONTAINERS = (
@@ -146,10 +147,16 @@ def is_pickle(path: Path) -> bool:
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Whether the file is an archive that ``torch.jit.save`` wrote: a zip file with a folder of code."""
+    """Whether the file is an archive that ``torch.jit.save`` wrote: a zip file with a folder of code.
+
+    Raises:
+        CheckpointError: an archive that expands to more than weights do; PyTorch itself compresses nothing.
+    """
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            check_expansion(info.file_size, info.compress_size, str(path), CheckpointError)
         parts = [name.split("/") for name in archive.namelist()]
     return any("constants.pkl" in part for part in parts) and any("code" in part for part in parts)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from trilemma.errors import ConfigError
+from trilemma.limits import RECIPE, RECIPE_VALUES
+from trilemma.printing import shortened
 from trilemma.units import DECIMAL, parse_fraction
 
 _INT, _FLOAT, _BOOL = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool"
@@ -88,7 +91,9 @@ def _two_readings(text: str) -> str:
     elif text.lower() in ("no", "off"):
         instead = "false"
     elif re.fullmatch(r"[-+]?0[0-9]+", text):
-        instead = f"{int(text)}, without leading zeros,"
+        plain = text.lstrip("+-").lstrip("0") or "0"
+        instead = f"{'-' if text.startswith('-') else ''}{shortened(plain)}, without leading zeros,"
+    text = shortened(text)
     return f"{text} has two readings in YAML; write {instead} or, if it is a text, '{text}' in quotes"
 
 
@@ -113,6 +118,7 @@ def parse_yaml(text: str, where: str) -> Any:
         ConfigError: not YAML, a key given twice in one mapping, a key that is not a name, or a value that YAML versions
             read differently (``yes``, ``010``, ``0x10``, ``1_000``, ``1:30``, ``.inf``).
     """
+    RECIPE.check(len(text), where, ConfigError)
     try:
         return _load(text)
     except yaml.YAMLError as error:
@@ -124,8 +130,41 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _load(text: str) -> Any:
-    # A subclass of SafeLoader.
-    return yaml.load(text, Loader=_Loader)
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_values(node)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_values(root: yaml.Node) -> None:
+    """Refuses a document whose anchors refer to themselves, or multiply it.
+
+    An anchor is a node with several parents, so that a few lines can stand for a billion values, which would be written
+    out in a message or in the configuration of a run.
+    """
+    counts: dict[int, int] = {}
+
+    def count(node: yaml.Node) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in counts:
+            # Until it is known: a node below that finds it is inside itself.
+            counts[id(node)] = 0
+            children = node.value if isinstance(node, yaml.SequenceNode) else chain(*node.value)
+            counts[id(node)] = 1 + sum(map(count, children))
+        elif counts[id(node)] == 0:
+            raise _RefusedError("an anchor holds itself; write the values out", node.start_mark)
+        return counts[id(node)]
+
+    if (values := count(root)) > RECIPE_VALUES.value:
+        raise _RefusedError(
+            f"has, with its anchors filled in, {RECIPE_VALUES.excess(values)}", root.start_mark
+        )
 
 
 def parse_value(text: str, where: str) -> Any:
@@ -146,6 +185,7 @@ def parse_value(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: {_two_readings(text)}")
     if tag in (_TEXT, _MERGE) and not text.startswith(("[", "{", '"', "'")):
         return text
+    RECIPE.check(len(text), where, ConfigError)
     try:
         return _load(text)
     except yaml.YAMLError as error:
@@ -173,6 +213,7 @@ def read_text(path: Path) -> str:
         ConfigError: another encoding, or a file that cannot be read.
     """
     try:
+        RECIPE.check(path.stat().st_size, str(path), ConfigError)
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the file") from None
