@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import builtins
+import csv
+import io
 import json
 import pickle
 
 import pytest
 
 from trilemma.errors import MissingExtraError
-from trilemma.tables import SHOWN_ROWS, Records, Rows
+from trilemma.tables import SHOWN_ROWS, Records, Rows, csv_cell, csv_table
 
 ROW = {
     "protocol": "pgd-20", "quantity": "accuracy", "value": 0.5, "lower": 0.4, "upper": 0.6, "count": 100,
@@ -78,3 +80,30 @@ def test_a_data_frame_has_all_values():
     assert frame.loc["pgd-20@last", "value"] == 0.25
     assert frame.loc["pgd-20", "threat.radius"] == "8/255"
     assert list(Records([{"image": 0, "class": "cat"}]).to_pandas().columns) == ["image", "class"]
+
+
+def test_markdown_cells_hold_no_markup_and_no_html():
+    text = Records(
+        [{"<b>k": "<script>alert(1)</script> [a](javascript:b) `c` *d* $e$ ~f~ \x1b[2J\nx|y & z_w _v_"}]
+    )
+    table = text.to_markdown()
+    assert "<" not in table and "\x1b" not in table and table.count("\n") == 3
+    assert (
+        "&lt;script&gt;" in table and "\\[a\\](javascript:b)" in table and "x\\|y &amp; z_w \\_v\\_" in table
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1+cmd|' /C calc'!A0", "-1+2", "@SUM(1)", "\t=1", "\r=1", " =1", "\uff1d1"]
+)
+def test_no_text_of_a_csv_file_is_a_formula(text):
+    cell = csv_cell(text)
+    assert isinstance(cell, str) and cell.startswith("'") and cell.endswith(text.strip())
+    assert csv.reader(io.StringIO(csv_table([{text: text}]))).__next__() == [cell]
+
+
+def test_numbers_and_names_of_a_csv_file_are_unchanged():
+    for value in (-1.5, 3, None, "-1.5", "+2", "-1e-05", "-.5", "pgd-20", "8/255", "a=b"):
+        assert csv_cell(value) == value
+    assert csv_cell("a\nb\x1b") == "a b\\x1b"
+    assert csv_table([{"a": -1.5, "b": None}]) == "a,b\n-1.5,\n"

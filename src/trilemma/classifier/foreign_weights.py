@@ -118,7 +118,7 @@ def _read(path: Path) -> tuple[Any, Any]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
             return content, content.get("metadata") if isinstance(content, Mapping) else None
-    except DamagedError:
+    except CheckpointError:
         raise
     except PermissionError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None

@@ -10,7 +10,7 @@ from trilemma.cli.common import Device, argument, completed_by, option, print_er
 from trilemma.config.registry import METHODS
 from trilemma.errors import RunError
 from trilemma.files import write_text
-from trilemma.printing import print_lines
+from trilemma.printing import print_lines, visible_line
 from trilemma.storing import writable_file
 from trilemma.units import duration
 
@@ -158,7 +158,7 @@ def recipe_yaml(found: Survey, advice: Advice, file: Path, device: str) -> str:
     counts = found.by_class
     where = "CPU" if device == "cpu" else "GPU"
     lines = [
-        f"# trilemma train {file}",
+        f"# trilemma train {visible_line(str(file))}",
         f"# {found.images:,} images in {len(counts):,} classes: {advice.train:,} to train on, {advice.held_out:,} held "
         "out for the choice of the checkpoint,",
         f"# the others for tests. Chance: {chance(counts):.1%}. About {duration(advice.seconds)} on the {where} it was "

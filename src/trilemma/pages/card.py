@@ -11,7 +11,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.pages.lint import lint_result
 from trilemma.pages.words import facts
 from trilemma.runs.read import Contents
-from trilemma.tables import Rows, markdown_table
+from trilemma.tables import Rows, markdown_cell, markdown_table
 
 
 def model_card(repository: str, clf: Classifier, results: Contents | None, license: str | None) -> str:
@@ -30,19 +30,19 @@ def model_card(repository: str, clf: Classifier, results: Contents | None, licen
         {name: row for name, row in measured.items() if (row.get("checkpoint") or {}).get("weights") in own}
     )
     parts = [
-        f"# {repository.partition('/')[2]}",
+        f"# {markdown_cell(repository.partition('/')[2])}",
         "An image classifier in the format of trilemma: images in [0, 1] to logits, normalisation inside.",
         "## Results",
         *_results(rows, results),
         "## Use",
         f"```python\nimport trilemma\n\nclf = trilemma.load(\"hub:{repository}\")\nlogits = clf(images)\n```",
         f"`images` are float32 `{_shape(clf)}` in [0, 1]. The {clf.num_classes} classes in the order of the logits: "
-        + ", ".join(map(_escaped, clf.class_names)) + ".",
+        + ", ".join(map(markdown_cell, clf.class_names)) + ".",
     ]  # fmt: skip
     if results is not None and results.is_run:
         parts += ["## Training", markdown_table([{"": key, "value": value} for key, value in facts(results)])]
     licence = (
-        f"Licence: {license}."
+        f"Licence: {markdown_cell(license)}."
         if license
         else "No licence was chosen; ask the owner before using the weights."
     )
@@ -59,7 +59,7 @@ def _results(rows: Rows, results: Contents | None) -> list[str]:
         rows.to_markdown(),
         "Protocols are named and versioned by trilemma; an accuracy under attack holds for the stated threat only.",
         f"Lint: {lint.line}",
-        "\n".join(f"- {_escaped(str(finding))}" for finding in lint.findings),
+        "\n".join(f"- {markdown_cell(str(finding))}" for finding in lint.findings),
     ]
 
 
@@ -99,9 +99,3 @@ def _metric_name(row: dict[str, Any]) -> str:
 
 def _shape(clf: Classifier) -> str:
     return "[N, " + ("C, H, W" if clf.image_shape is None else ", ".join(map(str, clf.image_shape))) + "]"
-
-
-def _escaped(text: str) -> str:
-    """Text without Markdown or HTML: names of classes and messages are written by others."""
-    special = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " "}
-    return "".join(special.get(letter, f"\\{letter}" if letter in "\\`*_[]|#" else letter) for letter in text)
