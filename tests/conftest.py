@@ -14,10 +14,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trilemma import workers
 from trilemma.classifier.classifier import Classifier
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet
 
+# What the processes of later tests need is imported once, by whichever test starts the first one.
+workers._PRELOADED += [
+    "lightning_fabric",
+    "trilemma.training.train",
+    "trilemma.training.loop",
+    "trilemma.cli.train",
+]
 # Tiny tensors: threads only wait for each other, ten times as long as they work on a busy machine.
 torch.set_num_threads(1)
 

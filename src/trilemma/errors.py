@@ -84,6 +84,10 @@ class MissingExtraError(UserError):
     """An optional dependency is not installed; the message has the extra to install."""
 
 
+class ProcessLostError(UserError):
+    """One of several processes ended before its work was done, for example by the system for lack of memory."""
+
+
 class TrainingFailedError(TrilemmaError):
     """Training failed and no remedy is left. The best checkpoint is kept."""
 

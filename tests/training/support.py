@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from trilemma import workers
 from trilemma.config.config import Config
 from trilemma.config.recipe import build_config
 from trilemma.config.section import Section
@@ -73,9 +74,7 @@ def without_clock(row: dict[str, Any]) -> dict[str, Any]:
 
 # A server that has imported what a training run needs, and forks: a fresh interpreter would spend seconds on it.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    ["lightning_fabric", "trilemma.training.train", "trilemma.training.loop", "trilemma.cli.train"]
-)
+_FORKS.set_forkserver_preload(workers._PRELOADED)
 _BEGINNING = """
 import os, sys
 os.dup2(alive.fileno(), 0)

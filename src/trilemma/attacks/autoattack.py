@@ -28,6 +28,7 @@ from trilemma.errors import ConfigError
 from trilemma.tables import text_table
 from trilemma.threat import Threat
 from trilemma.units import seed_number
+from trilemma.workers import Workers
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 # With 2 or 3 classes the targeted DLR loss is undefined; the targeted margin replaces it.
@@ -127,14 +128,19 @@ def attack_pool(
     *,
     state: str | Path | None = None,
     resume: bool = False,
+    workers: Workers | None = None,
 ) -> Pool:
-    """The pool after all of ``attacks``; arguments and errors as in :func:`autoattack`, but images may be uint8."""
+    """The pool after all of ``attacks``; arguments and errors as in :func:`autoattack`, but images may be uint8.
+
+    ``workers`` as in :class:`trilemma.attacks.ensemble.pool.Pool`.
+    """
     ensemble = _ensemble(attacks, clf.num_classes)
     if resume and state is None:
         raise ConfigError(
             "autoattack: resume=True needs state=, the file that the interrupted evaluation was saved to"
         )
-    pool = Pool(clf, images, labels, threat, seed, resolve_batch_size(clf, images, batch_size), on_progress)
+    size = resolve_batch_size(clf, images, batch_size)
+    pool = Pool(clf, images, labels, threat, seed, size, on_progress, workers)
     if state is None:
         pool.check_clean()
         for attack in ensemble:

@@ -15,6 +15,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.wrap import Images, Labels, Network
 from trilemma.config.presets import SCREEN
 from trilemma.threat import Threat
+from trilemma.workers import Workers
 
 
 @torch.inference_mode(False)
@@ -62,9 +63,14 @@ def screen_pool(
     batch_size: int | Literal["auto"],
     seed: int,
     on_progress: OnProgress = lambda progress: None,
+    workers: Workers | None = None,
 ) -> Pool:
-    """The pool after the attacks of :func:`screen`; ``images`` may also be uint8."""
-    pool = Pool(clf, images, labels, threat, seed, resolve_batch_size(clf, images, batch_size), on_progress)
+    """The pool after the attacks of :func:`screen`; ``images`` may also be uint8.
+
+    ``workers`` as in :class:`trilemma.attacks.ensemble.pool.Pool`.
+    """
+    size = resolve_batch_size(clf, images, batch_size)
+    pool = Pool(clf, images, labels, threat, seed, size, on_progress, workers)
     pool.check_clean()
     for name in SCREEN:
         pool.run(ensemble_attack(SCREEN, name))

@@ -80,6 +80,16 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
+def running_statistics(network: nn.Module) -> list[Tensor]:
+    """The running means and variances of the network's BatchNorm layers."""
+    return [
+        value
+        for layer in _batch_norms(network)
+        for value in (layer.running_mean, layer.running_var)
+        if value is not None
+    ]
+
+
 @contextmanager
 def running_statistics_kept(network: nn.Module) -> Iterator[None]:
     """Inside this context, BatchNorm layers in train mode normalise by the batch but do not update running statistics.

@@ -11,6 +11,7 @@ from torch import Tensor
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import autocast_off, inner_loop
 from trilemma.data.image_set import as_float
+from trilemma.workers import Worker, Workers, shared_out
 
 
 @contextmanager
@@ -58,6 +59,7 @@ def correct_in_batches(
     labels: Tensor,
     batch_size: int,
     advance: Callable[[int], None] = lambda count: None,
+    workers: Workers | None = None,
 ) -> Tensor:
     """:func:`is_correct` of any number of images, in batches.
 
@@ -67,14 +69,23 @@ def correct_in_batches(
         labels: int64 ``[N]``, on any device.
         batch_size: images per forward pass.
         advance: called after each batch with its number of images.
+        workers: processes that share the batches; by default this process computes all of them.
 
     Returns:
         bool ``[N]`` on the CPU.
     """
+    workers = workers or Workers(clf)
     verdicts = torch.zeros(len(labels), dtype=torch.bool)
-    # A network may refuse a batch without images.
-    for index in torch.arange(len(labels)).split(batch_size) if len(labels) else ():
-        batch = as_float(images[index.to(images.device)].to(clf.device)).float().contiguous()
-        verdicts[index] = is_correct(clf, batch, labels[index.to(labels.device)].to(clf.device)).cpu()
-        advance(len(index))
+    batches = shared_out(torch.arange(len(labels)), batch_size, workers.count)
+    parts = ((images[index.to(images.device)], labels[index.to(labels.device)]) for index in batches)
+    for position, correct in workers.map(_correct_part, parts):
+        verdicts[batches[position]] = correct
+        advance(len(correct))
     return verdicts
+
+
+def _correct_part(worker: Worker, images: Tensor, labels: Tensor) -> Tensor:
+    """:func:`is_correct` of one batch of :func:`correct_in_batches`, on the CPU."""
+    clf = worker.clf
+    batch = as_float(images.to(clf.device)).float().contiguous()
+    return is_correct(clf, batch, labels.to(clf.device)).cpu()

@@ -89,6 +89,9 @@ Seed = Annotated[int, option("--seed N", "random seed", min=0, max=MAX_SEED)]
 Device = Annotated[
     str | None, option("--device DEVICE", "cpu, cuda or cuda:N  [default: the GPU if there is one]")
 ]
+Devices = Annotated[
+    int, option("--devices N", "processes that share the work, on the CPU or on as many GPUs", min=1)
+]
 Data = Annotated[str | None, option("--data NAME", "data set name or path  [default: the run's own data]")]
 Out = Annotated[
     Path | None,

@@ -11,6 +11,7 @@ from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import (
     Data,
     Device,
+    Devices,
     Json,
     Norm,
     Quiet,
@@ -136,6 +137,7 @@ def evaluate(
     no_lint: NoLint = False,
     seed: Seed = 0,
     device: Device = None,
+    devices: Devices = 1,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -148,7 +150,9 @@ def evaluate(
     the run's evaluation folder or in --out; repeat the command with --resume to continue. With several radii, the
     report shows a curve of robustness. With --save-adversarial, the images of the attack, their predictions and
     verdicts are saved as NumPy arrays. With --purify, images are purified before they are classified, and the attack
-    is one through the purifier; the rows have names of their own.
+    is one through the purifier; the rows have names of their own. With --devices, several processes share the images
+    of clean, pgd-20, pgd-50-10, screen and AutoAttack; the verdicts are those of one process, and --resume may use
+    another number.
 
     \b
     Examples:
@@ -166,6 +170,10 @@ def evaluate(
     """
     sample_options = SampleOptions(samples, extractor, origin, draws, reference)
     if sample_options.given:
+        if devices > 1:
+            raise ConfigError(
+                "--devices: not used with --samples, which are measured in one process; leave it out"
+            )
         return evaluate_samples(classifier, sample_options, data, seed, device, quiet, as_json)
     protocols = protocol or ["clean", "pgd-20"]
     for name in protocols:
@@ -178,7 +186,7 @@ def evaluate(
     print_progress(f"evaluating {classifier}: {', '.join(protocols)}", quiet)
     needs_threat = _attacks(protocols)
     options: dict[str, Any] = {"progress": show_progress_bar(quiet), "resume": resume, "lint": not no_lint}
-    options["save_adversarial"] = save_adversarial
+    options |= {"save_adversarial": save_adversarial, "devices": devices}
     options["purify"] = _purification(
         purify,
         {

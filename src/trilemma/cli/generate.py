@@ -8,6 +8,7 @@ from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import (
     Data,
     Device,
+    Devices,
     Json,
     Out,
     Quiet,
@@ -91,6 +92,7 @@ def generate(
     out: Out = None,
     seed: Seed = 0,
     device: Device = None,
+    devices: Devices = 1,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -140,7 +142,8 @@ def generate(
     print_progress(f"generating {per_class} images per class from {classifier}", quiet)
     generated = generate_images(
         clf, per_class, start, sampler, energy, steps, seed, folder, naming_classifier, comparison_splits(data, run),
-        preset=preset, stop=stop, chains=chains, progress=show_progress_bar(quiet), **settings,
+        preset=preset, stop=stop, chains=chains, progress=show_progress_bar(quiet), devices=devices,
+        **settings,
     )  # fmt: skip
     record, grid = generated.record, generated.grid
     row = None

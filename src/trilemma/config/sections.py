@@ -335,6 +335,11 @@ class TrainingConfig(Section):
     reestimate_bn: bool = Field(
         True, description="re-estimate BatchNorm's running statistics on clean images before evaluation"
     )
+    sync_bn: bool = Field(
+        False,
+        description="with several processes on GPUs, BatchNorm normalises by the whole batch instead of each process's "
+        "part",
+    )
     log_every: PositiveInt = Field(10, description="steps between lines of `metrics.jsonl`")
     evaluate_every: PositiveInt = Field(1, description="epochs between evaluations on held-out images")
     held_out_images: PositiveInt = Field(512, description="number of held-out images used for selection")

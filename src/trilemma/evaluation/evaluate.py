@@ -47,6 +47,7 @@ from trilemma.tables import Rows
 from trilemma.threat import Threat
 from trilemma.training.build import build_data
 from trilemma.units import count, seed_number
+from trilemma.workers import Workers, device_names
 
 DEFAULT_PROTOCOLS = ("clean", "pgd-20")
 
@@ -76,6 +77,7 @@ def evaluate(
     device: torch.device | str | None = None,
     save_adversarial: str | Path | None = None,
     purify: int | Purification | None = None,
+    devices: int = 1,
 ) -> Rows:
     """Runs protocols on a classifier and returns one result row per protocol.
 
@@ -111,6 +113,9 @@ def evaluate(
             :class:`trilemma.defences.Purification` with all settings. Attacks then go through the purifier. The rows
             have other names (``purify-10:pgd-20:eot-10``) and an entry ``purification``. For ``clean``, ``pgd-20`` and
             ``pgd-50-10``.
+        devices: number of processes that share the images: on ``device``, or if that is ``cuda`` on as many GPUs. The
+            verdicts are those of one process. ``clean``, ``pgd-20``, ``pgd-50-10``, ``screen`` and AutoAttack are
+            shared out; everything else runs in this process. The classifier has to be picklable.
 
     Returns:
         Protocol name to row: ``protocol``, ``version``, ``quantity`` (``accuracy`` in [0, 1], or another quantity of
@@ -139,7 +144,7 @@ def evaluate(
         return evaluate_run(
             run.path, protocols, data, threat, images, seed, norm=norm,
             device=device or "cpu", batch_size=batch_size, lint=lint, progress=progress, resume=resume,
-            save_adversarial=save_adversarial, purify=purify,
+            save_adversarial=save_adversarial, purify=purify, devices=devices,
         )  # fmt: skip
     purification = None if purify is None else Purification.of(purify)
     clf = open_source(clf, data, device)
@@ -160,6 +165,7 @@ def evaluate(
     everything = open_images(clf, None, data)
     part = everything if images is None or images >= len(everything) else everything.first(images)
     check_fit(clf, part)
+    names_of_devices = device_names(devices, clf.device, len(part), "images")
     check_output(clf, part)
     about = {"name": part.name, "split": part.split, "images": which_images(part, len(everything))}
     size = resolve_batch_size(clf, part.images, batch_size)
@@ -170,12 +176,13 @@ def evaluate(
         clf, part.images, part.labels, None, seed, size, progress=progress, purification=purification
     )
     rows = Rows()
-    for name, definition in definitions.items():
-        title = name if purification is None else purification.row_name(name, definition.needs_threat)
-        for row_name, used_threat in _row_names(title, definition, threats).items():
-            state_of_row = None if state is None else ResumeState(state_file(state, row_name), resume)
-            request = replace(request, threat=used_threat, resume_state=state_of_row)
-            rows[row_name] = _row(title, definition, request, about, saved)
+    with Workers(clf, names_of_devices) as workers:
+        for name, definition in definitions.items():
+            title = name if purification is None else purification.row_name(name, definition.needs_threat)
+            for row_name, used_threat in _row_names(title, definition, threats).items():
+                state_of_row = None if state is None else ResumeState(state_file(state, row_name), resume)
+                request = replace(request, threat=used_threat, resume_state=state_of_row, workers=workers)
+                rows[row_name] = _row(title, definition, request, about, saved)
     add_lint(rows, lint_result)
     return rows
 
@@ -414,6 +421,7 @@ def evaluate_run(
     resume: bool = False,
     save_adversarial: str | Path | None = None,
     purify: int | Purification | None = None,
+    devices: int = 1,
 ) -> Rows:
     """Evaluates the classifiers of a run and writes the rows to ``evaluation/PROTOCOL.json`` of the run.
 
@@ -425,7 +433,7 @@ def evaluate_run(
 
     Args:
         path: a run folder.
-        protocols, threat, images, seed, norm, batch_size, lint, progress, purify: as in :func:`evaluate`.
+        protocols, threat, images, seed, norm, batch_size, lint, progress, purify, devices: as in :func:`evaluate`.
         data: images to use instead of the run's own test split.
         checkpoint: ``best`` (the last one if the run has no best), ``last``, or ``both``.
         device: device to run on.
@@ -457,7 +465,7 @@ def evaluate_run(
                 rows = evaluate(
                     clf, data, protocols, threat, images, seed,
                     norm=norm, batch_size=batch_size, lint=lint, progress=progress, state=folder, resume=resume,
-                    save_adversarial=save_adversarial if previous is None else None, purify=purify,
+                    save_adversarial=save_adversarial if previous is None else None, purify=purify, devices=devices,
                 )  # fmt: skip
             for row in rows.values():
                 write_row(run.path, row, LAST if beside_best else "")
@@ -507,12 +515,14 @@ def evaluate_into(
     resume: bool = False,
     save_adversarial: str | Path | None = None,
     purify: int | Purification | None = None,
+    devices: int = 1,
 ) -> Rows:
     """Rows of :func:`evaluate`, also written to ``evaluation/PROTOCOL.json`` of ``folder`` as for a run.
 
     Args:
         folder: created if missing; ``None`` to write nothing.
-        clf, data, protocols, threat, images, seed, lint, progress, save_adversarial, purify: as in :func:`evaluate`.
+        clf, data, protocols, threat, images, seed, lint, progress, save_adversarial, purify, devices: as in
+            :func:`evaluate`.
         resume: resume an interrupted evaluation from the files in that folder.
     """
     state_folder = None if folder is None else folder / "evaluation"
@@ -530,6 +540,7 @@ def evaluate_into(
             resume=resume,
             save_adversarial=save_adversarial,
             purify=purify,
+            devices=devices,
         )
         if folder is not None and state_folder is not None:
             for row in rows.values():

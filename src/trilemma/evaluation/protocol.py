@@ -21,6 +21,7 @@ from trilemma.errors import ConfigError
 from trilemma.metrics.accuracy import share
 from trilemma.progress import Advance, silent
 from trilemma.threat import Threat
+from trilemma.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class Request:
         resume_state: for a ``long`` protocol: the file for unfinished work; ``None`` for no file.
         keep_adversarial: return the images of the attack in :class:`Verdicts`, which takes memory for all of them.
         purification: how images are purified before they are classified; only for ``Protocol.purified``.
+        workers: processes that share the images, of which a protocol may make use; ``None`` for this process alone.
     """
 
     clf: Classifier
@@ -125,6 +127,7 @@ class Request:
     resume_state: ResumeState | None = None
     keep_adversarial: bool = False
     purification: Purification | None = None
+    workers: Workers | None = None
 
     @property
     def required_threat(self) -> Threat:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -31,6 +31,7 @@ from trilemma.figures.sample_grid import COLUMNS, draw_grid, draw_neighbours, fi
 from trilemma.figures.style import LIGHT, Theme, render, save_figure
 from trilemma.files import write_bytes, write_npz
 from trilemma.metrics.generation import compare_samples, nearest_images
+from trilemma.noise import image_seeds
 from trilemma.progress import bar
 from trilemma.runs.lock import writing_inside
 from trilemma.runs.records import keeps, note_kept, write_json
@@ -40,6 +41,7 @@ from trilemma.samplers.replay_buffer import load_chains
 from trilemma.storing import discard, go_on_without
 from trilemma.tables import text_table
 from trilemma.units import byte_size, count, seed_number
+from trilemma.workers import Worker, Workers, device_names, shared_out
 
 BATCH_SIZE = 250
 # Of starts and samples; class, seed and step count of a sample have 8 bytes each.
@@ -121,9 +123,13 @@ def draw_samples(
     *,
     chains: ImageSet | str | Path | None = None,
     progress: bool = False,
+    devices: Sequence[str] = (),
     **options: Any,
 ) -> Samples:
-    """``per_class`` samples of every class, with their starts; arguments as in :func:`generate`."""
+    """``per_class`` samples of every class, with their starts; arguments as in :func:`generate`.
+
+    ``devices`` are those of the processes that share the samples (:func:`trilemma.workers.device_names`).
+    """
     _check_memory(clf, per_class)
     labels = torch.arange(clf.num_classes).repeat_interleave(per_class)
     train = None if data is None else data.train
@@ -131,38 +137,81 @@ def draw_samples(
     clf = with_statistics(clf, energy, bool(options.get("stop")), train)
     if isinstance(chains, str | Path) and REPLAY_BUFFER in start_names(start):
         chains = load_chains(chains)
-    # Chains of a class repel each other within a batch, so a batch has whole classes if they fit.
-    size = max(1, BATCH_SIZE // per_class) * per_class if options.get("diversity") else BATCH_SIZE
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    batches = _batches(labels, per_class, bool(options.get("diversity")), len(devices))
+    parts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     shown, points = recorded_chains(labels), recorded_steps(steps)
-    followed: list[Tensor] = []
-    first = 0
     # A call with 0 steps returns the starts. The same seed for both calls gives the samples these very starts.
-    seeds, same_seeds = (torch.Generator().manual_seed(seed) for _ in range(2))
-    with bar("generate", len(labels), progress) as advance:
-        for part in labels.split(min(size, BATCH_SIZE)):
-            taken = torch.zeros_like(part)
+    seeds, starts = torch.Generator().manual_seed(seed), []
 
-            starts = sample(clf, part, start, sampler, energy, 0, train, seeds, chains=chains)
-            own = shown[(shown >= first) & (shown < first + len(part))] - first
-            recorder = ChainRecorder(starts, own, points)
-
-            def add_step(
-                step: dict[str, Any], taken: Tensor = taken, recorder: ChainRecorder = recorder
-            ) -> None:
-                taken[step["index"].cpu()] += 1
-                recorder(step)
-
-            images = sample(
-                clf, part, starts, sampler, energy, steps, train, same_seeds, callback=add_step, **options
+    def chains_of_batches() -> Iterator[tuple[Any, ...]]:
+        for index in batches:
+            starts.append(
+                sample(clf, labels[index], start, sampler, energy, 0, train, seeds, chains=chains).cpu()
             )
-            parts.append((starts.cpu(), images.cpu(), taken))
-            followed.append(recorder.images(images))
-            first += len(part)
-            advance(len(part))
-    all_starts, all_images, all_taken = (torch.cat(column) for column in zip(*parts, strict=True))
+            first = int(index[0])
+            own = shown[(shown >= first) & (shown < first + len(index))] - first
+            yield labels[index], starts[-1], own, points, seed, first, sampler, energy, steps, options
+
+    with Workers(clf, devices) as workers, bar("generate", len(labels), progress) as advance:
+        for position, part in workers.map(_run_chains, chains_of_batches()):
+            parts[position] = part
+            advance(len(batches[position]))
+    columns = zip(*(parts[position] for position in range(len(batches))), strict=True)
+    images, taken, followed = (list(column) for column in columns)
     record = ChainRecord(points, torch.cat(followed, 1), labels[shown])
-    return Samples(all_starts, all_images, labels, all_taken, record)
+    return Samples(torch.cat(starts), torch.cat(images), labels, torch.cat(taken), record)
+
+
+def _batches(labels: Tensor, per_class: int, diversity: bool, workers: int) -> list[Tensor]:
+    """The indices of the samples of each batch, in their order."""
+    index = torch.arange(len(labels))
+    if not diversity:
+        return shared_out(index, BATCH_SIZE, max(1, workers))
+    # Chains of a class repel each other within a batch, so a batch has whole classes if they fit.
+    if per_class > BATCH_SIZE:
+        return list(index.split(BATCH_SIZE))
+    classes = torch.arange(len(labels) // per_class)
+    groups = shared_out(classes, max(1, BATCH_SIZE // per_class), max(1, workers))
+    return list(index.split([len(group) * per_class for group in groups]))
+
+
+def _run_chains(
+    worker: Worker,
+    labels: Tensor,
+    starts: Tensor,
+    own: Tensor,
+    points: tuple[int, ...],
+    seed: int,
+    before: int,
+    sampler: str,
+    energy: str,
+    steps: int,
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs the chains of one batch.
+
+    Args:
+        labels, starts: int64 ``[n]`` and ``[n, C, H, W]``.
+        own, points: positions of the chains to follow, and the steps at which they are recorded.
+        seed, before: seed of all chains, and the number of chains of earlier batches.
+        sampler, energy, steps, options: as in :func:`generate`.
+
+    Returns:
+        The images, the number of steps of each chain, int64 ``[n]``, and the images of the followed chains
+        ``[T, m, C, H, W]``; all on the CPU.
+    """
+    taken, recorder = torch.zeros_like(labels), ChainRecorder(starts, own, points)
+
+    def add_step(step: dict[str, Any]) -> None:
+        taken[step["index"].cpu()] += 1
+        recorder(step)
+
+    generator = torch.Generator().manual_seed(seed)
+    image_seeds(before, generator)
+    images = sample(
+        worker.clf, labels, starts, sampler, energy, steps, None, generator, callback=add_step, **options
+    )
+    return images.cpu(), taken, recorder.images(images)
 
 
 def _check_memory(clf: Classifier, per_class: int) -> None:
@@ -233,6 +282,7 @@ def generate(
     chains: str | Path | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
+    devices: int = 1,
     **options: Any,
 ) -> Generated:
     """Generates images of every class and computes their metrics.
@@ -260,6 +310,8 @@ def generate(
         chains: a run folder or classifier file whose chains the start ``replay-buffer`` draws; by default the run.
         device: device to run on; by default that of a given classifier, and the CPU for everything that is loaded.
         progress: show a progress bar on standard error.
+        devices: number of processes that share the samples: on ``device``, or if that is ``cuda`` on as many GPUs. The
+            samples are those of one process. The classifier has to be picklable.
         options: settings of the sampler (``step_size``, ``noise_std``, ...), ``temperature``, ``diversity`` and
             ``precision``.
 
@@ -282,6 +334,7 @@ def generate(
     start, sampler, energy = (str(settings.pop(name)) for name in ("start", "sampler", "energy"))
     steps = count("generate", "steps", settings.pop("steps"), 0)
     stop = settings.pop("stop")
+    names_of_devices = device_names(devices, clf.device, per_class * clf.num_classes, "samples")
     with writing_inside(out):
         started = time.perf_counter()
         samples = draw_samples(
@@ -295,6 +348,7 @@ def generate(
             data,
             chains=chains,
             progress=progress,
+            devices=names_of_devices,
             stop=stop,
             **settings,
         )

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from trilemma import shares
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import running_statistics_kept
 from trilemma.classifier.memory_format import set_memory_format
@@ -84,11 +85,16 @@ class Step:
 class MethodState:
     """State that a method keeps from step to step, saved in every checkpoint.
 
+    Of several processes all have the same state, apart from their parts of the replay buffer and of the tensors named
+    in ``per_image``. A checkpoint holds the whole, so that any number of processes can resume it.
+
     Attributes:
-        generator: source of every random number of the method.
+        generator: source of every random number of the method, in the same state in all processes
+            (:func:`trilemma.methods.inner.fresh_seeds` draws from it).
         buffer: replay buffer of persistent chains, or ``None``.
         starts: draws new starts of chains, or ``None``.
         extra: further tensors of the method, by name.
+        per_image: names of the tensors of ``extra`` with one row for each image of this process's part of the batch.
         modules: networks that the method owns, by name, such as a guide or a teacher. The optimiser updates their
             trainable weights with the classifier's, their gradients are averaged over the processes, and all their
             weights are saved. They have to be on the classifier's device (:meth:`to`).
@@ -101,6 +107,7 @@ class MethodState:
         self.buffer = buffer
         self.starts = starts
         self.extra: dict[str, Tensor] = {}
+        self.per_image: tuple[str, ...] = ()
         self.modules: dict[str, nn.Module] = {}
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -116,12 +123,17 @@ class MethodState:
                 set_memory_format(module, memory_format)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state as tensors and plain values only, so that loading it runs no code."""
+        """Returns the state as tensors and plain values only, so that loading it runs no code.
+
+        To be called by all processes.
+        """
+        share = shares.current()
+        extra = {name: share.whole(v) if name in self.per_image else v for name, v in self.extra.items()}
         state: dict[str, Any] = {
             "generator": self.generator.get_state(),
             "buffer": None if self.buffer is None else self.buffer.state_dict(),
             "starts": None if self.starts is None else self.starts.state_dict(),
-            "extra": dict(self.extra),
+            "extra": extra,
         }
         # Key absent without modules: states of earlier versions have no such key.
         return state | (
@@ -137,7 +149,9 @@ class MethodState:
             self.buffer.load_state_dict(state["buffer"])
         if self.starts is not None:
             self.starts.load_state_dict(state["starts"])
-        self.extra = {name: value.clone() for name, value in state["extra"].items()}
+        share, extra = shares.current(), state["extra"]
+        parts = {name: share.part(extra[name]) for name in self.per_image if name in extra}
+        self.extra = {name: value.clone() for name, value in {**extra, **parts}.items()}
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
 

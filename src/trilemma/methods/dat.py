@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from trilemma import energies, noise
+from trilemma import energies, noise, shares
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import batch_norm_frozen
 from trilemma.config.config import MethodOptions
@@ -126,7 +126,9 @@ class Dat(Method):
         # BCE with logit s: softplus(-s) for target 1, softplus(s) for target 0.
         real_loss = softplus(energies.marginal_energy(real_logits)).mean()
         outside_loss = softplus(-energies.marginal_energy(negative_logits)).mean()
-        scores = (-energies.joint_energy(logits.detach(), y) for logits in (real_logits, negative_logits))
+        # Of the whole batch, so that walks have the same length in all processes.
+        share = shares.current()
+        scores = (share.whole(-energies.joint_energy(z.detach(), y)) for z in (real_logits, negative_logits))
         return Step(
             robust + 0.5 * real_loss + 0.5 * outside_loss,
             adversarial=detached(points.adversarial, adversarial_logits),
@@ -146,7 +148,7 @@ class Dat(Method):
 
     def after_backward(self, points: Points, state: MethodState, step: Step) -> None:
         """Makes walks one step longer if the mean AUC of the last 8 batches has reached the threshold."""
-        auc = float(_mean_over_processes(step.metrics["auc"]))
+        auc = float(step.metrics["auc"])
         window = [*state.extra["window"].tolist(), auc][-WINDOW:]
         if len(window) == WINDOW and sum(window) / WINDOW >= self.options.threshold:
             state.extra["steps"] = (state.extra["steps"] + 1).clamp_max(self.sampler.steps or 0)
@@ -166,12 +168,3 @@ def area_under_curve(positive: Tensor, negative: Tensor) -> Tensor:
     below = torch.searchsorted(ordered, positive.contiguous()).sum()
     at_most = torch.searchsorted(ordered, positive.contiguous(), right=True).sum()
     return (below + at_most) / (2 * len(positive) * len(negative))
-
-
-def _mean_over_processes(value: Tensor) -> Tensor:
-    """Returns the mean AUC over the processes, so that walks have the same length in each of them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    total = value.clone()
-    torch.distributed.all_reduce(total)
-    return total / torch.distributed.get_world_size()

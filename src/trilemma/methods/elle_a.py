@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
+from trilemma import shares
 from trilemma.classifier.classifier import Classifier
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet
@@ -62,12 +63,12 @@ class ElleA(Elle):
         return replace(points, extra={**points.extra, "limit": limit, "weight": weight})
 
     def weight(self, points: Points, error: Tensor) -> Tensor:
-        is_outlier = error.double() > points.extra["limit"]
+        is_outlier = shares.current().mean(error.double()) > points.extra["limit"]
         return torch.where(is_outlier, self.options.weight, self.options.decay * points.extra["weight"])
 
     def after_backward(self, points: Points, state: MethodState, step: Step) -> None:
         """Adds the error of this step to the statistics and stores its weight."""
-        error = step.metrics["linearity_error"].double()
+        error = shares.current().mean(step.metrics["linearity_error"].double())
         count, total, squares, _ = (state.extra[name].to(error.device) for name in STATE_KEYS)
         updated = (count + 1, total + error, squares + error.square(), step.metrics["weight"])
         state.extra |= dict(zip(STATE_KEYS, updated, strict=True))

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.data.batch import Batch
+from trilemma.data.image_set import ImageSet
 from trilemma.methods.base import Method, MethodState, Points, Step
 from trilemma.methods.fgsm import SingleStepOptions
 from trilemma.methods.pgd_at import adversarial_cross_entropy
@@ -42,6 +43,11 @@ class FreeAT(Method):
     """
 
     Options = FreeATOptions
+
+    def init_state(self, clf: Classifier, data: ImageSet, seed: int) -> MethodState:
+        state = super().init_state(clf, data, seed)
+        state.per_image = ("delta",)
+        return state
 
     def points(self, clf: Classifier, batch: Batch, state: MethodState) -> Points:
         x = batch.images

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from trilemma import noise
+from trilemma import noise, shares
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.config.sections import SamplerConfig
@@ -37,8 +37,16 @@ class Chain(TypedDict):
 
 
 def fresh_seeds(state: MethodState, images: Tensor) -> Tensor:
-    """Returns one noise seed per image, int64 ``[N]``, drawn from the method's generator."""
-    return noise.image_seeds(len(images), state.generator, images.device)
+    """Returns one noise seed per image, int64 ``[N]``, drawn from the method's generator.
+
+    Of several processes, each draws the seeds of the whole batch and takes those of its own images.
+    """
+    return _fresh_seeds(state, len(images), images.device)
+
+
+def _fresh_seeds(state: MethodState, count: int, device: torch.device) -> Tensor:
+    share = shares.current()
+    return share.part(noise.image_seeds(count * share.count, state.generator)).to(device)
 
 
 def nearby_start(state: MethodState, images: Tensor) -> Tensor:
@@ -115,18 +123,21 @@ def chain(
         labels that the chains were started with; ``None`` for chains of E(x).
     """
     if state.buffer is not None:
-        images, labels, indices = state.buffer.draw(count, state.generator)
+        images, labels, places = state.buffer.draw(count, state.generator)
     else:
         if state.starts is None:
             raise ConfigError(
                 "chain: no starts; set `uses_sampler: ClassVar[bool] = True` in the method's options class"
             )
-        labels = torch.randint(clf.num_classes, (count,), generator=state.generator).to(clf.device)
-        images = state.starts(labels)
-    seeds = noise.image_seeds(count, state.generator, images.device)
+        share = shares.current()
+        classes = torch.randint(clf.num_classes, (count * share.count,), generator=state.generator).to(
+            clf.device
+        )
+        labels, images = share.part(classes), share.part(state.starts(classes))
+    seeds = _fresh_seeds(state, count, images.device)
     result = descend_energy(clf, images, labels, sampler, sampler.steps or 0, seeds, clip)
     if state.buffer is not None:
-        state.buffer.write(indices, result["generated"], labels)
+        state.buffer.write(places, result["generated"], labels)
     return result
 
 

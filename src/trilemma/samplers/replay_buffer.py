@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trilemma import shares
 from trilemma.classifier.source import ClassifierSource
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import ConfigError, DataError
@@ -34,12 +35,19 @@ CHAINS = TensorFormat(
 class ReplayBuffer:
     """``size`` chains, each an image and its class; initially the classes are balanced.
 
+    Several processes share the chains out: process r of n stores those at indices r, r + n, r + 2n, ... All draw the
+    chains of the whole batch and exchange them, so that a step draws and writes the same chains for every n.
+
     Args:
         start: makes starting images for labels.
-        size: number of chains.
+        size: number of chains, of all processes together.
         num_classes: K.
         reinit: probability that a drawn chain is restarted, with a uniform random class.
         device: device of the images.
+
+    Attributes:
+        share: the share of this process.
+        images, labels: the chains that this process stores, float32 ``[n, C, H, W]`` and int64 ``[n]``.
     """
 
     def __init__(
@@ -53,69 +61,111 @@ class ReplayBuffer:
         self.start = start
         self.reinit = reinit
         self.num_classes = num_classes
-        self.labels = torch.arange(size, device=device) % num_classes
-        self.images = torch.cat([start(part) for part in self.labels.split(1000)])
+        self.share = shares.current()
+        self.size = size
+        labels = torch.arange(size, device=device) % num_classes
+        self.labels = labels[self._own].clone()
+        # Every process makes all starts, which is how their random numbers stay the same.
+        places = torch.arange(size)
+        stored = places % self.share.count == self.share.rank
+        parts = zip(labels.split(1000), stored.split(1000), strict=True)
+        self.images = torch.cat([start(part)[own.to(device)] for part, own in parts])
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.size
+
+    @property
+    def _own(self) -> slice:
+        """The indices of the chains that this process stores."""
+        return slice(self.share.rank, None, self.share.count)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draws ``count`` chains with replacement and restarts some of them.
+        """Draws ``count`` chains for each process, with replacement, and restarts some of them.
+
+        Args:
+            count: number of chains of this process.
+            generator: in the same state in all processes.
 
         Returns:
-            Images ``[count, C, H, W]``, labels int64 ``[count]``, and the chains' indices in the buffer, int64
-            ``[count]``, for :meth:`write`.
+            Images ``[count, C, H, W]``, labels int64 ``[count]``, and for :meth:`write` the indices of the chains of
+            all processes in the buffer, int64 ``[count * processes]`` on the CPU.
         """
-        device = self.labels.device
-        indices = torch.randint(len(self), (count,), generator=generator).to(device)
-        images, labels = self.images[indices], self.labels[indices]
-        restarts = torch.rand(count, generator=generator) < self.reinit
-        classes = torch.randint(self.num_classes, (count,), generator=generator)
+        total = count * self.share.count
+        places = torch.randint(len(self), (total,), generator=generator)
+        images, labels = self._drawn(self.images, places), self._drawn(self.labels, places)
+        restarts = torch.rand(total, generator=generator) < self.reinit
+        classes = torch.randint(self.num_classes, (total,), generator=generator)
         # ``restarts`` is on the CPU, so that the branch does not wait for the device.
         if bool(restarts.any()):
-            restarted = restarts.nonzero().squeeze(1).to(device)
-            labels[restarted] = classes[restarts].to(device)
+            restarted = restarts.nonzero().squeeze(1).to(labels.device)
+            labels[restarted] = classes[restarts].to(labels.device)
             images[restarted] = self.start(labels[restarted])
-        return images, labels, indices
+        return self.share.part(images), self.share.part(labels), places
 
     def write(self, places: Tensor, images: Tensor, labels: Tensor) -> None:
         """Stores the final images and labels of drawn chains.
 
         Args:
-            places: the chains' indices in the buffer, as returned by :meth:`draw`. If an index occurs more than once,
-                the last chain is stored.
-            images, labels: ``[count, C, H, W]`` and int64 ``[count]``.
+            places: the indices of the chains of all processes, as returned by :meth:`draw`. If an index occurs more
+                than once, the last chain is stored.
+            images, labels: ``[count, C, H, W]`` and int64 ``[count]``, of this process.
         """
+        images, labels = self.share.whole(images.detach()), self.share.whole(labels)
+        own, indices = self._stored(places)
+        places = places.to(labels.device)
         order = torch.arange(len(places), device=places.device)
-        last = torch.zeros_like(self.labels).scatter_reduce_(0, places, order, "amax", include_self=False)
+        last = order.new_zeros(len(self)).scatter_reduce_(0, places, order, "amax", include_self=False)
         # Writes to a repeated index come in undefined order on a device, so all of them write the same chain.
-        sources = last[places]
-        self.images[places] = images.detach()[sources]
-        self.labels[places] = labels[sources]
+        sources = last[places[own]]
+        self.images[indices] = images[sources]
+        self.labels[indices] = labels[sources]
+
+    def _stored(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions in ``places`` of the chains that this process stores, and their indices in ``images``."""
+        own = (places % self.share.count == self.share.rank).nonzero().squeeze(1)
+        device = self.labels.device
+        return own.to(device), (places[own] // self.share.count).to(device)
+
+    def _drawn(self, stored: Tensor, places: Tensor) -> Tensor:
+        """A copy of the rows of the whole buffer at ``places``; ``stored`` are those of this process."""
+        own, indices = self._stored(places)
+        if self.share.count == 1:
+            return stored[indices]
+        rows = stored.new_zeros(len(places), *stored.shape[1:])
+        rows[own] = stored[indices]
+        return self.share.sum(rows)
+
+    def _whole(self, stored: Tensor) -> Tensor:
+        """All rows of the buffer; ``stored`` are those of this process."""
+        if self.share.count == 1:
+            return stored
+        rows = stored.new_zeros(len(self), *stored.shape[1:])
+        rows[self._own] = stored
+        return self.share.sum(rows)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns the images and labels of the chains, not copied."""
-        return {"images": self.images, "labels": self.labels}
+        """Returns the images and labels of all chains, of one process not copied; to be called by all processes."""
+        return {"images": self._whole(self.images), "labels": self._whole(self.labels)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restores saved chains. The tensors are copied, so that later writes do not change ``state``."""
-        self.images = state["images"].to(self.images, copy=True)
-        self.labels = state["labels"].to(self.labels, copy=True)
+        """Restores this process's part of saved chains, copied, so that later writes do not change ``state``."""
+        self.images = state["images"][self._own].to(self.images, copy=True)
+        self.labels = state["labels"][self._own].to(self.labels, copy=True)
 
 
-def save_chains(path: Path, buffer: ReplayBuffer, class_names: tuple[str, ...]) -> None:
+def save_chains(path: Path, chains: Mapping[str, Tensor], class_names: tuple[str, ...]) -> None:
     """Writes the chains of a replay buffer as images of 8 bits, clipped to [0, 1].
 
     Args:
         path: the file; beside a classifier it is called :data:`CHAINS_FILE`.
-        buffer: the chains.
+        chains: ``images`` and ``labels``, as :meth:`ReplayBuffer.state_dict` returns them.
         class_names: one name per class.
 
     Raises:
         NotStoredError: the file cannot be written.
     """
-    images = (buffer.images.clamp(0, 1) * 255).round().to(torch.uint8)
-    CHAINS.write(path, {"images": images, "labels": buffer.labels}, {"class_names": list(class_names)})
+    images = (chains["images"].clamp(0, 1) * 255).round().to(torch.uint8)
+    CHAINS.write(path, {"images": images, "labels": chains["labels"]}, {"class_names": list(class_names)})
 
 
 def load_chains(source: str | Path) -> ImageSet:

@@ -84,6 +84,14 @@ def normalisation(
     return [CENTRE] * channels, [HALF_WIDTH] * channels
 
 
+def synchronised(network: nn.Module, config: Config) -> nn.Module:
+    """The network with BatchNorm layers that normalise by the batch of all processes, for GPUs; the same weights."""
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    # The layers are new ones, which are not frozen yet.
+    freeze(network, config.training.freeze)
+    return network
+
+
 def build_augmentation(section: AugmentationConfig, train: ImageSet) -> Augmentation:
     """Returns the augmentation of a configuration; ``auto`` becomes the default of the data set."""
     default = default_augmentation(train.name, train.image_shape)

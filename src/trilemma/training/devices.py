@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import torch
 
 from trilemma.config.config import Config
 from trilemma.errors import ConfigError, describe
+from trilemma.training.processes import nodes
 from trilemma.training.start import first_stage
-
-# Processes of a run on a machine with few cores, for tests of runs with several.
-LEAST_PROCESSES = 16
+from trilemma.workers import most_processes
 
 
 def available_device(device: str) -> str:
@@ -51,18 +49,25 @@ def check_devices(config: Config, device: str) -> str:
         ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        ConfigError: as of :func:`available_device`, or fewer GPUs than processes.
+        ConfigError: as of :func:`available_device`, fewer GPUs than processes, or BatchNorm that is to be synchronised
+            on the CPU.
     """
     chosen = available_device(device)
-    most = max(LEAST_PROCESSES, os.cpu_count() or 1)
-    if config.devices > most:
+    most = most_processes()
+    if config.devices // nodes(config.devices) > most:
         raise ConfigError(
             f"devices: {config.devices} processes are more than the {most} that are started on this machine; lower it"
         )
-    gpus = torch.cuda.device_count() if chosen == "cuda" else 1
-    if chosen != "cpu" and config.devices > gpus:
+    if chosen == "cpu" and config.devices > 1 and config.training.sync_bn:
         raise ConfigError(
-            f"devices: {config.devices} processes need as many GPUs, but {device} is {gpus}; lower devices, or use "
+            "training.sync_bn: BatchNorm can be synchronised on GPUs only; set training.sync_bn=false, or use "
+            "network.norm=group, which needs no batch"
+        )
+    gpus = torch.cuda.device_count() if chosen == "cuda" else 1
+    count = config.devices // nodes(config.devices)
+    if chosen != "cpu" and count > gpus:
+        raise ConfigError(
+            f"devices: {count} processes need as many GPUs, but {device} is {gpus}; lower devices, or use "
             "device cuda or cpu"
         )
     return chosen

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from trilemma import noise
+from trilemma import noise, shares
 from trilemma.classifier.classifier import Classifier
-from trilemma.classifier.contexts import running_statistics_kept
+from trilemma.classifier.contexts import running_statistics, running_statistics_kept
 from trilemma.classifier.memory_format import MIN_CHANNELS, narrow_convolution
 from trilemma.config.config import Config
 from trilemma.config.recipe import with_options
@@ -20,6 +20,7 @@ from trilemma.data.batch import Batch
 from trilemma.data.image_set import Splits
 from trilemma.methods.base import ForwardResult, Points, Step, check_step
 from trilemma.methods.creation import create_from_config
+from trilemma.methods.inner import fresh_seeds
 from trilemma.monitors.monitor import Alarm, Rollback, ScaleRate, SetOption
 from trilemma.monitors.readings import Readings, read_gradients, read_step
 from trilemma.monitors.remedies import remedies
@@ -55,7 +56,7 @@ class Loop:
         config: configuration of the run.
         record: writes the run folder.
         data: the splits; ``test`` is never used.
-        fabric: device, precision, and communication between the processes.
+        fabric: device and precision.
         stop: set by a signal.
         start: classifier with the initial weights; random initialisation by default. Has no effect on a resumed run.
     """
@@ -76,6 +77,9 @@ class Loop:
         torch.manual_seed(training.seed)
         self.clf = build.build_classifier(config, data.train, start)
         replaced = None if start is None else load_initial_weights(self.clf, start, config)
+        self.share = shares.current()
+        if training.sync_bn and self.share.count > 1:
+            self.clf.network = build.synchronised(self.clf.network, config)
         self.clf.to(fabric.device)
         narrow_layer = narrow_convolution(self.clf.network) if fabric.device.type == "cpu" else None
         if training.channels_last and narrow_layer is None:
@@ -88,11 +92,10 @@ class Loop:
             )
         if training.compile:
             self.clf.network.compile()
-        self.loader = build.build_loader(
-            config, data.train, fabric.device, fabric.global_rank, fabric.world_size
-        )
+        self.loader = build.build_loader(config, data.train, fabric.device, self.share.rank, self.share.count)
         self.method = create_from_config(config)
-        seed = training.seed * 1000 + fabric.global_rank
+        # The same in all processes: each draws the random numbers of the whole batch.
+        seed = training.seed * 1000
         self.state = TrainingState(config, self.clf, self.method, data.train, self.loader, seed)
         self.readings = Readings()
         self.criterion = criterion(config, self.method)
@@ -175,17 +178,11 @@ class Loop:
 
     def _must_stop_now(self) -> bool:
         """Returns whether to stop between two logging steps; several processes stop at a logging step instead."""
-        return self.fabric.world_size == 1 and (self.stop.name is not None or self._out_of_time())
+        return self.share.count == 1 and (self.stop.name is not None or self._out_of_time())
 
     def _any_process(self, *flags: bool) -> tuple[bool, ...]:
         """Returns for each flag whether it is true in any process, so that all processes take the same branch."""
-        if self.fabric.world_size == 1:
-            return flags
-        reduced = self.fabric.all_reduce(
-            torch.tensor(flags, device=self.fabric.device).int(), reduce_op="max"
-        )
-        assert isinstance(reduced, Tensor)
-        return tuple(flag > 0 for flag in reduced.tolist())
+        return self.share.any(*flags, device=self.fabric.device)
 
     def _batches(self) -> Iterator[Batch]:
         """Yields batches without end, starting at the current step."""
@@ -214,6 +211,7 @@ class Loop:
                 state.optimiser,
                 self._average_gradients,
             )
+        self._average_running_statistics()
         self.method.after_backward(points, state.method_state, step)
         if state.ema is not None:
             state.ema.update(self.clf)
@@ -223,7 +221,7 @@ class Loop:
 
     def _with_noise(self, batch: Batch) -> Batch:
         """Returns the batch with Gaussian noise on its images, as in JEM; values may leave [0, 1]."""
-        seeds = noise.image_seeds(len(batch.images), self.state.method_state.generator, batch.images.device)
+        seeds = fresh_seeds(self.state.method_state, batch.images)
         noisy = batch.images + self.config.training.input_noise * noise.normal(
             seeds, 0, batch.images.shape[1:]
         )
@@ -234,24 +232,30 @@ class Loop:
 
         Done here and not by a module wrapper, because attacks and chains call ``autograd.grad`` on the plain network.
         """
-        if self.fabric.world_size > 1:
-            weights = (*self.clf.parameters(), *self.state.method_state.parameters())
-            gradients = [weight.grad for weight in weights if weight.grad is not None]
-            mean = self._mean(torch.cat([g.flatten() for g in gradients]))
-            for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+        weights = (*self.clf.parameters(), *self.state.method_state.parameters())
+        self._average([weight.grad for weight in weights if weight.grad is not None])
 
-    def _mean(self, values: Tensor) -> Tensor:
-        """Returns the mean of ``values`` over the processes."""
-        mean = self.fabric.all_reduce(values, reduce_op="mean")
-        assert isinstance(mean, Tensor)
-        return mean
+    def _average_running_statistics(self) -> None:
+        """Averages BatchNorm's running statistics over the processes, each of which has seen a part of the batch.
+
+        All processes then have the same network in eval mode, the one that a checkpoint holds.
+        """
+        modules = (self.clf, *self.state.method_state.modules.values())
+        self._average([buffer for module in modules for buffer in running_statistics(module)])
+
+    def _average(self, tensors: list[Tensor]) -> None:
+        """Replaces each tensor by its mean over the processes, in one exchange."""
+        if self.share.count == 1 or not tensors:
+            return
+        mean = self.share.mean(torch.cat([values.flatten() for values in tensors]))
+        for values, part in zip(tensors, mean.split([values.numel() for values in tensors]), strict=True):
+            values.copy_(part.view_as(values))
 
     def _mean_accuracy(self, accuracy: float | None) -> float | None:
         """Returns the mean of an accuracy over the processes, so that they all apply the same remedies."""
-        if accuracy is None or self.fabric.world_size == 1:
+        if accuracy is None or self.share.count == 1:
             return accuracy
-        return self._mean(torch.tensor(accuracy, device=self.fabric.device)).item()
+        return self.share.mean(torch.tensor(accuracy, device=self.fabric.device)).item()
 
     def _read(self, step: Step, points: Points) -> dict[str, Tensor]:
         """Returns the scalars of a step for logs and monitors.
@@ -274,7 +278,7 @@ class Loop:
         Returns:
             Whether the run was rolled back.
         """
-        readings = self.readings.drain(self._mean)
+        readings = self.readings.drain(self.share.mean)
         if not readings:
             return False
         state = self.state
@@ -307,10 +311,10 @@ class Loop:
             if isinstance(remedy, Rollback):
                 state.minutes += (time.monotonic() - self.clock) / 60
                 # The first process must have written the stored states before any process reads them.
-                self.fabric.barrier()
+                self.share.wait(self.fabric.device)
                 roll_back(state, self.record, alarm)
                 # All processes must have read the checkpoint before the first one overwrites it.
-                self.fabric.barrier()
+                self.share.wait(self.fabric.device)
                 self.clock = time.monotonic()
                 rolled_back = True
             elif isinstance(remedy, ScaleRate):
@@ -368,7 +372,9 @@ class Loop:
             finished, self.data.held_out, training.held_out_images, single_step=single_step
         )
         given = score(accuracies, self.criterion)
-        selected = self.criterion == "last" or given > state.best
+        # Of the accuracies of the first process: on accelerators, those of the others may differ by rounding.
+        better = self.criterion == "last" or given > state.best
+        (selected,) = self._any_process(better and self.share.rank == 0)
         fgsm, pgd10 = self._monitored_accuracies(accuracies)
         if self.criterion != "last" and passed_over(given, state.best):
             self._report_selection(given, state.best)
@@ -440,7 +446,7 @@ class Loop:
         self.record.status(self.state, "interrupted")
         self.record.event(self.state, "stop", "interrupted", f"{signal}: state saved")
         # The first process writes the state; the others wait for it.
-        self.fabric.barrier()
+        self.share.wait(self.fabric.device)
         raise KeyboardInterrupt(f"state saved at step {self.state.step}; continue with --resume")
 
     def _finish(self) -> str:
@@ -457,5 +463,5 @@ class Loop:
             self.record.event(state, "stop", "max-minutes", text)
             self._checkpoint()
         self.record.status(state, status)
-        self.fabric.barrier()
+        self.share.wait(self.fabric.device)
         return status

@@ -203,6 +203,9 @@ class Record:
             checkpoint: ``best`` or ``last``.
             select: criterion of selection.
         """
+        buffer = state.method_state.buffer
+        # All processes have a part of the chains.
+        chains = None if buffer is None else buffer.state_dict()
         if not self.writes:
             return
         self._pca = self._pca or fit_pca(train)
@@ -219,15 +222,17 @@ class Record:
             )
         path = self.run.best_classifier if checkpoint == "best" else self.run.last_classifier
         finished.save(path)
-        if state.method_state.buffer is not None:
-            save_chains(path.with_name(CHAINS_FILE), state.method_state.buffer, train.class_names)
+        if chains is not None:
+            save_chains(path.with_name(CHAINS_FILE), chains, train.class_names)
 
     def checkpoint(self, state: TrainingState) -> None:
-        """Saves the training state; some earlier states are stored too, for rollbacks."""
+        """Saves the training state, called by all processes; some earlier states are stored too, for rollbacks."""
         self.saved_at = time.monotonic()
+        # All processes have a part of it.
+        content = state.state_dict()
         if not self.writes:
             return
-        save_state(self.run.state_file, state.state_dict())
+        save_state(self.run.state_file, content)
         self.store_copy(state)
 
     def store_copy(self, state: TrainingState) -> None:

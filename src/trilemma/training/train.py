@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from trilemma import shares
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.load import load
 from trilemma.config.config import Config
@@ -25,6 +26,7 @@ from trilemma.training.devices import check_compiler, check_devices
 from trilemma.training.interrupt import stop_on_signals
 from trilemma.training.loggers import Log
 from trilemma.training.loop import Loop
+from trilemma.training.processes import nodes, processes
 from trilemma.training.progress import reporter
 from trilemma.training.record import Record
 from trilemma.training.run import Run
@@ -99,13 +101,17 @@ def train(
     data = build_data(config)
     if run is None or not run.has_begun():
         check_run(config, data)
+    fabric = _fabric(config, device)
     # Further processes start here: each runs the program from its beginning up to this line. They too check that the
-    # folder is unused, so the folder is created after this line.
-    fabric = _launch_fabric(config, device)
-    with writing(path) if fabric.is_global_zero else nullcontext():
-        if run is None and fabric.is_global_zero:
+    # folder is unused, so the folder is created when all have.
+    with (
+        processes(fabric, config.devices, path) as share,
+        writing(path) if share.rank == 0 else nullcontext(),
+    ):
+        share.wait(fabric.device)
+        if run is None and share.rank == 0:
             RunDirectory.create(path, config, name)
-        fabric.barrier()
+        share.wait(fabric.device)
         run = RunDirectory(path)
         # The process that wrote before may have finished the run meanwhile.
         if run.status().get("status") != "finished":
@@ -143,14 +149,15 @@ def _run_training(
             "(in Python resume='restart') to train it again from step 0"
         )
     # Every process must have looked before the first one writes.
-    fabric.barrier()
+    share = shares.current()
+    share.wait(fabric.device)
     start = None if saved else _initial_classifier(config, run, data, fabric, progress, restart)
-    run_reporter = reporter(name, progress and fabric.is_global_zero)
+    run_reporter = reporter(name, progress and share.rank == 0)
     for warning in config.warnings:
         run_reporter.message(f"warning: {warning}")
     try:
         with torch.random.fork_rng(), stop_on_signals() as stop:
-            record = Record(run, config, run_reporter, name, fabric.is_global_zero, logs)
+            record = Record(run, config, run_reporter, name, share.rank == 0, logs)
             loop = Loop(config, record, data, fabric, stop, start)
             if saved is not None:
                 loop.resume(saved)
@@ -184,12 +191,13 @@ def _initial_classifier(
     stage = run.first_stage
     stage_exists = stage.config_file.is_file()
     # Every process must have checked before the first one creates the folder.
-    fabric.barrier()
+    share = shares.current()
+    share.wait(fabric.device)
     if stage_exists:
         stage.check_config(stage_config)
-    elif fabric.is_global_zero:
+    elif share.rank == 0:
         RunDirectory.create(stage.path, stage_config, config.training.start)
-    fabric.barrier()
+    share.wait(fabric.device)
     if stage.status().get("status") != "finished":
         _run_training(stage_config, stage, config.training.start, data, fabric, progress, restart=restart)
     return load(stage.path)
@@ -208,17 +216,18 @@ def _check_same_data(run: RunDirectory, trained_on: str | None, data: Splits) ->
         )
 
 
-def _launch_fabric(config: Config, device: str) -> Any:
-    """Returns Lightning Fabric for devices, precision and communication; starts the further processes of a run."""
+def _fabric(config: Config, device: str) -> Any:
+    """Returns Lightning Fabric for devices, precision and the meeting of the processes, not launched yet."""
     # Imported here because the import takes seconds.
     from lightning_fabric import Fabric
 
     accelerator, _, device_index = device.partition(":")
     # Every CPU device is the same one.
     single = bool(device_index) and accelerator != "cpu"
-    devices: Any = [int(device_index)] if single else config.devices
+    machines = nodes(config.devices)
+    devices: Any = [int(device_index)] if single else config.devices // machines
     precision: Any = "bf16-mixed" if config.training.precision == "bf16" else "32-true"
     strategy = "ddp" if config.devices > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
-    fabric.launch()
-    return fabric
+    return Fabric(
+        accelerator=accelerator, devices=devices, num_nodes=machines, precision=precision, strategy=strategy
+    )

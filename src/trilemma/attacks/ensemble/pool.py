@@ -22,6 +22,7 @@ from trilemma.classifier.fast_copy import fast_copy
 from trilemma.data.image_set import as_float
 from trilemma.progress import ProgressBar, clock
 from trilemma.threat import Threat
+from trilemma.workers import Worker, Workers, shared_out
 
 # Values of Pool.broken_by that are not the index of an attack.
 ROBUST, MISCLASSIFIED = -1, -2
@@ -116,13 +117,14 @@ class Pool:
         seed: seed of all random numbers.
         batch_size: images per forward pass.
         on_progress: called with progress reports, at most about four times a second while an attack runs.
+        workers: processes that share the batches; by default this process computes all of them.
 
     Attributes:
         broken_by: int64 ``[N]`` on the CPU: ``ROBUST``, ``MISCLASSIFIED`` (without any attack), or the index in
             ``work`` of the attack that broke the image; ``None`` before :meth:`check_clean`.
         work: attack name to image counts and cost, in the order of the attacks.
         running: name of the unfinished attack, or ``None``.
-        remaining: int64, indices of the images that this attack has not attacked yet.
+        batches: indices of the images that this attack has not attacked yet, int64, one tensor per batch.
         broken_indices, adversarial_parts: indices of broken images, and their adversarial images; one tensor of each
             per batch, on the CPU.
     """
@@ -136,17 +138,23 @@ class Pool:
         seed: int,
         batch_size: int,
         on_progress: OnProgress = lambda progress: None,
+        workers: Workers | None = None,
     ) -> None:
+        self.workers = workers or Workers(clf)
         self.clf, self.images, self.labels, self.threat = clf, images, labels.cpu(), threat
         self.seed, self.batch_size, self.on_progress = seed, batch_size, on_progress
         self.broken_by: Tensor | None = None
         self.work: dict[str, Work] = {}
         self.running: str | None = None
-        self.remaining = torch.empty(0, dtype=torch.int64)
+        self.batches: list[Tensor] = []
         self.broken_indices: list[Tensor] = []
         self.adversarial_parts: list[Tensor] = []
-        self._copy: Classifier | None = None
         self._seeds = noise.image_seeds(len(labels), torch.Generator().manual_seed(seed))
+
+    @property
+    def remaining(self) -> Tensor:
+        """Indices of the images that the unfinished attack has not attacked yet, int64."""
+        return torch.cat([torch.empty(0, dtype=torch.int64), *self.batches])
 
     @property
     def robust(self) -> Tensor:
@@ -160,7 +168,9 @@ class Pool:
         Reports all images decided so far, including after a resume, when the forward passes are not repeated.
         """
         if self.broken_by is None:
-            correct = correct_in_batches(self.clf, self.images, self.labels, self.batch_size)
+            correct = correct_in_batches(
+                self.clf, self.images, self.labels, self.batch_size, workers=self.workers
+            )
             self.broken_by = torch.where(correct, ROBUST, MISCLASSIFIED)
         robust = int(self.robust.sum())
         self.on_progress(PoolProgress("clean", robust, decided=len(self.labels) - robust))
@@ -168,7 +178,8 @@ class Pool:
     def run(self, attack: Attack, after_batch: Callable[[], None] = lambda: None) -> None:
         """Runs ``attack`` on the robust images, batch by batch; resumes it if it was interrupted.
 
-        Does nothing if the attack is already finished.
+        Does nothing if the attack is already finished. Several workers attack a batch each, and finish them in any
+        order.
 
         Args:
             after_batch: called after each batch; the pool may be saved then.
@@ -176,11 +187,15 @@ class Pool:
         if attack.name in self.work and attack.name != self.running:
             return
         if attack.name not in self.work:
-            remaining = self.robust.nonzero().squeeze(1)
+            robust = self.robust.nonzero().squeeze(1)
+            batches = shared_out(robust, self.batch_size, self.workers.count)
             # One statement, so that an interruption comes before or after all of these changes.
-            self.running, self.remaining, self.work[attack.name] = attack.name, remaining, Work()
-        while len(self.remaining):
-            self._attack(attack, self.remaining[: self.batch_size])
+            self.running, self.batches, self.work[attack.name] = attack.name, batches, Work()
+        batches, report = list(self.batches), _Report(self, attack)
+        parts = ((attack, self.threat, self.batch_size, *self._load(i, attack)) for i in batches)
+        for position, found in self.workers.map(search_batch, parts, report):
+            report.passes[position] = found.work.forwards
+            self._record(attack, batches[position], found)
             after_batch()
         self.running = None
 
@@ -197,84 +212,140 @@ class Pool:
             result[indices] = adversarial
         return result
 
-    def _load(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Float32 images and labels at ``indices``, on the classifier's device."""
-        images = as_float(self.images[indices.to(self.images.device)].to(self.clf.device))
-        return images.float().contiguous(), self.labels[indices].to(self.clf.device)
+    def _load(self, indices: Tensor, attack: Attack) -> tuple[Tensor, Tensor, Tensor]:
+        """Images as given, labels, and the seeds of an attack, at ``indices``."""
+        seeds = noise.derive(self._seeds[indices], attack.stream)
+        return self.images[indices.to(self.images.device)], self.labels[indices], seeds
 
-    def _attack(self, attack: Attack, indices: Tensor) -> None:
-        """Attacks the images at ``indices`` and records the result.
-
-        The search runs on the fast copy. Images that are misclassified by the copy but not by the original are
-        attacked once more on the original.
-        """
-        started, images, labels = time.perf_counter(), *self._load(indices)
-        if self._copy is None:
-            retain_freed_memory(images.device)
-            self._copy = fast_copy(self.clf, images[:2])
-        passes = Passes()
-        oracle = Oracle(self._copy, self.batch_size, self._reporter(attack, passes, started), passes)
-        seeds = noise.derive(self._seeds[indices].to(images.device), attack.stream)
-        candidates = self._search(attack, oracle, images, labels, seeds)
-        claimed = is_wrong(oracle.logits(candidates), labels)
-        broken = self._confirm(candidates, images, labels)
-        refuted = (claimed & ~broken).nonzero().squeeze(1)
-        if len(refuted) and oracle.clf is not self.clf:
-            oracle.clf = self.clf
-            again = images[refuted], labels[refuted], seeds[refuted]
-            candidates[refuted] = self._search(attack, oracle, *again)
-            broken[refuted] = self._confirm(candidates[refuted], *again[:2])
-        adversarial = candidates[broken].cpu()
-        work = Work(
-            attacked=len(indices),
-            broken=len(adversarial),
-            unconfirmed=int((~broken[refuted]).sum()),
-            forwards=passes.forwards,
-            backwards=passes.backwards,
-            seconds=time.perf_counter() - started,
-        )
-        self._record(attack, indices[broken.cpu()], adversarial, work)
-
-    def _record(self, attack: Attack, broken: Tensor, adversarial: Tensor, work: Work) -> None:
-        """Records one batch, the first ``work.attacked`` remaining images: indices of the broken ones, and the cost."""
+    def _record(self, attack: Attack, indices: Tensor, found: Found) -> None:
+        """Records one of the remaining batches."""
         assert self.broken_by is not None
-        remaining = self.remaining[work.attacked :]
+        broken = indices[found.broken]
         state = (
             self.broken_by.index_fill(0, broken, list(self.work).index(attack.name)),
-            self.work | {attack.name: self.work[attack.name] + work},
+            self.work | {attack.name: self.work[attack.name] + found.work},
             [*self.broken_indices, broken],
-            [*self.adversarial_parts, adversarial],
-            remaining,
+            [*self.adversarial_parts, found.adversarial],
+            [batch for batch in self.batches if batch is not indices],
         )
         # One statement, for the same reason as in run.
-        self.broken_by, self.work, self.broken_indices, self.adversarial_parts, self.remaining = state
-        self.on_progress(PoolProgress(attack.name, len(remaining), decided=len(broken)))
+        self.broken_by, self.work, self.broken_indices, self.adversarial_parts, self.batches = state
+        self.on_progress(PoolProgress(attack.name, len(self.remaining), decided=len(broken)))
 
-    def _search(
-        self, attack: Attack, oracle: Oracle, images: Tensor, labels: Tensor, seeds: Tensor
-    ) -> Tensor:
-        with inner_loop(oracle.clf, "eval"):
-            return search_in_threads(attack.search, oracle, images, labels, self.threat, seeds)
 
-    def _confirm(self, candidates: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
-        """Whether each image is in the ball and [0, 1], and the original misclassifies it in float32. Bool ``[n]``."""
-        broken = self.threat.contains(candidates, clean)
-        if bool(broken.any()):
-            broken[broken.clone()] = ~is_correct(self.clf, candidates[broken], labels[broken])
-        return broken
+class _Report:
+    """Reports the progress of an attack within its batches, with the time left at the speed so far.
 
-    def _reporter(self, attack: Attack, passes: Passes, started: float) -> Callable[[], None]:
-        """A function that reports progress within a batch; it estimates the time left from the forward passes."""
-        work, last = self.work[attack.name], started
+    Args:
+        pool: the pool.
+        attack: the attack that begins, or continues.
 
-        def report() -> None:
-            nonlocal last
-            now, done = time.perf_counter(), work.forwards + passes.forwards
-            if passes.forwards and now - last > _REPORT_INTERVAL:
-                last = now
-                bound = (work.attacked + len(self.remaining)) * attack.passes
-                seconds_per_pass = (work.seconds + now - started) / done
-                seconds_left = max(0, bound - done) * seconds_per_pass if attack.passes else None
-                self.on_progress(PoolProgress(attack.name, len(self.remaining), seconds_left))
+    Attributes:
+        passes: forward passes since then, by position of the batch.
+    """
 
-        return report
+    def __init__(self, pool: Pool, attack: Attack) -> None:
+        self.pool, self.attack = pool, attack
+        self.before, self.started = pool.work[attack.name].forwards, time.perf_counter()
+        self.passes: dict[int, int] = {}
+
+    def __call__(self, position: int, forwards: int) -> None:
+        self.passes[position] = forwards
+        pool, attack, passes = self.pool, self.attack, sum(self.passes.values())
+        bound = (pool.work[attack.name].attacked + len(pool.remaining)) * attack.passes
+        seconds_per_pass = (time.perf_counter() - self.started) / passes
+        seconds_left = max(0, bound - self.before - passes) * seconds_per_pass if attack.passes else None
+        pool.on_progress(PoolProgress(attack.name, len(pool.remaining), seconds_left))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of an attack on one batch.
+
+    Attributes:
+        broken: bool ``[n]`` on the CPU.
+        adversarial: the adversarial images of the broken ones, float32 on the CPU.
+        work: what it has cost.
+    """
+
+    broken: Tensor
+    adversarial: Tensor
+    work: Work
+
+
+def search_batch(
+    worker: Worker,
+    attack: Attack,
+    threat: Threat,
+    batch_size: int,
+    images: Tensor,
+    labels: Tensor,
+    seeds: Tensor,
+) -> Found:
+    """Attacks one batch of correctly classified images.
+
+    The search runs on the fast copy. Images that are misclassified by the copy but not by the original are attacked
+    once more on the original.
+
+    Args:
+        worker: sends the number of forward passes so far, at most about four times a second.
+        attack, threat: what to attack with.
+        batch_size: images per forward pass.
+        images, labels, seeds: ``[n, C, H, W]`` as in :class:`Pool`, int64 ``[n]``, on any device.
+    """
+    started, clf = time.perf_counter(), worker.clf
+    images = as_float(images.to(clf.device)).float().contiguous()
+    labels, seeds = labels.to(clf.device), seeds.to(clf.device)
+    if "fast copy" not in worker.cache:
+        retain_freed_memory(images.device)
+        worker.cache["fast copy"] = fast_copy(clf, images[:2])
+    passes = Passes()
+    oracle = Oracle(worker.cache["fast copy"], batch_size, _reporter(worker, passes, started), passes)
+    candidates = _search(attack, oracle, images, labels, threat, seeds)
+    claimed = is_wrong(oracle.logits(candidates), labels)
+    broken = _confirm(clf, threat, candidates, images, labels)
+    refuted = (claimed & ~broken).nonzero().squeeze(1)
+    if len(refuted) and oracle.clf is not clf:
+        oracle.clf = clf
+        again = images[refuted], labels[refuted]
+        candidates[refuted] = _search(attack, oracle, *again, threat, seeds[refuted])
+        broken[refuted] = _confirm(clf, threat, candidates[refuted], *again)
+    adversarial = candidates[broken].cpu()
+    work = Work(
+        attacked=len(labels),
+        broken=len(adversarial),
+        unconfirmed=int((~broken[refuted]).sum()),
+        forwards=passes.forwards,
+        backwards=passes.backwards,
+        seconds=time.perf_counter() - started,
+    )
+    return Found(broken.cpu(), adversarial, work)
+
+
+def _search(
+    attack: Attack, oracle: Oracle, images: Tensor, labels: Tensor, threat: Threat, seeds: Tensor
+) -> Tensor:
+    with inner_loop(oracle.clf, "eval"):
+        return search_in_threads(attack.search, oracle, images, labels, threat, seeds)
+
+
+def _confirm(clf: Classifier, threat: Threat, candidates: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
+    """Whether each image is in the ball and [0, 1], and the original misclassifies it in float32. Bool ``[n]``."""
+    broken = threat.contains(candidates, clean)
+    if bool(broken.any()):
+        broken[broken.clone()] = ~is_correct(clf, candidates[broken], labels[broken])
+    return broken
+
+
+def _reporter(worker: Worker, passes: Passes, started: float) -> Callable[[], None]:
+    """A function that sends the number of forward passes now and then."""
+    last = started
+
+    def report() -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if passes.forwards and now - last > _REPORT_INTERVAL:
+            last = now
+            worker.say(passes.forwards)
+
+    return report

@@ -32,11 +32,12 @@ class WorkHeader(Header):
 
 
 class PoolHeader(Header):
-    """The header of a pool file: the evaluation that it belongs to, the running attack, and the work so far."""
+    """The header of a pool file: the evaluation, the running attack with the sizes of its batches, the work so far."""
 
     evaluation: str
     batch_size: Count
     running: str | None
+    batches: list[Count] | None = None
     work: dict[str, WorkHeader]
 
 
@@ -88,6 +89,8 @@ class PoolFile:
             "evaluation": self._evaluation,
             "batch_size": pool.batch_size,
             "running": pool.running,
+            # So that a resumed attack has the same batches, with any number of processes.
+            "batches": [len(batch) for batch in pool.batches],
             "work": {name: dataclasses.asdict(work) for name, work in pool.work.items()},
         }
         try:
@@ -117,7 +120,10 @@ class PoolFile:
             raise FORMAT.invalid(self.path, "its verdicts do not fit the images")
         pool.batch_size, pool.running = header.batch_size, header.running
         pool.work = {name: Work(**work.model_dump()) for name, work in header.work.items()}
-        pool.broken_by, pool.remaining = tensors["broken_by"], tensors["waiting"]
+        pool.broken_by, waiting = tensors["broken_by"], tensors["waiting"]
+        # Earlier versions saved no batches, which had the batch size.
+        sizes = pool.batch_size if header.batches is None else header.batches
+        pool.batches = list(waiting.split(sizes)) if len(waiting) else []
         if "places" in tensors:
             pool.broken_indices, pool.adversarial_parts = [tensors["places"]], [tensors["found"]]
         return True
@@ -134,6 +140,8 @@ def _fits(tensors: Mapping[str, Tensor], header: PoolHeader, pool: Pool) -> bool
         if found.dtype != torch.float32 or found.shape != (*places.shape, *pool.images.shape[1:]):
             return False
         indices.append(places)
+    if indices[0] is not None and header.batches is not None and sum(header.batches) != len(indices[0]):
+        return False
     if broken_by is None or broken_by.dtype != torch.int64 or broken_by.shape != (images,):
         return False
     if not bool(((broken_by >= MISCLASSIFIED) & (broken_by < len(header.work))).all()):

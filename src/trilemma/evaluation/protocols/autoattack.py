@@ -25,7 +25,7 @@ def _ensemble(attacks: Sequence[str]) -> MeasureFunction:
         with show_progress(len(request.labels), request.progress) as on_progress:
             pool = attack_pool(
                 request.clf, request.images, request.labels, request.required_threat, attacks,
-                request.batch_size, request.seed, on_progress, state=state, resume=resume,
+                request.batch_size, request.seed, on_progress, state=state, resume=resume, workers=request.workers,
             )  # fmt: skip
         return _verdicts(request, pool, {})
 
@@ -77,7 +77,7 @@ NOTE = (
 def _measure_screen(request: Request) -> Verdicts:
     pool = screen_pool(
         request.clf, request.images, request.labels, request.required_threat, request.batch_size, request.seed,
-        lambda progress: request.advance(progress.decided),
+        lambda progress: request.advance(progress.decided), request.workers,
     )  # fmt: skip
     request.advance(int(pool.robust.sum()))
     return _verdicts(request, pool, {"note": NOTE})
