@@ -125,7 +125,7 @@ def test_the_digest_is_of_names_types_shapes_and_bytes_in_any_order() -> None:
 
 def test_a_key_that_is_given_twice_is_no_json() -> None:
     assert parse_json('{"a": 1, "b": {"a": 2}}') == {"a": 1, "b": {"a": 2}}
-    with pytest.raises(ValueError, match="value is given twice"):
+    with pytest.raises(ValueError, match="'value' is given twice"):
         parse_json('[{"value": 1, "value": 2}]')
 
 

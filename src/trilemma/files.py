@@ -10,7 +10,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -38,6 +38,10 @@ _LONGEST_NPY_HEADER = 10_000
 TEMPORARY = ".*.tmp"
 # File systems allow 255 bytes; names of temporary files are longer than those of the files.
 _LONGEST_NAME = 200
+# Deepest nesting of JSON that is read; what this package writes has less than ten levels.
+_DEEPEST = 64
+# Digits of the largest integer of JSON that is read: those of 64 bits.
+_LONGEST_INTEGER = 20
 # Metadata keys of a file of tensors: the digest of its tensors, and that of all other metadata.
 _TENSORS_DIGEST, _METADATA_DIGEST = "tensors", "digest"
 _DIGEST_PREFIX = "crc32:"
@@ -207,12 +211,32 @@ def parse_json(text: str) -> Any:
     """The value of a JSON text in which no object has a key twice.
 
     Raises:
-        ValueError: not JSON, nested too deeply, or a key that is given twice, of which Python would take the last one.
+        ValueError: not JSON; a key that is given twice, of which Python would take the last one; an integer beyond 64
+            bits, or a nesting that later code could not handle.
     """
+    too_deep = ValueError("nested too deeply")
     try:
-        return json.loads(text, object_pairs_hook=_without_double_keys)
+        value = json.loads(text, object_pairs_hook=_without_double_keys, parse_int=_integer)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise too_deep from None
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for outer in level for inner in _values(outer) if isinstance(inner, dict | list)]
+    if level:
+        raise too_deep
+    return value
+
+
+def _values(container: Any) -> Iterable[Any]:
+    if isinstance(container, dict):
+        return container.values()
+    return container if isinstance(container, list) else ()
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
 
 
 def _without_double_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -220,7 +244,7 @@ def _without_double_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice} is given twice")
+        raise ValueError(f"{twice!r} is given twice")
     return content
 
 

@@ -89,7 +89,7 @@ def test_a_value_of_another_kind_is_not_converted(key: str, value: object, messa
     ("content", "message"),
     [
         ((RECIPE + "# café\n").encode("latin-1"), "line 6 is not UTF-8 (byte 0xe9); save the file as UTF-8"),
-        (RECIPE.encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        (RECIPE.encode("utf-16"), "is UTF-16 text; save the file as UTF-8"),
         (RECIPE.encode() + b"update:\n\tname: sam\n", "line 7: begins with a tab; indent with spaces"),
         (RECIPE.encode() + b"# \0", "is a control character"),
         (RECIPE.encode() + b"---\n" + RECIPE.encode(), "found another document"),

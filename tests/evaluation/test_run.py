@@ -123,7 +123,7 @@ def test_a_last_that_is_the_best_is_measured_once_and_shown_twice(two, monkeypat
 def test_a_run_without_a_best_is_evaluated_by_its_last_and_says_so(two):
     RunDirectory(two).best_classifier.unlink()
     # Of a run that has selected one, the lost file would be an error.
-    RunDirectory(two).drop_metrics()
+    RunDirectory(two).write_metrics(())
     rows = evaluate_run(two, ["clean"], images=20, checkpoint="both")
     assert list(rows) == ["clean"] and rows["clean"]["checkpoint"]["checkpoint"] == "last"
     assert (two / "evaluation" / "clean.json").is_file()

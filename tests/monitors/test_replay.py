@@ -207,7 +207,7 @@ def test_wrong_options_and_lines_are_named(tmp_path: Path) -> None:
         monitors.replay(rows(LEARNS), held_out_images=0)
     with pytest.raises(ConfigError, match="classes=1: give at least 2"):
         monitors.replay(rows(LEARNS), classes=1)
-    with pytest.raises(DataError, match=r"x\.jsonl, line 2: not JSON"):
+    with pytest.raises(DataError, match=r"x\.jsonl: line 2 is not JSON"):
         monitors.replay(write(tmp_path, "x.jsonl", '{"epoch": 1, "pgd": 0.3}\noops\n{}\n'))
 
 

@@ -31,11 +31,9 @@ def run(complete_run: Any, tmp_path: Path) -> Path:
     config = yaml.safe_load((path / "config.yaml").read_text())
     config["training"]["start"] = str(tmp_path)
     (path / "config.yaml").write_text(yaml.safe_dump(config))
-    environment = json.loads((path / "environment.json").read_text())
-    (path / "environment.json").write_text(
-        json.dumps({**environment, "command": f"trilemma train {tmp_path}"})
-    )
-    RunDirectory(path).add_event(
+    directory = RunDirectory(path)
+    directory.write_environment({**directory.environment(), "command": f"trilemma train {tmp_path}"})
+    directory.add_event(
         {"step": 0, "epoch": 0, "kind": "start", "name": "weights", "message": f"of {tmp_path}"}
     )
     return path

@@ -12,6 +12,7 @@ from trilemma.errors import ConfigError
 from trilemma.pages.html import write_report
 from trilemma.runs.read import read_contents
 from trilemma.runs.records import file_stem, headline_stem, write_row
+from trilemma.text_files import unsealed_text
 
 OWN = {"norm": "linf", "radius": "0.2"}
 
@@ -137,13 +138,22 @@ def test_a_flipped_digit_in_a_row_is_found_and_the_other_rows_are_shown(run_copy
     assert names(run_copy) == {"clean", "pgd-20"} and names(run_copy, "earlier") == {"pgd-20-1"}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\udcff", '{"protocol": "clean", "protocol": "pgd-20"}'])
-def test_a_file_that_is_no_record_is_left_out_and_named(run_copy, capsys, text):
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is empty"),
+        ("{", "is not JSON (Expecting"),
+        ("[]", "is not a JSON object"),
+        ("\udcff", "line 1 is not UTF-8 (byte 0xff)"),
+        ('{"protocol": "clean", "protocol": "pgd-20"}', "is not JSON ('protocol' is given twice)"),
+    ],
+)
+def test_a_file_that_is_no_record_is_left_out_and_named(run_copy, capsys, text, reason):
     write_row(run_copy, row())
     damaged = run_copy / "evaluation" / "pgd-20.json"
     damaged.write_bytes(text.encode("utf-8", "surrogateescape"))
     assert list(read_contents(run_copy).rows) == ["clean"]
-    assert f"left out: {damaged}: damaged: not a JSON record" in capsys.readouterr().err
+    assert f"left out: {damaged}: {reason}" in capsys.readouterr().err
 
 
 def test_a_row_of_an_earlier_version_has_no_digest_and_is_read(run_copy):
@@ -154,7 +164,7 @@ def test_a_row_of_an_earlier_version_has_no_digest_and_is_read(run_copy):
 
 def test_a_key_given_twice_in_the_configuration_of_a_run_is_an_error(run_copy):
     file = run_copy / "config.yaml"
-    file.write_text(file.read_text() + "threat: {norm: l2, radius: 0.5}\n")
+    file.write_text(unsealed_text(file.read_text()) + "threat: {norm: l2, radius: 0.5}\n")
     with pytest.raises(
         ConfigError, match=r"config\.yaml: line \d+: threat is given a second time \(first on line"
     ):

@@ -170,7 +170,7 @@ def test_a_run_that_never_selected_a_best_classifier_has_the_last_one(run_copy: 
     run = RunDirectory(run_copy)
     run.last_classifier.parent.mkdir()
     run.best_classifier.rename(run.last_classifier)
-    run.drop_metrics()
+    run.write_metrics(())
     assert run.classifiers() == {"last": run.last_classifier}
 
 

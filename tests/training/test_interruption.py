@@ -22,6 +22,7 @@ from tests.training.support import (
 from trilemma.config.config import Config
 from trilemma.config.recipe import dump_config
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.text_files import sealed
 from trilemma.training.train import train
 
 COMMAND = "from trilemma.cli.main import main\nmain()\n"
@@ -83,7 +84,8 @@ def test_a_signal_saves_and_the_command_leaves_with_130(
     assert "--resume" in said.splitlines()[-1] and "Traceback" not in said
     status = run.status()
     assert status["status"] == "interrupted" and 0 < status["step"] < 3 * STEPS_PER_EPOCH
-    assert [json.loads(line) for line in run.metrics_file.read_text().splitlines()] == run.metrics()
+    lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    assert lines == [sealed(line) for line in run.metrics()]
     assert run.metrics()[-1]["step"] == status["step"]
     assert run.events()[-1]["message"] == f"{name}: state saved"
     train(config, out=run.path, resume=True, progress=False)
@@ -91,10 +93,13 @@ def test_a_signal_saves_and_the_command_leaves_with_130(
     assert differences(state_of(whole), state_of(run.path)) == []
 
 
-def test_half_a_line_left_by_a_kill_does_not_swallow_the_next(tmp_path: Path) -> None:
+def test_half_a_line_left_by_a_kill_does_not_swallow_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = RunDirectory(tmp_path)
-    run.add_event({"step": 1})
+    run.add_event({"kind": "alarm", "step": 1})
     with run.events_file.open("a") as file:
         file.write('{"step": 2, "mes')
-    run.add_event({"step": 3})
-    assert run.events() == [{"step": 1}, {"step": 3}]
+    run.add_event({"kind": "alarm", "step": 3})
+    assert [event["step"] for event in run.events()] == [1, 3]
+    assert capsys.readouterr().err == ""

@@ -93,6 +93,39 @@ def test_without_a_sound_state_it_is_refused_and_restart_begins_again(
     assert [event["name"] for event in run.events() if event["kind"] == "restart"] == ["from-step-0"]
 
 
+def test_logs_that_cannot_be_continued_are_set_aside_and_the_run_is_resumed(
+    config: Config, run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(config, out=tmp_path / "whole", progress=False)
+    events = len(run.events())
+    flipped = run.metrics_file.read_text().replace('"epoch": 1.0', '"epoch": 1.5', 1)
+    run.metrics_file.write_text(flipped)
+    for file in (run.status_file, run.events_file):
+        file.rename(run.path / f"my-{file.name}")
+        file.mkdir()
+    run.environment_file.write_text("{")
+    resumed = train(config, out=run.path, resume=True, progress=False)
+    assert differences(state_of(whole.path), state_of(run.path)) == []
+    # The damaged line is lost from the log, and kept in the file beside it.
+    steps = [line["step"] for line in resumed.metrics if line["kind"] == "step"]
+    assert steps == [2 * STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH + 4, 3 * STEPS_PER_EPOCH]
+    evaluations = [
+        lines([line for line in metrics if line["kind"] == "epoch"])
+        for metrics in (resumed.metrics, whole.metrics)
+    ]
+    assert evaluations[0] == evaluations[1]
+    assert (run.path / "metrics.jsonl.damaged-1").read_text() == flipped
+    assert (run.path / "events.jsonl.damaged-1").is_dir() and (run.path / "status.json.damaged-1").is_dir()
+    assert run.status()["status"] == "finished" and 0 < len(run.events()) <= events + 1
+    # The classifiers know the recipe that environment.json has lost.
+    assert resumed.classifier.about["recipe"] == whole.classifier.about["recipe"]
+    printed = capsys.readouterr().err
+    for file, sound in ((run.status_file, 0), (run.events_file, 0), (run.metrics_file, 4)):
+        renamed = f"renamed to {file.name}.damaged-1, and continued with {sound} sound lines"
+        assert f"warning: {file}: damaged; {renamed}" in printed
+    assert f"warning: {run.environment_file}: is not JSON" in printed
+
+
 def test_restart_of_a_run_with_a_sound_state_resumes_it(config: Config, run: RunDirectory) -> None:
     train(config, out=run.path, resume="restart", progress=False)
     assert [event["name"] for event in run.events() if event["kind"] == "restart"] == ["resume"]

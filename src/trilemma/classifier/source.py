@@ -90,7 +90,7 @@ class ClassifierSource:
             return None
         run = RunDirectory(self.path)
         # Copied checkpoints without the rest of their run are files.
-        return None if run.classifiers() and not run.config_file.is_file() else RunDirectory.open(self.path)
+        return None if run.classifiers() and not run.exists() else RunDirectory.open(self.path)
 
     def __str__(self) -> str:
         """The source as a short text, for messages."""
@@ -172,7 +172,7 @@ class ClassifierSource:
             raise CheckpointError(f"{path}: has no last classifier, only best; leave --checkpoint out")
         if files:
             return files.get(self.checkpoint) or files["last"]
-        if run.config_file.is_file():
+        if run.exists():
             raise CheckpointError(
                 f"{path}: this run has no finished classifier yet; resume it with `trilemma train --resume`"
             )

@@ -244,9 +244,9 @@ def lint_summary(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def run_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Returns one dictionary per run: method, training minutes, accuracy by protocol, and sample metrics."""
-    from trilemma.runs.read import read_contents
+    from trilemma.runs.read import read_all
 
-    runs = [read_contents(path) for path in paths]
+    runs = read_all(paths)
     protocols = sorted({name for run in runs for name in run.rows})
     return [
         {

@@ -213,7 +213,7 @@ def train_or_resume(name: str, folder: Path, device: str) -> None:
     """Trains one run, from its last checkpoint if there is one."""
     from trilemma.training import train as training
 
-    resume = RunDirectory(folder).config_file.is_file()
+    resume = RunDirectory(folder).exists()
     overrides = {"training.epochs": EPOCHS}
     training.train(f"digits/{name}", overrides, out=folder, resume=resume, progress=False, device=device)
 

@@ -68,7 +68,7 @@ def train(
     load_config(recipe, settings)
     if resume:
         RunDirectory.open(out)
-    elif RunDirectory(out).config_file.exists():
+    elif RunDirectory(out).exists():
         raise RunError(f"{out}: already contains a run; add --resume to continue it, or choose another --out")
     how: Resume = "restart" if restart else resume
     run_training(recipe, settings, out, resume=how, device=device, quiet=quiet)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from trilemma import text_files
 from trilemma.errors import ConfigError
 from trilemma.limits import RECIPE, RECIPE_VALUES
 from trilemma.printing import shortened
@@ -213,16 +215,10 @@ def read_text(path: Path) -> str:
         ConfigError: another encoding, or a file that cannot be read.
     """
     try:
-        RECIPE.check(path.stat().st_size, str(path), ConfigError)
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the file") from None
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ConfigError(f"{path}: is UTF-16 text; save it as UTF-8")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            f"{path}: line {line} is not UTF-8 (byte 0x{content[error.start]:02x}); save the file as UTF-8"
-        ) from None
+        with suppress(OSError):
+            RECIPE.check(path.stat().st_size, str(path), ConfigError)
+        return text_files.read_text(path)
+    except UnicodeError as error:
+        raise ConfigError(f"{path}: {error}; save the file as UTF-8") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}; check the file") from None

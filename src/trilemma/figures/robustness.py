@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -58,8 +59,16 @@ def draw_robustness(
         if clean is not None:
             points = [(0.0, clean), *points]
         values = [row["value"] for _, row in points]
-        below = [row["value"] - row["lower"] for _, row in points]
-        above = [row["upper"] - row["value"] for _, row in points]
+        # A row may have no interval.
+        intervals = [(row["lower"], row["upper"]) for _, row in points]
+        below = [
+            math.nan if low is None else value - low
+            for value, (low, _) in zip(values, intervals, strict=True)
+        ]
+        above = [
+            math.nan if high is None else high - value
+            for value, (_, high) in zip(values, intervals, strict=True)
+        ]
         axes.errorbar(
             [radius for radius, _ in points], values, yerr=[below, above], label=label, elinewidth=1.2, markersize=6,
             color=theme.runs[index % len(theme.runs)], marker=RUN_MARKERS[index % len(RUN_MARKERS)],

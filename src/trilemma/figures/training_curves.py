@@ -82,7 +82,8 @@ def _mark(axes: Axes, events: Iterable[Mapping[str, Any]], theme: Theme) -> None
         axes.annotate(
             ", ".join(names), (epochs[0] if alarm else epochs[-1], 0.98 if alarm else 0.03),
             xycoords=("data", "axes fraction"), xytext=(-3 if alarm else 3, 0), textcoords="offset points",
-            rotation=90, ha="right" if alarm else "left", va="top" if alarm else "bottom", fontsize=8, color=colour,
+            parse_math=False, rotation=90, ha="right" if alarm else "left", va="top" if alarm else "bottom",
+            fontsize=8, color=colour,
             bbox={"facecolor": theme.background, "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
         )  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import re
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from trilemma.errors import ConfigError, DataError
+from trilemma.files import parse_json
 from trilemma.monitors.evaluations import Evaluation
 from trilemma.monitors.monitor import CHANCE
+from trilemma.text_files import present, read_json_lines, read_text
 
 Row = Mapping[str, Any]
 LogSource = str | os.PathLike[str] | Iterable[Row]
@@ -34,6 +35,7 @@ ACCURACIES = ("clean", "fgsm", "pgd", "chance")
 # Words of a column name that say nothing about its content.
 _WORDS = ("test", "val", "valid", "validation", "eval", "held", "out", "acc", "accuracy")
 _SUFFIXES = ".csv, .tsv, .json or .jsonl"
+_EMPTY = "is empty; give a log with a row per evaluation"
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def _rows(source: LogSource) -> tuple[str, list[Row]]:
     # A run folder of trilemma has lines of steps between those of evaluations.
     rows = [_of_training_weights(row) for row in rows if row.get("kind", "epoch") == "epoch"]
     if not rows:
-        raise DataError(f"{name}: is empty; give a log with a row per evaluation")
+        raise DataError(f"{name}: {_EMPTY}")
     return name, rows
 
 
@@ -165,48 +167,41 @@ def _of_training_weights(row: Row) -> Row:
 def _file_rows(path: Path) -> list[Row]:
     """Returns the rows of a file, or of ``metrics.jsonl`` in a run folder."""
     file = path / "metrics.jsonl" if path.is_dir() else path
-    if not file.is_file():
+    if not present(file):
         missing = (
             "holds no metrics.jsonl; give a run folder or a log file" if path.is_dir() else "no such file"
         )
         raise DataError(f"{path}: {missing}")
+    suffix = file.suffix.lower()
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{file}: not a text file in UTF-8; give {_SUFFIXES}") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+        if suffix in (".jsonl", ".ndjson"):
+            return _lines(file)
+        text = read_text(file)
+        rows: Any = parse_json(text) if suffix == ".json" and text.strip() else None
+    except UnicodeError as error:
+        raise DataError(f"{file}: not a text file in UTF-8 ({error}); give {_SUFFIXES}") from None
+    except ValueError as error:
+        raise DataError(f"{file}: {error if suffix != '.json' else f'not JSON ({error})'}") from None
     if not text.strip():
-        raise DataError(f"{file}: is empty; give a log with a row per evaluation")
-    if file.suffix.lower() in (".json", ".jsonl", ".ndjson"):
-        return _json_rows(file, text)
+        raise DataError(f"{file}: {_EMPTY}")
+    if suffix == ".json":
+        if not isinstance(rows, list):
+            raise DataError(f"{file}: not a list of rows; give a JSON list with one object per evaluation")
+        return rows
     lines = text.splitlines()
     header = lines[0]
     delimiter = max(",;\t", key=header.count)
     return [dict(row) for row in csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)]
 
 
-def _json_rows(file: Path, text: str) -> list[Row]:
-    """Returns the rows of a JSON list of objects, or of one JSON object per line."""
-    if file.suffix.lower() == ".json":
-        content = _decoded(str(file), text)
-    else:
-        lines = text.splitlines()
-        # The last line of a run that goes on, or was killed, may be incomplete.
-        whole = lines if text.endswith("\n") else lines[:-1] or lines
-        content = [
-            _decoded(f"{file}, line {number}", line) for number, line in enumerate(whole, 1) if line.strip()
-        ]
-    if not isinstance(content, list):
-        raise DataError(f"{file}: not a list of rows; give a JSON list with one object per evaluation")
-    return content
-
-
-def _decoded(at: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{at}: not JSON ({error})") from None
+def _lines(file: Path) -> list[Row]:
+    """Returns the objects of a file with one per line; a run that goes on may have an incomplete last line."""
+    lines = read_json_lines(file)
+    if lines.problems:
+        raise ValueError(lines.problems[0])
+    if not lines.records:
+        raise ValueError(_EMPTY)
+    return list(lines.records)
 
 
 def _columns(name: str, rows: Iterable[Row]) -> dict[str, str]:

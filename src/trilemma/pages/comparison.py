@@ -30,7 +30,7 @@ from trilemma.pages.table import (
 )
 from trilemma.pages.words import footer, method_words, shown_path, threat_words
 from trilemma.printing import print_message
-from trilemma.runs.read import Contents, read_contents, start_order
+from trilemma.runs.read import Contents, read_all, start_order
 
 
 def write_comparison(
@@ -57,7 +57,7 @@ def write_comparison(
     Raises:
         RunError: a folder is neither a run nor a folder of result rows, or the page cannot be written.
     """
-    evaluated = [read_contents(run) for run in runs]
+    evaluated = read_all(runs)
     contents = [with_held_out(run) for run in evaluated] if held_out else evaluated
     groups = group_runs(contents, each)
     names, firsts = group_names(groups), [group[0] for group in groups]

@@ -12,9 +12,9 @@ from typing import Any
 
 from trilemma.pages.table import DISTANCE, HELD_OUT, NAMED, STALE_NOTE, Column, Entry, Table
 from trilemma.pages.words import DASH, threat_words
-from trilemma.runs.read import Contents, Record, read_contents
+from trilemma.runs.read import Contents, Record, read_all
 from trilemma.runs.records import checkpoint_name, is_stale, read_config, same_checkpoint, stored_threat
-from trilemma.runs.run_directory import RunDirectory, selected_line
+from trilemma.runs.run_directory import selected_line
 
 # Runs that differ by their training seed only, or one run; never empty.
 Group = tuple[Contents, ...]
@@ -46,7 +46,7 @@ def _without_seed(run: Contents) -> tuple[str | None, int | None]:
     """Returns what runs of one group have in common, and the training seed; ``None`` if the folder is not a run."""
     if not run.is_run:
         return None, None
-    config = read_config(RunDirectory(run.path).config_file)
+    config = read_config(run.path)
     seed = config.get("training", {}).pop("seed", 0)
     return json.dumps([config, run.status.get("status")], sort_keys=True, default=str), seed
 
@@ -113,7 +113,7 @@ def comparison_table(runs: Sequence[str | Path], each: bool = False, held_out: b
     Raises:
         RunError: a folder is neither a run nor a folder of result rows.
     """
-    contents = [read_contents(run) for run in runs]
+    contents = read_all(runs)
     groups = group_runs([with_held_out(run) for run in contents] if held_out else contents, each)
     return build_table(group_names(groups), groups)
 
@@ -181,11 +181,12 @@ def _value_of(column: Column, members: Sequence[Sequence[Record]]) -> Record:
     if len(rows) == 1:
         return {**rows[0], **of}
     values = [row["value"] for row in rows]
+    seconds = [row["seconds"] for row in rows if row.get("seconds") is not None]
     return {
         "value": mean(values), "lower": None, "upper": None,
         "std": stdev(values), "min": min(values), "max": max(values), "runs": len(values), **of,
         "chance": column.chance, "seed": None,
-        "seconds": mean(row["seconds"] for row in rows) if all("seconds" in row for row in rows) else None,
+        "seconds": mean(seconds) if len(seconds) == len(rows) else None,
         "checkpoint": next(filter(is_stale, rows), rows[0]).get("checkpoint", {}),
     }  # fmt: skip
 

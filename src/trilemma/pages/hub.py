@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from importlib import import_module
 from pathlib import Path
@@ -25,14 +24,13 @@ from trilemma.errors import (
     describe,
 )
 from trilemma.evaluation.source import Source, find_run, open_source
-from trilemma.files import replacing, write_bytes, write_text
+from trilemma.files import replacing, write_text
 from trilemma.pages.card import model_card
-from trilemma.runs.read import read_contents
+from trilemma.runs.read import read_contents, read_rows
+from trilemma.runs.records import read_config, write_json
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.storing import ONLY_WRITING, not_stored, storing, writable_folder
 
-# Files and folders of a run that are pushed as they are, if they exist.
-_RUN_FILES = ("status.json", "metrics.jsonl", "evaluation")
 # Kinds of events whose messages hold no path.
 _EVENTS = ("alarm", "remedy", "restart", "stop")
 
@@ -174,22 +172,21 @@ def _write(folder: Path, clf: Classifier, run: RunDirectory | None, card: str) -
     if run is None:
         return
     pushed = RunDirectory(folder)
-    for name in _RUN_FILES:
-        for file in [run.path / name, *sorted((run.path / name).rglob("*"))]:
-            relative = file.relative_to(run.path)
-            hidden = any(part.startswith(".") for part in relative.parts)
-            if file.is_file() and not hidden and file.suffix != ".safetensors":
-                write_bytes(folder / relative, file.read_bytes())
+    if status := run.status():
+        pushed.write_status(**status)
+    if metrics := run.metrics():
+        pushed.write_metrics(metrics)
+    for file, row in read_rows(run.path / "evaluation"):
+        write_json(folder / file.relative_to(run.path), row)
     for event in run.events():
         if event["kind"] in _EVENTS:
             pushed.add_event(event)
     # The hub stores the same content once.
     with replacing(pushed.best_classifier) as temporary:
         shutil.copyfile(folder / CLASSIFIER_FILE, temporary)
-    config = yaml.safe_load(run.config_file.read_text(encoding="utf-8"))
+    config = read_config(run.path)
     config["data"]["root"] = None
     if Path(str(config["training"].get("start"))).exists():
         config["training"]["start"] = None
-    write_text(pushed.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    environment = {key: value for key, value in run.environment().items() if key != "command"}
-    write_text(folder / "environment.json", json.dumps(environment, indent=2))
+    pushed.write_config(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    pushed.write_environment({key: value for key, value in run.environment().items() if key != "command"})

@@ -7,9 +7,11 @@ from typing import Any
 
 from trilemma import __version__
 from trilemma.config.registry import METHODS
+from trilemma.errors import UserError
 from trilemma.figures.labels import shortened
 from trilemma.runs.read import Contents
 from trilemma.runs.records import is_stale
+from trilemma.runs.run_directory import warn_once
 
 # Mark of an accuracy that one answer for every image reaches too.
 NOT_ABOVE = "not above chance"
@@ -38,8 +40,10 @@ def not_above_chance(row: Mapping[str, Any]) -> bool:
     return row.get("chance") is not None and bool(row["value"] <= row["chance"])
 
 
-def interval(row: Mapping[str, float]) -> str:
-    """Returns ``77.9 to 84.2`` (per cent) from ``lower`` and ``upper``."""
+def interval(row: Mapping[str, Any]) -> str:
+    """Returns ``77.9 to 84.2`` (per cent) from ``lower`` and ``upper``, a dash if they are ``None``."""
+    if row["lower"] is None:
+        return DASH
     return f"{100 * row['lower']:.1f} to {100 * row['upper']:.1f}"
 
 
@@ -84,7 +88,11 @@ def method_words(run: Contents) -> str:
     """
     if not run.is_run:
         return f"result rows without a run; classifier: {classifier_words(run.about)}"
-    options = run.config.method
+    try:
+        options = run.config.method
+    except UserError as error:
+        warn_once(str(error))
+        return "its config.yaml is not valid"
     defaults = type(options).model_fields
     changed = [
         f"{key} {value}" for key, value in options.model_dump().items()

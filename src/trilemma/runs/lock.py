@@ -86,7 +86,7 @@ def writing_inside(folder: str | Path | None) -> Iterator[None]:
     """As :func:`writing`, for the run folder that an output folder is or lies in; no lock elsewhere or for ``None``."""
     path = None if folder is None else Path(folder).absolute()
     candidates = [] if path is None else [path, *path.parents[:_DEPTH]]
-    run = next((place for place in candidates if RunDirectory(place).config_file.is_file()), None)
+    run = next((place for place in candidates if RunDirectory(place).exists()), None)
     if run is None:
         yield
         return

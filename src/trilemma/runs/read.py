@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from trilemma.config.registry import STARTS
 from trilemma.config.starts import start_names
-from trilemma.errors import CheckpointError, RunError
+from trilemma.errors import CheckpointError, RunError, UserError
 from trilemma.files import CLASSIFIER, dark_path
-from trilemma.printing import print_message
 from trilemma.runs.records import (
     LAST,
     STALE,
@@ -25,12 +26,24 @@ from trilemma.runs.records import (
     same_setting,
     stored_threat,
 )
-from trilemma.runs.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory, warn_once
+from trilemma.runs.schemas import Diagnosis, ResultRow, SampleRecord
+from trilemma.text_files import present, read_bytes
 
 if TYPE_CHECKING:
     from trilemma.config.config import Config
 
 Record = dict[str, Any]
+
+# Values of a row that earlier versions did not write.
+_DEFAULTS: Record = {
+    "better": "higher",
+    "also": {},
+    "seconds": None,
+    "device": "",
+    "checkpoint": {},
+    "facts": {},
+}
 
 
 @dataclass(frozen=True)
@@ -106,8 +119,14 @@ class Contents:
     def read_figure(self, relative: str) -> tuple[bytes, bytes] | None:
         """Returns the light and the dark version of a figure in the folder, or ``None`` if either is missing."""
         light = self.path / relative
-        dark = dark_path(light)
-        return (light.read_bytes(), dark.read_bytes()) if light.is_file() and dark.is_file() else None
+        files = (light, dark_path(light))
+        if not all(map(present, files)):
+            return None
+        try:
+            return read_bytes(files[0]), read_bytes(files[1])
+        except ValueError as error:
+            warn_once(f"left out: {light}, light or dark version: {error}")
+            return None
 
 
 def check_results(path: str | PathLike[str]) -> Path:
@@ -118,8 +137,10 @@ def check_results(path: str | PathLike[str]) -> Path:
     """
     run = RunDirectory(path)
     rows = run.path / "evaluation"
-    if run.path.is_dir() and not run.config_file.is_file():
-        if any("protocol" in (_read(file, quiet=True) or {}) for file in rows.glob("*.json")):
+    if run.exists():
+        return run.path
+    if run.path.is_dir():
+        if any(_read(file, ResultRow) is not None for file in rows.glob("*.json")):
             return run.path
         raise RunError(
             f"{path}: not a run folder (no config.yaml), nor a folder of result rows (no evaluation/*.json); give one "
@@ -128,11 +149,33 @@ def check_results(path: str | PathLike[str]) -> Path:
     return RunDirectory.open(path).path
 
 
+def read_all(paths: Iterable[str | PathLike[str]]) -> list[Contents]:
+    """Reads the contents of several folders; a run that cannot be read is left out, and a line says so.
+
+    Raises:
+        RunError: a folder is neither a run nor one of result rows.
+        UserError: none of the folders can be read; the error is that of the last one.
+    """
+    contents: list[Contents] = []
+    errors: list[UserError] = []
+    for path in [check_results(path) for path in paths]:
+        try:
+            contents.append(read_contents(path))
+        except UserError as error:
+            errors.append(error)
+    if errors and not contents:
+        raise errors.pop()
+    for left_out in errors:
+        warn_once(f"left out: {left_out}")
+    return contents
+
+
 def read_contents(path: str | PathLike[str]) -> Contents:
     """Reads the contents of a run folder, or of a folder of result rows.
 
     Raises:
         RunError: ``path`` is neither.
+        ConfigError: the run's ``config.yaml`` is damaged.
     """
     run = RunDirectory(check_results(path))
     folder, threat = run.path / "evaluation", stored_threat(run.path)
@@ -140,13 +183,13 @@ def read_contents(path: str | PathLike[str]) -> Contents:
     last, others_of_last = _headlines(folder / LAST, threat)
     differing = [name for name, row in last.items() if name in best and not _comparable(row, best[name])]
     others += [*others_of_last, *(last.pop(name) for name in differing)]
-    is_run = run.config_file.is_file()
-    text = run.config_file.read_text(encoding="utf-8") if is_run else ""
+    text = run.config_text() if run.exists() else ""
     headers = _headers(run)
     header = next(iter(headers.values()), None) or {}
     about: Record = header.get("about") or next((row["checkpoint"] for row in (*best.values(), *others)), {})
-    diagnosis = _read_if_present(run.path / "figures" / "energies.json")
-    samples = sorted((record for _, record in _records(run.path / "samples")), key=start_order)
+    energies = run.path / "figures" / "energies.json"
+    diagnosis = _read(energies, Diagnosis) if present(energies) else None
+    samples = sorted((record for _, record in _samples(run.path / "samples")), key=start_order)
     # Rows without a run are compared with each other.
     references = headers or {"": {"about": about, "weights": about.get("weights")}}
     for row in (*best.values(), *last.values(), *others, *samples, *([diagnosis] if diagnosis else [])):
@@ -154,7 +197,7 @@ def read_contents(path: str | PathLike[str]) -> Contents:
             row["checkpoint"] = {**row["checkpoint"], STALE: True}
     return Contents(
         path=run.path,
-        method=str(read_config(run.config_file)["method"]["name"] if is_run else about.get("method", "")),
+        method=str(read_config(run.path)["method"]["name"] if text else about.get("method", "")),
         config_text=text,
         metrics=run.metrics(),
         events=run.events(),
@@ -169,6 +212,13 @@ def read_contents(path: str | PathLike[str]) -> Contents:
         diagnosis=diagnosis,
         samples=samples,
     )
+
+
+def read_rows(folder: Path) -> list[tuple[Path, Record]]:
+    """Returns all result rows in a folder and its subfolders by file; damaged ones are left out, and a line says so."""
+    return [
+        (file, row) for file in sorted(folder.rglob("*.json")) if (row := _read(file, ResultRow)) is not None
+    ]
 
 
 def start_order(record: Record) -> int:
@@ -187,7 +237,7 @@ def _headlines(folder: Path, threat: Record | None) -> tuple[dict[str, Record], 
     Of several rows with the run's own data and threat, that in ``PROTOCOL.json`` is the headline, which is the one of
     most images (:func:`trilemma.runs.records.write_row`).
     """
-    found = [(file, row) for file, row in _records(folder) if "protocol" in row]
+    found = [(file, {**_DEFAULTS, **row}) for file, row in _records(folder, ResultRow)]
     found.sort(
         key=lambda item: (item[0].stem != headline_stem(item[1]["protocol"]), -item[1]["count"], item[0].name)
     )
@@ -213,23 +263,28 @@ def _is_accuracy(row: Record) -> bool:
     return bool(row.get("quantity", "accuracy") == "accuracy")
 
 
-def _records(folder: Path) -> list[tuple[Path, Record]]:
+def _records(folder: Path, schema: type[BaseModel]) -> list[tuple[Path, Record]]:
     """Returns the records of a folder by file; a damaged one is left out, and a line on standard error says so."""
-    return [(file, record) for file in sorted(folder.glob("*.json")) if (record := _read(file)) is not None]
+    files = sorted(folder.glob("*.json"))
+    return [(file, record) for file in files if (record := _read(file, schema)) is not None]
 
 
-def _read(file: Path, quiet: bool = False) -> Record | None:
-    """Returns a record; ``None`` for a damaged one, after a line on standard error unless ``quiet``."""
+def _samples(folder: Path) -> list[tuple[Path, Record]]:
+    """Returns the records of samples whose name is that of their file, by which their figures are found."""
+    found = _records(folder, SampleRecord)
+    for file, record in found:
+        if record["name"] != file.stem:
+            warn_once(f"left out: {file}: describes {record['name']!r}; copy it again")
+    return [(file, record) for file, record in found if record["name"] == file.stem]
+
+
+def _read(file: Path, schema: type[BaseModel]) -> Record | None:
+    """Returns a record; ``None`` for a damaged one, after a line on standard error."""
     try:
-        return read_record(file)
+        return read_record(file, schema)
     except RunError as error:
-        if not quiet:
-            print_message(f"warning: left out: {error}")
+        warn_once(f"left out: {error}")
         return None
-
-
-def _read_if_present(path: Path) -> Record | None:
-    return _read(path) if path.exists() else None
 
 
 def _headers(run: RunDirectory) -> dict[str, Record | None]:
@@ -242,7 +297,7 @@ def _headers(run: RunDirectory) -> dict[str, Record | None]:
         try:
             headers[name] = CLASSIFIER.read_header(file).content()
         except CheckpointError as error:
-            print_message(f"warning: {error}; its results are marked as stale")
+            warn_once(f"{error}; its results are marked as stale")
             headers[name] = None
     return headers
 

@@ -14,11 +14,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trilemma.config.yaml_text import parse_yaml, read_text
+from pydantic import BaseModel
+
+from trilemma.config.yaml_text import parse_yaml
 from trilemma.errors import ConfigError, NotStoredError, RunError
-from trilemma.files import parse_json, replacing, text_digest, write_text
+from trilemma.files import replacing, write_text
 from trilemma.printing import print_message
+from trilemma.runs.run_directory import RunDirectory
+from trilemma.runs.schemas import ResultRow, Threat, check
 from trilemma.storing import go_on_without, storing
+from trilemma.text_files import present, read_json, sealed
 from trilemma.units import parse_fraction
 
 Row = Mapping[str, Any]
@@ -26,9 +31,6 @@ Row = Mapping[str, Any]
 # Keys that identify a measurement: a new row replaces an older one without a trace only if all of these values are
 # equal.
 IDENTITY = ("protocol", "version", "count", "data", "threat", "seed", "checkpoint", "purification")
-
-# Key of a record with the digest of the others.
-DIGEST = "digest"
 
 # Key of a row's ``checkpoint``, set when it is read: measured on other weights than the run holds.
 STALE = "stale"
@@ -46,41 +48,33 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         NotStoredError: the file cannot be written.
     """
-    write_text(path, _sealed(content))
+    with storing(path):
+        _make_way(path)
+    write_text(path, _text(content))
 
 
-def _sealed(content: Mapping[str, Any]) -> str:
+def _text(content: Mapping[str, Any]) -> str:
     """Returns the JSON text of a record, with a digest of everything else in it."""
-    # Through JSON, so that the digest is of what a reader gets: lists instead of tuples, texts as keys.
-    plain = json.loads(json.dumps(content))
-    return json.dumps({**plain, DIGEST: _digest(plain)}, indent=2) + "\n"
+    return json.dumps(sealed(content), indent=2) + "\n"
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    return text_digest(json.dumps({key: content[key] for key in content if key != DIGEST}, sort_keys=True))
-
-
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path, schema: type[BaseModel] | None = None) -> dict[str, Any]:
     """Returns a record that was written as JSON, without its digest.
 
+    Args:
+        path: its file.
+        schema: what the record has to hold.
+
     Raises:
-        RunError: the file cannot be read, is not JSON, or does not match its digest. Records without a digest, which
-            earlier versions write, are not checked.
+        RunError: the file cannot be read, is not JSON, or does not match its digest or the schema. Records without a
+            digest, which earlier versions write, are not checked for it.
     """
-    remedy = "delete it and measure again"
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: damaged: not a JSON record ({error}); {remedy}") from None
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: damaged: not a JSON record; {remedy}")
-    stored = content.pop(DIGEST, None)
-    if stored is not None and stored != _digest(content):
-        raise RunError(
-            f"{path}: damaged or edited: its content does not match the digest stored in it; {remedy}"
-        )
+        content = read_json(path)
+        if schema is not None:
+            check(schema, content)
+    except ValueError as error:
+        raise RunError(f"{path}: {error}; delete it and measure again") from None
     return content
 
 
@@ -119,7 +113,7 @@ def _write_row(path: Path, row: dict[str, Any]) -> str | None:
     moved = None
     # The older row is moved only when the new one is on the disk.
     with replacing(path) as temporary:
-        temporary.write_text(_sealed(row), encoding="utf-8")
+        temporary.write_text(_text(row), encoding="utf-8")
         if existing is not None and not _same_measurement(existing, row):
             moved = _move_to_earlier(path)
     if existing is None or moved is None:
@@ -209,22 +203,36 @@ def same_threat(first: Row | None, second: Row | None) -> bool:
 
 
 def stored_threat(run: Path) -> dict[str, Any] | None:
-    """Returns ``threat`` of the run's ``config.yaml``; ``None`` if the run has none, or there is no such file."""
-    file = run / "config.yaml"
-    threat = read_config(file).get("threat") if file.is_file() else None
-    return dict(threat) if threat else None
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """Returns the sections of a ``config.yaml`` without validating them.
+    """Returns ``threat`` of the run's ``config.yaml``; ``None`` if the run has none, or there is no such file.
 
     Raises:
-        ConfigError: not UTF-8, not a YAML mapping, or a key given twice.
+        ConfigError: as of :func:`read_config`, or what it holds is not a threat model.
     """
-    tree = parse_yaml(read_text(file), str(file))
-    if not isinstance(tree, dict):
+    folder = RunDirectory(run)
+    threat = read_config(run).get("threat") if folder.exists() else None
+    if threat is None:
+        return None
+    try:
+        check(Threat, threat)
+    except ValueError as error:
+        raise ConfigError(f"{folder.config_file}: threat: {error}; copy the file again") from None
+    return dict(threat)
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Returns the sections of a run's ``config.yaml`` without validating more of them than that method has a name.
+
+    Raises:
+        ConfigError: as of :meth:`trilemma.runs.run_directory.RunDirectory.config_text`; or not YAML, a key given twice,
+            or not the configuration of a run.
+    """
+    folder = RunDirectory(run)
+    file = folder.config_file
+    tree = parse_yaml(folder.config_text(), str(file))
+    method = tree.get("method") if isinstance(tree, dict) else None
+    if not isinstance(method, dict) or not isinstance(method.get("name"), str):
         raise ConfigError(f"{file}: not the configuration of a run; copy it again")
-    return tree
+    return dict(tree)
 
 
 def headline_stem(protocol: str) -> str:
@@ -251,13 +259,19 @@ def _file_name(text: str) -> str:
 
 def _read_row(path: Path) -> dict[str, Any] | None:
     """Returns the row of a file; ``None`` if there is none, or a damaged one, which is moved to ``earlier``."""
-    if not path.exists():
+    if not present(path):
         return None
     try:
-        return read_record(path)
+        return read_record(path, ResultRow)
     except RunError as error:
         _note(f"{error}; moved to {_move_to_earlier(path)}")
         return None
+
+
+def _make_way(path: Path) -> None:
+    """Moves a folder, which no file replaces, from the path of a record to the folder ``earlier``."""
+    if path.is_dir():
+        _note(f"{path}: is a folder, not a file; moved to {_move_to_earlier(path)}")
 
 
 def keeps(path: Path, record: Mapping[str, Any], size: str) -> bool:
@@ -269,10 +283,11 @@ def keeps(path: Path, record: Mapping[str, Any], size: str) -> bool:
         size: key of the number of images.
     """
     try:
-        existing = read_record(path) if path.exists() else None
+        existing = read_record(path) if present(path) else {}
     except RunError:
         return False
-    return existing is not None and same_checkpoint(existing, record) and existing[size] > record[size]
+    stored = existing.get(size)
+    return isinstance(stored, int) and same_checkpoint(existing, record) and stored > record[size]
 
 
 def note_kept(path: Path, kept: str, other: Path) -> None:

@@ -6,59 +6,59 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from trilemma.config.config import Config
 from trilemma.config.recipe import dump_config, flatten_config, load_config
+from trilemma.config.yaml_text import read_text
 from trilemma.errors import ConfigError, NotStoredError, RunError
 from trilemma.files import parse_json, write_text
 from trilemma.printing import print_message
+from trilemma.runs.schemas import Environment, Event, Status, check, check_metrics
 from trilemma.storing import discard, storing, writable_folder
+from trilemma.text_files import (
+    Lines,
+    present,
+    read_json,
+    read_json_lines,
+    sealed,
+    sealed_text,
+    unsealed_text,
+)
 
 # Keys of ``environment.json`` whose values a sum of floating-point numbers depends on.
 _ROUNDING = ("torch", "platform", "device", "cpu", "threads")
 # The empty file of the lock (:mod:`trilemma.runs.lock`), which is no content of a folder.
 LOCK_FILE = ".lock"
+# Bytes at the end of a log in which its last line is looked for.
+_LONGEST_LINE = 1 << 20
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the records of a JSON lines file; an incomplete line, left by a killed process, is skipped."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, schema: type[BaseModel]) -> dict[str, Any]:
     """Returns the content of a JSON file without which a run is whole; of a damaged one nothing, after a warning."""
-    if not path.exists():
+    if not present(path):
         return {}
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-        problem = "not a JSON object"
-    except OSError as error:
-        problem = error.strerror or str(error)
-    except (ValueError, RecursionError) as error:
-        problem = str(error)
-    _warn_once(f"warning: {path}: cannot be read ({problem}); continuing without it")
-    return {}
+        content = read_json(path)
+        check(schema, content)
+    except ValueError as error:
+        warn_once(f"{path}: {error}; continuing without it")
+        return {}
+    return content
 
 
 @cache
-def _warn_once(text: str) -> None:
-    print_message(text)
+def warn_once(text: str) -> None:
+    """Prints a warning to standard error; the same one once per process, since several readers find the same damage."""
+    print_message(f"warning: {text}")
 
 
 class RunDirectory:
@@ -74,6 +74,7 @@ class RunDirectory:
         self.metrics_file = self.path / "metrics.jsonl"
         self.events_file = self.path / "events.jsonl"
         self.status_file = self.path / "status.json"
+        self.environment_file = self.path / "environment.json"
         self.state_file = self.path / "checkpoints" / "last" / "state.safetensors"
         self.last_classifier = self.path / "checkpoints" / "last" / "classifier.safetensors"
         self.best_classifier = self.path / "checkpoints" / "best" / "classifier.safetensors"
@@ -89,10 +90,16 @@ class RunDirectory:
         if not run.path.is_dir():
             raise RunError(f"{path}: no such run folder; `trilemma train RECIPE --out {path}` creates one")
         if not run.config_file.is_file():
+            if run.exists():
+                raise RunError(f"{run.config_file}: is not a file that can be read; copy it again")
             raise RunError(
                 f"{path}: not a run folder (no config.yaml); give the folder that `trilemma train` wrote"
             )
         return run
+
+    def exists(self) -> bool:
+        """Returns whether the folder is a run: there is a ``config.yaml``, even if it cannot be read."""
+        return present(self.config_file)
 
     @classmethod
     def create(cls, path: str | Path, config: Config, recipe: str = "") -> RunDirectory:
@@ -110,14 +117,13 @@ class RunDirectory:
         cls.check_unused(path)
         run = cls(path)
         writable_folder(run.path)
-        environment = run.path / "environment.json"
         try:
-            write_text(environment, json.dumps({"recipe": recipe, **_environment()}, indent=2))
+            run.write_environment({"recipe": recipe, **_environment()})
             # Written last: a folder with this file can be resumed.
-            write_text(run.config_file, dump_config(config))
+            run.write_config(dump_config(config))
         except NotStoredError as error:
             # Else the folder would count as used.
-            discard(environment)
+            discard(run.environment_file)
             raise NotStoredError(str(path), error.reason, "choose another --out") from None
         return run
 
@@ -129,7 +135,7 @@ class RunDirectory:
             RunError: ``path`` holds a run or other files, or is a file.
         """
         run = cls(path)
-        if run.config_file.exists():
+        if run.exists():
             raise RunError(
                 f"{path}: holds a run already; add --resume (in Python resume='auto') to continue it, or choose "
                 "another --out"
@@ -146,7 +152,7 @@ class RunDirectory:
         is an error and the last classifier never takes its place.
         """
         candidates = {"best": self.best_classifier, "last": self.last_classifier}
-        expected = {name for name, path in candidates.items() if path.exists()}
+        expected = {name for name, path in candidates.items() if present(path)}
         if "best" not in expected and any(line.get("selected") for line in self.metrics()):
             expected.add("best")
         return {name: path for name, path in candidates.items() if name in expected}
@@ -182,8 +188,27 @@ class RunDirectory:
             or bool(self.status().get("step"))
         )
 
+    def config_text(self) -> str:
+        """Returns the text of ``config.yaml``, without its digest.
+
+        Raises:
+            ConfigError: the file cannot be read, is not UTF-8, or does not match its digest.
+        """
+        text = read_text(self.config_file)
+        try:
+            return unsealed_text(text)
+        except ValueError as error:
+            raise ConfigError(
+                f"{self.config_file}: {error}; copy it again or, if you changed it on purpose, delete that line"
+            ) from None
+
     def config(self) -> Config:
-        """Returns the validated configuration."""
+        """Returns the validated configuration.
+
+        Raises:
+            ConfigError: as of :meth:`config_text`, or an invalid configuration.
+        """
+        self.config_text()
         return load_config(str(self.config_file))
 
     def check_config(self, config: Config) -> None:
@@ -210,19 +235,47 @@ class RunDirectory:
         )
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Returns the lines of ``metrics.jsonl``."""
-        return _read_lines(self.metrics_file)
+        """Returns the lines of ``metrics.jsonl``; damaged and missing ones are reported on standard error."""
+        lines = self._lines(self.metrics_file)
+        status = self.status()
+        step, last = status.get("step") or 0, max((line["step"] for line in lines), default=0)
+        # Written when a process ends, after all lines.
+        if status.get("status") not in (None, "running") and last < step:
+            warn_once(f"{self.metrics_file}: ends at step {last} of {step}; its other lines are lost")
+        return lines
 
     def events(self) -> list[dict[str, Any]]:
-        """Returns the lines of ``events.jsonl``."""
-        return _read_lines(self.events_file)
+        """Returns the lines of ``events.jsonl``; damaged ones are reported on standard error."""
+        return self._lines(self.events_file)
+
+    def _read_lines(self, path: Path) -> Lines:
+        """Returns the lines of a log; raises :class:`ValueError` if it cannot be read at all."""
+        events = path == self.events_file
+        return read_json_lines(path, partial(check, Event) if events else check_metrics)
+
+    def _lines(self, path: Path) -> list[dict[str, Any]]:
+        if not present(path):
+            return []
+        try:
+            lines = self._read_lines(path)
+        except ValueError as error:
+            warn_once(f"{path}: {error}; continuing without it")
+            return []
+        problems = [*lines.problems, *(["its last line is incomplete"] if lines.incomplete else [])]
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            warn_once(f"{path}: {problems[0]}{more}; left out")
+        elif not lines.records and path == self.events_file:
+            # Created with its first line.
+            warn_once(f"{path}: is empty; its lines are lost")
+        return lines.records
 
     def status(self) -> dict[str, Any]:
         """Returns the contents of ``status.json``; empty before training has begun, or if it is damaged.
 
         The value of ``status`` is running, interrupted, stopped, failed or finished.
         """
-        return _read_json(self.status_file)
+        return _read_json(self.status_file, Status)
 
     def summary(self) -> dict[str, Any]:
         """Returns the status of the run, and the held-out accuracies of its selected checkpoint."""
@@ -242,7 +295,15 @@ class RunDirectory:
 
     def environment(self) -> dict[str, Any]:
         """Returns the contents of ``environment.json``; empty if the file does not exist or is damaged."""
-        return _read_json(self.path / "environment.json")
+        return _read_json(self.environment_file, Environment)
+
+    def write_config(self, text: str) -> None:
+        """Writes ``config.yaml`` with its digest."""
+        write_text(self.config_file, sealed_text(text))
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """Writes ``environment.json``."""
+        _write_json(self.environment_file, environment)
 
     def environment_changes(self) -> list[str]:
         """Returns what differs between this process and the one that created the run, and can change a rounding.
@@ -258,7 +319,7 @@ class RunDirectory:
 
     def write_status(self, **status: Any) -> None:
         """Replaces ``status.json``."""
-        write_text(self.status_file, json.dumps(status, indent=2))
+        _write_json(self.status_file, status)
 
     def add_metrics(self, record: dict[str, Any]) -> None:
         """Appends a line to ``metrics.jsonl``."""
@@ -281,11 +342,42 @@ class RunDirectory:
         selected = [line for line in lines if line.get("selected")]
         if keep_best and selected and selected[-1] not in remaining:
             remaining.append({**selected[-1], "kind": "best"})
-        write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in remaining))
+        self.write_metrics(remaining)
 
-    def drop_metrics(self) -> None:
-        """Removes all metric lines."""
-        write_text(self.metrics_file, "")
+    def write_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Replaces all lines of ``metrics.jsonl``."""
+        write_text(self.metrics_file, "".join(json.dumps(sealed(line)) + "\n" for line in lines))
+
+    def set_aside_damaged(self) -> None:
+        """Renames the logs and the status that a run cannot go on writing, so that nothing of them is overwritten.
+
+        The sound lines of the metrics, which are rewritten, are kept. A line on standard error names each renamed file.
+        Called before a run is resumed.
+        """
+        for path in (self.metrics_file, self.events_file, self.status_file):
+            lines = self._sound_lines(path) if present(path) else None
+            if lines is None:
+                continue
+            names = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
+            aside = next(name for name in names if not present(name))
+            with storing(path):
+                path.rename(aside)
+            warn_once(
+                f"{path}: damaged; renamed to {aside.name}, and continued with {len(lines)} sound lines"
+            )
+            if lines:
+                self.write_metrics(lines)
+
+    def _sound_lines(self, path: Path) -> list[dict[str, Any]] | None:
+        """Returns the lines with which a file is to be continued after renaming it; ``None`` if that is not needed."""
+        if path == self.status_file:
+            return [] if path.is_dir() else None
+        try:
+            lines = self._read_lines(path)
+        except ValueError:
+            return []
+        # Events are only appended to, so nothing of them is lost.
+        return lines.records if lines.problems and path == self.metrics_file else None
 
 
 def default_folder(recipe: str) -> Path:
@@ -301,25 +393,40 @@ def selected_line(metrics: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return selected[-1] if selected else {}
 
 
-def _append(path: Path, record: dict[str, Any]) -> None:
-    """Appends a JSON line, on a new line even if a killed process left an incomplete one.
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(sealed(content), indent=2))
+
+
+def _append(path: Path, record: Mapping[str, Any]) -> None:
+    """Appends a JSON line; an incomplete last line, left by a killed process, is removed.
 
     Raises:
         NotStoredError: it cannot be written; no part of it stays in the file.
     """
-    line = json.dumps(record).encode() + b"\n"
+    line = json.dumps(sealed(record)).encode() + b"\n"
     with storing(path), path.open("ab+", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - 1))
-        incomplete = end > 0 and file.read(1) != b"\n"
-        content = (b"\n" if incomplete else b"") + line
+        start = file.seek(max(0, end - _LONGEST_LINE))
+        tail = file.read().rpartition(b"\n")[2]
+        if tail and (_is_json(tail) or len(tail) == end - start < end):
+            line = b"\n" + line
+        elif tail:
+            end = file.truncate(end - len(tail))
         try:
             # On a disk that is almost full a part is written, and only the next attempt is an error.
-            while content:
-                content = content[file.write(content) :]
+            while line:
+                line = line[file.write(line) :]
         except OSError:
             file.truncate(end)
             raise
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        parse_json(line.decode())
+    except ValueError:
+        return False
+    return True
 
 
 def _environment() -> dict[str, Any]:

@@ -456,7 +456,9 @@ class Loop:
         self.record.classifier(last, self.data.train, state, "last", self.criterion)
         if not state.best[0]:
             rows = [row for row in self.record.run.metrics() if row.get("selected")]
-            self.record.event(state, "warning", "at-chance", at_chance(rows[-1]))
+            # The lines of a damaged log are lost.
+            if rows:
+                self.record.event(state, "warning", "at-chance", at_chance(rows[-1]))
         status = "finished" if state.step >= self.total_steps else "stopped"
         if status == "stopped" and not state.ended:
             text = f"the limit of {training.max_minutes:g} minutes was reached"

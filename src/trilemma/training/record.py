@@ -157,7 +157,7 @@ class Record:
     def drop_all_metrics(self) -> None:
         """Removes all metric lines: those of a run whose training state is lost."""
         if self.writes:
-            self.run.drop_metrics()
+            self.run.write_metrics(())
 
     def warn(self, message: str) -> None:
         """Prints a warning on standard error, also if no progress is shown."""

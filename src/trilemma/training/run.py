@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from trilemma.classifier.classifier import Classifier
+from trilemma.errors import UserError
 from trilemma.runs.read import read_contents
-from trilemma.runs.run_directory import RunDirectory
+from trilemma.runs.run_directory import RunDirectory, warn_once
 from trilemma.tables import Rows, html_table, text_table
 
 
@@ -44,8 +45,12 @@ class Run:
         return "<br>".join(map(escape, self._lines())) + html_table(self._table())
 
     def _table(self) -> list[dict[str, str]]:
-        """The rows as texts; none if the folder was moved, so that a run can always be printed."""
-        return self.rows.summary() if RunDirectory(self.path).config_file.is_file() else []
+        """The rows as texts; none if the folder was moved or is damaged, so that a run can always be printed."""
+        try:
+            return self.rows.summary() if RunDirectory(self.path).exists() else []
+        except UserError as error:
+            warn_once(str(error))
+            return []
 
     def _lines(self) -> list[str]:
         """Recipe, state and cost, held-out accuracies, and alarms, as lines of text."""
@@ -53,7 +58,9 @@ class Run:
         summary, recipe = run.summary(), run.environment().get("recipe")
         state = [recipe, summary["status"]]
         if summary["epochs"] is not None:
-            state += [f"{summary['epochs']:g} epochs", f"{summary['minutes']:.1f} min"]
+            state.append(f"{summary['epochs']:g} epochs")
+        if summary["minutes"] is not None:
+            state.append(f"{summary['minutes']:.1f} min")
         lines = [f"Run {self.path}: {', '.join(text for text in state if text) or 'no such folder'}"]
         if summary["held_out_clean"] is not None:
             accuracies = {"clean": summary["held_out_clean"], "PGD-10": summary["held_out_pgd10"]}

@@ -15,7 +15,8 @@ from trilemma.classifier.load import load
 from trilemma.config.config import Config
 from trilemma.config.recipe import load_config
 from trilemma.data.image_set import Splits
-from trilemma.errors import ConfigError, DataError, NotStoredError, RunError
+from trilemma.errors import CheckpointError, ConfigError, DataError, NotStoredError, RunError
+from trilemma.files import CLASSIFIER
 from trilemma.runs.lock import writing
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.storing import writable_folder
@@ -85,13 +86,13 @@ def train(
     path = Path(out) if out is not None else Path("runs") / name.replace("/", "-")
     if resume not in (True, False, "auto", "restart"):
         raise ConfigError(f"resume: {resume!r}; pass True, False, 'auto' or 'restart'")
-    resuming = bool(resume) and (path / "config.yaml").is_file()
+    resuming = bool(resume) and RunDirectory(path).exists()
     if resume in (True, "restart") and not resuming:
         raise RunError(f"{path}: no run to resume; start it without --resume")
     run = RunDirectory.open(path) if resuming else None
     if run is not None:
         run.check_config(config)
-        name = run.environment().get("recipe") or name
+        name = _recipe_of(run) or name
         if run.status().get("status") == "finished":
             return Run(path, load(path), run.metrics())
     else:
@@ -151,6 +152,8 @@ def _run_training(
     # Every process must have looked before the first one writes.
     share = shares.current()
     share.wait(fabric.device)
+    if share.rank == 0:
+        run.set_aside_damaged()
     start = None if saved else _initial_classifier(config, run, data, fabric, progress, restart)
     run_reporter = reporter(name, progress and share.rank == 0)
     for warning in config.warnings:
@@ -189,7 +192,7 @@ def _initial_classifier(
     if stage_config is None:
         return load_start(config, data.train)
     stage = run.first_stage
-    stage_exists = stage.config_file.is_file()
+    stage_exists = stage.exists()
     # Every process must have checked before the first one creates the folder.
     share = shares.current()
     share.wait(fabric.device)
@@ -201,6 +204,15 @@ def _initial_classifier(
     if stage.status().get("status") != "finished":
         _run_training(stage_config, stage, config.training.start, data, fabric, progress, restart=restart)
     return load(stage.path)
+
+
+def _recipe_of(run: RunDirectory) -> str | None:
+    """Returns the name of the recipe that a run was started with, also if its ``environment.json`` is damaged."""
+    names = [run.environment().get("recipe")]
+    for file in run.classifiers().values() if names == [None] else ():
+        with suppress(CheckpointError):
+            names.append(CLASSIFIER.read_header(file).content()["about"].get("recipe"))
+    return next((str(name) for name in names if name), None)
 
 
 def _check_same_data(run: RunDirectory, trained_on: str | None, data: Splits) -> None:

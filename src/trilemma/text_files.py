@@ -1,0 +1,178 @@
+"""Reads text, JSON and JSON lines of files that may be damaged, and digests by which damage is found.
+
+Every function raises :class:`ValueError` with the reason as a clause, such as ``cannot be read (Permission denied)``;
+the caller knows the path and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trilemma.files import parse_json, text_digest
+
+# Largest file that is read, in bytes: a log of 500,000 lines.
+LARGEST = 1 << 28
+# Key of a JSON object with the digest of the others.
+DIGEST = "digest"
+# Beginning of the first line of a text with a digest.
+_DIGEST_LINE = "# digest: "
+
+
+def present(path: Path) -> bool:
+    """Returns whether there is anything of this name, also a link to a file that does not exist."""
+    return os.path.lexists(path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns the content of a regular file; a pipe or a device is refused, because reading it may never end.
+
+    Raises:
+        ValueError: the file cannot be read, is no regular file, or is larger than :data:`LARGEST`.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ValueError("is a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("is not a regular file")
+        if status.st_size > LARGEST:
+            raise ValueError(f"has {status.st_size} bytes, more than {LARGEST}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror or error})") from None
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        UnicodeError: another encoding.
+        ValueError: as of :func:`read_bytes`.
+    """
+    return _decode(read_bytes(path))
+
+
+def _decode(content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UnicodeError("is UTF-16 text")
+    if (zero := content.find(b"\0")) >= 0:
+        line = content.count(b"\n", 0, zero) + 1
+        raise UnicodeError(f"line {line}: NUL is a control character, as in UTF-16 without a byte order mark")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UnicodeError(f"line {line} is not UTF-8 (byte 0x{content[error.start]:02x})") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object of a file, without its digest.
+
+    Raises:
+        ValueError: as of :func:`read_text`; or not a JSON object, or one that does not match its digest.
+    """
+    return _object(read_text(path))
+
+
+def _object(text: str) -> dict[str, Any]:
+    if not text.strip():
+        raise ValueError("is empty")
+    try:
+        content = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"is not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError("is not a JSON object")
+    stored = content.pop(DIGEST, None)
+    if stored is not None and stored != _digest(content):
+        raise ValueError("damaged or edited: its content does not match the digest stored in it")
+    return content
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The objects of a JSON lines file.
+
+    Attributes:
+        records: the objects.
+        problems: what is wrong with other lines, such as ``line 3 is not JSON (...)``.
+        incomplete: whether the last line has no end, as a killed process leaves it.
+    """
+
+    records: list[dict[str, Any]]
+    problems: list[str]
+    incomplete: bool
+
+
+def read_json_lines(path: Path, check: Callable[[Mapping[str, Any]], None] | None = None) -> Lines:
+    """Returns the objects of a JSON lines file, without their digests.
+
+    Args:
+        path: the file.
+        check: raises :class:`ValueError` with the reason for an object that is refused.
+
+    Raises:
+        ValueError: as of :func:`read_bytes`, or UTF-16 text.
+    """
+    content = read_bytes(path)
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UnicodeError("is UTF-16 text")
+    records: list[dict[str, Any]] = []
+    problems: list[str] = []
+    incomplete = False
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = _object(_decode(line))
+            if check is not None:
+                check(record)
+        except ValueError as error:
+            if number == len(lines):
+                incomplete = True
+            else:
+                problems.append(f"line {number} {str(error).removeprefix('line 1 ')}")
+            continue
+        records.append(record)
+    return Lines(records, problems, incomplete)
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a JSON object with a digest of its content, which the functions above verify.
+
+    It holds what a reader of its text gets: lists instead of tuples, texts as keys.
+    """
+    plain: dict[str, Any] = json.loads(json.dumps(content))
+    return {**plain, DIGEST: _digest(plain)}
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return text_digest(json.dumps({key: content[key] for key in content if key != DIGEST}, sort_keys=True))
+
+
+def sealed_text(text: str) -> str:
+    """Returns a text with its digest in a line before it, a comment in YAML."""
+    return f"{_DIGEST_LINE}{text_digest(text)}\n{text}"
+
+
+def unsealed_text(text: str) -> str:
+    """Returns the text that :func:`sealed_text` was given; a text without a digest as it is.
+
+    Raises:
+        ValueError: the text does not match its digest.
+    """
+    # Version control may have changed the line ends.
+    plain = text.replace("\r\n", "\n")
+    if not plain.startswith(_DIGEST_LINE):
+        return plain
+    first, _, body = plain.partition("\n")
+    if first.removeprefix(_DIGEST_LINE).strip() != text_digest(body):
+        raise ValueError("damaged or edited: it does not match the digest in its first line")
+    return body

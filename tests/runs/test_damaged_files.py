@@ -1,0 +1,328 @@
+"""Damaged text files of a run: what is whole is read, the rest is named in one line; no reader fails or waits."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trilemma.errors import ConfigError, RunError
+from trilemma.monitors.log import read_log
+from trilemma.runs.read import read_all, read_contents
+from trilemma.runs.records import read_config, stored_threat, write_json, write_row
+from trilemma.runs.run_directory import RunDirectory
+from trilemma.runs.schemas import SampleRecord, check
+from trilemma.text_files import unsealed_text
+
+Err = pytest.CaptureFixture[str]
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+WHOLE: list[Callable[[Path], Any]] = [
+    folder,
+    link,
+    pipe,
+    lambda path: path.write_bytes(path.read_text().encode("utf-16")),
+    lambda path: path.write_bytes(bytes(100)),
+    lambda path: path.write_bytes(b"[1, 2]\n"),
+    lambda path: path.write_bytes(b"\xe9\n"),
+]
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes and links")
+
+
+def flip(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("damage", WHOLE)
+def test_files_that_are_no_text_are_named_once_and_the_rest_of_the_run_is_read(
+    run_copy: Path, capsys: Err, damage: Callable[[Path], Any]
+) -> None:
+    run = RunDirectory(run_copy)
+    files = [run.status_file, run.environment_file, run.metrics_file, run.events_file]
+    for file in files:
+        damage(file)
+    contents = read_contents(run_copy)
+    assert (contents.status, contents.environment, contents.metrics, contents.events) == ({}, {}, [], [])
+    assert contents.method == "pgd-at" and run.summary()["status"] is None
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.split(": ")[1] for line in lines) == sorted(map(str, files))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("status.json", '"minutes": 0.4', '"minutes": 0.7'),
+        ("environment.json", '"python"', '"pyth0n"'),
+        ("metrics.jsonl", '"held_out_clean": 0.6', '"held_out_clean": 0.7'),
+        ("events.jsonl", "not</b> finite", "now</b> finite"),
+    ],
+)
+def test_a_flipped_character_is_found(run_copy: Path, capsys: Err, name: str, old: str, new: str) -> None:
+    whole = read_contents(run_copy)
+    flip(run_copy / name, old, new)
+    contents = read_contents(run_copy)
+    counts = [
+        len(part) for part in (contents.status, contents.environment, contents.metrics, contents.events)
+    ]
+    expected = [len(part) for part in (whole.status, whole.environment, whole.metrics, whole.events)]
+    index = ["status.json", "environment.json", "metrics.jsonl", "events.jsonl"].index(name)
+    # One line of a log, all of the other files.
+    expected[index] = 0 if index < 2 else expected[index] - 1
+    assert counts == expected
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {run_copy / name}: ") and "does not match the digest" in line
+
+
+def test_records_without_digests_are_read(run_copy: Path, capsys: Err) -> None:
+    whole, run = read_contents(run_copy), RunDirectory(run_copy)
+    for file in (run.status_file, run.environment_file):
+        content = json.loads(file.read_text())
+        del content["digest"]
+        file.write_text(json.dumps(content))
+    for file in (run.metrics_file, run.events_file):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text(
+            "".join(json.dumps({k: v for k, v in line.items() if k != "digest"}) + "\n" for line in lines)
+        )
+    run.config_file.write_text(unsealed_text(run.config_file.read_text()))
+    contents = read_contents(run_copy)
+    for part in ("status", "environment", "metrics", "events", "config_text"):
+        assert getattr(contents, part) == getattr(whole, part)
+    assert capsys.readouterr().err == ""
+
+
+def test_lost_lines_of_a_log_are_said(run_copy: Path, capsys: Err) -> None:
+    run = RunDirectory(run_copy)
+    lines = run.metrics_file.read_text().splitlines(keepends=True)
+    run.metrics_file.write_text("".join(lines[:4]))
+    assert len(run.metrics()) == 4
+    assert capsys.readouterr().err == (
+        f"warning: {run.metrics_file}: ends at step 20 of 40; its other lines are lost\n"
+    )
+    run.metrics_file.write_text("".join(lines)[:-5])
+    assert len(run.metrics()) == len(lines) - 1
+    assert capsys.readouterr().err == f"warning: {run.metrics_file}: its last line is incomplete; left out\n"
+    run.events_file.write_text("")
+    assert run.events() == []
+    assert capsys.readouterr().err == f"warning: {run.events_file}: is empty; its lines are lost\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"kind": 3, "step": 1, "epoch": 1.0},
+        {"kind": "step", "step": -1, "epoch": 1.0},
+        {"kind": "step", "step": True, "epoch": 1.0},
+        {"kind": "step", "step": 1, "epoch": float("nan")},
+        {"kind": "step", "step": 1, "epoch": "1"},
+        {"kind": "step", "step": 1, "epoch": 1.0, "loss": "0.5"},
+        {"kind": "step", "step": 1, "epoch": 1.0, "loss": [0.5]},
+        {"kind": "step", "step": 1, "epoch": 1.0, "loss": {"a": 1}},
+        {"kind": "step", "step": 1, "epoch": 1.0, "terms": {"a": "1"}},
+    ],
+)
+def test_a_line_of_other_types_is_left_out(run_copy: Path, capsys: Err, line: dict[str, Any]) -> None:
+    run = RunDirectory(run_copy)
+    count = len(run.metrics())
+    run.add_metrics(line)
+    run.add_metrics({"kind": "step", "step": 41, "epoch": 4.1, "loss": float("nan"), "terms": {"a": 1}})
+    assert len(run.metrics()) == count + 1
+    assert f"{run.metrics_file}: line {count + 1} has " in capsys.readouterr().err
+
+
+def test_a_changed_configuration_is_refused_until_its_digest_is_removed(run_copy: Path) -> None:
+    run = RunDirectory(run_copy)
+    flip(run.config_file, "lr: 0.1", "lr: 0.3")
+    for read in (run.config, lambda: read_contents(run_copy), lambda: read_config(run_copy)):
+        with pytest.raises(ConfigError, match=r"config\.yaml: damaged or edited: .*delete that line$"):
+            read()
+    run.config_file.write_text(run.config_file.read_text().partition("\n")[2])
+    assert run.config().training.lr == 0.3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[1]",
+        b"method: 3\n",
+        b"method: {name: [1]}\n",
+        b"\xe9",
+        b"a: b: c",
+        b"a: " + b"[" * 3000,
+        bytes(9),
+    ],
+)
+def test_what_is_no_configuration_is_one_line(run_copy: Path, content: bytes) -> None:
+    RunDirectory(run_copy).config_file.write_bytes(content)
+    for read in (read_contents, stored_threat):
+        with pytest.raises(ConfigError) as error:
+            read(run_copy)
+        assert str(error.value).startswith(f"{run_copy}/config.yaml: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "threat", [5, {"norm": "linf"}, {"norm": "linf", "radius": "x"}, {"norm": 3, "radius": 1}]
+)
+def test_an_impossible_threat_of_a_configuration_is_one_line(run_copy: Path, threat: object) -> None:
+    run = RunDirectory(run_copy)
+    tree = yaml.safe_load(run.config_file.read_text())
+    run.write_config(yaml.safe_dump({**tree, "threat": threat}))
+    with pytest.raises(ConfigError, match=r"config\.yaml: threat: has no valid|config\.yaml: threat: is not"):
+        read_contents(run_copy)
+
+
+@pytest.mark.parametrize("make", [folder, link, pipe])
+def test_a_configuration_that_is_no_file_is_no_run_without_one(
+    run_copy: Path, make: Callable[[Path], None]
+) -> None:
+    run = RunDirectory(run_copy)
+    make(run.config_file)
+    assert run.exists()
+    with pytest.raises(RunError, match=r"config\.yaml: is not a file that can be read"):
+        RunDirectory.open(run_copy)
+    with pytest.raises(RunError, match="holds a run already"):
+        RunDirectory.check_unused(run_copy)
+    with pytest.raises(ConfigError, match=r"config\.yaml: "):
+        read_contents(run_copy)
+
+
+def test_one_damaged_run_does_not_hide_the_others(run_copy: Path, tmp_path: Path, capsys: Err) -> None:
+    other = Path(shutil.copytree(run_copy, tmp_path / "other"))
+    RunDirectory(other).config_file.write_text("")
+    assert [contents.path for contents in read_all([other, run_copy])] == [run_copy]
+    assert capsys.readouterr().err.startswith(
+        f"warning: left out: {other}/config.yaml: not the configuration"
+    )
+    with pytest.raises(ConfigError, match="not the configuration of a run"):
+        read_all([other])
+    with pytest.raises(RunError, match="no such run folder"):
+        read_all([run_copy, tmp_path / "misspelt"])
+
+
+ROW = {
+    "protocol": "clean", "version": 1, "quantity": "accuracy", "better": "higher", "value": 0.9, "lower": 0.8,
+    "upper": 0.95, "chance": 0.1, "also": {}, "count": 397, "threat": {"norm": "linf", "radius": "8/255"}, "seed": 0,
+    "data": {"name": "digits", "split": "test", "images": "all 397"}, "seconds": 1.0, "device": "cpu",
+    "checkpoint": {"checkpoint": "best", "epoch": 4.0, "data": "digits"},
+    "facts": {"class_names": ["a", "b"], "confusion": [[1, 0], [0, 1]]},
+    "lint": {"images": 20, "findings": []},
+}  # fmt: skip
+
+
+def test_a_row_of_an_early_version_is_read_with_less(run_copy: Path, capsys: Err) -> None:
+    needed = ("protocol", "version", "value", "lower", "upper", "count", "data", "threat", "seed")
+    file = run_copy / "evaluation" / "clean.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({key: ROW[key] for key in needed}))
+    contents = read_contents(run_copy)
+    (row,) = contents.others
+    assert row["facts"] == {} and row["checkpoint"] == {} and row["seconds"] is None
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("protocol", 5, "protocol"),
+        ("protocol", "\ud800", "protocol"),
+        ("value", None, "value"),
+        ("value", float("nan"), "value"),
+        ("value", 10**19, "an accuracy outside [0, 1]"),
+        ("value", True, "value"),
+        ("value", "0.9", "value"),
+        ("value", 1.5, "an accuracy outside [0, 1]"),
+        ("lower", None, "an interval with one end"),
+        ("count", 0, "count"),
+        ("data", [], "data"),
+        ("data", {"name": "digits", "split": "test"}, "data.images"),
+        ("threat", {"norm": "linf", "radius": "1/0"}, "threat.radius"),
+        ("threat", {"norm": "linf"}, "threat.radius"),
+        ("checkpoint", {"epoch": "four"}, "checkpoint.epoch"),
+        ("also", {"accuracy": "x"}, "also.accuracy"),
+        ("lint", {"images": 20, "findings": [{"name": "x"}]}, "lint.findings.0.severity"),
+        ("facts", {"class_names": ["a"], "confusion": [[1, 2]]}, "a confusion matrix of another size"),
+        ("facts", {"per_class": [{"class": 3, "value": 1, "lower": 0, "upper": 1, "count": 2}]}, "a class without"),
+        ("facts", {"bins": []}, "facts.bins"),
+        ("facts", {"sets": {"sample": {}}, "names": {"fid": "FID"}}, "sets of images without their metrics"),
+    ],
+)  # fmt: skip
+def test_a_row_of_other_types_is_left_out_and_the_reason_said(
+    run_copy: Path, capsys: Err, key: str, value: object, reason: str
+) -> None:
+    write_row(run_copy, {**ROW, "protocol": "top:2", "threat": None})
+    write_json(run_copy / "evaluation" / "clean.json", {**ROW, key: value})
+    contents = read_contents(run_copy)
+    assert list(contents.rows) == ["top:2"] and contents.others == []
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: left out: {run_copy}/evaluation/clean.json: ") and reason in line
+    assert line.endswith("; delete it and measure again")
+
+
+@pytest.mark.parametrize("make", [folder, link, pipe])
+def test_a_row_that_is_no_file_is_left_out_and_makes_way_for_a_new_one(
+    run_copy: Path, capsys: Err, make: Callable[[Path], None]
+) -> None:
+    row = {**ROW, "threat": None}
+    write_row(run_copy, row)
+    file = run_copy / "evaluation" / "clean.json"
+    make(file)
+    assert read_contents(run_copy).rows == {}
+    assert f"left out: {file}: " in capsys.readouterr().err
+    write_row(run_copy, row)
+    assert read_contents(run_copy).rows["clean"]["value"] == 0.9
+    assert f"{file}: " in (note := capsys.readouterr().err) and "moved to" in note
+    file.unlink()
+    file.mkdir()
+    write_json(file, row)
+    assert file.is_file() and "is a folder, not a file; moved to" in capsys.readouterr().err
+
+
+def test_a_record_of_samples_names_its_own_figures(complete_run: Any, tmp_path: Path, capsys: Err) -> None:
+    path = Path(shutil.copytree(complete_run.path, tmp_path / "full"))
+    (file,) = (path / "samples").glob("*.json")
+    record = json.loads(file.read_text())
+    check(SampleRecord, record)
+    # Not a path out of the folder.
+    write_json(file, {**record, "name": "../../elsewhere"})
+    write_json(path / "figures" / "energies.json", {**complete_run.diagnosis, "sets": {"clean": {}}})
+    contents = read_contents(path)
+    assert contents.samples == [] and contents.diagnosis is None and "clean" in contents.rows
+    first, second = capsys.readouterr().err.splitlines()
+    assert "energies.json: has no valid sets.clean.marginal: field required" in first
+    assert f"left out: {file}: describes '../../elsewhere'" in second
+
+
+@pytest.mark.parametrize("damage", WHOLE)
+def test_a_damaged_log_is_not_judged(run_copy: Path, damage: Callable[[Path], Any]) -> None:
+    from trilemma.errors import DataError
+
+    file = run_copy / "metrics.jsonl"
+    assert len(read_log(run_copy)) == 4
+    damage(file)
+    with pytest.raises(DataError) as error:
+        read_log(run_copy)
+    assert str(error.value).startswith(f"{file}: ") and "\n" not in str(error.value)
