@@ -21,6 +21,7 @@ from trilemma.storing import (
     discard,
     go_on_without,
     not_stored,
+    temporary_folder,
     writable_file,
     writable_folder,
 )
@@ -182,3 +183,12 @@ def test_results_that_are_not_stored_are_warnings_or_collected(capsys):
         go_on_without(error)
     assert errors == [error]
     assert capsys.readouterr().err == ""
+
+
+def test_temporary_files_that_cannot_be_written_are_one_line(monkeypatch):
+    def refuse(*_: object, **__: object) -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    with pytest.raises(NotStoredError, match=r"temporary files: cannot be written \(No usable .* set TMPDIR"):
+        temporary_folder()

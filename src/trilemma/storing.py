@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from trilemma.errors import NotStoredError, RunError
 from trilemma.printing import print_message
@@ -107,6 +108,16 @@ def _exists(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def temporary_folder(prefix: str = "trilemma-") -> TemporaryDirectory[str]:
+    """A folder of the system's temporary files, as a context that yields its path and removes it at the end.
+
+    Raises:
+        NotStoredError: none can be created.
+    """
+    with storing("temporary files", "free disk space or set TMPDIR to another folder"):
+        return TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
 
 
 def discard(path: Path) -> None:

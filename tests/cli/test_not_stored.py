@@ -314,9 +314,10 @@ def fail_at(patch: pytest.MonkeyPatch, name: str, count: int) -> None:
     patch.setattr(RunDirectory, "add_metrics", appended)
 
 
-def test_a_run_that_cannot_be_created_leaves_the_folder_unused(trilemma, places, monkeypatch):
+@pytest.mark.parametrize("file", ["config.yaml", "environment.json"])
+def test_a_run_that_cannot_be_created_leaves_the_folder_unused(trilemma, places, monkeypatch, file):
     with monkeypatch.context() as patch:
-        fail_at(patch, "config.yaml", 1)
+        fail_at(patch, file, 1)
         result = trilemma("train", "digits/standard", *overrides(), "--out", "disk/new", "--quiet")
     assert last_line(result) == "disk/new: cannot be written (No space left on device); choose another --out"
     assert contents(places) == {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -22,6 +21,7 @@ from trilemma.demo.subject import Subject
 from trilemma.errors import ConfigError, MissingExtraError, UserError
 from trilemma.figures.style import DARK, LIGHT
 from trilemma.pages.words import norm_words
+from trilemma.storing import temporary_folder
 from trilemma.threat import NORMS
 
 # Read by gradio when it is imported: no usage statistics, and no connection to its hub.
@@ -409,7 +409,7 @@ def serving(subject: Subject, port: int, share: bool = False) -> Iterator[tuple[
     # Gradio asks its own server whether it answers, which must not go through a proxy.
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), HOST, "localhost")))
-    with tempfile.TemporaryDirectory(prefix="trilemma-demo-") as folder:
+    with temporary_folder("trilemma-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = Page(subject)
         try:

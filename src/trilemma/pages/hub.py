@@ -6,7 +6,6 @@ import copy
 import shutil
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Literal
 
@@ -29,7 +28,7 @@ from trilemma.pages.card import model_card
 from trilemma.runs.read import read_contents, read_rows
 from trilemma.runs.records import read_config, write_json
 from trilemma.runs.run_directory import RunDirectory
-from trilemma.storing import ONLY_WRITING, not_stored, storing, writable_folder
+from trilemma.storing import ONLY_WRITING, not_stored, temporary_folder, writable_folder
 
 # Kinds of events whose messages hold no path.
 _EVENTS = ("alarm", "remedy", "restart", "stop")
@@ -92,7 +91,7 @@ def push(
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return str(folder)
-    with storing("temporary files", "set TMPDIR to another folder"), TemporaryDirectory() as folder_name:
+    with temporary_folder() as folder_name:
         folder = Path(folder_name)
         _write(folder, clf, run, card)
         return _upload(hub, repository, folder, private)

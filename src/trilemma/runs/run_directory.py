@@ -118,12 +118,12 @@ class RunDirectory:
         run = cls(path)
         writable_folder(run.path)
         try:
-            run.write_environment({"recipe": recipe, **_environment()})
-            # Written last: a folder with this file can be resumed.
+            # Written first: a folder with this file can be resumed.
             run.write_config(dump_config(config))
+            run.write_environment({"recipe": recipe, **_environment()})
         except NotStoredError as error:
-            # Else the folder would count as used.
-            discard(run.environment_file)
+            # Else the folder would hold a run.
+            discard(run.config_file)
             raise NotStoredError(str(path), error.reason, "choose another --out") from None
         return run
 
