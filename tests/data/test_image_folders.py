@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -310,3 +311,13 @@ def test_digits_may_be_resized() -> None:
     assert images.image_shape == (1, 16, 16)
     assert images.name == "digits@16"
     assert load_images("digits", size=8).name == "digits"
+
+
+def test_a_zip_whose_directory_is_damaged_is_one_line(tmp_path: Path) -> None:
+    source = tmp_path / "data.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("a/0.png", b"x")
+        # A name without characters, which zipfile cannot ask whether it is that of a folder.
+        archive.writestr(zipfile.ZipInfo(""), b"x")
+    with pytest.raises(DataError, match=r"data\.zip: truncated or damaged archive .*; get it again"):
+        load_images(source)

@@ -291,9 +291,15 @@ def _open_tar(path: Path, data: bytes | mmap.mmap) -> Container:
 
 
 def _open_zip(path: Path) -> Container:
-    archive = zipfile.ZipFile(path)
-    members = {_plain(info.filename): info for info in archive.infolist() if not info.is_dir()}
-    folders = tuple(_plain(info.filename) for info in archive.infolist() if info.is_dir())
+    try:
+        archive = zipfile.ZipFile(path)
+        members = {_plain(info.filename): info for info in archive.infolist() if not info.is_dir()}
+        folders = tuple(_plain(info.filename) for info in archive.infolist() if info.is_dir())
+    except OSError:
+        raise
+    # zipfile raises many kinds of exceptions for a damaged file.
+    except Exception as error:
+        raise zipfile.BadZipFile(str(error)) from error
     left_out = LeftOut()
 
     def read_info(info: zipfile.ZipInfo, count: int | None = None) -> bytes:
@@ -303,14 +309,7 @@ def _open_zip(path: Path) -> Container:
         try:
             with archive.open(info) as stream:
                 return stream.read(-1 if count is None else count)
-        except (
-            OSError,
-            EOFError,
-            zlib.error,
-            zipfile.BadZipFile,
-            NotImplementedError,
-            RuntimeError,
-        ) as error:
+        except Exception as error:
             raise DataError(
                 f"{path}:{info.filename}: damaged or encrypted ({error}); write the archive again"
             ) from error
