@@ -12,6 +12,8 @@ import pytest
 
 from trilemma.text_files import (
     LARGEST,
+    LONGEST_LINE,
+    count_lines,
     read_json,
     read_json_lines,
     read_text,
@@ -71,7 +73,9 @@ def test_what_is_no_file_is_neither_read_nor_waited_for(
     tmp_path: Path, make: Callable[[Path], None], reason: str
 ) -> None:
     make(tmp_path / "a.json")
-    for read in (read_text, read_json, read_json_lines):
+    # What is read line by line is limited in the length of a line only.
+    readers = (read_text, read_json) if make is large else (read_text, read_json, read_json_lines)
+    for read in readers:
         with pytest.raises(ValueError, match=f"^{re.escape(reason)}"):
             read(tmp_path / "a.json")
 
@@ -129,6 +133,17 @@ def test_each_line_has_its_own_digest_and_a_damaged_one_is_left_out(tmp_path: Pa
     assert read_json_lines(file, check).problems == ["line 1 has no name"]
     file.write_bytes(b"\xff\xfe{\0}\0")
     with pytest.raises(ValueError, match="is UTF-16 text"):
+        read_json_lines(file)
+
+
+def test_lines_are_read_one_by_one_and_some_are_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(f'{{"step": {step}}}' for step in range(6)))
+    lines = read_json_lines(file, skip=lambda line: line.startswith(b'{"step": 4'))
+    assert [line["step"] for line in lines.records] == [0, 1, 2, 3, 5] and not lines.problems
+    assert count_lines(file, b'{"step": 5') == 1 and count_lines(file, b'"step"') == 6
+    file.write_bytes(b"1" * (LONGEST_LINE + 1))
+    with pytest.raises(ValueError, match="has a line of more than 16777216 bytes"):
         read_json_lines(file)
 
 

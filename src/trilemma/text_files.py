@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trilemma.files import parse_json, text_digest
 
-# Largest file that is read, in bytes: a log of 500,000 lines.
+# Largest file that is read as a whole, in bytes, and longest line of a file that is read line by line.
 LARGEST = 1 << 28
+LONGEST_LINE = 1 << 24
 # Key of a JSON object with the digest of the others.
 DIGEST = "digest"
 # Beginning of the first line of a text with a digest.
@@ -35,17 +36,48 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         ValueError: the file cannot be read, is no regular file, or is larger than :data:`LARGEST`.
     """
+    size = _regular_size(path)
+    if size > LARGEST:
+        raise ValueError(f"has {size} bytes, more than {LARGEST}")
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise ValueError("is a folder, not a file")
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("is not a regular file")
-        if status.st_size > LARGEST:
-            raise ValueError(f"has {status.st_size} bytes, more than {LARGEST}")
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror or error})") from None
+
+
+def _regular_size(path: Path) -> int:
+    """Returns the bytes of a regular file; raises :class:`ValueError` for anything else."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror or error})") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise ValueError("is a folder, not a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("is not a regular file")
+    return status.st_size
+
+
+def _lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a regular file of any size, with their ends."""
+    _regular_size(path)
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(LONGEST_LINE + 1):
+                if len(line) > LONGEST_LINE:
+                    raise ValueError(f"has a line of more than {LONGEST_LINE} bytes")
+                yield line
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror or error})") from None
+
+
+def count_lines(path: Path, part: bytes) -> int:
+    """Returns the number of lines that contain these bytes.
+
+    Raises:
+        ValueError: as of :func:`read_json_lines`.
+    """
+    return sum(part in line for line in _lines_of(path))
 
 
 def read_text(path: Path) -> str:
@@ -110,35 +142,40 @@ class Lines:
     incomplete: bool
 
 
-def read_json_lines(path: Path, check: Callable[[Mapping[str, Any]], None] | None = None) -> Lines:
+def read_json_lines(
+    path: Path,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
+    skip: Callable[[bytes], bool] | None = None,
+) -> Lines:
     """Returns the objects of a JSON lines file, without their digests.
 
     Args:
-        path: the file.
+        path: the file, of any size.
         check: raises :class:`ValueError` with the reason for an object that is refused.
+        skip: returns whether a line is passed over, unread; called with each line in turn.
 
     Raises:
-        ValueError: as of :func:`read_bytes`, or UTF-16 text.
+        ValueError: no regular file, one that cannot be read, a line of more than 16 MB, or UTF-16 text.
     """
-    content = read_bytes(path)
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UnicodeError("is UTF-16 text")
     records: list[dict[str, Any]] = []
     problems: list[str] = []
     incomplete = False
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    for number, line in enumerate(_lines_of(path), 1):
+        if number == 1:
+            if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise UnicodeError("is UTF-16 text")
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line.strip() or (skip is not None and skip(line)):
             continue
         try:
-            record = _object(_decode(line))
+            record = _object(_decode(line.removesuffix(b"\n")))
             if check is not None:
                 check(record)
         except ValueError as error:
-            if number == len(lines):
-                incomplete = True
-            else:
+            if line.endswith(b"\n"):
                 problems.append(f"line {number} {str(error).removeprefix('line 1 ')}")
+            else:
+                incomplete = True
             continue
         records.append(record)
     return Lines(records, problems, incomplete)

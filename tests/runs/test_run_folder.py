@@ -147,3 +147,17 @@ def test_the_time_limit_stops_after_a_whole_step_with_classifiers(tmp_path: Path
     assert directory.metrics()[-1]["kind"] == "epoch" and directory.metrics()[-1]["step"] == status["step"]
     assert trilemma.load(directory.last_classifier).about["step"] == status["step"]
     assert trilemma.load(tmp_path / "run").about["checkpoint"] == "best"
+
+
+def test_a_long_run_is_read_thinned_out(run_copy):
+    run = RunDirectory(run_copy)
+    epochs = [line for line in run.metrics() if line["kind"] != "step"]
+    step = next(line for line in run.metrics() if line["kind"] == "step")
+    last = run.status()["step"]
+    run.write_metrics([*({**step, "step": number} for number in range(1, last + 1)), *epochs])
+    assert [line["step"] for line in run.metrics(last) if line["kind"] == "step"] == [*range(1, last + 1)]
+    thinned = run.metrics(5)
+    steps = [line["step"] for line in thinned if line["kind"] == "step"]
+    stride = -(-last // 5)
+    assert steps == [*range(stride, last, stride), last]
+    assert [line for line in thinned if line["kind"] != "step"] == epochs

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
+# Lines of steps that a figure of training shows, and more than its pixels.
+STEP_LINES = 20_000
 # Values of a row that earlier versions did not write.
 _DEFAULTS: Record = {
     "better": "higher",
@@ -55,7 +57,7 @@ class Contents:
         method: name of the training method; set even if its plug-in is not installed. Of rows without a run, the method
             that they record, or an empty string.
         config_text: text of ``config.yaml``; empty if the folder is not a run.
-        metrics: lines of ``metrics.jsonl``.
+        metrics: lines of ``metrics.jsonl``; of a run of more than 20,000 lines of steps about so many of them.
         events: lines of ``events.jsonl``.
         status: contents of ``status.json``; empty before training has begun.
         environment: contents of ``environment.json``.
@@ -199,7 +201,7 @@ def read_contents(path: str | PathLike[str]) -> Contents:
         path=run.path,
         method=str(read_config(run.path)["method"]["name"] if text else about.get("method", "")),
         config_text=text,
-        metrics=run.metrics(),
+        metrics=run.metrics(STEP_LINES),
         events=run.events(),
         status=run.status(),
         environment=run.environment(),

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import count
@@ -26,6 +26,7 @@ from trilemma.runs.schemas import Environment, Event, Status, check, check_metri
 from trilemma.storing import discard, storing, writable_folder
 from trilemma.text_files import (
     Lines,
+    count_lines,
     present,
     read_json,
     read_json_lines,
@@ -38,6 +39,8 @@ from trilemma.text_files import (
 _ROUNDING = ("torch", "platform", "device", "cpu", "threads")
 # The empty file of the lock (:mod:`trilemma.runs.lock`), which is no content of a folder.
 LOCK_FILE = ".lock"
+# What a line of ``metrics.jsonl`` about steps contains.
+STEP_LINE = b'"kind": "step"'
 # Bytes at the end of a log in which its last line is looked for.
 _LONGEST_LINE = 1 << 20
 
@@ -234,9 +237,14 @@ class RunDirectory:
             f"{key}={saved.get(key)}{more}; leave it as it was, or give another --out for a new run"
         )
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Returns the lines of ``metrics.jsonl``; damaged and missing ones are reported on standard error."""
-        lines = self._lines(self.metrics_file)
+    def metrics(self, steps: int | None = None) -> list[dict[str, Any]]:
+        """Returns the lines of ``metrics.jsonl``; damaged and missing ones are reported on standard error.
+
+        Args:
+            steps: about how many lines of steps to return, evenly spread and with the last one, of a long run; ``None``
+                for all. Lines in between are not read, and so not verified.
+        """
+        lines = self._lines(self.metrics_file, None if steps is None else self._thinned(steps))
         status = self.status()
         step, last = status.get("step") or 0, max((line["step"] for line in lines), default=0)
         # Written when a process ends, after all lines.
@@ -248,16 +256,34 @@ class RunDirectory:
         """Returns the lines of ``events.jsonl``; damaged ones are reported on standard error."""
         return self._lines(self.events_file)
 
-    def _read_lines(self, path: Path) -> Lines:
+    def _thinned(self, steps: int) -> Callable[[bytes], bool] | None:
+        """Returns a function that passes over most lines of steps; ``None`` if there are few."""
+        try:
+            found = count_lines(self.metrics_file, STEP_LINE) if present(self.metrics_file) else 0
+        # Reading the lines says why.
+        except ValueError:
+            return None
+        stride, number = -(-found // steps), 0
+
+        def skip(line: bytes) -> bool:
+            nonlocal number
+            if STEP_LINE not in line:
+                return False
+            number += 1
+            return number % stride != 0 and number != found
+
+        return skip if stride > 1 else None
+
+    def _read_lines(self, path: Path, skip: Callable[[bytes], bool] | None = None) -> Lines:
         """Returns the lines of a log; raises :class:`ValueError` if it cannot be read at all."""
         events = path == self.events_file
-        return read_json_lines(path, partial(check, Event) if events else check_metrics)
+        return read_json_lines(path, partial(check, Event) if events else check_metrics, skip)
 
-    def _lines(self, path: Path) -> list[dict[str, Any]]:
+    def _lines(self, path: Path, skip: Callable[[bytes], bool] | None = None) -> list[dict[str, Any]]:
         if not present(path):
             return []
         try:
-            lines = self._read_lines(path)
+            lines = self._read_lines(path, skip)
         except ValueError as error:
             warn_once(f"{path}: {error}; continuing without it")
             return []
