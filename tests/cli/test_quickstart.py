@@ -37,22 +37,30 @@ def done(monkeypatch, untrained_run):
         (run / "evaluation").mkdir(exist_ok=True)
         for name in protocols:
             row = {
-                "protocol": name, "value": 0.5, "count": 10, "threat": None,
-                "data": {"name": "digits", "split": "test"},
+                "protocol": name, "version": 1, "value": 0.5, "lower": 0.4, "upper": 0.6, "count": 10, "threat": None,
+                "data": {"name": "digits", "split": "test", "images": "all 10"}, "seed": 0,
             }  # fmt: skip
             (run / "evaluation" / f"{name}.json").write_text(json.dumps(row))
 
     def generate(run, *, start, namer, **_):
         jobs.append(("generate", run.name, start, namer and namer.name))
         (run / "samples").mkdir(exist_ok=True)
-        figures = {name: {"named": 0.9, "distance": 1.0} for name in ("start", "sample")}
-        record = {"name": start, "start": start, "figures": figures}
+        metrics = {"count": 10, "named": 0.9, "named_lower": 0.8, "named_upper": 1.0, "distance": 1.0}
+        record = {
+            "name": start, "start": start, "sampler": "sgld", "energy": "joint", "steps": 1, "per_class": 1, "seed": 0,
+            "namer": None, "reference": None, "figures": {"start": metrics, "sample": metrics},
+        }  # fmt: skip
         (run / "samples" / f"{start}.json").write_text(json.dumps(record))
 
     def diagnose(run, **_):
         jobs.append(("diagnose", run.name))
         (run / "figures").mkdir(exist_ok=True)
-        (run / "figures" / "energies.json").write_text("{}")
+        spread = {"mean": 0.0, "p05": 0.0, "p95": 0.0}
+        record = {
+            "count": 10, "data": {"name": "digits", "split": "test"}, "attack": "pgd", "generated": "sgld",
+            "threat": None, "sets": {}, "distances": {}, "shift": {"shift": spread, "abnormal": {"value": 0.0}},
+        }  # fmt: skip
+        (run / "figures" / "energies.json").write_text(json.dumps(record))
 
     def write_comparison(runs, path, title="", note=""):
         jobs.append(("compare", *[run.name for run in runs]))

@@ -316,6 +316,34 @@ def test_a_record_of_samples_names_its_own_figures(complete_run: Any, tmp_path: 
     assert f"left out: {file}: describes '../../elsewhere'" in second
 
 
+def test_a_damaged_figure_is_left_out(complete_run: Any, tmp_path: Path, capsys: Err) -> None:
+    path = Path(shutil.copytree(complete_run.path, tmp_path / "full"))
+    name = "figures/energy-histograms.png"
+    contents, file = read_contents(path), path / "figures" / "energy-histograms-dark.png"
+    whole = file.read_bytes()
+    assert contents.read_figure(name) == ((path / name).read_bytes(), whole)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damaged in (
+        b"",
+        whole[:-1],
+        whole[: len(whole) // 2],
+        whole + b"\0",
+        bytes(flipped),
+        bytes(len(whole)),
+    ):
+        file.write_bytes(damaged)
+        assert contents.read_figure(name) is None
+    assert capsys.readouterr().err == (
+        f"warning: left out: {path / name}, light or dark version: is damaged, or not a PNG file; repeat the command "
+        "that made it\n"
+    )
+    file.unlink()
+    assert contents.read_figure(name) is None and capsys.readouterr().err == ""
+    file.mkdir()
+    assert contents.read_figure(name) is None and "is a folder, not a file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("damage", WHOLE)
 def test_a_damaged_log_is_not_judged(run_copy: Path, damage: Callable[[Path], Any]) -> None:
     from trilemma.errors import DataError

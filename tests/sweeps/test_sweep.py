@@ -24,6 +24,7 @@ from trilemma.runs.run_directory import RunDirectory
 from trilemma.sweeps import launchers
 from trilemma.sweeps.plan import run_name
 from trilemma.sweeps.task import Task, missing_protocols
+from trilemma.text_files import sealed
 
 RECIPE = "digits/pgd-at"
 GRID = {"seed": [0, 1], "method.name": ["pgd-at", "trades"]}
@@ -234,12 +235,22 @@ def test_folders_that_are_no_sweep_are_refused(trainer):
     Path("later").mkdir()
     record = {"version": 2, "recipe": RECIPE, "fixed": {}, "varying": [], "runs": {}}
     Path("later/sweep.json").write_text(json.dumps(record))
+    for name, content in (
+        ("edited", {**sealed(record), "recipe": "x"}),
+        ("odd", {**record, "runs": {"a": [1]}}),
+    ):
+        Path(name).mkdir()
+        Path(name, "sweep.json").write_text(json.dumps(content))
+    Path("folder/sweep.json").mkdir(parents=True)
     for folder, message in {
         "run": "holds a run, not a sweep",
         "photos": r"is not empty and holds no sweep \(no sweep.json\)",
         "file": "is a file, not a folder",
         "damaged": "damaged/sweep.json: cannot be read",
         "later": "version 2 instead of 1",
+        "edited": "does not match the digest",
+        "odd": "not the record of a sweep",
+        "folder": "folder/sweep.json: cannot be read .is a folder",
     }.items():
         with pytest.raises(RunError, match=message):
             trilemma.sweep(RECIPE, GRID, folder, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,8 @@ Record = dict[str, Any]
 
 # Lines of steps that a figure of training shows, and more than its pixels.
 STEP_LINES = 20_000
+# First bytes of a PNG file.
+_PNG = b"\x89PNG\r\n\x1a\n"
 # Values of a row that earlier versions did not write.
 _DEFAULTS: Record = {
     "better": "higher",
@@ -125,10 +128,13 @@ class Contents:
         if not all(map(present, files)):
             return None
         try:
-            return read_bytes(files[0]), read_bytes(files[1])
+            images = read_bytes(files[0]), read_bytes(files[1])
+            for image in images:
+                _check_png(image)
         except ValueError as error:
             warn_once(f"left out: {light}, light or dark version: {error}")
             return None
+        return images
 
 
 def check_results(path: str | PathLike[str]) -> Path:
@@ -221,6 +227,22 @@ def read_rows(folder: Path) -> list[tuple[Path, Record]]:
     return [
         (file, row) for file in sorted(folder.rglob("*.json")) if (row := _read(file, ResultRow)) is not None
     ]
+
+
+def _check_png(content: bytes) -> None:
+    """Raises :class:`ValueError` unless ``content`` is a whole PNG file, whose parts each have their CRC-32."""
+    position, kind = len(_PNG), b""
+    sound = content.startswith(_PNG)
+    while sound and kind != b"IEND":
+        length, kind = (
+            int.from_bytes(content[position : position + 4], "big"),
+            content[position + 4 : position + 8],
+        )
+        end = position + 8 + length
+        sound = content[end : end + 4] == zlib.crc32(content[position + 4 : end]).to_bytes(4, "big")
+        position = end + 4
+    if not sound or position != len(content):
+        raise ValueError("is damaged, or not a PNG file; repeat the command that made it")
 
 
 def start_order(record: Record) -> int:

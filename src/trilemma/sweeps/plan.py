@@ -19,9 +19,10 @@ from trilemma.config.grid import SEED, SEED_KEY, Grid
 from trilemma.config.overrides import check_sections
 from trilemma.config.recipe import load_config, same_recipe
 from trilemma.errors import ConfigError, RunError
-from trilemma.files import parse_json, write_text
+from trilemma.files import write_text
 from trilemma.runs.run_directory import LOCK_FILE, RunDirectory
 from trilemma.storing import storing
+from trilemma.text_files import present, read_json, read_text, sealed
 
 RECORD, LOGS = "sweep.json", "logs"
 VERSION = 1
@@ -79,9 +80,9 @@ class Plan:
         }
         with storing(self.folder, "choose another --out"):
             (self.folder / LOGS).mkdir(parents=True, exist_ok=True)
-        file, text = self.folder / RECORD, json.dumps(record, indent=1) + "\n"
+        file, text = self.folder / RECORD, json.dumps(sealed(record), indent=1) + "\n"
         # A complete sweep on a read-only disk still shows its table.
-        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        if not present(file) or read_text(file) != text:
             write_text(file, text)
 
 
@@ -133,7 +134,7 @@ def make_plan(recipe: str, grid: Grid, folder: Path, max_runs: int = MAX_RUNS) -
         name = name or _unused(run_name(values), names, values)
         names[name] = values
         runs[name] = PlannedRun(name, values, config)
-        if (run := RunDirectory(folder / name)).config_file.is_file():
+        if (run := RunDirectory(folder / name)).exists():
             run.check_config(config)
     return Plan(folder, recipe, grid.fixed, tuple(runs.values()), names)
 
@@ -169,8 +170,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
         RunError: the folder is a file or holds something else, or its record cannot be read.
     """
     file = folder / RECORD
-    if not file.is_file():
-        if (folder / "config.yaml").exists():
+    if not present(file):
+        if RunDirectory(folder).exists():
             raise RunError(f"{folder}: holds a run, not a sweep; choose another --out")
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder}: is a file, not a folder; choose another --out")
@@ -178,13 +179,17 @@ def _read_record(folder: Path) -> dict[str, Any]:
             raise RunError(f"{folder}: is not empty and holds no sweep (no {RECORD}); choose another --out")
         return {}
     try:
-        record = parse_json(file.read_text(encoding="utf-8"))
+        record = read_json(file)
         shape = {"recipe": str, "fixed": dict, "varying": list, "runs": dict}
-        if not isinstance(record, dict) or not all(isinstance(record.get(k), v) for k, v in shape.items()):
+        if not all(isinstance(record.get(k), v) for k, v in shape.items()):
+            raise ValueError("not the record of a sweep")
+        if not all(isinstance(key, str) for key in record["varying"]) or not all(
+            isinstance(values, dict) for values in record["runs"].values()
+        ):
             raise ValueError("not the record of a sweep")
         if record.get("version") != VERSION:
             raise ValueError(f"version {record.get('version')!r} instead of {VERSION}")
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise RunError(f"{file}: cannot be read ({error}); choose another --out") from None
     return record
 

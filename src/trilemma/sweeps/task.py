@@ -94,7 +94,7 @@ def failure(folder: Path) -> str | None:
     run = RunDirectory(folder)
     if run.status().get("status") != FAILED:
         return None
-    stops = [event["message"] for event in run.events() if event["kind"] == "stop"]
+    stops = [str(event.get("message", "")) for event in run.events() if event["kind"] == "stop"]
     return " ".join(stops[-1].split()) if stops else "training failed"
 
 

@@ -66,5 +66,5 @@ class Run:
             accuracies = {"clean": summary["held_out_clean"], "PGD-10": summary["held_out_pgd10"]}
             texts = [f"{name} {100 * value:.1f} %" for name, value in accuracies.items() if value is not None]
             lines.append(f"held-out accuracy (epoch {summary['best_epoch']:g}): {', '.join(texts)}")
-        alarms = dict.fromkeys(event["name"] for event in run.events() if event["kind"] == "alarm")
+        alarms = dict.fromkeys(event.get("name", "") for event in run.events() if event["kind"] == "alarm")
         return [*lines, f"alarms: {', '.join(alarms)}"] if alarms else lines
