@@ -24,6 +24,8 @@ from benchmarks.fault_suite.case import LONGEST_SECONDS, Case, Ended, judged
 # Address space of a child above that of its parent: a bomb ends there, and not with the machine.
 _MOST_BYTES = 6 << 30
 _POLL_SECONDS = 0.005
+# Of a text in a row.
+_LONGEST_TEXT = 400
 # A child that was not able to try its case.
 _NOT_TRIED = 77
 
@@ -41,18 +43,16 @@ def outcome(case: Case, folder: Path) -> dict[str, Any]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     row = {"name": case.name, "verdict": str(verdict)}
-    row |= {"reason": without_paths(reason, folder)} if reason else {}
-    row |= (
-        {"line": without_paths(ended.error or ended.stderr.strip().splitlines()[-1][:300], folder)}
-        if ended.stderr.strip()
-        else {}
-    )
+    lines = [ended.error, *reversed(ended.stderr.splitlines())]
+    texts = {"reason": reason, "line": next((line for line in lines if line.strip()), "")}
+    row |= {key: without_paths(text, folder)[:_LONGEST_TEXT] for key, text in texts.items() if text}
     return row | {"seconds": round(ended.seconds, 2), "megabytes": round(ended.megabytes)}
 
 
 def without_paths(text: str, folder: Path) -> str:
     """Text without the names of this machine's folders."""
-    text = text.replace(str(folder), "FOLDER").replace(tempfile.gettempdir(), "TMP")
+    text = text.replace(str(folder), "FOLDER").replace(str(folder.parent.parent), "WORK")
+    text = text.replace(tempfile.gettempdir(), "TMP").replace(sys.prefix, "PYTHON")
     return re.sub(r'File "[^"]*/(?=[^/"]+")', 'File "', text)
 
 
