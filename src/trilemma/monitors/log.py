@@ -16,6 +16,7 @@ from trilemma.errors import ConfigError, DataError
 from trilemma.files import parse_json
 from trilemma.monitors.evaluations import Evaluation
 from trilemma.monitors.monitor import CHANCE
+from trilemma.printing import print_message
 from trilemma.text_files import present, read_json_lines, read_text
 
 Row = Mapping[str, Any]
@@ -199,6 +200,8 @@ def _lines(file: Path) -> list[Row]:
     lines = read_json_lines(file)
     if lines.problems:
         raise ValueError(lines.problems[0])
+    if lines.incomplete:
+        print_message(f"note: {file}: its last line is incomplete, and is left out")
     if not lines.records:
         raise ValueError(_EMPTY)
     return list(lines.records)
