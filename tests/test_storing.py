@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from trilemma.errors import NotStoredError, RunError, UserError
-from trilemma.files import CLASSIFIER, replacing, write_npz, write_text
+from trilemma.files import TensorFormat, replacing, write_npz, write_text
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.storing import (
     collecting_unstored,
@@ -26,6 +26,7 @@ from trilemma.storing import (
     writable_folder,
 )
 
+FORMAT = TensorFormat("test", 1, "foreign", "damaged", "remedy", "choose another disk", dict)
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -97,32 +98,37 @@ def test_a_file_of_the_longest_name_is_written(tmp_path: Path):
 @pytest.mark.parametrize("size", [100, 10_000])
 def test_a_file_of_tensors_on_a_disk_that_runs_full(tiny_disk: Path, size: int):
     path = tiny_disk / "classifier.safetensors"
-    CLASSIFIER.write(path, {"a": torch.zeros(size)}, {}) if size == 100 else None
+    FORMAT.write(path, {"a": torch.zeros(size)}, {}) if size == 100 else None
     (tiny_disk / "filler").write_bytes(bytes(8192))
     before = sorted(tiny_disk.iterdir())
     with pytest.raises(
-        NotStoredError, match=r"cannot be written \(No space left on device\); choose another path"
+        NotStoredError, match=r"cannot be written \(No space left on device\); choose another disk"
     ):
-        CLASSIFIER.write(path, {"a": torch.ones(10_000)}, {})
+        FORMAT.write(path, {"a": torch.ones(10_000)}, {})
     assert sorted(tiny_disk.iterdir()) == before
     if size == 100:
-        assert CLASSIFIER.read(path)[1]["a"].sum() == 0
+        assert FORMAT.read(path)[1]["a"].sum() == 0
     with pytest.raises(NotStoredError, match="No space left"):
         write_npz(tiny_disk / "a.npz", {"a": torch.rand(10_000).numpy()})
     assert sorted(tiny_disk.iterdir()) == before
 
 
+def long(count: int) -> dict[str, float]:
+    """Terms of a metric line of about 20 bytes each."""
+    return {f"term {index:07d}": 0.5 for index in range(count)}
+
+
 def test_a_metric_line_that_does_not_fit_leaves_no_part_of_it(tiny_disk: Path):
     run = RunDirectory(tiny_disk)
-    run.add_metrics({"step": 1, "kind": "step", "text": "x" * 4000})
+    run.add_metrics({"step": 1, "epoch": 1, "kind": "step", "terms": long(100)})
     (tiny_disk / "filler").write_bytes(bytes(8192))
     with pytest.raises(
         NotStoredError, match=r"metrics\.jsonl: cannot be written \(No space left on device\)"
     ):
-        run.add_metrics({"step": 2, "kind": "step", "text": "x" * 8000})
+        run.add_metrics({"step": 2, "epoch": 2, "kind": "step", "terms": long(700)})
     assert run.metrics_file.read_text().count("\n") == 1
     (tiny_disk / "filler").unlink()
-    run.add_metrics({"step": 2, "kind": "step"})
+    run.add_metrics({"step": 2, "epoch": 2, "kind": "step"})
     assert [line["step"] for line in run.metrics()] == [1, 2]
 
 
