@@ -150,7 +150,7 @@ def _child(
 
 def exit_code(action: tuple[str, ...] | Callable[[], Any]) -> int:
     """The exit code of a command, or of a function as the command line would have it."""
-    from trilemma.cli.main import app
+    from trilemma.cli.main import main
     from trilemma.errors import UserError
 
     try:
@@ -158,7 +158,7 @@ def exit_code(action: tuple[str, ...] | Callable[[], Any]) -> int:
             action()
         else:
             sys.argv = ["trilemma", *action]
-            app(prog_name="trilemma")
+            main()
     except UserError as error:
         print(f"trilemma: error: {error}", file=sys.stderr)
         return 2
