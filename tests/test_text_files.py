@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from trilemma.limits import LOG_LINE, TEXT
 from trilemma.text_files import (
-    LARGEST,
-    LONGEST_LINE,
     count_lines,
     read_json,
     read_json_lines,
@@ -53,7 +52,7 @@ def test_a_damaged_json_file_has_one_reason(tmp_path: Path, content: bytes, reas
 
 def large(path: Path) -> None:
     path.touch()
-    os.truncate(path, LARGEST + 1)
+    os.truncate(path, TEXT.value + 1)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def large(path: Path) -> None:
         (lambda path: path.symlink_to("nowhere"), "cannot be read (No such file or directory)"),
         (lambda path: path.symlink_to(path.name), "cannot be read (Too many levels of symbolic links)"),
         (lambda path: None, "cannot be read (No such file or directory)"),
-        (large, f"has {LARGEST + 1} bytes, more than {LARGEST}"),
+        (large, "has 4.0 MB, more than the 4.0 MB that are read of a text file"),
     ],
 )  # fmt: skip
 @pytest.mark.skipif(os.name == "nt", reason="pipes and links")
@@ -142,8 +141,8 @@ def test_lines_are_read_one_by_one_and_some_are_passed_over(tmp_path: Path) -> N
     lines = read_json_lines(file, skip=lambda line: line.startswith(b'{"step": 4'))
     assert [line["step"] for line in lines.records] == [0, 1, 2, 3, 5] and not lines.problems
     assert count_lines(file, b'{"step": 5') == 1 and count_lines(file, b'"step"') == 6
-    file.write_bytes(b"1" * (LONGEST_LINE + 1))
-    with pytest.raises(ValueError, match="has a line of more than 16777216 bytes"):
+    file.write_bytes(b"1" * (LOG_LINE.value + 1))
+    with pytest.raises(ValueError, match="has more than the 1,000 kB that are read of a line"):
         read_json_lines(file)
 
 

@@ -101,8 +101,11 @@ RECIPE_VALUES = Limit(10_000, "values", 1, "a recipe", "write it without nested 
 # Headers of safetensors files: names and shapes of tensors and a JSON text; those of this package have up to 50 kB.
 # JSON takes up to 25 times its size in memory.
 HEADER = Limit(4_000_000, "MB", _MB, "a header", "copy the file again", data=False)
-# Result rows and other records in JSON: a confusion matrix of 100 classes has 150 kB.
-RECORD = Limit(8_000_000, "MB", _MB, "a record", "measure again", data=False)
+# Result rows and other texts of a run folder, and lists of class names: a confusion matrix of 100 classes has 150 kB.
+TEXT = Limit(4_000_000, "MB", _MB, "a text file", "check the file", data=False)
+# A line of a training log has 500 bytes. A log of other programs has a row per evaluation.
+LOG_LINE = Limit(1_000_000, "kB", 1000, "a line", "check the file", data=False)
+LOG_ROWS = Limit(100_000, "rows", 1, "a log", "shorten it")
 
 
 def check_expansion(size: float, compressed: int, where: str, error: type[UserError] = DataError) -> None:

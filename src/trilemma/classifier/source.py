@@ -15,6 +15,7 @@ from trilemma.config.registry import NETWORKS
 from trilemma.config.sections import MOST_PIXELS
 from trilemma.errors import CheckpointError, ConfigError, nearest
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.text_files import read_text
 from trilemma.units import MOST_CLASSES, count, number
 
 if TYPE_CHECKING:
@@ -282,9 +283,8 @@ def _numbers(values: float | Sequence[float] | None) -> list[float]:
 def _lines(path: Path) -> list[str]:
     """The lines of a text file that are not blank, without surrounding spaces."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    except ValueError as error:
         raise ConfigError(
-            f"--classes {path}: neither a number, nor NAME,NAME,..., nor a text file with one name per line ({reason})"
+            f"--classes {path}: neither a number, nor NAME,NAME,..., nor a text file with one name per line ({error})"
         ) from None

@@ -14,6 +14,7 @@ from typing import Any
 
 from trilemma.errors import ConfigError, DataError
 from trilemma.files import parse_json
+from trilemma.limits import LOG_ROWS
 from trilemma.monitors.evaluations import Evaluation
 from trilemma.monitors.monitor import CHANCE
 from trilemma.printing import print_message
@@ -188,11 +189,16 @@ def _file_rows(path: Path) -> list[Row]:
     if suffix == ".json":
         if not isinstance(rows, list):
             raise DataError(f"{file}: not a list of rows; give a JSON list with one object per evaluation")
+        LOG_ROWS.check(len(rows), str(file))
         return rows
     lines = text.splitlines()
+    LOG_ROWS.check(len(lines), str(file))
     header = lines[0]
     delimiter = max(",;\t", key=header.count)
-    return [dict(row) for row in csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)]
+    try:
+        return [dict(row) for row in csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)]
+    except csv.Error as error:
+        raise DataError(f"{file}: not a table of values ({error}); give {_SUFFIXES}") from None
 
 
 def _lines(file: Path) -> list[Row]:

@@ -16,6 +16,7 @@ from trilemma.config.registry import STARTS
 from trilemma.config.starts import start_names
 from trilemma.errors import CheckpointError, RunError, UserError
 from trilemma.files import CLASSIFIER, dark_path
+from trilemma.limits import IMAGE_FILE
 from trilemma.runs.records import (
     LAST,
     STALE,
@@ -128,7 +129,7 @@ class Contents:
         if not all(map(present, files)):
             return None
         try:
-            images = read_bytes(files[0]), read_bytes(files[1])
+            images = read_bytes(files[0], IMAGE_FILE), read_bytes(files[1], IMAGE_FILE)
             for image in images:
                 _check_png(image)
         except ValueError as error:
