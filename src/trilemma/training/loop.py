@@ -454,7 +454,8 @@ class Loop:
         state, training = self.state, self.config.training
         last = finished_classifier(self.clf, state.ema, self.data.train, training.reestimate_bn)
         self.record.classifier(last, self.data.train, state, "last", self.criterion)
-        if not state.best[0]:
+        # Only the first process knows that its line is written.
+        if not state.best[0] and self.record.writes:
             rows = [row for row in self.record.run.metrics() if row.get("selected")]
             # The lines of a damaged log are lost.
             if rows:
