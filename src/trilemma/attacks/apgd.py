@@ -135,11 +135,12 @@ def _targets(loss: str, targets: int | None, num_classes: int) -> int:
             f"apgd: loss={loss!r} needs at least {needed} classes, the classifier has {num_classes}; "
             "use 'ce' or 'margin-targeted'"
         )
+    targets = None if targets is None else count("apgd", "targets", targets)
     if not loss.endswith("-targeted"):
         if targets is not None:
             raise ConfigError(f"apgd: targets={targets}, but loss={loss!r} has no targets; leave targets out")
         return 1
-    return min(TARGETS if targets is None else count("apgd", "targets", targets), num_classes - 1)
+    return min(TARGETS if targets is None else targets, num_classes - 1)
 
 
 def checkpoints(steps: int) -> list[int]:

@@ -13,6 +13,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
 from trilemma.data.image_set import as_float
 from trilemma.errors import ConfigError
+from trilemma.units import MOST
 
 # Largest batch per device type. Larger batches are no faster: they exceed the caches of a CPU, and a GPU is fully used.
 MAX_BATCH = {"cpu": 256, "cuda": 2048}
@@ -37,8 +38,9 @@ def resolve_batch_size(clf: Classifier, images: Tensor, batch_size: int | Litera
     """
     if isinstance(batch_size, str) and batch_size == "auto":
         return auto_batch_size(clf, as_float(images[:1].to(clf.device))) if len(images) else 1
-    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
-        raise ConfigError(f"batch_size: {batch_size!r}; must be at least 1, or 'auto'")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or not 1 <= batch_size <= MOST:
+        shown = "a larger number" if isinstance(batch_size, int) and batch_size > MOST else repr(batch_size)
+        raise ConfigError(f"batch_size: {shown}; must be at least 1 and at most {MOST:,}, or 'auto'")
     return int(batch_size)
 
 

@@ -148,7 +148,9 @@ def evaluate(
         )  # fmt: skip
     purification = None if purify is None else Purification.of(purify)
     clf = open_source(clf, data, device)
-    names = [protocols] if isinstance(protocols, str) else list(protocols)
+    names = [protocols] if isinstance(protocols, str) else list(protocols or ())
+    if not names:
+        raise ConfigError("protocols: none given; name at least one, such as 'clean' or 'pgd-20'")
     definitions = _definitions(names, clf, purification)
     if purification is not None and save_adversarial is not None:
         raise ConfigError(
