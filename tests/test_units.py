@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from trilemma.errors import ConfigError
+from trilemma.printing import quoted
 from trilemma.units import (
     SMALLEST_RADIUS,
     byte_size,
@@ -49,6 +50,7 @@ def test_a_size_in_words(size: float, words: str) -> None:
         ("1e999/255", "is not a number"), ("1_000", "is not a number"), ("\u0663", "is not a number"),
         (float("nan"), "is not a number"), (float("inf"), "is not a number"), (True, "is not a number"),
     ],
+    ids=quoted,
 )  # fmt: skip
 def test_what_float32_does_not_hold_is_no_number(value: object, words: str) -> None:
     started = time.process_time()
@@ -65,7 +67,7 @@ def test_a_number_is_exact_and_zero_is_zero_at_any_exponent() -> None:
 def test_a_radius_that_changes_no_pixel_value_is_refused() -> None:
     half = torch.tensor(0.5)
     assert half + float(SMALLEST_RADIUS) / 2 == half
-    check_radius("l2", SMALLEST_RADIUS.numerator / SMALLEST_RADIUS.denominator)
+    check_radius("l2", "1e-7")
     for radius in ("1e-9", "1e-30", 1e-12):
         with pytest.raises(ValueError, match="below the spacing of float32 pixel values"):
             check_radius("linf", radius)
@@ -73,14 +75,19 @@ def test_a_radius_that_changes_no_pixel_value_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(10**10, "at most 1,000,000,000"), (10**5_000, "bits; must be at most"), (-(10**5_000), "bits")],
+    [
+        (10**10, "at most 1,000,000,000"),
+        (10**5_000, "bits; must be at most"),
+        (-(10**5_000), "bits; must be at least"),
+    ],
+    ids=quoted,
 )
 def test_a_count_has_a_largest_value(value: int, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         count("f", "steps", value)
 
 
-@pytest.mark.parametrize("value", [-1, 2**53 + 1, 2**64, 10**5_000, 1.5, True, "0"])
+@pytest.mark.parametrize("value", [-1, 2**53 + 1, 2**64, 10**5_000, 1.5, True, "0"], ids=quoted)
 def test_a_seed_is_a_whole_number_of_53_bits(value: object) -> None:
     with pytest.raises(ConfigError, match="f: seed="):
         seed_number("f", value)

@@ -10,13 +10,12 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trilemma.printing import quoted
 from trilemma.units import MOST_CLASSES, check_radius, parse_norm
 
 # Pixel values of one image: 8192 x 8192 x 3, 0.8 GB as float32.
 MOST_PIXEL_VALUES = 3 * 8192**2
 _TYPES = ("str", "int", "float", "bool")
-# Characters of a refused value in a message.
-_SHOWN = 60
 
 
 def _check_text(text: str) -> str:
@@ -187,7 +186,5 @@ def problem(error: ValidationError) -> str:
         return f"{key}: {message}" if key else message
     if first["type"] in ("model_type", "dict_type"):
         message = "must be a mapping"
-    value = repr(first["input"])
-    value = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
     message = message.replace("Input should be ", "must be ")
-    return f"{key or 'the header'} = {value}: {message[:200]}"
+    return f"{key or 'the header'} = {quoted(first['input'])}: {message[:200]}"

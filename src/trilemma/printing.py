@@ -43,6 +43,15 @@ def shortened(text: str, longest: int = 80) -> str:
     return text if len(text) <= longest else f"{text[: longest - end]} ... {text[-end:]}"
 
 
+def quoted(value: object) -> str:
+    """A refused value as a message quotes it: its ``repr``, :func:`shortened`."""
+    try:
+        return shortened(repr(value))
+    # Python writes no integer of more than 4300 digits.
+    except ValueError:
+        return "a number of thousands of digits"
+
+
 def short_line(text: str) -> str:
     """:func:`visible_line` of a message, which is :func:`shortened` to :data:`LONGEST_MESSAGE`."""
     return visible_line(shortened(text, LONGEST_MESSAGE))

@@ -136,6 +136,8 @@ PixelLength = Annotated[
 # Largest count of anything; it is far beyond every use, and keeps sizes within 64 bits.
 MOST = 10**9
 MOST_CLASSES = CLASSES.most
+# Side of an image in pixels.
+MOST_PIXELS = 8192
 # Sums and products of a seed with small numbers must fit into 64 bits.
 MAX_SEED = 2**53
 

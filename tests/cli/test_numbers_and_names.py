@@ -113,7 +113,8 @@ def test_file_names_that_are_not_utf_8_are_read_shown_and_written(
     for command in (
         ("predict", run, image), ("score", run, image), ("evaluate", run, "--protocol", "clean", "--images", 5),
         ("export", run, "--state-dict", "--out", tmp_path / f"{LATIN}.safetensors"),
-        ("predict", tmp_path / f"{LATIN}.safetensors", image), ("report", run), ("compare", run, "--out", f"{LATIN}.md"),
+        ("predict", tmp_path / f"{LATIN}.safetensors", image), ("report", run),
+        ("compare", run, "--out", f"{LATIN}.md"),
     ):  # fmt: skip
         result = trilemma(*command)
         assert result.exit_code == 0 and result.exception is None, (command, result.output)

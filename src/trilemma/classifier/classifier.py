@@ -18,6 +18,7 @@ from trilemma.classifier.statistics import PREFIX, as_computed
 from trilemma.data.class_names import distinct_names, numbers
 from trilemma.errors import CheckpointError, ConfigError, ImageError
 from trilemma.files import CLASSIFIER
+from trilemma.printing import quoted
 from trilemma.threat import Threat
 from trilemma.units import MOST_CLASSES, count
 
@@ -365,10 +366,10 @@ def _constants(name: str, values: Any, image_shape: tuple[int, int, int] | None)
     try:
         constants = torch.as_tensor(values, dtype=torch.float32).detach().clone().view(1, -1, 1, 1)
     # torch raises different types for text, for None and for lists of lists.
-    except (TypeError, ValueError, RuntimeError):
-        raise ConfigError(f"classifier: {name}={values!r}; pass one number per channel") from None
-    if not constants.numel() or not bool(torch.isfinite(constants).all()):
-        raise ConfigError(f"classifier: {name}={values!r}; pass one finite number per channel")
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ConfigError(f"classifier: {name}={quoted(values)}; pass one number per channel") from None
+    if not constants.numel() or not bool(torch.isfinite(constants).all()) or isinstance(values, bool):
+        raise ConfigError(f"classifier: {name}={quoted(values)}; pass one finite number per channel")
     if image_shape is not None and constants.numel() not in (1, image_shape[0]):
         raise ConfigError(
             f"classifier: {constants.numel()} values of {name} for images of {image_shape[0]} channels; "

@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trilemma.config.registry import NETWORKS
-from trilemma.config.sections import MOST_PIXELS
 from trilemma.errors import CheckpointError, ConfigError, nearest
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.text_files import read_text
-from trilemma.units import MOST_CLASSES, count, number
+from trilemma.units import MOST_CLASSES, MOST_PIXELS, count, number
 
 if TYPE_CHECKING:
     import torch
@@ -190,9 +190,11 @@ class ClassifierSource:
         classes = self.classes
         if classes is None:
             return None
-        text = str(classes) if isinstance(classes, str | Path | int) else None
+        if isinstance(classes, Real):
+            return count("classifier", "classes", classes, 2, MOST_CLASSES), None
+        text = str(classes) if isinstance(classes, str | Path) else None
         if text is None:
-            assert not isinstance(classes, str | Path | int)
+            assert not isinstance(classes, str | Path)
             names = [str(name) for name in classes]
         elif re.fullmatch(r"-?[0-9]+", text.strip()):
             # Python converts no integer of more than 4300 digits.
@@ -275,7 +277,7 @@ def _name(function: str | nn.Module | Callable[[], nn.Module]) -> str:
 
 
 def _numbers(values: float | Sequence[float] | None) -> list[float]:
-    if values is None or isinstance(values, int | float):
+    if values is None or isinstance(values, Real):
         return [] if values is None else [float(values)]
     return [float(value) for value in values]
 

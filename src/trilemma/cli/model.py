@@ -11,9 +11,8 @@ from typing import Annotated, Any, Literal
 
 from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import argument, option
-from trilemma.config.sections import MOST_PIXELS
 from trilemma.errors import ConfigError, DataError
-from trilemma.units import parse_fraction
+from trilemma.units import MOST_PIXELS, parse_fraction
 
 SOURCE_HELP = (
     "run folder, classifier file, weights file, timm:NAME, robustbench:NAME, hub:NAME or MODULE:FUNCTION"

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from trilemma.config.config import Config
 from trilemma.config.registry import METHODS, NETWORKS
 from trilemma.errors import TrilemmaError, closest, nearest
-from trilemma.printing import shortened
+from trilemma.printing import quoted
 
 
 def one_line(error: ValidationError, tree: Mapping[str, Any]) -> str:
@@ -33,7 +33,7 @@ def one_line(error: ValidationError, tree: Mapping[str, Any]) -> str:
         text = f"{key}: missing; every recipe needs it"
     else:
         message = first["msg"].removeprefix("Value error, ")
-        text = f"{key}: {message}; got {shortened(repr(first['input']))}"
+        text = f"{key}: {message}; got {quoted(first['input'])}"
     return text + (f" (and {len(details) - 1} more)" if len(details) > 1 else "")
 
 

@@ -24,7 +24,7 @@ from trilemma.config.remedies import Ladders
 from trilemma.config.section import Section
 from trilemma.config.starts import REPLAY_BUFFER, parse_start, start_names
 from trilemma.errors import ConfigError, UnknownNameError
-from trilemma.units import Norm, PixelLength, check_radius
+from trilemma.units import MOST_PIXELS, Norm, PixelLength, check_radius
 
 
 def _row_of(registry: Registry) -> AfterValidator:
@@ -54,8 +54,6 @@ def _check_start(text: str) -> str:
     return text
 
 
-# Side of an image in pixels.
-MOST_PIXELS = 8192
 # The registry is part of the type's metadata, so that the documentation can list its names.
 SamplerName = Annotated[str, _row_of(SAMPLERS), SAMPLERS]
 StartName = Annotated[str, AfterValidator(_check_start), STARTS]

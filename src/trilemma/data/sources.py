@@ -29,7 +29,8 @@ from trilemma.data.locate import folder_state, locate_images, locate_official
 from trilemma.data.splitting import stratified_split
 from trilemma.errors import DataError, nearest
 from trilemma.limits import IMAGE_PIXELS
-from trilemma.units import seed_number
+from trilemma.printing import quoted
+from trilemma.units import MOST_PIXELS, count, number, seed_number, whole_number
 
 # Side in pixels, or (height, width).
 _Side = int | tuple[int, int] | None
@@ -77,8 +78,8 @@ def load_splits(
     Raises:
         DataError: the source cannot be read, or an argument is invalid.
     """
-    seed = seed_number("data", seed)
-    if not 0 < held_out < 1:
+    seed, size = seed_number("data", seed), _checked_side(size)
+    if not 0 < number("data", "held_out", held_out) < 1:
         raise DataError(f"held_out is {held_out}; give a fraction of the train part, between 0 and 1")
     source = _open_named(name, root, size)
     parts = source.divide(held_out, seed)
@@ -99,18 +100,18 @@ def load_splits(
     return dataclasses.replace(splits, train=_shortened(splits.train, train_images))
 
 
-def _shortened(train: ImageSet, count: int) -> ImageSet:
-    """The first ``count`` images of the train part, with ``[:count]`` appended to the name.
+def _shortened(train: ImageSet, images: int) -> ImageSet:
+    """The first ``images`` images of the train part, with ``[:images]`` appended to the name.
 
     Raises:
-        DataError: ``count`` is below the number of classes or above the number of images.
+        DataError: ``images`` is below the number of classes or above the number of images.
     """
-    if not train.num_classes <= count <= len(train):
+    if not train.num_classes <= whole_number("data", "train_images", images) <= len(train):
         raise DataError(
-            f"train_images is {count}; {train.name} has {len(train):,} training images in {train.num_classes} "
+            f"train_images is {quoted(images)}; {train.name} has {len(train):,} training images in {train.num_classes} "
             f"classes: give a number from {train.num_classes} to {len(train)}, or none for all"
         )
-    return dataclasses.replace(train.first(count), name=f"{train.name}[:{count}]")
+    return dataclasses.replace(train.first(images), name=f"{train.name}[:{images}]")
 
 
 def load_images(
@@ -155,11 +156,11 @@ def load_images(
         return given if class_names is None else in_class_order(given, class_names)
     named = isinstance(source, str) and source in DATASETS
     if named:
-        opened = _open_named(str(source), root, size)
+        opened = _open_named(str(source), root, _checked_side(size))
     elif Path(source).exists():
         if root is not None:
             raise DataError(f"{source}: a path needs no root (got {root}); root goes with a data set's name")
-        opened = _open_images(Path(source), size)
+        opened = _open_images(Path(source), _checked_side(size))
     else:
         raise _unknown(str(source))
     print_remarks(opened.where, opened.entry.remarks)
@@ -183,7 +184,7 @@ def load_unlabelled(source: str | Path, split: str, size: int | tuple[int, int] 
     try:
         return load_images(source, split if source in DATASETS else "all", size=size)
     except LayoutError:
-        opened = _open_images(Path(source), size, labelled=False)
+        opened = _open_images(Path(source), _checked_side(size), labelled=False)
         print_remarks(opened.where, opened.entry.remarks)
         return opened.part("all")
 
@@ -424,6 +425,18 @@ def _cached(
     entry = dataclasses.replace(entry, remarks=left_out + entry.remarks)
     full_name = name or f"{BY_CONTENT}{entry.identity[:12]}"
     return _Source(entry, full_name + _resized(entry, size), where)
+
+
+def _checked_side(size: Any) -> Any:
+    """A side in pixels, or height and width, as integers.
+
+    Raises:
+        ConfigError: something else, or a side above 8192.
+    """
+    if isinstance(size, tuple):
+        height, width = size
+        return count("data", "size", height, 1, MOST_PIXELS), count("data", "size", width, 1, MOST_PIXELS)
+    return None if size is None else count("data", "size", size, 1, MOST_PIXELS)
 
 
 def _shape(size: _Side) -> Size:

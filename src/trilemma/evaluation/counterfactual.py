@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from trilemma.evaluation.counterfactual_result import Counterfactuals, Trajector
 from trilemma.evaluation.evaluate import environment
 from trilemma.evaluation.predict import Images, open_items
 from trilemma.evaluation.source import Source, open_source
+from trilemma.printing import quoted
 from trilemma.progress import bar
 from trilemma.threat import Threat
 from trilemma.units import check_radius, choice, count, length, parse_norm
@@ -36,6 +38,8 @@ WAY = 20
 # Images of the way that are kept for an animation.
 FRAMES = 24
 # Class names of an error message.
+# Images of one way that are kept for an animation.
+MOST_FRAMES = 10_000
 LISTED = 20
 KEYS = (
     "distance", "marginal energy", "target energy", "original energy", "target confidence", "original confidence",
@@ -100,7 +104,7 @@ def counterfactual(
             can be read.
     """
     settings = _settings(budget, norm, energy, steps, tolerance)
-    frames = count("counterfactual", "frames", frames, 0)
+    frames = count("counterfactual", "frames", frames, 0, MOST_FRAMES)
     batch_size = count("counterfactual", "batch_size", batch_size)
     items = open_items(images, skip_unreadable)
     clf = open_source(source, items.tensor, device)
@@ -129,12 +133,12 @@ def find_target(clf: Classifier, target: int | str | Sequence[int] | Tensor, ima
     if isinstance(target, str):
         if target in clf.class_names:
             return torch.full((images,), clf.class_names.index(target))
-        if not target.strip().lstrip("-").isdecimal():
+        if not re.fullmatch("-?[0-9]{1,9}", target.strip()):
             raise UnknownNameError(_no_class(clf, target))
         target = int(target)
     if isinstance(target, int | np.integer) and not isinstance(target, bool):
         if not 0 <= target < clf.num_classes:
-            raise UnknownNameError(_no_class(clf, str(target)))
+            raise UnknownNameError(_no_class(clf, quoted(target)))
         return torch.full((images,), int(target))
     return as_labels(target, torch.empty(images), clf.num_classes, "target")
 
@@ -145,7 +149,7 @@ def _no_class(clf: Classifier, target: str) -> str:
     # A similar number is no likely meaning of a number.
     similar = "" if target.strip().lstrip("-").isdecimal() else nearest(target, names)
     return (
-        f"target {target!r}: no class of this classifier.{similar} Give a number from 0 to "
+        f"target {quoted(target)}: no class of this classifier.{similar} Give a number from 0 to "
         f"{len(names) - 1}, or a name: {', '.join(names[:LISTED])}{more}"
     )
 

@@ -13,6 +13,7 @@ from trilemma.config.registry import METHODS
 from trilemma.config.sections import AttackConfig, RegulariserConfig, SamplerConfig, ThreatConfig
 from trilemma.errors import ConfigError, nearest
 from trilemma.methods.base import Method
+from trilemma.printing import quoted
 from trilemma.threat import Threat
 from trilemma.units import parse_fraction
 
@@ -56,7 +57,7 @@ def create(
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"method {name!r}: {key}: {first['msg']}; got {first['input']!r}") from None
+        raise ConfigError(f"method {name!r}: {key}: {first['msg']}; got {quoted(first['input'])}") from None
     threat_config = (
         None
         if threat is None
