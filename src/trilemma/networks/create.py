@@ -18,8 +18,8 @@ from trilemma.config.registry import NETWORKS
 from trilemma.errors import ConfigError, describe
 from trilemma.networks.wrappers import inside
 
-# Values and tensors of the parameters of a network: 17 GB in float32, and the depth of 30,000 layers.
-MOST_VALUES, MOST_TENSORS = 1 << 32, 100_000
+# Values and tensors of the parameters of a network: 17 GB in float32, and the depth of 1,600 layers.
+MOST_VALUES, MOST_TENSORS = 1 << 32, 5_000
 
 
 def create_network(
@@ -59,9 +59,10 @@ def create_network(
     given = _accepted(function, from_data, NETWORKS.is_own(options.name))
     settings = {**given, **options.model_dump(exclude={"name"})}
     what = f"network {options.name!r}"
-    with _no_larger_than(what, *most):
-        if NETWORKS.row(options.name).built_in and torch.get_default_device().type != "meta":
+    if NETWORKS.row(options.name).built_in and torch.get_default_device().type != "meta":
+        with _no_larger_than(what, *most):
             _create_without_memory(what, function, settings)
+    with _no_larger_than(what, *most):
         # No saved file may have a wrapper's prefix.
         network = inside(call_registered(what, function, **settings))
     if not NETWORKS.row(options.name).built_in:
@@ -81,10 +82,10 @@ def _create_without_memory(what: str, function: Callable[..., Any], settings: di
 
 @contextmanager
 def _no_larger_than(what: str, most_values: int, most_tensors: int) -> Iterator[None]:
-    """Context in which networks are created; each may have so many values in so many parameters.
+    """Context in which a network is created that may have so many values in so many parameters.
 
     Raises:
-        ConfigError: one has more, or cannot be created in memory.
+        ConfigError: it has more, or cannot be created in memory.
     """
     values, tensors, thread = 0, 0, threading.get_ident()
 
@@ -97,13 +98,12 @@ def _no_larger_than(what: str, most_values: int, most_tensors: int) -> Iterator[
         ):
             return
         values, tensors = values + parameter.numel(), tensors + 1
-        if values > 2 * most_values or tensors > 2 * most_tensors:
+        if values > most_values or tensors > most_tensors:
             raise ConfigError(
                 f"{what}: has more than {most_values:,} weights or {most_tensors:,} tensors of weights, the most that "
                 "this place allows; lower its width or depth"
             )
 
-    # Twice, since the network is created twice.
     hook = register_module_parameter_registration_hook(add)
     try:
         yield
