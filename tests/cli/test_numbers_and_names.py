@@ -93,9 +93,10 @@ def test_every_command_says_that_a_classifier_has_diverged(
 
 
 def test_a_network_of_ones_own_has_diverged_too() -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    last = nn.Linear(64, 10)
     with torch.no_grad():
-        network[1].weight.fill_(float("inf"))
+        last.weight.fill_(float("inf"))
+    network = nn.Sequential(nn.Flatten(), last)
     with pytest.raises(package.errors.CheckpointError, match=r"this classifier has diverged: 1\.weight"):
         package.load(model=network, classes=10)
 

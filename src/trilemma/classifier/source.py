@@ -190,7 +190,7 @@ class ClassifierSource:
         classes = self.classes
         if classes is None:
             return None
-        if isinstance(classes, Real):
+        if isinstance(classes, int | Real):
             return count("classifier", "classes", classes, 2, MOST_CLASSES), None
         text = str(classes) if isinstance(classes, str | Path) else None
         if text is None:
@@ -241,7 +241,7 @@ class ClassifierSource:
         file = self.classifier_file()
         if self.function is not None:
             clf = from_function(self.function, file, data, **given)
-            check_weights(clf, self)
+            check_weights(clf.network, self)
         elif self.network is not None and file is not None:
             clf = from_name(self.network, file, data, **given)
         else:
@@ -277,7 +277,7 @@ def _name(function: str | nn.Module | Callable[[], nn.Module]) -> str:
 
 
 def _numbers(values: float | Sequence[float] | None) -> list[float]:
-    if values is None or isinstance(values, Real):
+    if values is None or isinstance(values, float | Real):
         return [] if values is None else [float(values)]
     return [float(value) for value in values]
 
