@@ -31,7 +31,13 @@ HEADERS = {
     "classifier": HEADER,
     "chains": {"class_names": ["cat", "dog"]},
     "training-state": {"$dict": [["step", 7]]},
-    "attack-state": {"evaluation": "ab", "batch_size": 8, "running": "fab-t", "work": {"fab-t": WORK}},
+    "attack-state": {
+        "evaluation": "ab",
+        "batch_size": 8,
+        "running": "fab-t",
+        "work": {"fab-t": WORK},
+        "batches": None,
+    },
 }
 
 
