@@ -163,7 +163,7 @@ def test_other_programs_of_shell_blocks_exist(page):
         elif words[0] == "python":
             assert (ROOT / words[1]).is_file()
         else:
-            assert words[0] in ("trilemma", "pip", "mkdocs") or words[0].startswith(".venv/bin/")
+            assert words[0] in ("trilemma", "pip", "mkdocs", "torchrun") or words[0].startswith(".venv/bin/")
 
 
 # --- Links ----------------------------------------------------------------------------------------------
