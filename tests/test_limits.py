@@ -201,6 +201,7 @@ def test_files_of_mnist_that_claim_more_than_they_hold(tmp_path):
 def test_a_pickle_that_numbers_its_objects_by_the_billion():
     for code in (b"r" + struct.pack("<I", 2**30), b"p1073741824\n"):
         check(lambda code=code: load_arrays(b"\x80\x02]" + code + b".", "x"), "object number 1,073,741,824")
+    check(lambda: load_arrays(b"\x80\x02" + b"(" * 10_000_000 + b".", "x"), "more values than an archive has")
     content = {b"labels": list(range(1000)), b"names": [f"{k}" for k in range(1000)], b"data": np.arange(9)}
     assert load_arrays(pickle.dumps(content, protocol=3), "x")[b"labels"] == content[b"labels"]
 

@@ -95,6 +95,8 @@ _ALLOWED: dict[str, Any] = {
     "dtype": np.dtype,
     "_reconstruct": np.empty(0).__reduce__()[0],
 }
+# Instructions of a pickle; CIFAR-100 has 250,000.
+_MOST_OPCODES = 600_000
 _MODULES = {"numpy", "numpy.core.multiarray", "numpy._core.multiarray"}
 
 
@@ -154,7 +156,9 @@ def load_arrays(data: bytes, where: str) -> Any:
     """
     try:
         # Python's unpickler allocates as many entries as the largest number of an object that a pickle refers to.
-        for opcode, argument, _ in pickletools.genops(data):
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if number > _MOST_OPCODES:
+                raise pickle.UnpicklingError("more values than an archive has")
             if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(data):
                 raise pickle.UnpicklingError(f"object number {argument:,} of {len(data):,} bytes")
         return _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
