@@ -114,6 +114,8 @@ def type_words(hint: Any, whole: str = "") -> str:
 
 def bounds(metadata: Any) -> str:
     """The constraints of a field as text, such as ``" in [0, 1)"`` or ``" > 0"``."""
+    # An annotation may hold the constraints in a field of its own.
+    metadata = [m for one in metadata for m in (one.metadata if isinstance(one, FieldInfo) else [one])]
     low = next(
         (("[", m.ge) if isinstance(m, Ge) else ("(", m.gt) for m in metadata if isinstance(m, Ge | Gt)), None
     )

@@ -400,9 +400,10 @@ class TensorFormat(Generic[H]):
 
     def _header(self, path: Path, metadata: Mapping[str, str]) -> H:
         """The validated header in the metadata; raises ``ValueError`` for damaged metadata, or as :meth:`read`."""
-        self._check(path, metadata)
+        # First, since a flipped bit in the name of the format makes the file look foreign.
         if not intact(metadata):
             raise self._digest_error(path)
+        self._check(path, metadata)
         content = parse_json(metadata.get(self.key, ""))
         try:
             return self.validate(content)

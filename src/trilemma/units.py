@@ -48,7 +48,7 @@ def parse_fraction(value: object) -> Fraction:
             f"{value!r} is too {'small' if abs(float(text)) < 1 else 'large'}: float32 does not hold it"
         )
     fraction = Fraction(text)
-    if not _SMALLEST <= abs(fraction) <= _LARGEST:
+    if fraction and not _SMALLEST <= abs(fraction) <= _LARGEST:
         raise ValueError(
             f"{value!r} is too {'small' if abs(fraction) < 1 else 'large'}: float32 does not hold it"
         )

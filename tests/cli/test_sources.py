@@ -174,7 +174,7 @@ MISTAKES = {
         [*WEIGHTS, "--classes", "3"],
         "--classes: 3 classes, but the weights of weights.pt have 10 outputs",
     ),
-    "one class": ([*WEIGHTS, "--classes", "1"], "a classifier has at least 2 classes"),
+    "one class": ([*WEIGHTS, "--classes", "1"], "a classifier has 2 to 100,000 classes"),
     "no file": ([*WEIGHTS, "--classes", "cat"], "neither a number, nor NAME,NAME,..., nor a text file"),
     "std": (["weights.pt", "--network", OPTIONS, "--mean", "0.5"], "give both mean and std, or neither"),
     "hub": (["hub:someone"], "write hub:OWNER/NAME"),

@@ -47,7 +47,7 @@ def test_every_meaning_is_of_a_key_that_has_none_of_its_own(generator):
         ("training", "epochs", "integer > 0"),
         ("threat", "radius", "pixel length"),
         ("attack", "step_size", "pixel length or `null`"),
-        ("augmentation", "crop", "`auto` or integer ≥ 0"),
+        ("augmentation", "crop", "`auto` or integer in [0, 8192]"),
         ("schedule", "milestones", "list of integers"),
         ("data", "held_out", "number in (0, 0.5)"),
     ],

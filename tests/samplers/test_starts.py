@@ -187,7 +187,7 @@ def test_chains_of_training_are_saved_and_drawn(toy, tmp_path) -> None:
 
     buffer = ReplayBuffer(start, 12, 3, reinit=0.0)
     file = tmp_path / CHAINS_FILE
-    save_chains(file, buffer, ("a", "b", "c"))
+    save_chains(file, buffer.state_dict(), ("a", "b", "c"))
     chains = load_chains(file)
     torch.testing.assert_close(
         chains.float_images(), buffer.images.clamp(0, 1), atol=0.5 / 255 + 1e-6, rtol=0

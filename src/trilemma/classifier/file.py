@@ -116,6 +116,8 @@ def rebuild_network(header: NetworkHeader, path: str | Path, weights: Mapping[st
         raise CheckpointError(
             f"{path}: network.{problem(error)}; copy the file again or train again"
         ) from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except UserError as error:
         raise CheckpointError(f"{path}: {error}") from None
     # Some parameters are replaced while a network is created, and tied ones are stored once.

@@ -66,9 +66,8 @@ class ReplayBuffer:
         labels = torch.arange(size, device=device) % num_classes
         self.labels = labels[self._own].clone()
         # Every process makes all starts, which is how their random numbers stay the same.
-        places = torch.arange(size)
-        stored = places % self.share.count == self.share.rank
-        parts = zip(labels.split(1000), stored.split(1000), strict=True)
+        stored = (torch.arange(size) % self.share.count == self.share.rank).split(1000)
+        parts = zip(labels.split(1000), (own.nonzero().squeeze(1) for own in stored), strict=True)
         self.images = torch.cat([start(part)[own.to(device)] for part, own in parts])
 
     def __len__(self) -> int:
