@@ -99,7 +99,8 @@ def test_autoattack_interrupted_in_two_processes_is_resumed_by_one_and_the_other
 
         def stop(progress: Any, batches: list[int] = batches) -> None:
             batches.append(progress.remaining)
-            if progress.attack == "fab-t" and len(batches) > 4:
+            # How many reports there are depends on the clock; the first two are there always.
+            if len(batches) == 2:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
