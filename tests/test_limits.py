@@ -14,6 +14,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -200,7 +201,7 @@ def test_files_of_mnist_that_claim_more_than_they_hold(tmp_path):
 
 def test_a_pickle_that_numbers_its_objects_by_the_billion():
     for code in (b"r" + struct.pack("<I", 2**30), b"p1073741824\n"):
-        check(lambda code=code: load_arrays(b"\x80\x02]" + code + b".", "x"), "object number 1,073,741,824")
+        check(partial(load_arrays, b"\x80\x02]" + code + b".", "x"), "object number 1,073,741,824")
     check(lambda: load_arrays(b"\x80\x02" + b"(" * 10_000_000 + b".", "x"), "more values than an archive has")
     content = {b"labels": list(range(1000)), b"names": [f"{k}" for k in range(1000)], b"data": np.arange(9)}
     assert load_arrays(pickle.dumps(content, protocol=3), "x")[b"labels"] == content[b"labels"]
@@ -300,7 +301,7 @@ def test_files_of_weights_with_headers_and_pickles_of_megabytes(tmp_path):
         stream.truncate(100_000_000)
     for read in (Classifier.load, read_weights):
         check(
-            lambda read=read: read(tmp_path / "a.safetensors"),
+            partial(read, tmp_path / "a.safetensors"),
             "90 MB, more than the 4.0 MB that are read of a h",
         )
     torch.save({"w": torch.zeros(4)}, tmp_path / "small.pt")

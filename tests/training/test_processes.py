@@ -149,11 +149,11 @@ def test_two_processes_resume_bit_for_bit(runs: Path, name: str) -> None:
     resumed = runs / f"2-2/{name}"
     events = [event["name"] for event in RunDirectory(resumed).events()]
     assert events.index("max-minutes") < events.index("resume")
-    states = [state_of(resumed), state_of(runs / f"2/{name}")]
-    for one in states:
+    first, second = state_of(resumed), state_of(runs / f"2/{name}")
+    for one in (first, second):
         # a run that stops is evaluated, one evaluation more for the monitors and the selection
         del one["watch"], one["position"]["best"]
-    assert not differences(*states)
+    assert not differences(first, second)
 
 
 def test_a_checkpoint_of_one_process_resumes_in_two_and_one_of_two_in_one_or_three(runs: Path) -> None:
