@@ -25,8 +25,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:ResourceWarning"),
 ]
 LOCAL = ("127.0.0.1", "::1", "localhost")
-# Milliseconds until a step of a test has failed.
-PATIENCE = 30_000
+# Milliseconds until a step of a test has failed; on a busy machine the browser is slow.
+PATIENCE = 90_000
 Page = Any
 
 
