@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from trilemma.classifier.source import ClassifierSource
 from trilemma.errors import ConfigError, RunError
 from trilemma.monitors.log import read_log
 from trilemma.runs.read import read_all, read_contents
@@ -354,3 +355,14 @@ def test_a_damaged_log_is_not_judged(run_copy: Path, damage: Callable[[Path], An
     with pytest.raises(DataError) as error:
         read_log(run_copy)
     assert str(error.value).startswith(f"{file}: ") and "\n" not in str(error.value)
+
+
+def test_a_lost_configuration_is_said_where_the_run_is_read_as_a_file(run_copy: Path, capsys: Err) -> None:
+    (run_copy / "config.yaml").unlink()
+    assert ClassifierSource(run_copy).run is None
+    words = f"{run_copy / 'config.yaml'}: is missing, so this run is read as a classifier file without data"
+    assert words in " ".join(capsys.readouterr().err.split("\n"))
+    # Checkpoints copied on purpose have neither status nor metrics.
+    for name in ("status.json", "metrics.jsonl"):
+        (run_copy / name).unlink(missing_ok=True)
+    assert ClassifierSource(run_copy).run is None and not capsys.readouterr().err

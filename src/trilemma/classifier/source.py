@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trilemma.config.registry import NETWORKS
 from trilemma.errors import CheckpointError, ConfigError, nearest
-from trilemma.runs.run_directory import RunDirectory
-from trilemma.text_files import read_text
+from trilemma.runs.run_directory import RunDirectory, warn_once
+from trilemma.text_files import present, read_text
 from trilemma.units import MOST_CLASSES, MOST_PIXELS, count, number
 
 if TYPE_CHECKING:
@@ -90,8 +90,12 @@ class ClassifierSource:
         if self.model is not None or self.network is not None or self.path is None or not self.path.is_dir():
             return None
         run = RunDirectory(self.path)
-        # Copied checkpoints without the rest of their run are files.
-        return None if run.classifiers() and not run.exists() else RunDirectory.open(self.path)
+        if run.exists() or not run.classifiers():
+            return RunDirectory.open(self.path)
+        # Copied checkpoints without the rest of their run are files; with it, a file was lost.
+        if present(run.status_file) or present(run.metrics_file):
+            warn_once(f"{run.config_file}: is missing, so this run is read as a classifier file without data")
+        return None
 
     def __str__(self) -> str:
         """The source as a short text, for messages."""
