@@ -24,7 +24,16 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # First words of lines on standard error that say what was passed over.
 WARNINGS = ("warning: ", "note: ")
 # Those of lines that say what is done.
-REMARKS = (*WARNINGS, "evaluating ", "checking ", "lint: ", "skipped: ")
+REMARKS = (
+    *WARNINGS,
+    "evaluating ",
+    "checking ",
+    "exporting ",
+    "generating ",
+    "moving ",
+    "lint: ",
+    "skipped: ",
+)
 
 
 class Verdict(enum.StrEnum):
