@@ -93,8 +93,10 @@ def run_jobs(
                         message = receiver.recv()
                     except EOFError:
                         process.join()
+                        name = killed_by(process.exitcode)
+                        how = f"killed by {name}" if name else f"exit code {process.exitcode}"
                         message = RuntimeError(
-                            f"{job.name}: its process ended before its work was done ({_end(process.exitcode)})"
+                            f"{job.name}: its process ended before its work was done ({how})"
                         )
                     if isinstance(message, str):
                         said(job.name, message)
@@ -119,9 +121,23 @@ def _run_here(job: Job, said: Callable[[str, str], None]) -> TrilemmaError | Non
     return None
 
 
-def _end(code: int | None) -> str:
-    """How a process ended, in words."""
-    return f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+def killed_by(code: int | None) -> str | None:
+    """The name of the signal that killed a process, from its exit code; ``None`` if none did."""
+    if code is None or code >= 0:
+        return None
+    try:
+        return signal.Signals(-code).name
+    # A real-time signal has a number only.
+    except ValueError:
+        return f"signal {-code}"
+
+
+def how_ended(code: int | None) -> str:
+    """How a process has ended, in words, from its exit code."""
+    name = killed_by(code)
+    if name is None:
+        return f"has ended (exit code {code})"
+    return f"was killed by {name}" + (" (often for lack of memory)" if name == "SIGKILL" else "")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,18 +41,23 @@ def read_bytes(path: Path, limit: Limit = TEXT) -> bytes:
     size = _regular_size(path)
     if size > limit.value:
         raise ValueError(f"has {limit.excess(size)}")
-    try:
+    with _reading():
         return path.read_bytes()
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Context that raises :class:`ValueError` with the reason instead of an :class:`OSError`."""
+    try:
+        yield
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror or error})") from None
 
 
 def _regular_size(path: Path) -> int:
     """Returns the bytes of a regular file; raises :class:`ValueError` for anything else."""
-    try:
+    with _reading():
         status = path.stat()
-    except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror or error})") from None
     if stat.S_ISDIR(status.st_mode):
         raise ValueError("is a folder, not a file")
     if not stat.S_ISREG(status.st_mode):
@@ -62,14 +68,11 @@ def _regular_size(path: Path) -> int:
 def _lines_of(path: Path) -> Iterator[bytes]:
     """The lines of a regular file of any size, with their ends."""
     _regular_size(path)
-    try:
-        with path.open("rb") as file:
-            while line := file.readline(LOG_LINE.value + 1):
-                if len(line) > LOG_LINE.value:
-                    raise ValueError(f"has {LOG_LINE.excess(None)}")
-                yield line
-    except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror or error})") from None
+    with _reading(), path.open("rb") as file:
+        while line := file.readline(LOG_LINE.value + 1):
+            if len(line) > LOG_LINE.value:
+                raise ValueError(f"has {LOG_LINE.excess(None)}")
+            yield line
 
 
 def count_lines(path: Path, part: bytes) -> int:
@@ -80,15 +83,12 @@ def count_lines(path: Path, part: bytes) -> int:
     """
     _regular_size(path)
     count = 0
-    try:
-        with path.open("rb") as file:
-            # Lines are looked at only where the bytes are: a file of the shortest lines has 30 million in 100 MB.
-            while chunk := file.read(_CHUNK_BYTES):
-                chunk += file.readline(LOG_LINE.value)
-                if part in chunk:
-                    count += sum(part in line for line in chunk.split(b"\n"))
-    except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror or error})") from None
+    with _reading(), path.open("rb") as file:
+        # Lines are looked at only where the bytes are: a file of the shortest lines has 30 million in 100 MB.
+        while chunk := file.read(_CHUNK_BYTES):
+            chunk += file.readline(LOG_LINE.value)
+            if part in chunk:
+                count += sum(part in line for line in chunk.split(b"\n"))
     return count
 
 
@@ -102,9 +102,13 @@ def read_text(path: Path) -> str:
     return _decode(read_bytes(path))
 
 
-def _decode(content: bytes) -> str:
+def _check_not_utf16(content: bytes) -> None:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UnicodeError("is UTF-16 text")
+
+
+def _decode(content: bytes) -> str:
+    _check_not_utf16(content)
     if (zero := content.find(b"\0")) >= 0:
         line = content.count(b"\n", 0, zero) + 1
         raise UnicodeError(f"line {line}: NUL is a control character, as in UTF-16 without a byte order mark")
@@ -175,8 +179,7 @@ def read_json_lines(
     incomplete = False
     for number, line in enumerate(_lines_of(path), 1):
         if number == 1:
-            if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise UnicodeError("is UTF-16 text")
+            _check_not_utf16(line)
             line = line.removeprefix(b"\xef\xbb\xbf")
         if not line.strip() or (skip is not None and skip(line)):
             continue

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from trilemma.errors import ConfigError, ProcessLostError, TrilemmaError, describe
+from trilemma.processes import how_ended, killed_by
 from trilemma.units import count as whole
 
 # Called with the position of a part and a message of its function.
@@ -186,12 +187,9 @@ class Workers:
     def _lost(self, connection: Connection) -> ProcessLostError:
         process = self._process(connection)
         process.join(5)
-        code = process.exitcode
-        if code is not None and code < 0:
-            memory = " (often for lack of memory)" if -code == signal.SIGKILL else ""
-            how = f"was killed by {signal.Signals(-code).name}{memory}"
-        else:
-            how = f"has ended (exit code {code}); its message is above"
+        how = how_ended(process.exitcode)
+        if killed_by(process.exitcode) is None:
+            how += "; its message is above"
         return ProcessLostError(
             f"{process.name}: {how}, before its work was done; use fewer devices, or try again"
         )

@@ -16,6 +16,7 @@ from tests.training.support import (
     ScriptProcess,
     differences,
     finished_weights,
+    skip_without_loopback,
     state_of,
     tiny,
     wait_until,
@@ -38,8 +39,7 @@ def two_processes(folder: Path, run: Path, config: Config, before: str) -> tuple
     (folder / "two.yaml").write_text(dump_config(config))
     (folder / "script.py").write_text(before + TWO_PROCESSES)
     code, _, complained = ScriptProcess(folder / "script.py", folder / "two.yaml", run).finish(120)
-    if "Operation not permitted" in complained or "Address family not supported" in complained:
-        pytest.skip("processes of this machine may not talk to each other over the loopback device")
+    skip_without_loopback(complained)
     return code, finished_weights(run), complained
 
 
@@ -80,8 +80,7 @@ def in_processes(folder: Path, count: int, runs: list[tuple[Path, list[str], boo
     (folder / f"{count}.json").write_text(json.dumps(jobs))
     (folder / f"runs-{count}.py").write_text(RUNS)
     code, _, complained = ScriptProcess(folder / f"runs-{count}.py", folder / f"{count}.json").finish(500)
-    if "Operation not permitted" in complained or "Address family not supported" in complained:
-        pytest.skip("processes of this machine may not talk to each other over the loopback device")
+    skip_without_loopback(complained)
     assert code == 0, complained[-3000:]
 
 

@@ -33,7 +33,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
-from trilemma.classifier.memory_format import preferred_memory_format, set_memory_format
+from trilemma.classifier.memory_format import contiguous_is_faster, preferred_memory_format, set_memory_format
 from trilemma.classifier.output import logits_in
 
 # Largest difference of logits that counts as rounding, relative to the largest logit.
@@ -121,12 +121,11 @@ def quick_gradients(clf: Classifier, images: Tensor, gradients: int) -> Classifi
         gradients: how many there will be, one per image and step.
     """
     fewest = WORTH_A_COPY if images.device.type == "cpu" else WORTH_A_COPY_ON_ACCELERATOR
-    modules = [*clf.network.modules()]
-    # Neither the memory format nor BatchNorm would differ.
-    same = any(getattr(module, "contiguous_is_faster", False) for module in modules) and not any(
-        isinstance(module, nn.BatchNorm2d) for module in modules
-    )
-    if gradients < fewest or images.is_meta or same:
+    if gradients < fewest or images.is_meta:
+        return clf
+    batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in clf.network.modules())
+    if contiguous_is_faster(clf.network) and not batch_norm:
+        # Neither the memory format nor BatchNorm would differ.
         return clf
     return fast_copy(clf, images[:2], gradients_only=True)
 

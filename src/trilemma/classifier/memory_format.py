@@ -29,6 +29,11 @@ def narrow_convolution(network: nn.Module) -> str | None:
     return None
 
 
+def contiguous_is_faster(network: nn.Module) -> bool:
+    """Whether a part of ``network`` says so by an attribute of this name."""
+    return any(getattr(module, "contiguous_is_faster", False) for module in network.modules())
+
+
 def preferred_memory_format(network: nn.Module, device: torch.device) -> torch.memory_format:
     """Returns channels-last, or contiguous on a CPU for some networks.
 
@@ -36,7 +41,7 @@ def preferred_memory_format(network: nn.Module, device: torch.device) -> torch.m
     so by an attribute ``contiguous_is_faster``.
     """
     if device.type == "cpu":
-        if any(getattr(module, "contiguous_is_faster", False) for module in network.modules()):
+        if contiguous_is_faster(network):
             return torch.contiguous_format
         if any(isinstance(module, nn.GroupNorm) for module in network.modules()):
             return torch.contiguous_format

@@ -37,14 +37,21 @@ def class_means(image_set: ImageSet) -> Tensor:
     return torch.stack([image_set.float_images(index).mean(0) for index in _indices_by_class(image_set)])
 
 
-def _indices_by_class(image_set: ImageSet) -> list[Tensor]:
-    """The indices of the images of each class; raises :class:`DataError` if a class has none."""
+def _indices_by_class(image_set: ImageSet, most: int | None = None) -> list[Tensor]:
+    """The indices of the images of each class, or of at most ``most`` of them, a fixed random choice.
+
+    Raises:
+        DataError: a class has no image.
+    """
     for name, index in zip(image_set.class_names, image_set.indices_by_class, strict=True):
         if len(index) == 0:
             raise DataError(
                 f"{image_set.name} ({image_set.split}): class {name!r} has no image; add at least one"
             )
-    return list(image_set.indices_by_class)
+    if most is None:
+        return list(image_set.indices_by_class)
+    ranks = class_ranks(image_set.labels)
+    return [index[ranks[index] < most] for index in image_set.indices_by_class]
 
 
 def _by_class(labels: Tensor) -> list[tuple[int, Tensor]]:
@@ -97,12 +104,10 @@ class ClassPCA:
             DataError: a class has no image, or ``explained_variance`` is out of range.
         """
         _check_share(explained_variance)
-        ranks = class_ranks(image_set.labels)
-        fitted = []
-        for index in _indices_by_class(image_set):
-            if max_images_per_class is not None:
-                index = index[ranks[index] < max_images_per_class]
-            fitted.append(_fit_class(image_set, index, explained_variance, max_components))
+        fitted = [
+            _fit_class(image_set, index, explained_variance, max_components)
+            for index in _indices_by_class(image_set, max_images_per_class)
+        ]
         return cls(
             torch.stack([one.mean for one in fitted]),
             torch.nn.utils.rnn.pad_sequence([one.basis for one in fitted], batch_first=True),
@@ -219,10 +224,7 @@ class ClassPCAOnDemand:
     ) -> None:
         _check_share(explained_variance)
         self._image_set, self._explained_variance, self._device = image_set, explained_variance, device
-        self._indices = _indices_by_class(image_set)
-        if max_images_per_class is not None:
-            ranks = class_ranks(image_set.labels)
-            self._indices = [index[ranks[index] < max_images_per_class] for index in self._indices]
+        self._indices = _indices_by_class(image_set, max_images_per_class)
 
     def mean_images(self, labels: Tensor) -> Tensor:
         """The mean image of the class of each label, float32 ``[N, C, H, W]``; ``labels`` is int64 ``[N]``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 from trilemma import shares
 from trilemma.errors import ConfigError, ProcessLostError, TrainingFailedError
 from trilemma.printing import print_message
+from trilemma.processes import how_ended
 from trilemma.shares import Share
 
 # Seconds between two looks at the other processes; for which a further process with an error of its own waits, because
@@ -136,7 +136,7 @@ class _Watch:
         while True:
             for rank, child in enumerate(self.children, 1):
                 if child.poll():
-                    return f"process {rank} of {self.count} {_how(child.returncode)}"
+                    return f"process {rank} of {self.count} {how_ended(child.returncode)}"
             if not self.children and self._orphaned():
                 return _NO_PARENT
             if time.monotonic() >= until:
@@ -185,14 +185,3 @@ class _Watch:
             raise SystemExit(_LOST) from None
         if isinstance(error, TrainingFailedError):
             raise SystemExit(_FAILED) from None
-
-
-def _how(code: int) -> str:
-    """How a process has ended, from its exit code."""
-    if code > 0:
-        return f"has ended (exit code {code})"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"was killed by {name}" + (" (often for lack of memory)" if name == "SIGKILL" else "")
