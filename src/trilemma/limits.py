@@ -103,6 +103,8 @@ RECIPE_VALUES = Limit(10_000, "values", 1, "a recipe", "write it without nested 
 HEADER = Limit(4_000_000, "MB", _MB, "a header", "copy the file again", data=False)
 # Result rows and other texts of a run folder, and lists of class names: a confusion matrix of 100 classes has 150 kB.
 TEXT = Limit(4_000_000, "MB", _MB, "a text file", "check the file", data=False)
+# The index of tar shards has 5 bytes per image: 7 MB for the 1.3 million images of ImageNet.
+SHARD_INDEX = Limit(200_000_000, "MB", _MB, "an index of shards", "split the data")
 # A line of a training log has 500 bytes. A log of other programs has a row per evaluation.
 LOG_LINE = Limit(1_000_000, "kB", 1000, "a line", "check the file", data=False)
 LOG_ROWS = Limit(100_000, "rows", 1, "a log", "shorten it")

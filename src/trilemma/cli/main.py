@@ -28,6 +28,7 @@ from trilemma.cli.quickstart import quickstart
 from trilemma.cli.recipe import recipe
 from trilemma.cli.report import report
 from trilemma.cli.score import score
+from trilemma.cli.shards import shards
 from trilemma.cli.sweep import sweep
 from trilemma.cli.train import train
 from trilemma.cli.validate import validate
@@ -63,6 +64,7 @@ app.command()(push)
 app.command("list")(list_)
 app.command()(recipe)
 app.command()(validate)
+app.command()(shards)
 
 
 def _version(requested: bool) -> None:

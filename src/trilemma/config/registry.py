@@ -491,6 +491,12 @@ DATASETS = Registry(
         "folder": Row(
             "trilemma.data.catalogue:FOLDER", "any image folder, tar, tar.gz, zip or npz at data.root"
         ),
+        "shards": Row(
+            "trilemma.data.catalogue:SHARDS", "tar shards at data.root, read while training (extra 'stream')"
+        ),
+        "imagenet": Row(
+            "trilemma.data.catalogue:IMAGENET", "ImageNet-1k as tar shards at data.root (extra 'stream')"
+        ),
     },
     "trilemma.datasets",
 )

@@ -74,6 +74,16 @@ class DataConfig(Section):
         None,
         description="use only this many training images, the first of a fixed stratified order; null: all",
     )
+    window: PositiveInt | None = Field(
+        None,
+        description="shards only: number of places over which an image is shuffled; about so many encoded images are "
+        "in memory; null: 10000",
+    )
+    resident: PositiveInt | None = Field(
+        None,
+        description="shards only: number of training images, and largest number of held-out images, that are decoded "
+        "once for class statistics, starts of chains and selection; null: 20000",
+    )
 
 
 class ThreatConfig(Section):

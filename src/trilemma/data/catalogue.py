@@ -34,13 +34,14 @@ class Dataset:
     Attributes:
         read: function, or ``"module:function"``, that reads the data and returns :class:`trilemma.data.arrays.Arrays`
             or a mapping from split name to ``(images, labels)``. With ``archives`` its argument is the list of their
-            paths; without, ``data.root`` or ``None``. ``""``: the data are image files at ``data.root``.
+            paths; without, ``data.root`` or ``None``. ``""``: the data are image files or shards at ``data.root``.
         archives: files of the official release, downloaded into the cache folder or found in ``data.root``.
         class_names: in label order; ``None``: read from the data, or numbers.
         num_classes: number of classes.
         image_shape: (C, H, W).
         train_images: number of training images without the default held-out part.
         flip: whether a horizontally flipped image keeps its class.
+        streamed: the data are tar shards at ``data.root`` (:mod:`trilemma.data.shards`).
     """
 
     read: str | Callable[[Any], Any]
@@ -50,6 +51,7 @@ class Dataset:
     image_shape: tuple[int, int, int] | None = None
     train_images: int | None = None
     flip: bool = True
+    streamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,9 @@ SVHN = Dataset(
 )  # fmt: skip
 # Image files at data.root, in any layout that trilemma.data.layout knows.
 FOLDER = Dataset("")
+SHARDS = Dataset("", streamed=True)
+# Less the held-out images: as many as are decoded at most (trilemma.data.sources.RESIDENT).
+IMAGENET = Dataset("", (), None, 1_000, (3, 224, 224), 1_281_167 - 20_000, streamed=True)
 
 
 def find_dataset(name: str) -> Dataset:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from torch import Tensor
 from trilemma.data.class_names import distinct_names
 from trilemma.data.splitting import stratified_order
 from trilemma.errors import DataError
+
+if TYPE_CHECKING:
+    from trilemma.data.stream import ShardStream
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -123,14 +127,28 @@ def _integers(index: Tensor | Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True, repr=False)
 class Splits:
-    """The three parts of a data set; checkpoints are selected on ``held_out``, never on ``test``."""
+    """The three parts of a data set; checkpoints are selected on ``held_out``, never on ``test``.
+
+    Attributes:
+        train: training images; of a data set that is streamed, a bounded choice of them, for everything that needs
+            images in memory: class statistics, starts of chains, reference images.
+        held_out, test: the other parts.
+        stream: all training images of a data set that is streamed.
+    """
 
     train: ImageSet
     held_out: ImageSet
     test: ImageSet
+    stream: ShardStream | None = None
+
+    @property
+    def training(self) -> ImageSet | ShardStream:
+        """What a run trains on: the stream if there is one, else ``train``."""
+        return self.train if self.stream is None else self.stream
 
     def __repr__(self) -> str:
-        return f"Splits(\n  train={self.train},\n  held_out={self.held_out},\n  test={self.test},\n)"
+        stream = "" if self.stream is None else f"  stream={self.stream},\n"
+        return f"Splits(\n  train={self.train},\n  held_out={self.held_out},\n  test={self.test},\n{stream})"
 
 
 def check_labels(labels: Tensor, num_classes: int, where: str) -> None:

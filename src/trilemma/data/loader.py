@@ -1,27 +1,30 @@
-"""The loader: batches of an image set that is stored on the device; an epoch can be resumed at any step."""
+"""The loader: batches of images on the device, or of a stream; an epoch can be resumed at any step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from trilemma.data.augmentation import Augmentation
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet, as_float
+from trilemma.data.stream import ShardStream
 from trilemma.errors import DataError
 
 
 class Loader:
-    """Batches of an image set, float32 in [0, 1] on the device.
+    """Batches of an image set or a stream, float32 in [0, 1] on the device.
 
     The order of an epoch depends only on (seed, epoch), and the augmentation of an image only on (seed, epoch, its
     index in the set). Neither changes with the first step or with the number of ranks.
 
     Args:
-        image_set: copied to the device without conversion (usually uint8).
+        image_set: copied to the device without conversion (usually uint8); or a stream, whose images are read and
+            decoded in the background, those of this rank only.
         batch_size: images per step, over all ranks together.
-        device: device of the stored images and of the batches.
+        device: device of the images of a set, and of the batches.
         augmentation: ``None`` for none.
         seed: seed of order and augmentation.
         shuffle: use a new random order in each epoch; otherwise the order of the set.
@@ -40,7 +43,7 @@ class Loader:
 
     def __init__(
         self,
-        image_set: ImageSet,
+        image_set: ImageSet | ShardStream,
         batch_size: int,
         device: torch.device | str = "cpu",
         augmentation: Augmentation | None = None,
@@ -71,22 +74,20 @@ class Loader:
         self.repeats = repeats
         batches = len(image_set) // batch_size if drop_last else -(-len(image_set) // batch_size)
         self.steps_per_epoch = batches * repeats
-        self._images = image_set.images.to(device)
         self._labels = image_set.labels.to(device)
+        # Of a set once, of a stream batch by batch.
+        self._images = image_set.images.to(device) if isinstance(image_set, ImageSet) else None
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yields one batch per step of an epoch (counted from 0), beginning with ``first_step``."""
         key = (self.seed * 1_000_003 + epoch) % 2**31
-        count = len(self._labels)
-        generator = torch.Generator().manual_seed(key)
-        # Always drawn on the CPU, so that the order does not depend on the device.
-        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
-        order = order.to(self._labels.device)
+        order = self._order(torch.Generator().manual_seed(key))
         first, done = divmod(first_step, self.repeats)
-        for number in range(first, self.steps_per_epoch // self.repeats):
-            whole = order[number * self.batch_size : (number + 1) * self.batch_size]
-            index = whole.tensor_split(self.world_size)[self.rank]
-            unaugmented = as_float(self._images[index])
+        numbers = range(first, self.steps_per_epoch // self.repeats)
+        wholes = (order[number * self.batch_size :][: self.batch_size] for number in numbers)
+        batches = [whole.tensor_split(self.world_size)[self.rank] for whole in wholes]
+        for number, (index, pixels) in zip(numbers, self._pixels(batches), strict=True):
+            unaugmented = as_float(pixels)
             images = basic = unaugmented
             if self.augmentation is not None:
                 seeds = (key << 32) + index
@@ -96,3 +97,21 @@ class Loader:
             batch = Batch(images, self._labels[index], views, index)
             for _ in range(self.repeats - (done if number == first else 0)):
                 yield batch
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        """The order of an epoch; always drawn on the CPU, so that it does not depend on the device."""
+        if isinstance(self.image_set, ShardStream):
+            return self.image_set.order(generator) if self.shuffle else torch.arange(len(self.image_set))
+        count = len(self.image_set)
+        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
+        return order.to(self._labels.device)
+
+    def _pixels(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the indices of each batch, on the device, and its images as they are stored."""
+        if isinstance(self.image_set, ShardStream):
+            device = self._labels.device
+            for batch, images in zip(batches, self.image_set.batches(batches), strict=True):
+                yield batch.to(device), images.to(device)
+        elif self._images is not None:
+            for batch in batches:
+                yield batch, self._images[batch]

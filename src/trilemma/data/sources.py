@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,9 @@ from trilemma.data.image_set import ImageSet, Splits, source_name
 from trilemma.data.layout import LayoutError
 from trilemma.data.left_out import print_remarks
 from trilemma.data.locate import folder_state, locate_images, locate_official
-from trilemma.data.splitting import stratified_split
+from trilemma.data.shards import BY_INDEX, ShardFolder, is_shard_folder
+from trilemma.data.splitting import stratified_order, stratified_split
+from trilemma.data.stream import WINDOW, ShardStream, fill
 from trilemma.errors import DataError, nearest
 from trilemma.limits import IMAGE_PIXELS
 from trilemma.printing import quoted
@@ -38,6 +41,8 @@ _Side = int | tuple[int, int] | None
 TEST_FRACTION = 0.2
 # Beginning of the names of image sets that are named by their content.
 BY_CONTENT = "imagefolder:"
+# The most training images, and the most held-out images, of shards that are decoded.
+RESIDENT = 20_000
 
 
 def load_splits(
@@ -47,6 +52,8 @@ def load_splits(
     held_out: float = 0.1,
     seed: int = 0,
     train_images: int | None = None,
+    window: int | None = None,
+    resident: int | None = None,
 ) -> Splits:
     """Loads the train, held-out and test parts of a data set.
 
@@ -58,6 +65,10 @@ def load_splits(
       :data:`trilemma.data.layout.SPLIT_NAMES`).
       Layouts: :mod:`trilemma.data.layout`; sizes and channels: :mod:`trilemma.data.image_files`; single images:
       :mod:`trilemma.data.pictures`; arrays: :func:`trilemma.data.arrays.read_npz`.
+
+    - ``shards``: ``root`` is a folder of tar shards (:mod:`trilemma.data.shards`). All training images are the stream of
+      the result; its train part has at most ``resident`` of them, a fixed stratified choice, and so has the held-out
+      part if it is a fraction of the train part.
 
     The held-out part is a stratified fraction of the train part that depends only on its labels and ``seed``. Of data
     with train, val and test splits, it is the val split. Of data with train and val only, val is the test part; of data
@@ -74,6 +85,9 @@ def load_splits(
         seed: seed of the choice of the held-out part.
         train_images: use only this many training images, the first of a fixed stratified order; the name of the train
             part then ends in ``[:train_images]``. The held-out and test parts do not change.
+        window: of shards, number of places over which an image is shuffled; ``None`` for 10,000.
+        resident: of shards, the largest number of training and of held-out images that are decoded; ``None`` for
+            20,000.
 
     Raises:
         DataError: the source cannot be read, or an argument is invalid.
@@ -82,6 +96,12 @@ def load_splits(
     if not 0 < number("data", "held_out", held_out) < 1:
         raise DataError(f"held_out is {held_out}; give a fraction of the train part, between 0 and 1")
     source = _open_named(name, root, size)
+    shards = source if isinstance(source, _ShardSource) else None
+    if shards is not None:
+        source = shards = dataclasses.replace(shards, resident=resident or RESIDENT)
+    elif (window, resident) != (None, None):
+        key = "resident" if window is None else "window"
+        raise DataError(f"data.{key} is for tar shards, not for {name!r}; remove it, or use data.name shards")
     parts = source.divide(held_out, seed)
     missing = [split for split in ("train", "test") if split not in parts]
     if missing:
@@ -89,6 +109,8 @@ def load_splits(
             f"{source.where}: has no {missing[0]} part; add a folder or archive named {missing[0]}"
         )
     print_remarks(source.where, source.entry.remarks)
+    if shards is not None:
+        return shards.splits(parts, train_images, window)
     splits = Splits(*(source.image_set(split, parts[split]) for split in ("train", "held-out", "test")))
     for images in (splits.held_out, splits.test):
         if len(images) == 0:
@@ -106,12 +128,17 @@ def _shortened(train: ImageSet, images: int) -> ImageSet:
     Raises:
         DataError: ``images`` is below the number of classes or above the number of images.
     """
-    if not train.num_classes <= whole_number("data", "train_images", images) <= len(train):
-        raise DataError(
-            f"train_images is {quoted(images)}; {train.name} has {len(train):,} training images in {train.num_classes} "
-            f"classes: give a number from {train.num_classes} to {len(train)}, or none for all"
-        )
+    _check_count(images, train.num_classes, len(train), train.name)
     return dataclasses.replace(train.first(images), name=f"{train.name}[:{images}]")
+
+
+def _check_count(images: int, classes: int, most: int, name: str) -> None:
+    """Raises :class:`DataError` unless ``images`` is a number of training images that can be chosen."""
+    if not classes <= whole_number("data", "train_images", images) <= most:
+        raise DataError(
+            f"train_images is {quoted(images)}; {name} has {most:,} training images in {classes} classes: give a "
+            f"number from {classes} to {most}, or none for all"
+        )
 
 
 def load_images(
@@ -187,6 +214,21 @@ def load_unlabelled(source: str | Path, split: str, size: int | tuple[int, int] 
         opened = _open_images(Path(source), _checked_side(size), labelled=False)
         print_remarks(opened.where, opened.entry.remarks)
         return opened.part("all")
+
+
+def stored_parts(source: str, root: str | Path | None = None) -> dict[str, ImageSet]:
+    """The parts of a source as it stores them, none held out: ``train``, ``val`` and ``test`` if it has them, or ``all``.
+
+    Args:
+        source: name of a data set, or a path.
+        root: path of a named data set.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
+    opened = _open_named(source, root, None) if source in DATASETS else _open_images(Path(source), None)
+    print_remarks(opened.where, opened.entry.remarks)
+    return {split: opened.image_set(split, slice(*span)) for split, span in opened.entry.parts.items()}
 
 
 def in_class_order(images: ImageSet, class_names: Sequence[str]) -> ImageSet:
@@ -271,7 +313,10 @@ class _Source:
         if "test" in spans or "val" in spans:
             return self.part("test")
         same = trained_on is not None and source_name(trained_on) == source_name(self.name)
-        by_content = self.name.startswith(BY_CONTENT) and str(trained_on).startswith(BY_CONTENT)
+        by_content = any(
+            self.name.startswith(prefix) and str(trained_on).startswith(prefix)
+            for prefix in (BY_CONTENT, BY_INDEX)
+        )
         if named and by_content and not same:
             raise DataError(
                 f"{self.where}: has no splits, and its images changed since the training ({trained_on}, now "
@@ -289,11 +334,90 @@ class _Source:
         )
 
 
+@dataclass(frozen=True)
+class _ShardSource(_Source):
+    """A folder of shards: its ``entry`` has labels, but no images; those of a part are decoded into the cache.
+
+    Attributes:
+        folder: the shards.
+        shape: (C, H, W) of the decoded images.
+        resident: the largest number of training images, and of held-out ones, that are decoded.
+    """
+
+    folder: ShardFolder
+    shape: tuple[int, int, int]
+    resident: int = RESIDENT
+
+    def divide(self, held_out: float = 0.1, seed: int = 0) -> dict[str, slice | Tensor]:
+        first, last = self.entry.parts.get("train", (0, len(self.entry.labels)))
+        return super().divide(min(held_out, self.resident / (last - first)), seed)
+
+    def image_set(self, split: str, index: slice | Tensor, selection: str = "") -> ImageSet:
+        positions = torch.arange(len(self.entry.labels))[index]
+        digest = hashlib.sha256(positions.numpy().tobytes()).hexdigest()
+        key = f"{FORMAT} shards {self.shape} {self.entry.identity} {digest}"
+        labels = self.entry.labels[positions.numpy()]
+        where = f"{self.where} ({split})"
+        contents = Contents(
+            self.shape, labels, {split: (0, len(labels))}, self.entry.class_names, self.entry.identity,
+            self.entry.native, lambda out: fill(self.folder, positions.tolist(), out, f"decoding {where}"),
+        )  # fmt: skip
+        entry = cached(hashlib.sha256(key.encode()).hexdigest(), lambda: contents)
+        return ImageSet(
+            torch.from_numpy(entry.images), torch.from_numpy(entry.labels), entry.class_names, self.name, split,
+            selection,
+        )  # fmt: skip
+
+    def splits(
+        self, parts: dict[str, slice | Tensor], train_images: int | None, window: int | None
+    ) -> Splits:
+        """The splits with their stream; arguments as of :func:`load_splits`."""
+        classes, everything = len(self.entry.class_names), torch.arange(len(self.entry.labels))
+        positions, name = everything[parts["train"]], self.name
+        labels = torch.from_numpy(self.entry.labels)
+        if train_images is not None:
+            _check_count(train_images, classes, len(positions), name)
+            chosen = stratified_order(labels[positions])[:train_images].sort().values
+            positions, name = positions[chosen], f"{name}[:{train_images}]"
+        if self.resident < classes:
+            raise DataError(
+                f"data.resident is {self.resident}; {self.where} has {classes} classes, give at least one image of each"
+            )
+        stream = ShardStream(self.folder, positions, labels[positions], self.shape, name, window or WINDOW)
+        few = stratified_order(stream.labels)[: self.resident].sort().values
+        selection = "" if len(few) == len(stream) else f"{len(few):,} of the {len(stream):,} training images"
+        train = dataclasses.replace(self.image_set("train", positions[few], selection), name=name)
+        rest = (self.image_set(split, parts[split]) for split in ("held-out", "test"))
+        return Splits(train, *rest, stream)
+
+
+def _open_shards(root: Path, size: _Side) -> _ShardSource:
+    """Opens a folder of shards by its index; no shard is read."""
+    folder = ShardFolder.open(root)
+    index = folder.index
+    height, width = index.size
+    shape = (index.channels, *(_shape(size) or (height, width)))
+    IMAGE_PIXELS.check(math.prod(shape[1:]), f"size {size}")
+    labels = np.array([label for shard in index.shards for label in shard.labels], np.int64)
+    entry = Entry(
+        np.empty((0, *shape), np.uint8), labels, dict(index.spans), tuple(index.class_names), index.identity,
+        (height, width), (),
+    )  # fmt: skip
+    name = f"{BY_INDEX}{index.identity[:12]}{_resized(entry, size)}"
+    return _ShardSource(entry, name, str(root), folder, shape)
+
+
 def _open_named(name: str, root: str | Path | None, size: _Side) -> _Source:
     """Decodes a data set of the registry."""
     if name not in DATASETS:
         raise _unknown(name)
     dataset = catalogue.find_dataset(name)
+    if dataset.streamed:
+        if root is None:
+            raise DataError(
+                f"data set {name!r} needs root: a folder of tar shards (trilemma shards SOURCE --out DIR writes one)"
+            )
+        return _open_shards(Path(root), size)
     if not dataset.read:
         if root is None:
             raise DataError(f"data set {name!r} needs root: an image folder, a .tar(.gz), a .zip or a .npz")
@@ -363,7 +487,9 @@ def _open_official(name: str, official: catalogue.Dataset, files: list[Path], si
 
 
 def _open_images(root: Path, size: _Side, labelled: bool = True) -> _Source:
-    """Decodes an image folder, archives of image files, or an npz file."""
+    """Decodes an image folder, archives of image files, or an npz file; opens a folder of shards."""
+    if is_shard_folder(root):
+        return _open_shards(root, size)
     sources, left_out = locate_images(root, labelled)
     where, kind = str(root), "" if labelled else "unlabelled "
     paths = [path for _, path in sources]

@@ -16,6 +16,7 @@ from trilemma.data.augmentation import Augmentation, default_augmentation
 from trilemma.data.image_set import ImageSet, Splits
 from trilemma.data.loader import Loader
 from trilemma.data.sources import load_splits
+from trilemma.data.stream import ShardStream
 from trilemma.methods.base import Step
 from trilemma.networks.create import create_network
 from trilemma.threat import Threat
@@ -32,7 +33,13 @@ def build_data(config: Config) -> Splits:
     """Loads the data of a configuration, split into training, held-out and test images."""
     data = config.data
     return load_splits(
-        data.name, root=data.root, size=data.size, held_out=data.held_out, train_images=data.train_images
+        data.name,
+        root=data.root,
+        size=data.size,
+        held_out=data.held_out,
+        train_images=data.train_images,
+        window=data.window,
+        resident=data.resident,
     )
 
 
@@ -92,7 +99,7 @@ def synchronised(network: nn.Module, config: Config) -> nn.Module:
     return network
 
 
-def build_augmentation(section: AugmentationConfig, train: ImageSet) -> Augmentation:
+def build_augmentation(section: AugmentationConfig, train: ImageSet | ShardStream) -> Augmentation:
     """Returns the augmentation of a configuration; ``auto`` becomes the default of the data set."""
     default = default_augmentation(train.name, train.image_shape)
     return Augmentation(
@@ -104,7 +111,11 @@ def build_augmentation(section: AugmentationConfig, train: ImageSet) -> Augmenta
 
 
 def build_loader(
-    config: Config, train: ImageSet, device: torch.device, rank: int = 0, world_size: int = 1
+    config: Config,
+    train: ImageSet | ShardStream,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Loader:
     """Returns the loader that yields augmented batches of training images on ``device``."""
     return Loader(

@@ -32,7 +32,7 @@ def check_run(config: Config, data: Splits) -> None:
     while stage is not None:
         create_from_config(stage).check(data.train)
         _check_buffer(stage, data.train)
-        build.build_loader(stage, data.train, torch.device("cpu"), 0, stage.devices)
+        build.build_loader(stage, data.training, torch.device("cpu"), 0, stage.devices)
         _try_step(stage, data.train)
         stage = first_stage(stage)
 

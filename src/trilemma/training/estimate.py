@@ -17,6 +17,7 @@ from trilemma.config.registry import DATASETS
 from trilemma.data.cache import cache_folder, cache_required
 from trilemma.data.catalogue import Dataset, find_dataset
 from trilemma.data.image_set import Splits
+from trilemma.data.sources import RESIDENT
 from trilemma.errors import TrilemmaError
 from trilemma.monitors.remedies import late_rollbacks
 from trilemma.networks.cost import count_macs, count_parameters
@@ -71,7 +72,8 @@ def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
     batch = config.training.batch_size
     steps = config.training.epochs * (images // batch) * config.method.repeats
     seconds = seconds_per_image(network, macs, shape) * passes * batch / config.devices
-    memory = _memory_gb(config, network, shape, parameters, images)
+    resident = _resident_images(config, splits, images)
+    memory = _memory_gb(config, network, shape, parameters, resident)
     disk = _disk_gb(config, parameters, shape)
     checks.append(_check_disk(disk))
     if splits is None or steps > 0:
@@ -110,6 +112,14 @@ def _sets_of_regulariser(config: Config) -> int:
     return int(not config.method.forwards_clean or der.reference == "start")
 
 
+def _resident_images(config: Config, splits: Splits | None, images: int) -> int:
+    """Returns how many of the training images are held as pixels: all, or of a stream a choice."""
+    if splits is not None:
+        return len(splits.train)
+    streamed = find_dataset(config.data.name).streamed
+    return min(images, config.data.resident or RESIDENT) if streamed else images
+
+
 def _check(name: str, check: Callable[[], str | None], message: str = "") -> dict[str, Any]:
     """Returns the outcome of ``check``: its message, or that of the error it raises."""
     try:
@@ -126,7 +136,7 @@ def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None,
     """
     section = config.data
     known = find_dataset(section.name) if section.name in DATASETS else None
-    if known is not None and known.archives and section.root is None and not _in_cache(section.name, known):
+    if known is not None and section.root is None and _is_to_come(section.name, known):
         if known.num_classes is None or known.image_shape is None or known.train_images is None:
             reason = "not downloaded yet, and its registry row does not state shape and counts"
             return None, None, f"{section.name}: {reason}"
@@ -136,7 +146,11 @@ def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None,
             allowed = f"{known.num_classes} to {known.train_images}"
             return None, None, f"data.train_images is {images}; {section.name} needs a number from {allowed}"
         height, width = (section.size, section.size) if section.size else side
-        message = f"{section.name} will be downloaded when training starts"
+        message = (
+            f"not checked: data.root is not given; estimated for the {images:,} training images of {section.name}"
+            if known.streamed
+            else f"{section.name} will be downloaded when training starts"
+        )
         return (known.num_classes, (channels, height, width), images), None, message
     try:
         with cache_required():
@@ -144,22 +158,27 @@ def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None,
     except TrilemmaError as error:
         return None, None, str(error)
     train = splits.train
-    return (train.num_classes, train.image_shape, len(train)), splits, _describe_data(splits)
+    return (train.num_classes, train.image_shape, len(splits.training)), splits, _describe_data(splits)
 
 
 def _describe_data(splits: Splits) -> str:
     """Returns the name of the data, the size of every part, the first class names, and what is not counted."""
     train = splits.train
-    counts = ", ".join(f"{len(part):,} {part.split}" for part in (train, splits.held_out, splits.test))
+    counts = ", ".join(f"{len(part):,} {part.split}" for part in (splits.training, splits.held_out, splits.test))
     names = ", ".join(train.class_names[:CLASSES_SHOWN])
     more = ", ..." if train.num_classes > CLASSES_SHOWN else ""
     text = f"{train.name}: {counts} images in {train.num_classes} classes ({names}{more})"
+    if train.selection:
+        text += f", read from shards; class statistics and starts from {train.selection}"
     return "; ".join((text, *train.remarks))
 
 
-def _in_cache(name: str, dataset: Dataset) -> bool:
+def _is_to_come(name: str, dataset: Dataset) -> bool:
+    """Whether a data set without a root is not there yet, but its registry row may state what is needed."""
+    if dataset.streamed:
+        return dataset.train_images is not None
     folder = cache_folder() / "downloads" / name
-    return all((folder / archive.file).is_file() for archive in dataset.archives)
+    return not all((folder / archive.file).is_file() for archive in dataset.archives)
 
 
 def _check_device(config: Config, device: str) -> tuple[torch.device, dict[str, Any]]:

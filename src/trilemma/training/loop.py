@@ -92,7 +92,9 @@ class Loop:
             )
         if training.compile:
             self.clf.network.compile()
-        self.loader = build.build_loader(config, data.train, fabric.device, self.share.rank, self.share.count)
+        self.loader = build.build_loader(
+            config, data.training, fabric.device, self.share.rank, self.share.count
+        )
         self.method = create_from_config(config)
         # The same in all processes: each draws the random numbers of the whole batch.
         seed = training.seed * 1000
