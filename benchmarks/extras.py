@@ -180,6 +180,21 @@ CHECKS = {
         assert Path("run/checkpoints/last/classifier.safetensors").is_file()
         """,
     ),
+    "stream": Check(
+        "training on tar shards, `data.name=shards`",
+        "shards are written and read in their order",
+        """
+        import torch
+        from pathlib import Path
+        from trilemma.data.sharding import shard_source
+        from trilemma.data.sources import load_splits
+
+        shard_source("digits", Path("shards"), per_shard=400)
+        stream = load_splits("shards", "shards").stream
+        (images,) = stream.batches([torch.arange(16)])
+        assert images.shape == (16, 1, 8, 8) and len(stream) == 1200
+        """,
+    ),
     "tensorboard": Check(
         "training metrics for TensorBoard",
         "an event file",

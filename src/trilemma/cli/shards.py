@@ -28,7 +28,9 @@ def shards(
     out: Annotated[
         Path | None, option("--out DIR", "folder to write; without it the shards in SOURCE are counted")
     ] = None,
-    root: Annotated[Path | None, option("--root PATH", "path of a named data set's archives or images")] = None,
+    root: Annotated[
+        Path | None, option("--root PATH", "path of a named data set's archives or images")
+    ] = None,
     per_shard: Annotated[int, option("--per-shard N", "images per shard", min=1, max=1_000_000)] = 1_000,
 ) -> None:
     """Writes a data set as tar shards, to train on data larger than memory.
@@ -48,7 +50,9 @@ def shards(
             raise ConfigError("--root: goes with a data set's name and --out; the folder of shards is SOURCE")
         folder = Path(source)
         if not folder.is_dir():
-            raise DataError(f"{source}: no such folder of shards; to write shards of this source, add --out DIR")
+            raise DataError(
+                f"{source}: no such folder of shards; to write shards of this source, add --out DIR"
+            )
         writable_folder(folder, "copy the shards to a folder that can be written")
         from trilemma.data.shards import index_shards
 
@@ -63,7 +67,8 @@ def shards(
 def _print(folder: Path, index: Index) -> None:
     """Prints what a folder of shards holds, and how to train on it."""
     parts = ", ".join(
-        f"{end - start:,}{'' if split == 'all' else f' {split}'}" for split, (start, end) in index.spans.items()
+        f"{end - start:,}{'' if split == 'all' else f' {split}'}"
+        for split, (start, end) in index.spans.items()
     )
     height, width = index.size
     print_lines(

@@ -50,9 +50,7 @@ class _Samples(Sequence[Sample]):
         return self._make(self._order[index])
 
 
-def shard_source(
-    source: str, out: Path, root: str | Path | None = None, per_shard: int = PER_SHARD
-) -> Index:
+def shard_source(source: str, out: Path, root: str | Path | None = None, per_shard: int = PER_SHARD) -> Index:
     """Writes a data set as shards.
 
     Args:

@@ -370,7 +370,9 @@ def _class_names(folder: Path, count: int) -> tuple[str, ...]:
         raise DataError(f"{path}: {describe(error)}; give one class name per line, in UTF-8") from None
     names = distinct_names([line.strip() for line in lines if line.strip()], str(path))
     if len(names) < count:
-        raise DataError(f"{path}: {len(names)} names, but the shards have labels up to {count - 1}; add names")
+        raise DataError(
+            f"{path}: {len(names)} names, but the shards have labels up to {count - 1}; add names"
+        )
     return names
 
 
@@ -422,19 +424,21 @@ def write_shards(
         for split in sorted(parts, key=_place):
             for number, start in enumerate(range(0, len(parts[split]), per_shard)):
                 path, labels = folder / f"{split}-{number:06d}.tar", []
-                stop = min(start + per_shard, len(parts[split]))
-                with replacing(path) as temporary, temporary.open("wb") as stream:
+                indices = range(start, min(start + per_shard, len(parts[split])))
+                with (
+                    replacing(path) as temporary,
+                    temporary.open("wb") as stream,
                     # Names and times of the machine are left out, so that the same images give the same shards.
-                    with writer(stream, user="", group="", mtime=0, encoder=False) as shard:
-                        for first in range(start, stop, _CHUNK):
-                            indices = range(first, min(first + _CHUNK, stop))
-                            chunk = [parts[split][index] for index in indices]
-                            survey.add(chunk, split)
-                            for index, sample in zip(indices, chunk, strict=True):
-                                ending = PurePosixPath(sample.where).suffix[1:].lower() or "png"
-                                content = {ending: sample.data, "cls": b"%d" % sample.label}
-                                shard.write({"__key__": f"{split}-{index:08d}", **content})
-                                labels.append(sample.label)
-                            advance(len(chunk))
+                    writer(stream, user="", group="", mtime=0, encoder=False) as shard,
+                ):
+                    for first in range(0, len(indices), _CHUNK):
+                        chunk = [(index, parts[split][index]) for index in indices[first : first + _CHUNK]]
+                        survey.add([sample for _, sample in chunk], split)
+                        for index, sample in chunk:
+                            ending = PurePosixPath(sample.where).suffix[1:].lower() or "png"
+                            content = {ending: sample.data, "cls": b"%d" % sample.label}
+                            shard.write({"__key__": f"{split}-{index:08d}", **content})
+                            labels.append(sample.label)
+                        advance(len(chunk))
                 rows.append(_row(path, split, labels))
     return _write_index(folder, class_names, survey, rows)

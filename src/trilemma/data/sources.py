@@ -27,7 +27,7 @@ from trilemma.data.image_set import ImageSet, Splits, source_name
 from trilemma.data.layout import LayoutError
 from trilemma.data.left_out import print_remarks
 from trilemma.data.locate import folder_state, locate_images, locate_official
-from trilemma.data.shards import BY_INDEX, ShardFolder, is_shard_folder
+from trilemma.data.shards import BY_INDEX, ShardFolder, is_shard_folder, webdataset
 from trilemma.data.splitting import stratified_order, stratified_split
 from trilemma.data.stream import WINDOW, ShardStream, fill
 from trilemma.errors import DataError, nearest
@@ -66,9 +66,9 @@ def load_splits(
       Layouts: :mod:`trilemma.data.layout`; sizes and channels: :mod:`trilemma.data.image_files`; single images:
       :mod:`trilemma.data.pictures`; arrays: :func:`trilemma.data.arrays.read_npz`.
 
-    - ``shards``: ``root`` is a folder of tar shards (:mod:`trilemma.data.shards`). All training images are the stream of
-      the result; its train part has at most ``resident`` of them, a fixed stratified choice, and so has the held-out
-      part if it is a fraction of the train part.
+    - ``shards``: ``root`` is a folder of tar shards (:mod:`trilemma.data.shards`). All training images are the stream
+      of the result; its train part has at most ``resident`` of them, a fixed stratified choice, and so has the
+      held-out part if it is a fraction of the train part.
 
     The held-out part is a stratified fraction of the train part that depends only on its labels and ``seed``. Of data
     with train, val and test splits, it is the val split. Of data with train and val only, val is the test part; of data
@@ -217,7 +217,7 @@ def load_unlabelled(source: str | Path, split: str, size: int | tuple[int, int] 
 
 
 def stored_parts(source: str, root: str | Path | None = None) -> dict[str, ImageSet]:
-    """The parts of a source as it stores them, none held out: ``train``, ``val`` and ``test`` if it has them, or ``all``.
+    """The parts of a source as it stores them, none held out: ``train``, ``val``, ``test``, or ``all``.
 
     Args:
         source: name of a data set, or a path.
@@ -372,6 +372,8 @@ class _ShardSource(_Source):
         self, parts: dict[str, slice | Tensor], train_images: int | None, window: int | None
     ) -> Splits:
         """The splits with their stream; arguments as of :func:`load_splits`."""
+        # Before a run begins, whose first shard may be read later.
+        webdataset("tariterators")
         classes, everything = len(self.entry.class_names), torch.arange(len(self.entry.labels))
         positions, name = everything[parts["train"]], self.name
         labels = torch.from_numpy(self.entry.labels)

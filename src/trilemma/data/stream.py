@@ -1,4 +1,4 @@
-"""Training images that are read from tar shards while the training runs, in an order that only seed and epoch decide."""
+"""Training images that are read from tar shards while the training runs; seed and epoch alone decide their order."""
 
 from __future__ import annotations
 
@@ -135,7 +135,6 @@ class _Reader:
         for position, sample in enumerate(self.folder.read(shard), start):
             if self.expected[position]:
                 self.held[position] = sample
-
 
 
 def fill(folder: ShardFolder, positions: Sequence[int], out: NDArray[np.uint8], title: str) -> None:

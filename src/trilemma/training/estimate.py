@@ -164,7 +164,9 @@ def _data(config: Config) -> tuple[tuple[int, tuple[int, int, int], int] | None,
 def _describe_data(splits: Splits) -> str:
     """Returns the name of the data, the size of every part, the first class names, and what is not counted."""
     train = splits.train
-    counts = ", ".join(f"{len(part):,} {part.split}" for part in (splits.training, splits.held_out, splits.test))
+    counts = ", ".join(
+        f"{len(part):,} {part.split}" for part in (splits.training, splits.held_out, splits.test)
+    )
     names = ", ".join(train.class_names[:CLASSES_SHOWN])
     more = ", ..." if train.num_classes > CLASSES_SHOWN else ""
     text = f"{train.name}: {counts} images in {train.num_classes} classes ({names}{more})"
