@@ -6,8 +6,9 @@ import io
 import json
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,8 @@ def test_at_most_so_many_images_are_decoded_and_the_stream_has_all(written: Path
 
 
 def test_arrays_become_png_with_their_pixels(tmp_path: Path) -> None:
-    generator, arrays = np.random.default_rng(0), {}
+    generator = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
     for split, count in (("train", 30), ("val", 10), ("test", 12)):
         arrays[f"x_{split}"] = generator.integers(0, 256, (count, 5, 4, 3), np.uint8)
         arrays[f"y_{split}"] = np.arange(count) % 3
@@ -171,9 +173,15 @@ def test_batches_are_those_images_whatever_the_first_step_and_the_number_of_rank
 def test_a_shard_is_read_once_and_one_that_is_not_needed_never(
     written: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream, read = stream_of(written, window=1), []
+    stream = stream_of(written, window=1)
+    read: list[str] = []
     original = shards.read_shard
-    monkeypatch.setattr(shards, "read_shard", lambda path: read.append(path.name) or original(path))
+
+    def reading(path: Path) -> Iterator[shards.Sample]:
+        read.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(shards, "read_shard", reading)
     whole = [batch.indices for batch in Loader(stream, 6, seed=1).epoch(0)]
     assert sorted(read) == [f"train-00000{n}.tar" for n in range(6)]
     first = read.copy()

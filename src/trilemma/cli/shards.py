@@ -33,11 +33,12 @@ def shards(
     ] = None,
     per_shard: Annotated[int, option("--per-shard N", "images per shard", min=1, max=1_000_000)] = 1_000,
 ) -> None:
-    """Writes a data set as tar shards, to train on data larger than memory.
+    """Writes a data set as tar shards to stream from.
 
-    A shard is a .tar of images and their class numbers in the format of WebDataset. Image files are copied as they are,
-    in a fixed order that mixes the classes; arrays become PNG. Without --out the shards in SOURCE, of any program, are
-    counted: every image is read once, and shards.json is written. Requires the extra 'stream'.
+    Data larger than memory are trained on from shards. A shard is a .tar of images and their class numbers in the
+    format of WebDataset. Image files are copied as they are, in a fixed order that mixes the classes; arrays become
+    PNG. Without --out the shards in SOURCE, of any program, are counted: every image is read once, and shards.json is
+    written. Requires the extra 'stream'.
 
     \b
     Examples:

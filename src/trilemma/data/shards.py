@@ -13,7 +13,7 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -397,7 +397,7 @@ def _write_index(folder: Path, names: Iterable[str], survey: _Survey, shards: li
 
 
 def write_shards(
-    folder: Path, parts: dict[str, Sequence[Sample]], class_names: Iterable[str], per_shard: int
+    folder: Path, parts: Mapping[str, Sequence[Sample]], class_names: Iterable[str], per_shard: int
 ) -> Index:
     """Writes images into shards ``SPLIT-000000.tar``, and their index.
 

@@ -111,7 +111,8 @@ def load_splits(
     print_remarks(source.where, source.entry.remarks)
     if shards is not None:
         return shards.splits(parts, train_images, window)
-    splits = Splits(*(source.image_set(split, parts[split]) for split in ("train", "held-out", "test")))
+    train, held, test = (source.image_set(split, parts[split]) for split in ("train", "held-out", "test"))
+    splits = Splits(train, held, test)
     for images in (splits.held_out, splits.test):
         if len(images) == 0:
             raise DataError(
@@ -389,8 +390,8 @@ class _ShardSource(_Source):
         few = stratified_order(stream.labels)[: self.resident].sort().values
         selection = "" if len(few) == len(stream) else f"{len(few):,} of the {len(stream):,} training images"
         train = dataclasses.replace(self.image_set("train", positions[few], selection), name=name)
-        rest = (self.image_set(split, parts[split]) for split in ("held-out", "test"))
-        return Splits(train, *rest, stream)
+        held_out, test = (self.image_set(split, parts[split]) for split in ("held-out", "test"))
+        return Splits(train, held_out, test, stream)
 
 
 def _open_shards(root: Path, size: _Side) -> _ShardSource:
