@@ -13,7 +13,12 @@ from torch import Tensor
 from trilemma import noise, shares
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import running_statistics, running_statistics_kept
-from trilemma.classifier.memory_format import MIN_CHANNELS, narrow_convolution
+from trilemma.classifier.memory_format import (
+    MIN_CHANNELS,
+    narrow_convolution,
+    preferred_memory_format,
+    set_memory_format,
+)
 from trilemma.config.config import Config
 from trilemma.config.recipe import with_options
 from trilemma.data.batch import Batch
@@ -81,15 +86,8 @@ class Loop:
         if training.sync_bn and self.share.count > 1:
             self.clf.network = build.synchronised(self.clf.network, config)
         self.clf.to(fabric.device)
-        narrow_layer = narrow_convolution(self.clf.network) if fabric.device.type == "cpu" else None
-        if training.channels_last and narrow_layer is None:
-            self.clf.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            record.memory_format = "channels-last"
-        elif training.channels_last:
-            record.reporter.message(
-                f"memory format: contiguous instead of channels-last, which is unsafe on a CPU for {narrow_layer} "
-                f"(fewer than {MIN_CHANNELS} input channels)"
-            )
+        if training.channels_last:
+            self._set_memory_format()
         if training.compile:
             self.clf.network.compile()
         self.loader = build.build_loader(
@@ -108,6 +106,19 @@ class Loop:
         if start is not None:
             text = f"of {training.start}{provenance(start)}"
             record.event(self.state, "start", "weights", f"{text}; {replaced}" if replaced else text)
+
+    def _set_memory_format(self) -> None:
+        """Converts the weights to channels-last, except on a CPU where that is slower or unsafe for the network."""
+        device = self.fabric.device
+        memory_format = preferred_memory_format(self.clf.network, device)
+        set_memory_format(self.clf, memory_format)
+        if memory_format is torch.channels_last:
+            self.record.memory_format = "channels-last"
+        elif narrow_layer := narrow_convolution(self.clf.network):
+            self.record.reporter.message(
+                f"memory format: contiguous instead of channels-last, which is unsafe on a CPU for {narrow_layer} "
+                f"(fewer than {MIN_CHANNELS} input channels)"
+            )
 
     def resume(self, saved: SoundState) -> None:
         """Restores a saved state and removes the metric lines of later steps, which will be run again."""

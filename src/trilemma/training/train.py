@@ -17,6 +17,7 @@ from trilemma.config.recipe import load_config
 from trilemma.data.image_set import Splits
 from trilemma.errors import CheckpointError, ConfigError, DataError, NotStoredError, RunError
 from trilemma.files import CLASSIFIER
+from trilemma.memory import freed_memory_kept
 from trilemma.runs.lock import writing
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.storing import writable_folder
@@ -169,7 +170,9 @@ def _run_training(
             # A state is as large as the run's weights, optimiser and replay buffer.
             del saved
             try:
-                loop.train()
+                # On another device the tensors are not on the heap.
+                with freed_memory_kept() if fabric.device.type == "cpu" else nullcontext():
+                    loop.train()
             except NotStoredError:
                 # The last state is sound. The status may be as impossible to write as the file before.
                 with suppress(NotStoredError):
