@@ -76,7 +76,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "WRN-28-2": {"name": "wide-resnet", "depth": 28, "width": 2},
 }
 # The compute-bound network gets fewer, as its step takes half a minute.
-SIZES: dict[str, Size] = {"small-cnn": (64, 3, 5), "small-resnet": (64, 2, 3), "WRN-28-2": (16, 1, 2)}
+SIZES: dict[str, Size] = {"small-cnn": (64, 3, 5), "small-resnet": (64, 1, 3), "WRN-28-2": (16, 1, 2)}
 TOY: Size = (8, 1, 1)
 # As published; all others have plain updates here.
 WITH_SAM = ("sada-jem", "eb-jdat-release")
@@ -317,7 +317,7 @@ def passes_alone(setting: Setting) -> Turn:
                     moving = images.detach().requires_grad_()
                     torch.autograd.grad(F.cross_entropy(clf.network(moving), labels), moving)
         with torch.no_grad():
-            for _ in range(options.extra_forwards):
+            for _ in range(options.other_forwards):
                 clf.network(images)
         for _ in range(losses):
             total = sum(F.cross_entropy(clf.network(images), labels) for _ in range(options.loss_sets))

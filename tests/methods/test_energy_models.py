@@ -274,8 +274,10 @@ def test_the_counted_cost_is_that_of_the_forwards_made(toy, name: str, options: 
         method = build(name, sampler=CHAIN, **chosen)
         clf = toy.conv().train()
         calls: list[int] = []
-        points = method.points(clf, toy.batch(), method.init_state(clf, toy.image_set(), 0))
         clf.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        points = method.points(clf, toy.batch(), method.init_state(clf, toy.image_set(), 0))
+        walked = len(calls)
+        calls.clear()
         method.terms(clf, points, MethodState(0))
         assert len(calls) == method.options.loss_sets
         config = build_config(
@@ -286,8 +288,9 @@ def test_the_counted_cost_is_that_of_the_forwards_made(toy, name: str, options: 
                 "sampler": {"steps": 2},
             }
         )
-        walks = 2 * 2 + 2 * (config.attack.steps or 0)
-        assert forward_passes(config) == walks + 3 * len(calls)
+        # Steps of the chain and of the attack, each with its gradient; any other pass has none.
+        steps = 2 + (config.attack.steps or 0)
+        assert forward_passes(config) == walked + steps + 3 * len(calls)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

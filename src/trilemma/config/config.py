@@ -89,6 +89,11 @@ class MethodOptions(Section):
         return self.image_sets
 
     @property
+    def other_forwards(self) -> int:
+        """``extra_forwards``, and those that these option values add."""
+        return self.extra_forwards
+
+    @property
     def repeats(self) -> int:
         """Number of consecutive steps that use the same batch."""
         return 1

@@ -295,7 +295,7 @@ METHODS = Registry(
             "2 (attack + sampler steps) + 9 to 12"),
         "eb-jdat-release": _method("eb_jdat_release", "EbJdatRelease",
             "eb-jdat with the released inner step, alignment and reach", "arXiv 2505.19459",
-            "2 (attack + sampler steps) + 9 to 12"),
+            "2 (attack + sampler steps) + 10 to 13"),
         "dat": _method("dat", "Dat",
             "robust cross-entropy, and an energy that separates real images from chains started at other images",
             "arXiv 2510.13872", "2 (attack + sampler steps) + 9 at most"),

@@ -111,6 +111,11 @@ class JointModelOptions(MethodOptions):
         separate_data = self.backbone == "sada-jem" and self.data_view == "unaugmented"
         return self.image_sets - (not separate_data)
 
+    @property
+    def other_forwards(self) -> int:
+        # The clean logits, from which the inner attack measures the angle.
+        return int(self.inner == "logit")
+
     def resolved_sampler(self, sampler: SamplerConfig) -> SamplerConfig:
         """Returns ``sampler`` with the backbone's values (ten steps) where a key is not set."""
         defaults = {**LANGEVIN, "steps": 10} if self.backbone == "jem" else PROXIMAL

@@ -99,7 +99,7 @@ def forward_passes(config: Config) -> int:
     walks += 2 * ((config.sampler.steps or 0) if method.uses_sampler else 0)
     sets = method.loss_sets + _sets_of_regulariser(config)
     loss = 3 * (sets + method.double_backwards) + method.detached_sets
-    return walks + method.extra_forwards + loss * (1 if config.update.name == "plain" else 2)
+    return walks + method.other_forwards + loss * (1 if config.update.name == "plain" else 2)
 
 
 def _sets_of_regulariser(config: Config) -> int:
