@@ -150,10 +150,11 @@ class Release:
         if self.rho is None:
             self.optimiser.step()
             return
-        weights = [w for w in self.network.parameters() if w.grad is not None]
+        pairs = [(w, w.grad) for w in self.network.parameters() if w.grad is not None]
+        weights = [w for w, _ in pairs]
         with torch.no_grad():
-            norm = torch.stack([(w.abs() * w.grad).norm() for w in weights]).norm() + 1e-12
-            steps = [w.square() * w.grad * (self.rho / norm) for w in weights]
+            norm = torch.stack([(w.abs() * gradient).norm() for w, gradient in pairs]).norm() + 1e-12
+            steps = [w.square() * gradient * (self.rho / norm) for w, gradient in pairs]
             for weight, step in zip(weights, steps, strict=True):
                 weight.add_(step)
         self.optimiser.zero_grad()
@@ -336,12 +337,15 @@ def eb_jdat(release: Release, images: Tensor, labels: Tensor, data: Tensor) -> N
             alignment = ((marginal**2 + joint**2 + 1e-12).sqrt() - option.margin).clamp_min(0).mean()
         else:
             alignment = release.energy(data).mean() - release.energy(adversarial).mean()
-        return (
+        natural = F.cross_entropy(release.logits(images), labels)
+        robust = F.cross_entropy(release.logits(adversarial), labels)
+        total: Tensor = (
             option.generative * contrastive
             + option.align * alignment
-            + option.clean * F.cross_entropy(release.logits(images), labels)
-            + option.adversarial * F.cross_entropy(release.logits(adversarial), labels)
+            + option.clean * natural
+            + option.adversarial * robust
         )
+        return total
 
     release.descend(loss)
 

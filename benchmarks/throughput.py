@@ -60,6 +60,7 @@ from trilemma.methods.base import Method, MethodState  # noqa: E402
 from trilemma.methods.creation import create_from_config  # noqa: E402
 from trilemma.methods.dat import DatState  # noqa: E402
 from trilemma.samplers.replay_buffer import ReplayBuffer  # noqa: E402
+from trilemma.samplers.samplers import run_sampler  # noqa: E402
 from trilemma.training import build  # noqa: E402
 from trilemma.training.estimate import forward_passes  # noqa: E402
 from trilemma.training.loop import Loop  # noqa: E402
@@ -76,7 +77,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "WRN-28-2": {"name": "wide-resnet", "depth": 28, "width": 2},
 }
 # The compute-bound network gets fewer, as its step takes half a minute.
-SIZES: dict[str, Size] = {"small-cnn": (64, 3, 5), "small-resnet": (64, 1, 3), "WRN-28-2": (16, 1, 2)}
+SIZES: dict[str, Size] = {"small-cnn": (64, 3, 5), "small-resnet": (64, 1, 3), "WRN-28-2": (8, 1, 2)}
 TOY: Size = (8, 1, 1)
 # As published; all others have plain updates here.
 WITH_SAM = ("sada-jem", "eb-jdat-release")
@@ -217,7 +218,8 @@ class Replayed(Draws):
 @contextmanager
 def recorded() -> Iterator[Replayed]:
     """Records what the library draws; numbers behind fresh chains and starting images are part of those images."""
-    draws, inside = Replayed(), []
+    draws = Replayed()
+    inside: list[bool] = []
 
     def numbers(function: Callable[..., Tensor], drawn: list[Tensor]) -> Callable[..., Tensor]:
         def record(*given: Any) -> Tensor:
@@ -278,7 +280,7 @@ def counted(work: Turn, setting: Setting) -> float:
     def multiplications(passed: Turn) -> int:
         with FlopCounterMode(display=False) as counter:
             passed()
-        return counter.get_total_flops()
+        return int(counter.get_total_flops())
 
     def forward() -> None:
         with inner_loop(setting.clf), torch.no_grad():
@@ -382,7 +384,7 @@ def parts_timed(method: Method) -> Iterator[Parts]:
             (Loop, "_log", parts.of("logging", Loop._log)),
             (kind, "points", parts.of(points, kind.points)),
             (kind, "after_backward", parts.of("update", kind.after_backward)),
-            (inner, "run_sampler", parts.of("sampler", inner.run_sampler)),
+            (inner, "run_sampler", parts.of("sampler", run_sampler)),
             (ReplayBuffer, "draw", parts.of("sampler", ReplayBuffer.draw)),
             (ReplayBuffer, "write", parts.of("sampler", ReplayBuffer.write)),
             (OutsideImages, "__call__", parts.of("sampler", OutsideImages.__call__)),
@@ -403,7 +405,7 @@ class Sides:
     def ratio(self, other: str, clock: str) -> float:
         """How many times as long the other side takes."""
         ratios = [getattr(one[other], clock) / getattr(one[OURS], clock) for one in self.seconds]
-        return round(median(ratios), 3)
+        return round(float(median(ratios)), 3)
 
 
 def timed_sides(setting: Setting, data: Splits, others: dict[str, tuple[Turn, bool]], size: Size) -> Sides:
