@@ -50,7 +50,7 @@ MEANINGS = {
     "training.select": "held-out accuracy that selects the checkpoint `best`; `auto`: `pgd-10` for methods that train "
     "on adversarial images, else `clean`; `last`: the newest checkpoint",
     "training.precision": "number format of the forward passes",
-    "training.channels_last": "channels-last memory format of the network; affects only the speed",
+    "training.channels_last": "channels-last memory format of the network; on a CPU only where it is faster and safe",
     "training.compile": "compile the network with `torch.compile`",
     "regulariser.name": "the Delta Energy Regulariser",
 }

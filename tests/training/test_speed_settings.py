@@ -1,0 +1,64 @@
+"""What a run on the CPU does for speed: the memory format of the network, and freed memory that stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trilemma
+from trilemma.training.loop import Loop
+
+from .support import tiny
+
+
+@pytest.mark.parametrize(
+    ("network", "memory_format"),
+    [
+        ({"name": "small-cnn", "width": 8}, "contiguous"),
+        ({"name": "small-resnet", "width": 8, "norm": "group"}, "contiguous"),
+        ({"name": "small-resnet", "width": 8}, "channels-last"),
+    ],
+)
+def test_the_network_is_channels_last_where_that_is_faster(
+    tmp_path: Path, network: dict[str, Any], memory_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats = []
+    monkeypatch.setattr(Loop, "_one_step", lambda loop, batch: None)
+    monkeypatch.setattr(Loop, "train", lambda loop: formats.append(_format(loop)))
+    with pytest.raises(trilemma.errors.UserError):
+        # Nothing was trained.
+        trilemma.train(tiny("standard", network=network), out=tmp_path / "run", progress=False)
+    assert formats == [memory_format]
+
+
+def _format(loop: Loop) -> str:
+    kernels = [weight for weight in loop.clf.parameters() if weight.dim() == 4 and weight.shape[1] > 1]
+    assert all(kernel.is_contiguous() for kernel in kernels) == (loop.record.memory_format == "contiguous")
+    return loop.record.memory_format
+
+
+def test_freed_memory_is_kept_during_training_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[str] = []
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        kept.append("begin")
+        yield
+        kept.append("end")
+
+    one_step = Loop._one_step
+
+    def step(loop: Loop, batch: Any) -> None:
+        one_step(loop, batch)
+        kept.append("step")
+
+    monkeypatch.setattr("trilemma.training.train.freed_memory_kept", context)
+    monkeypatch.setattr(Loop, "_one_step", step)
+    run = trilemma.train(tiny("standard"), out=tmp_path / "run", progress=False)
+    assert json.loads((run.path / "status.json").read_text())["step"] == kept.count("step")
+    assert kept[0] == "begin" and kept[-1] == "end" and kept.count("begin") == 1
