@@ -19,8 +19,9 @@ ROOMS = (
 )  # fmt: skip
 # Single files at the top of the package, which import nothing of the other rooms.
 GROUND = (
-    "_version", "energies", "errors", "files", "headers", "limits", "memory", "noise", "printing", "processes",
-    "progress", "shares", "storing", "tables", "text_files", "threat", "units", "workers",
+    "_version", "energies", "errors", "files", "headers", "limits", "memory", "noise", "printing",
+    "processes", "progress", "shares", "storing", "tables", "text_files", "threat", "transfers", "units",
+    "workers",
 )  # fmt: skip
 # The package's own doors: they name what every room offers, and import it on first use.
 DOORS = ("trilemma", "trilemma.__main__")

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from trilemma.transfers import sent
+
 # Constants of the finaliser of splitmix64 (Steele, Lea and Flood, 2014) as signed 64-bit integers; products overflow.
 _GOLDEN = -7046029254386353131
 _MIX_1 = -4658895280553007687
@@ -39,7 +41,7 @@ def image_seeds(count: int, generator: torch.Generator | None, device: torch.dev
     """One seed per image, int64 ``[count]``, drawn from ``generator`` (torch's default if ``None``)."""
     source = generator.device if generator is not None else torch.device("cpu")
     seeds = torch.randint(0, 2**62, (count,), generator=generator, device=source)
-    return seeds.to(device)
+    return sent(seeds, device)
 
 
 def _bits(seeds: Tensor, stream: int, count: int) -> Tensor:

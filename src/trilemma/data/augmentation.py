@@ -15,6 +15,7 @@ from trilemma.data.auto_augment import auto_augment
 from trilemma.data.catalogue import find_dataset
 from trilemma.data.image_set import source_name
 from trilemma.errors import DataError
+from trilemma.transfers import sent
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,19 @@ class Augmentation:
         return self.apply(images, noise.image_seeds(len(images), generator, images.device))
 
     def apply(self, images: Tensor, seeds: Tensor) -> Tensor:
-        """Augments images with one seed each (int64 ``[N]``); the result of an image does not depend on its batch."""
+        """Augments images with one seed each; the result of an image does not depend on its batch.
+
+        Args:
+            images: ``[N, C, H, W]`` in [0, 1].
+            seeds: int64 ``[N]``; on the CPU, where the policy chooses its operations, they cost no synchronisation.
+        """
         return self.rest(self.basic(images, seeds), seeds)
 
     def basic(self, images: Tensor, seeds: Tensor) -> Tensor:
         """Crop and flip only, the first part of :meth:`apply`."""
         if not (self.crop or self.flip):
             return images
-        top, left, mirror = noise.uniform(seeds, 0, (5,))[:, :3].unbind(1)
+        top, left, mirror = noise.uniform(sent(seeds, images.device), 0, (5,))[:, :3].unbind(1)
         offsets = 2 * self.crop + 1
         return self._shift(images, (top * offsets).long(), (left * offsets).long(), mirror < 0.5)
 
@@ -64,7 +70,7 @@ class Augmentation:
         if self.policy == "autoaugment":
             images = auto_augment(images, noise.derive(seeds, 0))
         if self.cutout:
-            row, column = noise.uniform(seeds, 0, (5,))[:, 3:].unbind(1)
+            row, column = noise.uniform(sent(seeds, images.device), 0, (5,))[:, 3:].unbind(1)
             images = self._cut(images, row, column)
         return images
 

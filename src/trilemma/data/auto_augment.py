@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trilemma import noise
+from trilemma.transfers import sent
 
 # Images [n, C, H, W] in [0, 1] and magnitudes [n] to images of the same shape, independently for each image.
 Operation = Callable[[Tensor, Tensor], Tensor]
@@ -61,8 +62,8 @@ def auto_augment(images: Tensor, seeds: Tensor) -> Tensor:
     Returns:
         float32 ``[N, C, H, W]`` in [0, 1].
     """
-    # The random numbers are drawn on the CPU (they are the same on every device), so that the device is synchronised
-    # once and not for each operation.
+    # The random numbers are drawn on the CPU, where they are the same as on every device: seeds that are there already
+    # need no synchronisation, others one for all operations.
     choice, *draws = noise.uniform(seeds.cpu(), 0, (5,)).unbind(1)
     pairs = (choice * len(POLICY)).long()
     images = images.clone()
@@ -75,8 +76,8 @@ def auto_augment(images: Tensor, seeds: Tensor) -> Tensor:
             magnitudes = _MAGNITUDES[pairs[index], slot]
             if name in _SIGNED:
                 magnitudes = torch.where(sign[index] < 0.5, -magnitudes, magnitudes)
-            index = index.to(images.device)
-            images[index] = OPERATIONS[name](images[index], magnitudes.to(images.device))
+            index = sent(index, images.device)
+            images[index] = OPERATIONS[name](images[index], sent(magnitudes, images.device))
     return images
 
 
@@ -89,7 +90,7 @@ def _grey(images: Tensor) -> Tensor:
     """Images converted to grey, ``[n, 1, H, W]`` in [0, 1]; converted colour is rounded to 8-bit levels."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
-    grey = (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    grey = (images * sent(torch.tensor(LUMA), images.device)[:, None, None]).sum(1, keepdim=True)
     return (grey * 255).round() / 255
 
 

@@ -12,6 +12,7 @@ from trilemma.data.batch import Batch
 from trilemma.data.image_set import ImageSet, as_float
 from trilemma.data.stream import ShardStream
 from trilemma.errors import DataError
+from trilemma.transfers import sent
 
 
 class Loader:
@@ -86,11 +87,11 @@ class Loader:
         numbers = range(first, self.steps_per_epoch // self.repeats)
         wholes = (order[number * self.batch_size :][: self.batch_size] for number in numbers)
         batches = [whole.tensor_split(self.world_size)[self.rank] for whole in wholes]
-        for number, (index, pixels) in zip(numbers, self._pixels(batches), strict=True):
+        for number, on_cpu, (index, pixels) in zip(numbers, batches, self._pixels(batches), strict=True):
             unaugmented = as_float(pixels)
             images = basic = unaugmented
             if self.augmentation is not None:
-                seeds = (key << 32) + index
+                seeds = (key << 32) + on_cpu
                 basic = self.augmentation.basic(unaugmented, seeds)
                 images = self.augmentation.rest(basic, seeds)
             views = {"unaugmented": unaugmented, "basic": basic}
@@ -100,18 +101,19 @@ class Loader:
 
     def _order(self, generator: torch.Generator) -> Tensor:
         """The order of an epoch; always drawn on the CPU, so that it does not depend on the device."""
-        if isinstance(self.image_set, ShardStream):
-            return self.image_set.order(generator) if self.shuffle else torch.arange(len(self.image_set))
         count = len(self.image_set)
-        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
-        return order.to(self._labels.device)
+        if not self.shuffle:
+            return torch.arange(count)
+        if isinstance(self.image_set, ShardStream):
+            return self.image_set.order(generator)
+        return torch.randperm(count, generator=generator)
 
     def _pixels(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the indices of each batch, on the device, and its images as they are stored."""
+        """Yields the indices of each batch and its images as they are stored, both on the device."""
+        device = self._labels.device
         if isinstance(self.image_set, ShardStream):
-            device = self._labels.device
             for batch, images in zip(batches, self.image_set.batches(batches), strict=True):
-                yield batch.to(device), images.to(device)
+                yield sent(batch, device), sent(images, device)
         elif self._images is not None:
-            for batch in batches:
-                yield batch, self._images[batch]
+            for index in (sent(batch, device) for batch in batches):
+                yield index, self._images[index]

@@ -16,6 +16,7 @@ from trilemma import noise
 from trilemma.data.image_set import ImageSet, as_float, source_name
 from trilemma.data.sources import load_unlabelled
 from trilemma.errors import DataError
+from trilemma.transfers import sent
 
 # A mixed image is the mean of this many training images.
 MIXED = 4
@@ -51,7 +52,7 @@ def in_channels(images: Tensor, channels: int) -> Tensor:
     """Converts float images to 1 or 3 ``channels``: colour to its luma, grey by repetition."""
     if images.shape[1] == channels:
         return images
-    grey = (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    grey = (images * sent(torch.tensor(LUMA), images.device)[:, None, None]).sum(1, keepdim=True)
     return grey if channels == 1 else images.expand(-1, channels, -1, -1)
 
 

@@ -383,12 +383,16 @@ class ClassGaussian:
 
     def sample(self, labels: Tensor, seeds: Tensor) -> Tensor:
         """One sample per label, float32 ``[N, C, H, W]`` in [0, 1]; ``labels`` and ``seeds`` are int64 ``[N]``."""
-        images = torch.empty(len(labels), self._means.shape[1], device=self.device)
-        white = noise.normal(seeds, 1, (self._means.shape[1],))
+        images = torch.empty(len(labels), *self.image_shape, device=self.device)
         for label, index in _by_class(labels):
-            weights = noise.normal(seeds[index], 0, (len(self._images[label]),))
-            images[index] = self._map(label, weights, white[index])
-        return images.clamp_(0, 1).view(len(labels), *self.image_shape)
+            images[index] = self.sample_class(label, seeds[index])
+        return images
+
+    def sample_class(self, label: int, seeds: Tensor) -> Tensor:
+        """One sample of a class per seed, float32 ``[N, C, H, W]`` in [0, 1]; needs no label on the device."""
+        white = noise.normal(seeds, 1, (self._means.shape[1],))
+        weights = noise.normal(seeds, 0, (len(self._images[label]),))
+        return self._map(label, weights, white).clamp_(0, 1).view(len(seeds), *self.image_shape)
 
     def _map(self, label: int, weights: Tensor, white: Tensor) -> Tensor:
         """The affine map from eps ``[M, n]`` and xi ``[M, D]`` to unclipped pixel values ``[M, D]``.
@@ -445,7 +449,7 @@ class GaussianBank:
                 number * self._chunk, (number + 1) * self._chunk, device=self._distribution.device
             )
             seeds = (((self._seed * 1_000_003 + label) % 2**31) << 32) + counters
-            chunk = number, self._distribution.sample(torch.full_like(counters, label), seeds)
+            chunk = number, self._distribution.sample_class(label, seeds)
             # A chunk of one sample is used up by it.
             if self._chunk > 1:
                 self._chunks[label] = chunk

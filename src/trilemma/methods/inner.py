@@ -16,6 +16,7 @@ from trilemma.config.sections import SamplerConfig
 from trilemma.errors import ConfigError
 from trilemma.methods.base import Method, MethodState
 from trilemma.samplers.samplers import run_sampler
+from trilemma.transfers import sent
 from trilemma.units import parse_fraction
 from trilemma.walks import objectives
 from trilemma.walks.steps import ascend
@@ -46,7 +47,7 @@ def fresh_seeds(state: MethodState, images: Tensor) -> Tensor:
 
 def _fresh_seeds(state: MethodState, count: int, device: torch.device) -> Tensor:
     share = shares.current()
-    return share.part(noise.image_seeds(count * share.count, state.generator)).to(device)
+    return sent(share.part(noise.image_seeds(count * share.count, state.generator)), device)
 
 
 def nearby_start(state: MethodState, images: Tensor) -> Tensor:
@@ -130,10 +131,8 @@ def chain(
                 "chain: no starts; set `uses_sampler: ClassVar[bool] = True` in the method's options class"
             )
         share = shares.current()
-        classes = torch.randint(clf.num_classes, (count * share.count,), generator=state.generator).to(
-            clf.device
-        )
-        labels, images = share.part(classes), share.part(state.starts(classes))
+        classes = torch.randint(clf.num_classes, (count * share.count,), generator=state.generator)
+        labels, images = sent(share.part(classes), clf.device), share.part(state.starts(classes))
     seeds = _fresh_seeds(state, count, images.device)
     result = descend_energy(clf, images, labels, sampler, sampler.steps or 0, seeds, clip)
     if state.buffer is not None:

@@ -14,6 +14,7 @@ from trilemma.data.image_set import ImageSet
 from trilemma.errors import ConfigError, DataError
 from trilemma.files import TensorFormat
 from trilemma.headers import ChainsHeader
+from trilemma.transfers import sent
 
 # From labels, int64 [n], to starting images [n, C, H, W].
 StartFunction = Callable[[Tensor], Tensor]
@@ -39,7 +40,7 @@ class ReplayBuffer:
     chains of the whole batch and exchange them, so that a step draws and writes the same chains for every n.
 
     Args:
-        start: makes starting images for labels.
+        start: makes starting images on ``device`` for labels on the CPU.
         size: number of chains, of all processes together.
         num_classes: K.
         reinit: probability that a drawn chain is restarted, with a uniform random class.
@@ -63,8 +64,8 @@ class ReplayBuffer:
         self.num_classes = num_classes
         self.share = shares.current()
         self.size = size
-        labels = torch.arange(size, device=device) % num_classes
-        self.labels = labels[self._own].clone()
+        labels = torch.arange(size) % num_classes
+        self.labels = labels[self._own].to(device, copy=True)
         # Every process makes all starts, which is how their random numbers stay the same.
         stored = (torch.arange(size) % self.share.count == self.share.rank).split(1000)
         parts = zip(labels.split(1000), (own.nonzero().squeeze(1) for own in stored), strict=True)
@@ -96,9 +97,9 @@ class ReplayBuffer:
         classes = torch.randint(self.num_classes, (total,), generator=generator)
         # ``restarts`` is on the CPU, so that the branch does not wait for the device.
         if bool(restarts.any()):
-            restarted = restarts.nonzero().squeeze(1).to(labels.device)
-            labels[restarted] = classes[restarts].to(labels.device)
-            images[restarted] = self.start(labels[restarted])
+            restarted = sent(restarts.nonzero().squeeze(1), labels.device)
+            labels[restarted] = sent(classes[restarts], labels.device)
+            images[restarted] = self.start(classes[restarts])
         return self.share.part(images), self.share.part(labels), places
 
     def write(self, places: Tensor, images: Tensor, labels: Tensor) -> None:
@@ -111,7 +112,7 @@ class ReplayBuffer:
         """
         images, labels = self.share.whole(images.detach()), self.share.whole(labels)
         own, indices = self._stored(places)
-        places = places.to(labels.device)
+        places = sent(places, labels.device)
         order = torch.arange(len(places), device=places.device)
         last = order.new_zeros(len(self)).scatter_reduce_(0, places, order, "amax", include_self=False)
         # Writes to a repeated index come in undefined order on a device, so all of them write the same chain.
@@ -123,7 +124,7 @@ class ReplayBuffer:
         """Positions in ``places`` of the chains that this process stores, and their indices in ``images``."""
         own = (places % self.share.count == self.share.rank).nonzero().squeeze(1)
         device = self.labels.device
-        return own.to(device), (places[own] // self.share.count).to(device)
+        return sent(own, device), sent(places[own] // self.share.count, device)
 
     def _drawn(self, stored: Tensor, places: Tensor) -> Tensor:
         """A copy of the rows of the whole buffer at ``places``; ``stored`` are those of this process."""

@@ -27,6 +27,7 @@ from trilemma.data.outlier_images import OutsideImages
 from trilemma.data.statistics import ClassGaussian, ClassPCA, ClassPCAOnDemand, GaussianBank, LocalPCA
 from trilemma.errors import ConfigError, nearest
 from trilemma.samplers.replay_buffer import load_chains
+from trilemma.transfers import sent
 from trilemma.units import count
 
 # Images per class for a fitted PCA: about one second per class at 32x32, and more than the directions that hold 99 % of
@@ -269,16 +270,18 @@ class TrainingStarts:
     """
 
     def __init__(self, name: str, data: ImageSet, seed: int, device: torch.device | str) -> None:
+        self.device = torch.device(device)
         self.generator = torch.Generator().manual_seed(seed + SEED_OFFSET)
         self.bank = GaussianBank(ClassGaussian(data, device), seed) if name == "class-gaussian" else None
         self.draw = None if self.bank else create_start(StartContext(name, data.image_shape, device, data))
 
     def __call__(self, labels: Tensor) -> Tensor:
-        """Returns starting images ``[n, C, H, W]`` for ``labels``, int64 ``[n]``."""
+        """Returns starting images ``[n, C, H, W]`` on the device for ``labels``, int64 ``[n]`` on the CPU."""
         if self.bank is not None:
             return self.bank.draw(labels)
         assert self.draw is not None
-        return self.draw(labels, noise.image_seeds(len(labels), self.generator, labels.device))
+        seeds = noise.image_seeds(len(labels), self.generator, self.device)
+        return self.draw(sent(labels, self.device), seeds)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the random numbers."""

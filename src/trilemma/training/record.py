@@ -282,6 +282,8 @@ class Record:
                 seconds_per_step=60 * state.minutes / max(1, state.step),
                 peak_memory_mb=_peak_memory_mb(),
                 memory_format=self.memory_format,
+                precision=self.config.training.precision,
+                compile=self.config.training.compile,
             )
 
 
