@@ -1,8 +1,8 @@
 """A training step on an accelerator never makes the host wait for it.
 
-The stand-in for the accelerator is the device ``meta``, whose tensors have no values: reading one (``item``, ``tolist``,
-``bool`` of a comparison, ``nonzero``, a copy to the CPU) raises an exception, as there is no value to wait for. A copy
-from the CPU that waits, and a mask as an index of several values, are found by looking at every operation.
+The stand-in for the accelerator is the device ``meta``, whose tensors have no values: reading one (``item``, ``bool``,
+``tolist``, ``nonzero``, a copy to the CPU) raises an exception, as there is no value to wait for. A copy from the CPU
+that waits, and a mask as an index of several values, are found by looking at every operation.
 """
 
 from __future__ import annotations
