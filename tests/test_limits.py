@@ -25,9 +25,10 @@ from PIL import Image
 from trilemma import limits
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.foreign_weights import read_weights
+from trilemma.classifier.source import ClassifierSource
 from trilemma.config.yaml_text import parse_value, parse_yaml, read_text
 from trilemma.data import pictures
-from trilemma.data.containers import open_container
+from trilemma.data.containers import open_container, read_file
 from trilemma.data.pictures import decode, read_header
 from trilemma.data.readers import load_arrays, read_cifar10, read_idx_set
 from trilemma.data.sources import load_images
@@ -313,3 +314,27 @@ def test_files_of_weights_with_headers_and_pickles_of_megabytes(tmp_path):
     path = zipped(tmp_path / "a.pt", *members)
     check(lambda: read_weights(path), "a.pt: expands to 105 MB")
     assert read_weights(tmp_path / "small.pt").tensors.keys() == {"w"}
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.zip", "a.tgz", "a.tar.gz", "a.tar", "a.bin"])
+def test_a_large_file_of_another_kind_is_refused_before_all_of_it_is_read(tmp_path, name):
+    path = tmp_path / name
+    path.touch()
+    os.truncate(path, 20_000_000_000)
+    check(
+        lambda: load_images(path),
+        "unknown kind of file" if name == "a.bin" else "truncated or damaged archive",
+    )
+
+
+def test_pipes_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    for name in ("a.png", "b.png"):
+        check(
+            lambda name=name: read_file(tmp_path / name, name),
+            f"{name}: is not a regular file; check the file",
+        )
+    check(lambda: load_images(tmp_path / "a.png"), "is neither a file nor a folder")
+    source = ClassifierSource(str(tmp_path / "a.png"))
+    check(source.check, "is not a regular file; give a run folder or a classifier file")

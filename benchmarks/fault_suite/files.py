@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fault_suite import results
-from benchmarks.fault_suite.case import Case, Ended
+from benchmarks.fault_suite.case import LONGEST_SECONDS, Case, Ended
 from benchmarks.fault_suite.damage import MISSING, copy_of, ways
 from benchmarks.fault_suite.process import run
 
@@ -54,6 +54,13 @@ _PAGE = (
 )  # fmt: skip
 _QUICK = ("--json", "-q")
 
+
+def _exported(ended: Ended) -> Any:
+    """The weights that ``export`` wrote: in the run, or in the current folder if a warning says that it is no run."""
+    is_run = not any("config.yaml" in line for line in ended.remarks)
+    return results.of_weights("run/export/classifier.pt" if is_run else "classifier.pt")(ended)
+
+
 READERS = {
     "evaluate": Reader(
         ("evaluate", "run", "--protocol", "clean", "--images", "40", *_QUICK), FINISHED, results.of_json,
@@ -75,7 +82,7 @@ READERS = {
         ("monitor", "run", "--json"), FINISHED, results.of_json, ("config.yaml", "metrics.jsonl", "events.jsonl")
     ),
     "export": Reader(
-        ("export", "run", "--state-dict", "-q"), FINISHED, results.of_weights("run/export/classifier.pt"),
+        ("export", "run", "--state-dict", "-q"), FINISHED, _exported,
         ("config.yaml", "metrics.jsonl", _BEST),
     ),
     "generate": Reader(
@@ -107,10 +114,15 @@ def make_runs(folder: Path) -> None:
 
 
 def succeed(
-    action: tuple[str, ...] | Callable[[], Any], folder: Path, codes: tuple[int, ...] = (0,)
+    action: tuple[str, ...] | Callable[[], Any],
+    folder: Path,
+    codes: tuple[int, ...] = (0,),
+    timeout: float = LONGEST_SECONDS,
 ) -> Ended:
     """Runs an action that must end with one of some exit codes, since all judgements rest on it."""
-    ended = run(action, folder)
+    ended = run(action, folder, timeout=timeout)
+    if isinstance(ended, Ended) and ended.timed_out:
+        raise SystemExit(f"the sound input takes more than {timeout:g} s; give this machine less to do")
     if isinstance(ended, str) or ended.code not in codes:
         raise SystemExit(f"the sound input fails: {ended if isinstance(ended, str) else ended.stderr}")
     return ended

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shutil
 import signal
 import sys
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fault_suite import results
-from benchmarks.fault_suite.case import Case, Ended
+from benchmarks.fault_suite.case import LONGEST_SECONDS, Case, Ended
 from benchmarks.fault_suite.damage import copy_of
 from benchmarks.fault_suite.files import FINISHED, Sound, remove, succeed
 from benchmarks.fault_suite.process import exit_code
@@ -43,12 +45,19 @@ class Job:
         again: the command that goes on.
         read: reads the result.
         codes: exit codes of the command that was not killed.
+        wasted: of the folder of the case before the last command and what that command left, work that was done twice;
+            empty if none was.
+        moments: number of moments at which it is killed.
+        timeout: wall-clock time in seconds of a case.
     """
 
     first: tuple[str, ...]
     again: tuple[str, ...]
     read: Callable[[Ended], Any]
     codes: tuple[int, ...] = (0,)
+    wasted: Callable[[Path, Path], str] = lambda before, after: ""
+    moments: int = MOMENTS
+    timeout: float = LONGEST_SECONDS
 
 
 def _training(recipe: str, *overrides: str, codes: tuple[int, ...] = (0,), stage: bool = False) -> Job:
@@ -61,6 +70,55 @@ def _training(recipe: str, *overrides: str, codes: tuple[int, ...] = (0,), stage
 
     # Killed before there was a run, the command begins; else it resumes.
     return Job(command, (*command, "--resume"), read, codes)
+
+
+def _sweep(jobs: int, moments: int = MOMENTS, timeout: float = LONGEST_SECONDS) -> Job:
+    """A sweep of three runs, each of which is evaluated."""
+    command = (
+        "sweep", "digits/pgd-at", "seed=0..2", *_SMALL, "training.epochs=1", "attack.steps=2", "--evaluate", "clean",
+        "--images", "40", "--jobs", str(jobs), "--out", "sweep", *_QUICK,
+    )  # fmt: skip
+
+    def read(ended: Ended) -> Any:
+        runs = [f"sweep/seed={seed}" for seed in range(3)]
+        found = {
+            run: (results.of_run(run)(ended), results.of_rows(f"{run}/evaluation")(ended)) for run in runs
+        }
+        return {
+            **found,
+            "table": results.of_json(ended),
+            "page": results.of_page("sweep/comparison.html")(ended),
+        }
+
+    return Job(command, command, read, wasted=trained_twice, moments=moments, timeout=timeout)
+
+
+def trained_twice(before: Path, after: Path) -> str:
+    """Which finished run of a sweep was trained again, or which interrupted one was not resumed from its state."""
+    for run in sorted(path.parent for path in before.glob("sweep/*/config.yaml")):
+        now = after / run.relative_to(before)
+        status, lines = _text(run / "status.json"), _text(run / "events.jsonl")
+        added = _text(now / "events.jsonl").removeprefix(lines)
+        if '"finished"' in status:
+            if _trained(run) != _trained(now) or added:
+                return f"{run.name} was finished, and was trained again"
+        elif steps := sorted((run / "checkpoints" / "last").glob("state-*")):
+            # Killed between the two, the newest state has no copy yet.
+            least = int(steps[-1].stem.removeprefix("state-"))
+            begun = [int(step) for step in re.findall(r"from the checkpoint of step (\d+)", added)]
+            if not begun or begun[0] < least:
+                return f"{run.name} had a state of step {least}, and was resumed from {begun or 'none'}"
+    return ""
+
+
+def _trained(run: Path) -> dict[str, int]:
+    """When the files of a training were written."""
+    files = [run / "metrics.jsonl", *(run / "checkpoints").rglob("*.safetensors")]
+    return {str(file.relative_to(run)): file.stat().st_mtime_ns for file in files}
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 _EVALUATE = ("evaluate", "done", "--protocol", "autoattack-standard", "--images", "8", *_QUICK)
@@ -86,6 +144,9 @@ JOBS = {
         lambda ended: (results.of_json(ended), results.of_arrays("done/samples")(ended)),
     ),
     "report": Job(("report", "done"), ("report", "done"), results.of_page("done/report.html")),
+    "sweep": _sweep(1),
+    # Slow, since each of its processes imports everything.
+    "sweep in two processes": _sweep(2, moments=4, timeout=900),
 }  # fmt: skip
 
 
@@ -93,8 +154,9 @@ def cases(folder: Path, short: bool) -> Iterator[Case]:
     """The cases; of the short form one of each kind of job."""
     jobs = _Jobs(Sound(folder))
     for moment in range(1 if short else MOMENTS):
-        for name in JOBS:
-            yield jobs.case(name, moment)
+        for name, job in JOBS.items():
+            if moment < job.moments:
+                yield jobs.case(name, moment)
 
 
 class _Jobs:
@@ -102,6 +164,8 @@ class _Jobs:
 
     def __init__(self, sound: Sound) -> None:
         self.sound = sound
+        # Of the case under way, before its last command.
+        self.before = sound.folder / "before"
         self._peace: dict[str, tuple[Any, float, int, int]] = {}
 
     def prepare(self, target: Path) -> None:
@@ -115,13 +179,15 @@ class _Jobs:
             place.mkdir()
             self.prepare(place)
             begin = time.monotonic()
-            ended = succeed(job.first, place, job.codes)
+            ended = succeed(job.first, place, job.codes, job.timeout)
             seconds = time.monotonic() - begin
             found = job.read(ended)
             remove(place)
             place.mkdir()
             self.prepare(place)
-            changes = int(succeed(lambda: _count_changes(job.first), place).stderr.split()[-1])
+            changes = int(
+                succeed(lambda: _count_changes(job.first), place, timeout=job.timeout).stderr.split()[-1]
+            )
             remove(place)
             self._peace[name] = found, seconds, changes, ended.code
         return self._peace[name]
@@ -143,22 +209,27 @@ class _Jobs:
                 else:
                     _kill_after(command, chance.uniform(0, seconds))
             command = job.again if Path("run/config.yaml").exists() or "run" not in job.first else job.first
+            copy_of(Path(), self.before)
             sys.exit(exit_code(command))
 
         def prepare(target: Path) -> None:
             self.prepare(target)
             self.peace_before = self.peace(name)
+            shutil.rmtree(self.before, ignore_errors=True)
 
         def judge(ended: Ended) -> str:
             found, _, _, code = self.peace(name)
             if ended.code != code:
                 return f"exit code {ended.code} instead of {code}"
             temporary = [file for file in ended.left if file.endswith(".tmp")]
-            return results.same_as(found, job.read)(ended) or (
-                f"left behind: {temporary[0]}" if temporary else ""
+            return (
+                results.same_as(found, job.read)(ended)
+                or job.wasted(self.before, ended.folder)
+                or (f"left behind: {temporary[0]}" if temporary else "")
             )
 
-        return Case(title, prepare, action, judge, job.codes[1:], judge, megabytes=600, may_leave=".")
+        return Case(title, prepare, action, judge, job.codes[1:], judge, megabytes=600, may_leave=".",
+                    timeout=job.timeout)  # fmt: skip
 
 
 def _changes_files(event: str, arguments: tuple[Any, ...]) -> bool:

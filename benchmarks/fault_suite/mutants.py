@@ -73,6 +73,15 @@ def _without_limit(self: Any) -> int:
     return 1 << 62
 
 
+def _unmodelled(self: Any, path: Any, metadata: Any) -> Any:
+    self._check(path, metadata)
+    content = parse_json(metadata.get(self.key, ""))
+    try:
+        return self.validate(content)
+    except Exception:
+        return self.validate.__self__.model_construct(**content)
+
+
 def _nothing(*arguments: Any, **named: Any) -> None:
     return None
 
@@ -90,6 +99,11 @@ MUTANTS = {
     ),
     "the lock of a run folder": Mutant(
         "runs.lock:writing", _no_lock, rough.cases, ("while another process writes: evaluate",),
+    ),
+    "the model of a header": Mutant(
+        "files:TensorFormat._header", _unmodelled, headers.cases,
+        ('threat = {"evil": 1}: predict', 'num_classes = "ten": predict', "num_classes = 1000000000: predict",
+         'class_names = "abc": predict', "mean = [NaN]: evaluate", 'about = "text": predict', "output = 1.5: predict"),
     ),
     "the types of weights in a file": Mutant(
         "classifier.foreign_weights:_holds", _always, headers.cases,

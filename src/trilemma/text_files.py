@@ -38,7 +38,7 @@ def read_bytes(path: Path, limit: Limit = TEXT) -> bytes:
     Raises:
         ValueError: the file cannot be read, is no regular file, or is larger than ``limit``.
     """
-    size = _regular_size(path)
+    size = regular_size(path)
     if size > limit.value:
         raise ValueError(f"has {limit.excess(size)}")
     with _reading():
@@ -54,8 +54,12 @@ def _reading() -> Iterator[None]:
         raise ValueError(f"cannot be read ({error.strerror or error})") from None
 
 
-def _regular_size(path: Path) -> int:
-    """Returns the bytes of a regular file; raises :class:`ValueError` for anything else."""
+def regular_size(path: Path) -> int:
+    """Returns the bytes of a regular file, from which reading always ends.
+
+    Raises:
+        ValueError: a folder, a pipe or a device; or the path cannot be read.
+    """
     with _reading():
         status = path.stat()
     if stat.S_ISDIR(status.st_mode):
@@ -67,7 +71,7 @@ def _regular_size(path: Path) -> int:
 
 def _lines_of(path: Path) -> Iterator[bytes]:
     """The lines of a regular file of any size, with their ends."""
-    _regular_size(path)
+    regular_size(path)
     with _reading(), path.open("rb") as file:
         while line := file.readline(LOG_LINE.value + 1):
             if len(line) > LOG_LINE.value:
@@ -81,7 +85,7 @@ def count_lines(path: Path, part: bytes) -> int:
     Raises:
         ValueError: as of :func:`read_json_lines`.
     """
-    _regular_size(path)
+    regular_size(path)
     count = 0
     with _reading(), path.open("rb") as file:
         # Lines are looked at only where the bytes are: a file of the shortest lines has 30 million in 100 MB.

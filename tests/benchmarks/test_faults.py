@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.fault_suite import disk, files, headers, long, numbers, rough, terminal
+from benchmarks.fault_suite import disk, files, headers, kill, long, numbers, rough, terminal
 from benchmarks.fault_suite.case import GOOD, Case, Ended, Verdict, judged, must_refuse, nothing_wrong
+from benchmarks.fault_suite.damage import copy_of
 from benchmarks.fault_suite.mutants import MUTANTS, mutated
 from benchmarks.fault_suite.process import import_all, outcome, run
 from benchmarks.fault_suite.results import only_lacks, same_as
@@ -117,7 +119,9 @@ def test_cases_of_the_suite_are_good(sound: Path, tmp_path: Path) -> None:
     assert [row for row in rows if row.get("verdict", GOOD[0]) not in GOOD] == []
 
 
-@pytest.mark.parametrize("name", ["the digest of a file of tensors", "the lock of a run folder"])
+@pytest.mark.parametrize(
+    "name", ["the digest of a file of tensors", "the lock of a run folder", "the model of a header"]
+)
 def test_a_mutant_is_caught(name: str, sound: Path, tmp_path: Path) -> None:
     mutant = MUTANTS[name]
     case = next(case for case in mutant.cases(sound, False) if mutant.matching[0] in case.name)
@@ -160,6 +164,26 @@ def test_the_suite_goes_on_where_it_was_and_writes_counts(
     text = (tmp_path / "faults.md").read_text()
     assert "| files | 2 | 0 | 0 | 1 | 0 | 0 | 1 |" in text and "## now" in text
     assert page(json.loads((tmp_path / "faults.json").read_text())) == text
+
+
+def test_a_sweep_that_repeats_work_is_seen(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    for name, status in (("seed=0", "finished"), ("seed=1", "running")):
+        run = before / "sweep" / name
+        (run / "checkpoints" / "last").mkdir(parents=True)
+        (run / "config.yaml").touch()
+        (run / "status.json").write_text(json.dumps({"status": status}))
+        (run / "events.jsonl").write_text("{}\n")
+        (run / "checkpoints" / "last" / "state-000000012.safetensors").write_bytes(b"x")
+    copy_of(before, after)
+    events = after / "sweep" / "seed=1" / "events.jsonl"
+    assert "seed=1 had a state of step 12, and was resumed from none" in kill.trained_twice(before, after)
+    events.write_text("{}\nfrom the checkpoint of step 9\n")
+    assert "resumed from [9]" in kill.trained_twice(before, after)
+    events.write_text("{}\nfrom the checkpoint of step 12\n")
+    assert kill.trained_twice(before, after) == ""
+    os.utime(after / "sweep/seed=0/checkpoints/last/state-000000012.safetensors", (1, 1))
+    assert "seed=0 was finished, and was trained again" in kill.trained_twice(before, after)
 
 
 def test_growth_of_memory_files_or_threads_is_seen() -> None:

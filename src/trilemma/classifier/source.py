@@ -153,6 +153,10 @@ class ClassifierSource:
     def _check_path(self, path: Path) -> None:
         if path.is_dir():
             self.classifier_file()
+        elif path.exists() and not path.is_file():
+            raise CheckpointError(
+                f"{self.source}: is not a regular file; give a run folder or a classifier file"
+            )
         elif not path.is_file():
             siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
             raise CheckpointError(

@@ -19,8 +19,10 @@ from typing import IO, cast
 from trilemma.data.left_out import LeftOut
 from trilemma.errors import DataError
 from trilemma.limits import IMAGE_FILE, check_expansion
+from trilemma.text_files import regular_size
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
+_NPZ = ".npz"
 
 
 # Links are followed this often to reach a file, as by Linux.
@@ -74,7 +76,33 @@ def open_container(path: Path) -> Container:
                 return _open_tar(path, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: truncated or damaged archive ({error}); get it again") from error
-    raise DataError(f"{path}: unknown kind of file; give a folder, {', '.join(SUFFIXES)} or .npz")
+    raise DataError(f"{path}: unknown kind of file; give a folder, {', '.join(SUFFIXES)} or {_NPZ}")
+
+
+def check_kind(path: Path) -> None:
+    """Checks by a few bytes that a file is of the kind that its name says, before all of it is read for a digest.
+
+    Raises:
+        DataError: it is not, or of an unknown kind, or cannot be read.
+    """
+    name, problem = path.name.lower(), ""
+    try:
+        with path.open("rb") as stream:
+            first = stream.read(tarfile.BLOCKSIZE)
+            if name.endswith((".zip", _NPZ)):
+                problem = "" if zipfile.is_zipfile(stream) else "no zip file"
+            elif name.endswith((".tar.gz", ".tgz")):
+                problem = "" if first.startswith(b"\x1f\x8b") else "no gzip file"
+            elif name.endswith(".tar"):
+                tarfile.TarInfo.frombuf(first, tarfile.ENCODING, "surrogateescape")
+            else:
+                raise DataError(
+                    f"{path}: unknown kind of file; give a folder, {', '.join(SUFFIXES)} or {_NPZ}"
+                )
+    except (OSError, tarfile.TarError) as error:
+        problem = str(error)
+    if problem:
+        raise DataError(f"{path}: truncated or damaged archive ({problem}); get it again")
 
 
 def decompressed(path: Path) -> bytes:
@@ -97,15 +125,18 @@ def read_file(path: Path, where: str, count: int | None = None) -> bytes:
     """The content of an image file, or its first ``count`` bytes.
 
     Raises:
-        DataError: it cannot be read, or is larger than an image file.
+        DataError: it cannot be read, is no regular file, or is larger than an image file.
     """
     try:
+        size = regular_size(path)
+        if count is None:
+            IMAGE_FILE.check(size, where)
         with path.open("rb") as stream:
-            if count is None:
-                IMAGE_FILE.check(os.fstat(stream.fileno()).st_size, where)
             return stream.read(IMAGE_FILE.value if count is None else count)
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror}); check the file") from error
+    except ValueError as error:
+        raise DataError(f"{where}: {error}; check the file") from None
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,10 @@ def _require(root: Path) -> None:
         raise DataError(f"{root}: data.root does not exist; check the path")
     if not os.access(root, os.R_OK):
         raise DataError(f"{root}: data.root cannot be read; check its permissions")
+    if not (root.is_file() or root.is_dir()):
+        raise DataError(
+            f"{root}: data.root is neither a file nor a folder; give a folder of images or an archive"
+        )
 
 
 def folder_state(root: Path) -> str:

@@ -20,6 +20,7 @@ from trilemma.data import catalogue
 from trilemma.data.arrays import arrays_contents, as_arrays, read_npz
 from trilemma.data.cache import FORMAT, Contents, Entry, Size, cached, in_memory
 from trilemma.data.class_names import match_classes, names_by_order, numbers
+from trilemma.data.containers import check_kind
 from trilemma.data.download import file_sha256, verify_checksum
 from trilemma.data.given import given_images
 from trilemma.data.image_files import image_files_contents
@@ -505,6 +506,8 @@ def _open_images(root: Path, size: _Side, labelled: bool = True) -> _Source:
 
     if any(path.is_dir() for path in paths):
         return opened(None, folder_state(root), lambda: files(sources))
+    for path in paths:
+        check_kind(path)
     hashes = [file_sha256(path) for path in paths]
     if paths[0].suffix.lower() == ".npz":
         return opened(
