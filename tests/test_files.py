@@ -15,7 +15,15 @@ from safetensors.torch import load_file, save_file
 
 from trilemma.attacks.ensemble.pool_file import FORMAT as ATTACK_STATE
 from trilemma.errors import CheckpointError, DamagedError
-from trilemma.files import CLASSIFIER, TensorFormat, parse_json, read_npz, tensors_digest, write_npz
+from trilemma.files import (
+    CLASSIFIER,
+    TensorFormat,
+    metadata_digest,
+    parse_json,
+    read_npz,
+    tensors_digest,
+    write_npz,
+)
 from trilemma.headers import ClassifierHeader
 from trilemma.samplers.replay_buffer import CHAINS
 from trilemma.training.checkpoint import FORMAT as TRAINING_STATE
@@ -127,6 +135,44 @@ def test_the_digest_is_of_names_types_shapes_and_bytes_in_any_order() -> None:
         {"a": ones.view(torch.int32), "b": torch.zeros(2)}, {"a": ones, "b": torch.tensor([0.0, -0.0])},
     ]  # fmt: skip
     assert digest not in map(tensors_digest, others)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.bool, torch.float64])
+def test_every_changed_bit_of_a_large_tensor_changes_the_digest(dtype: torch.dtype) -> None:
+    # Blocks of 1 MiB and a rest that is no whole row.
+    bits = torch.randint(0, 2, (2_621_441 // dtype.itemsize,), dtype=torch.uint8)
+    large = bits.to(dtype)
+    digest = tensors_digest({"a": large})
+    content = large.view(torch.uint8)
+    for place in (0, 7, 4096, 1 << 20, len(content) - 1, *range(5000, len(content), 400_009)):
+        content[place] ^= 1
+        assert tensors_digest({"a": large}) != digest
+        content[place] ^= 1
+    assert (
+        tensors_digest({"a": large}) == digest == tensors_digest({"a": torch.stack((large, large), 1)[:, 0]})
+    )
+    for start in (0, 1 << 20):
+        damaged = large.clone()
+        damaged.view(torch.uint8)[start : start + 4096] = 0
+        assert tensors_digest({"a": damaged}) != digest
+    # Content of one block in the place of another.
+    swapped = torch.cat((content[1 << 20 : 2 << 20], content[: 1 << 20], content[2 << 20 :])).view(dtype)
+    assert tensors_digest({"a": swapped}) != digest
+
+
+def test_a_file_with_the_digest_of_all_bytes_is_read_and_verified(tmp_path: Path) -> None:
+    path, weights = tmp_path / "x.safetensors", {"network.w": torch.rand(100, 100)}
+    CLASSIFIER.write(path, weights, HEADER)
+    with safe_open(path, framework="pt") as file:
+        metadata = {**file.metadata(), "tensors": tensors_digest(weights, "crc32:")}
+    metadata["digest"] = metadata_digest(metadata)
+    save_file(weights, path, metadata)
+    assert equal(CLASSIFIER.read(path)[1], weights)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match="does not match the digest"):
+        CLASSIFIER.read(path)
 
 
 def test_a_key_that_is_given_twice_is_no_json() -> None:

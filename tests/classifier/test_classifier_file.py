@@ -201,7 +201,7 @@ def test_a_pretrained_network_is_rebuilt_without_a_download(tmp_path: Path, monk
     clf.save(tmp_path / "model.safetensors")
     asked = []
 
-    def create(options, num_classes, shape, most):
+    def create(options, num_classes, shape, **_):
         asked.append(options.pretrained)
         return create_network(OPTIONS, num_classes, shape)
 

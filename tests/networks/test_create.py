@@ -6,7 +6,7 @@ from torch import nn
 
 from trilemma.config.registry import NETWORKS
 from trilemma.errors import ConfigError, UnknownNameError
-from trilemma.networks.create import create_network
+from trilemma.networks.create import _is_its_state_dict, create_network
 from trilemma.networks.options import (
     PreActResNetOptions,
     ShallowCNNOptions,
@@ -78,3 +78,44 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     options = SmallResNetOptions.model_construct(name="small-resnets")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="Did you mean 'small-resnet'"):
         create_network(options, 10, (3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "options", [SmallResNetOptions(width=4, depth=8), PreActResNetOptions(), SmallCNNOptions(), ShallowCNNOptions()],
+    ids=lambda options: options.name,
+)  # fmt: skip
+def test_a_network_to_be_loaded_is_not_initialised_and_is_the_same_once_loaded(options) -> None:
+    drawn = create_network(options, 7, (1, 28, 28)).eval()
+    generator = torch.random.get_rng_state()
+    empty = create_network(options, 7, (1, 28, 28), initialised=False).eval()
+    assert torch.equal(torch.random.get_rng_state(), generator)
+    assert {parameter.device.type for parameter in empty.parameters()} == {"cpu"}
+    assert not any(bool(tensor.any()) for tensor in empty.state_dict().values())
+    empty.load_state_dict(drawn.state_dict())
+    images = torch.rand(2, 1, 28, 28)
+    assert torch.equal(empty(images), drawn(images))
+    assert all(parameter.requires_grad for parameter in empty.parameters())
+
+
+class _Constant(nn.Linear):
+    """A network with a tensor of one kind that its state dict lacks, has twice, or may lack."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(3, 3)
+        if kind == "buffer":
+            self.register_buffer("mean", torch.ones(3))
+        elif kind == "hidden buffer":
+            self.register_buffer("table", torch.ones(3), persistent=False)
+        elif kind == "attribute":
+            self.table = torch.ones(3)
+        elif kind == "tied":
+            self.inner = nn.Linear(3, 3)
+            self.inner.weight = self.weight
+
+
+def test_a_network_that_holds_more_than_its_weights_is_created_with_all_of_it() -> None:
+    _Constant.__module__ = "trilemma.networks.mine"
+    assert _is_its_state_dict(_Constant("nothing"))
+    assert not any(map(_is_its_state_dict, map(_Constant, ("buffer", "hidden buffer", "attribute", "tied"))))
+    _Constant.__module__ = "timm.models"
+    assert not _is_its_state_dict(_Constant("nothing"))

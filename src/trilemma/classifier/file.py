@@ -88,7 +88,7 @@ def weights_digest(weights: Mapping[str, Tensor], *settings: Any) -> str:
 
 
 def rebuild_network(header: NetworkHeader, path: str | Path, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Creates the network that the header describes, with randomly initialised weights.
+    """Creates the network that the header describes; its weights are arbitrary, and must all be loaded.
 
     A header may describe a network of any size. Its shapes are compared with those of the weights first, without
     memory for them, as far as the network can be created so.
@@ -124,7 +124,8 @@ def rebuild_network(header: NetworkHeader, path: str | Path, weights: Mapping[st
     values = sum(value.numel() for value in weights.values())
     try:
         return create_network(
-            options, header.num_classes, header.shape, most=(2 * values + 64, 2 * len(weights) + 64)
-        )
+            options, header.num_classes, header.shape, most=(2 * values + 64, 2 * len(weights) + 64),
+            initialised=False,
+        )  # fmt: skip
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}; copy the file again or train again") from error

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import UninitializedParameter
+from torch.overrides import TorchFunctionMode
 
 from trilemma.config.plug_ins import call_registered
 from trilemma.config.registry import NETWORKS
@@ -20,6 +21,8 @@ from trilemma.networks.wrappers import inside
 
 # Values and tensors of the parameters of a network: 17 GB in float32, and the depth of 1,600 layers.
 MOST_VALUES, MOST_TENSORS = 1 << 32, 5_000
+# So many values are drawn in about the time in which a network is created without memory.
+_FEW_VALUES = 1 << 20
 
 
 def create_network(
@@ -27,6 +30,7 @@ def create_network(
     num_classes: int,
     image_shape: tuple[int, int, int],
     most: tuple[int, int] = (MOST_VALUES, MOST_TENSORS),
+    initialised: bool = True,
 ) -> nn.Module:
     """Creates the network ``options.name`` on the default device: images ``[N, C, H, W]`` to logits ``[N, K]``.
 
@@ -35,13 +39,15 @@ def create_network(
     drawn from torch's default generator; seed it for reproducible weights.
 
     Options come from recipes and files, which may ask for a network of any size. A built-in one is therefore created
-    without memory for its weights first, and its size compared with ``most``.
+    without memory for its weights first, and its size compared with ``most``, unless so few values are allowed that
+    creating them costs less.
 
     Args:
         options: an instance of a class of :mod:`trilemma.networks.options`, or of a user's options class.
         num_classes: K, at least 2.
         image_shape: ``(C, H, W)``, pixels.
         most: largest number of values of all parameters, and of parameters.
+        initialised: draw initial weights; otherwise they may be zeros, because all of them will be loaded.
 
     Raises:
         ConfigError: fewer than two classes, an image without pixels, an invalid option, or a network that is too large.
@@ -59,9 +65,12 @@ def create_network(
     given = _accepted(function, from_data, NETWORKS.is_own(options.name))
     settings = {**given, **options.model_dump(exclude={"name"})}
     what = f"network {options.name!r}"
-    if NETWORKS.row(options.name).built_in and torch.get_default_device().type != "meta":
+    measured = most[0] > _FEW_VALUES or not _is_of_layers(function)
+    if measured and NETWORKS.row(options.name).built_in and torch.get_default_device().type != "meta":
         with _no_larger_than(what, *most):
-            _create_without_memory(what, function, settings)
+            shapes = _create_without_memory(what, function, settings)
+        if not initialised and shapes is not None and _is_its_state_dict(shapes):
+            return _with_zeros(shapes)
     with _no_larger_than(what, *most):
         # No saved file may have a wrapper's prefix.
         network = inside(call_registered(what, function, **settings))
@@ -71,13 +80,72 @@ def create_network(
     return network
 
 
-def _create_without_memory(what: str, function: Callable[..., Any], settings: dict[str, Any]) -> None:
-    """Creates a network whose weights have shapes but no memory, to be measured by the hook around it."""
+def _is_of_layers(function: Any) -> bool:
+    """Whether all weights are those of layers of torch, which are counted before their memory is written."""
+    return isinstance(function, type) and function.__module__.startswith("trilemma.networks.")
+
+
+def _create_without_memory(
+    what: str, function: Callable[..., Any], settings: dict[str, Any]
+) -> nn.Module | None:
+    """A network whose weights have no memory, measured by the hook around it; ``None`` if it computes with them."""
     # Published weights are of the second, real network.
     shapes = {name: value for name, value in settings.items() if name != "pretrained"}
     # Some networks compute with values while they are created, which tensors without memory do not have.
-    with torch.random.fork_rng(devices=()), suppress(NotImplementedError), torch.device("meta"):
-        call_registered(what, function, **shapes)
+    with (
+        torch.random.fork_rng(devices=()),
+        suppress(NotImplementedError),
+        torch.device("meta"),
+        _WithoutDrawing(),
+    ):
+        network = inside(call_registered(what, function, **shapes))
+        return network if isinstance(network, nn.Module) else None
+    return None
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """Context in which tensors are not filled with random numbers, which torch does slowly if they have no memory."""
+
+    _DRAWING = frozenset((torch.Tensor.normal_, torch.Tensor.uniform_))
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func in self._DRAWING else func(*args, **(kwargs or {}))
+
+
+def _is_its_state_dict(network: nn.Module) -> bool:
+    """Whether a network has no tensors but those of its state dict, each once, and no constants among its buffers."""
+    tensors = []
+    for module in network.modules():
+        package = type(module).__module__
+        constants = module._non_persistent_buffers_set or (
+            module._buffers and not package.startswith("torch.nn.")
+        )
+        if (
+            constants
+            or not package.startswith(("torch.nn.", "trilemma.networks."))
+            or any(isinstance(value, torch.Tensor) for value in vars(module).values())
+        ):
+            return False
+        tensors += [*module._parameters.values(), *module._buffers.values()]
+    numbers = [id(tensor) for tensor in tensors if tensor is not None]
+    return len(set(numbers)) == len(numbers)
+
+
+def _with_zeros(network: nn.Module) -> nn.Module:
+    """The network with memory for its tensors, on the default device."""
+    device = torch.get_default_device()
+
+    def zeros(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+
+    for module in network.modules():
+        for name, parameter in [*module.named_parameters(recurse=False)]:
+            setattr(module, name, nn.Parameter(zeros(parameter), parameter.requires_grad))
+        for name, buffer in [*module.named_buffers(recurse=False)]:
+            setattr(module, name, zeros(buffer))
+    return network
 
 
 @contextmanager
