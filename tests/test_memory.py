@@ -6,12 +6,16 @@ import os
 import sys
 
 import pytest
+import torch
 
+import trilemma
 from trilemma import memory
+from trilemma.attacks import pgd
 from trilemma.memory import freed_memory_kept
 
 # Above the largest size from which a block is a mapping of its own by default.
 BLOCK = 36 << 20
+CPU = torch.device("cpu")
 
 
 def page_faults(times: int) -> int:
@@ -34,7 +38,7 @@ def glibc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_blocks_after_the_first_consist_of_pages_that_the_process_has() -> None:
     first = page_faults(1)
-    with freed_memory_kept():
+    with freed_memory_kept(CPU):
         page_faults(1)
         assert page_faults(3) < first / 2
     assert page_faults(3) > 1.5 * first
@@ -42,21 +46,59 @@ def test_blocks_after_the_first_consist_of_pages_that_the_process_has() -> None:
 
 def test_the_thresholds_are_reset_after_an_error() -> None:
     first = page_faults(1)
-    with pytest.raises(KeyError), freed_memory_kept():
+    with pytest.raises(KeyError), freed_memory_kept(CPU):
         raise KeyError
     assert page_faults(3) > 1.5 * first
+
+
+def test_nested_contexts_keep_until_the_last_one_ends() -> None:
+    first = page_faults(1)
+    with freed_memory_kept(CPU):
+        with freed_memory_kept(CPU):
+            page_faults(1)
+        assert page_faults(3) < first / 2
+    assert page_faults(3) > 1.5 * first
+
+
+def test_the_tensors_of_another_device_are_not_on_the_heap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_set", lambda *_: pytest.fail("changed"))
+    with freed_memory_kept(torch.device("meta")):
+        pass
+
+
+def test_attacks_generation_and_evaluation_keep_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    monkeypatch.setattr(memory, "_set", lambda *_: None)
+
+    class Network(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            opened.append(memory._open)
+            return images.flatten(1)[:, :2]
+
+    clf = trilemma.Classifier(Network(), 2, image_shape=(1, 4, 4))
+    images, labels = torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 0, 1])
+    for run in (
+        lambda: pgd(clf, images, labels, 0.1, steps=1),
+        lambda: trilemma.attacks.autoattack(clf, images, labels, 0.1, attacks=["apgd-ce"], progress=False),
+        lambda: trilemma.samplers.generate(clf, labels, images, "langevin", "joint", 1),
+        lambda: trilemma.evaluate(clf, (images, labels), ["clean"], lint=False),
+    ):
+        opened.clear()
+        run()
+        assert opened[-1] >= 1
+        assert not memory._open
 
 
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
 def test_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "")
     monkeypatch.setattr(memory, "_set", lambda *_: pytest.fail("changed"))
-    with freed_memory_kept():
+    with freed_memory_kept(CPU):
         pass
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
     monkeypatch.setattr(memory, "_set", lambda *_: pytest.fail("changed"))
-    with freed_memory_kept():
+    with freed_memory_kept(CPU):
         pass

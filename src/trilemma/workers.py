@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from trilemma.errors import ConfigError, ProcessLostError, TrilemmaError, describe
+from trilemma.memory import freed_memory_kept
 from trilemma.processes import how_ended, killed_by
 from trilemma.units import count as whole
 
@@ -257,7 +258,7 @@ def _serve(connection: Connection, device: str, threads: int) -> None:
         # A pickled error without its traceback, whose frames hold the images.
         connection.send_bytes(pickle.dumps((kind, content)))
 
-    with suppress(EOFError, OSError):
+    with suppress(EOFError, OSError), freed_memory_kept(torch.device(device)):
         try:
             clf = pickle.loads(connection.recv_bytes()).to(device)
         except Exception as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import trilemma
 from trilemma.training.loop import Loop
@@ -46,7 +47,8 @@ def test_freed_memory_is_kept_during_training_only(tmp_path: Path, monkeypatch: 
     kept: list[str] = []
 
     @contextmanager
-    def context() -> Iterator[None]:
+    def context(device: torch.device) -> Iterator[None]:
+        assert device.type == "cpu"
         kept.append("begin")
         yield
         kept.append("end")

@@ -25,6 +25,7 @@ from trilemma.classifier.wrap import Images, Labels, Network
 from trilemma.config.presets import AUTOATTACK, CLASSES_OF_TARGETED_DLR, Preset, find_preset
 from trilemma.config.registry import ATTACKS, import_object
 from trilemma.errors import ConfigError
+from trilemma.memory import freed_memory_kept
 from trilemma.tables import text_table
 from trilemma.threat import Threat
 from trilemma.units import seed_number
@@ -108,7 +109,7 @@ def autoattack(
     names = [attacks] if isinstance(attacks, str) else attacks
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"autoattack: attacks={attacks!r}; pass a list of names")
-    with show_progress(len(given.labels), progress) as on_progress:
+    with show_progress(len(given.labels), progress) as on_progress, freed_memory_kept(given.clf.device):
         pool = attack_pool(
             given.clf, given.images, given.labels, given.threat, names, batch_size, seed, on_progress,
             state=state, resume=resume,

@@ -14,6 +14,7 @@ from trilemma.classifier.contexts import Mode, inner_loop
 from trilemma.classifier.fast_copy import quick_gradients
 from trilemma.classifier.wrap import Images, Labels, Network, as_labels
 from trilemma.errors import ConfigError
+from trilemma.memory import freed_memory_kept
 from trilemma.threat import Threat
 from trilemma.units import choice, count, length, number
 from trilemma.walks import objectives
@@ -95,7 +96,7 @@ def pgd(
     # Drawn only if used, as without a generator they come from torch's global one.
     seeds = noise.image_seeds(len(images), generator, images.device) if random_start or loss == "kl" else None
 
-    with inner_loop(clf, mode):
+    with inner_loop(clf, mode), freed_memory_kept(images.device):
         objective = _objective(clf, images, labels, target_labels, loss, gamma)
         # In eval mode the gradients come from a faster copy; the images are judged by the classifier itself.
         gradients = steps * restarts * len(images) if mode == "eval" else 0

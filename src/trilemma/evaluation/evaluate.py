@@ -36,6 +36,7 @@ from trilemma.evaluation.protocol import (
     find_protocol,
 )
 from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
+from trilemma.memory import freed_memory_kept
 from trilemma.metrics.accuracy import chance
 from trilemma.printing import print_message
 from trilemma.progress import bar
@@ -178,7 +179,7 @@ def evaluate(
         clf, part.images, part.labels, None, seed, size, progress=progress, purification=purification
     )
     rows = Rows()
-    with Workers(clf, names_of_devices) as workers:
+    with Workers(clf, names_of_devices) as workers, freed_memory_kept(clf.device):
         for name, definition in definitions.items():
             title = name if purification is None else purification.row_name(name, definition.needs_threat)
             for row_name, used_threat in _row_names(title, definition, threats).items():

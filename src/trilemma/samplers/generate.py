@@ -32,6 +32,7 @@ from trilemma.data.image_set import ImageSet
 from trilemma.data.sources import load_images
 from trilemma.data.statistics import ClassPCA
 from trilemma.errors import ConfigError, ImageError, nearest
+from trilemma.memory import freed_memory_kept
 from trilemma.samplers.guidance import energy_objective, reference_stop, repelled, with_statistics
 from trilemma.samplers.samplers import run_sampler
 from trilemma.samplers.starts import make_start
@@ -143,7 +144,7 @@ def generate(
         clf = guided = quick_gradients(guided, images, steps * len(images))
     if precision == "bf16":
         guided = in_bfloat16(guided)
-    with inner_loop(clf, "eval"):
+    with inner_loop(clf, "eval"), freed_memory_kept(images.device):
         objective = energy_objective(guided, energy, labels, temperature)
         if diversity:
             objective = repelled(objective, labels, diversity, images)

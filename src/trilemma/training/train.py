@@ -170,8 +170,7 @@ def _run_training(
             # A state is as large as the run's weights, optimiser and replay buffer.
             del saved
             try:
-                # On another device the tensors are not on the heap.
-                with freed_memory_kept() if fabric.device.type == "cpu" else nullcontext():
+                with freed_memory_kept(fabric.device):
                     loop.train()
             except NotStoredError:
                 # The last state is sound. The status may be as impossible to write as the file before.
