@@ -166,6 +166,18 @@ def test_a_path_that_cannot_be_is_the_users_mistake(tmp_path: Path, name: str):
         writable_file(tmp_path)
 
 
+@pytest.mark.skipif(not Path("/dev/null").is_char_device(), reason="no devices")
+def test_a_device_is_never_replaced_by_a_file(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/null"), tmp_path / "pipe"):
+        with pytest.raises(RunError, match="is a device or a pipe, not a file; choose another --out"):
+            writable_file(path)
+    # As a user who may write there would; the check comes before the folder is written to.
+    with pytest.raises(NotStoredError, match="a device"):
+        write_text(Path("/dev/null"), "x")
+    assert Path("/dev/null").is_char_device()
+
+
 def test_what_is_not_needed_is_removed_if_it_can_be(tmp_path: Path, monkeypatch):
     (tmp_path / "a").touch()
     discard(tmp_path / "a")

@@ -66,12 +66,15 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
         sync: flush the content to the disk before replacing ``path``, so that it survives a power failure.
 
     Raises:
-        NotStoredError: the folder or the file cannot be written. An :class:`OSError` that the body raises about another
-            file is not changed.
+        NotStoredError: the folder or the file cannot be written, or ``path`` is a device. An :class:`OSError` that the
+            body raises about another file is not changed.
     """
     temporary = path.with_name(f".{_short(path.name)}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # The file would take the place of the device, such as /dev/null, for all programs.
+        if not path.is_symlink() and (path.is_char_device() or path.is_block_device()):
+            raise NotStoredError(str(path), "a device", "choose another path")
         yield temporary
         if sync:
             with temporary.open("rb") as file:

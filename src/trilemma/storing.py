@@ -81,7 +81,7 @@ def writable_file(path: Path, advice: str = "choose another --out") -> Path:
         advice: what to do if it cannot be written.
 
     Raises:
-        RunError: it is a folder, one of its parents is a file, or a name in it is too long.
+        RunError: it is a folder, a device or a pipe, one of its parents is a file, or a name in it is too long.
         NotStoredError: its folder cannot be written to.
     """
     try:
@@ -94,6 +94,8 @@ def writable_file(path: Path, advice: str = "choose another --out") -> Path:
         raise RunError(f"{path}: cannot be a file ({error.strerror}); {advice}") from None
     if exists and path.is_dir():
         raise RunError(f"{path}: is a folder, not a file; {advice}")
+    if exists and not path.is_file():
+        raise RunError(f"{path}: is a device or a pipe, not a file; {advice}")
     return path
 
 
