@@ -42,13 +42,15 @@ def search(clf, images, labels, threat, own, queries: int = 60) -> torch.Tensor:
 
 
 def change(kind, current, clean, draws, side: int, epsilon: float) -> torch.Tensor:
-    """``current`` after one change; a second of the same batch is taken back, and leaves no trace."""
-    images: torch.Tensor = current.clone()
-    moves = kind(clean, images, torch.stack([draws.flip(0), draws]), side, epsilon)
-    moves.apply(0)
-    moves.accept(0, torch.zeros(len(images), dtype=torch.bool))
-    assert torch.equal(images, current)
-    moves.apply(1)
+    """``current`` after the second of two prepared moves, proposed in one batch with the first."""
+    rows = torch.arange(len(current))
+    moves = kind(clean, torch.stack([draws.flip(0), draws], 1), side, epsilon)
+    image, step = rows.repeat_interleave(2), torch.tensor([0, 1]).repeat(len(rows))
+    before = current.clone()
+    candidates = moves.candidates(current, image, step)
+    images = current.clone()
+    candidates.write(images, 2 * rows + 1)
+    assert torch.equal(current, before)
     return images
 
 

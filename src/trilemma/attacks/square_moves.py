@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
@@ -15,20 +16,41 @@ from trilemma.threat import image_norm
 TILES = 5
 # Random numbers per move, besides one per channel.
 DRAWS = 5
+# With more channels, the patterns of signs are so many that moves hardly recur.
+_COUNTED_CHANNELS = 4
+
+
+@dataclass
+class Candidates:
+    """Changed images, one per row: the windows to write into the current images, in this order.
+
+    Attributes:
+        windows: pairs of addresses int64 ``[N, W]`` in the memory of one image, and the values there ``[N, W]``.
+        keys: int64 ``[N]``, equal for equal candidates of one image; ``None`` if candidates do not recur.
+    """
+
+    windows: list[tuple[Tensor, Tensor]]
+    keys: Tensor | None = None
+
+    def write(self, images: Tensor, rows: Tensor) -> None:
+        """Changes contiguous ``images`` ``[m, C, H, W]``, the current ones, to the candidates at ``rows`` ``[m]``."""
+        flat = images.view(len(images), -1)
+        for address, values in self.windows:
+            flat.scatter_(1, address[rows], values[rows])
 
 
 class Moves(Protocol):
-    """One move per query: a change of ``current`` that is undone unless it lowers the margin.
+    """Q moves for each of ``n`` images, prepared at once; a move is a function of the current image.
 
-    The constructors take images ``clean`` and ``current``, dense ``[n, C, H, W]`` with the same memory layout, U(0, 1)
-    ``draws`` ``[Q, n, DRAWS + C]`` for Q queries, the windows' side in pixels, and the radius.
+    The constructors take images ``clean`` ``[n, C, H, W]``, contiguous, U(0, 1) ``draws`` ``[n, Q, DRAWS + C]``, the
+    windows' side in pixels, and the radius.
     """
 
-    def apply(self, step: int) -> None:
-        """Changes ``current`` in place, for the ``step``-th of the Q queries."""
+    # Number of different candidates of one image; None if they do not recur.
+    kinds: int | None
 
-    def accept(self, step: int, better: Tensor) -> None:
-        """Keeps the change of images that are ``better``, bool ``[n]``, and undoes the others."""
+    def candidates(self, current: Tensor, image: Tensor, step: Tensor) -> Candidates:
+        """Move ``step`` of image ``image``, both int64 ``[N]``, for the images ``current``, ``[n, C, H, W]``."""
 
 
 def _signs(draws: Tensor) -> Tensor:
@@ -44,49 +66,34 @@ def corners(draws: Tensor, side: int, height: int, width: int) -> tuple[Tensor, 
 
 
 class _Windows:
-    """One window ``[C, side, side]`` of each of ``n`` images for each of Q queries, addressed by flat memory indices.
+    """Square windows of contiguous images, addressed by indices in the memory of one image.
 
     Args:
-        draws: U(0, 1) numbers for the corners, ``[Q, n, 2]``.
+        draws: U(0, 1) numbers for the corners, ``[n, Q, 2]``.
         side: side of the windows in pixels.
-        images: dense ``[n, C, H, W]``; all tensors that are read or written must have its memory layout.
+        images: ``[n, C, H, W]``.
     """
 
     def __init__(self, draws: Tensor, side: int, images: Tensor) -> None:
-        count, channels, height, width = images.shape
-        row, column = (edge[..., None, None, None] for edge in corners(draws, side, height, width))
-        per_image, per_channel, per_row, per_column = images.stride()
-        numbers = torch.arange(max(side, count, channels), device=images.device)
-        image, channel, offset = (
-            numbers[:count, None, None, None],
-            numbers[:channels, None, None],
-            numbers[:side],
+        channels, height, width = images.shape[1:]
+        row, column = corners(draws, side, height, width)
+        self.first = row * width + column
+        self.positions = height * width
+        numbers, channel = (
+            torch.arange(side, device=images.device),
+            torch.arange(channels, device=images.device),
         )
-        row_address = image * per_image + (row + offset[:, None]) * per_row
-        self.address = (row_address + (channel * per_channel + (column + offset) * per_column)).contiguous()
+        inside = numbers[:, None] * width + numbers
+        self.inside = (channel[:, None, None] * (height * width) + inside).flatten()
 
-    def read_all(self, images: Tensor) -> Tensor:
-        """The pixel values in the windows of all queries, ``[Q, n, C, side, side]``."""
-        return _flat(images).index_select(0, self.address.view(-1)).view(self.address.shape)
-
-    def read(self, step: int, images: Tensor) -> Tensor:
-        """The pixel values in the windows of one query, ``[n, C, side, side]``."""
-        address = self.address[step]
-        return _flat(images).index_select(0, address.view(-1)).view(address.shape)
-
-    def write(self, step: int, images: Tensor, values: Tensor) -> None:
-        """Writes ``values`` ``[n, C, side, side]`` into the windows of one query, in place."""
-        _flat(images).scatter_(0, self.address[step].view(-1), values.flatten())
+    def address(self, image: Tensor, step: Tensor) -> Tensor:
+        """Addresses of window ``step`` of image ``image``, both ``[N]``: int64 ``[N, C side side]``."""
+        return self.first[image, step][:, None] + self.inside
 
 
-def _flat(images: Tensor) -> Tensor:
-    """A view of the memory of dense ``images`` as one dimension."""
-    return images.as_strided((images.numel(),), (1,))
-
-
-def _select(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """``one`` for the images where ``mask``, bool ``[n]``, is true, else ``other``; ``[n, ...]``."""
-    return torch.where(mask[:, None, None, None], one, other)
+def _read(images: Tensor, image: Tensor, address: Tensor) -> Tensor:
+    """The values of contiguous ``images`` ``[n, C, H, W]`` at ``address`` ``[N, W]`` in image ``image`` ``[N]``."""
+    return images.view(-1).take(address + (image * images[0].numel())[:, None])
 
 
 # --- L-inf ---------------------------------------------------------------------------------------------------
@@ -104,23 +111,34 @@ class Recolour:
     If the drawn signs equal the current ones, other signs are drawn, so that every move changes the image.
     """
 
-    def __init__(self, clean: Tensor, current: Tensor, draws: Tensor, side: int, epsilon: float) -> None:
-        self.current = current
+    def __init__(self, clean: Tensor, draws: Tensor, side: int, epsilon: float) -> None:
+        channels = clean.shape[1]
+        self.clean, self.epsilon, self.channels = clean, epsilon, channels
         self.windows = _Windows(draws[..., :2], side, clean)
-        signs, clean_windows = _signs(draws[..., DRAWS:])[..., None, None], self.windows.read_all(clean)
-        self.drawn = (clean_windows + epsilon * signs).clamp_(0.0, 1.0)
+        self.signs = _signs(draws[..., DRAWS:])
         # The second draw inverts the signs of a random non-empty set of channels, so that it differs from the first.
-        other_signs = signs * nonempty(draws[..., 2], clean.shape[1])[..., None, None]
-        self.drawn_again = (clean_windows + epsilon * other_signs).clamp_(0.0, 1.0)
+        self.other_signs = self.signs * nonempty(draws[..., 2], channels)
+        self.kinds = self.windows.positions * 2**channels if channels <= _COUNTED_CHANNELS else None
+        self.weights = 2 ** torch.arange(min(channels, _COUNTED_CHANNELS), device=clean.device)
 
-    def apply(self, step: int) -> None:
-        self.before = self.windows.read(step, self.current)
-        same = (self.drawn[step] == self.before).flatten(1).all(1)
-        self.after = _select(same, self.drawn_again[step], self.drawn[step])
-        self.windows.write(step, self.current, self.after)
+    def candidates(self, current: Tensor, image: Tensor, step: Tensor) -> Candidates:
+        address = self.windows.address(image, step)
+        clean = _read(self.clean, image, address)
+        before, signs = _read(current, image, address), self.signs[image, step]
+        after = self._recolour(clean, signs)
+        same = (after == before).all(1)
+        if bool(same.any()):
+            signs = torch.where(same[:, None], self.other_signs[image, step], signs)
+            after = self._recolour(clean, signs)
+        keys = None
+        if self.kinds is not None:
+            keys = self.windows.first[image, step] * 2**self.channels + ((signs > 0) * self.weights).sum(1)
+        return Candidates([(address, after)], keys)
 
-    def accept(self, step: int, better: Tensor) -> None:
-        self.windows.write(step, self.current, _select(better, self.after, self.before))
+    def _recolour(self, clean: Tensor, signs: Tensor) -> Tensor:
+        """``clean``, ``[N, C side side]``, shifted by the radius in the direction of ``signs``, ``[N, C]``."""
+        shift = (self.epsilon * signs)[..., None]
+        return (clean.unflatten(1, (self.channels, -1)) + shift).clamp_(0.0, 1.0).flatten(1)
 
 
 def nonempty(draws: Tensor, channels: int) -> Tensor:
@@ -178,44 +196,40 @@ class Move:
     The perturbation norm that clipping to the box has left unused is added to the bump as well.
     """
 
-    def __init__(self, clean: Tensor, current: Tensor, draws: Tensor, side: int, epsilon: float) -> None:
-        self.current = current
-        self.unused = epsilon**2 - (current - clean).square().sum((1, 2, 3))
-        self.windows = [_Windows(pair, side, clean) for pair in (draws[..., :2], draws[..., 2:4])]
-        self.clean = [windows.read_all(clean) for windows in self.windows]
-        self.only_second = _outside(draws, side, clean)
-        bump = _randomly_transposed_bump(side, draws[..., 4])
-        self.bump = bump * _signs(draws[..., DRAWS:])[..., None, None]
+    kinds = None
 
-    def apply(self, step: int) -> None:
-        self.before = [windows.read(step, self.current) for windows in self.windows]
-        first, second = (values - clean[step] for values, clean in zip(self.before, self.clean, strict=True))
+    def __init__(self, clean: Tensor, draws: Tensor, side: int, epsilon: float) -> None:
+        self.clean, self.epsilon, self.side, self.draws = clean, epsilon, side, draws
+        self.windows = [_Windows(pair, side, clean) for pair in (draws[..., :2], draws[..., 2:4])]
+
+    def candidates(self, current: Tensor, image: Tensor, step: Tensor) -> Candidates:
+        addresses = [windows.address(image, step) for windows in self.windows]
+        draws, shape = self.draws[image, step], (self.clean.shape[1], self.side, self.side)
+        clean_first, clean_second = (
+            _read(self.clean, image, address).unflatten(1, shape) for address in addresses
+        )
+        first, second = (
+            _read(current, image, address).unflatten(1, shape) - clean
+            for address, clean in zip(addresses, (clean_first, clean_second), strict=True)
+        )
+        bump = _randomly_transposed_bump(self.side, draws[:, 4]) * _signs(draws[:, DRAWS:])[..., None, None]
         mass = first.square().sum((2, 3), True)
-        direction = self.bump[step] + first / mass.sqrt().clamp_min(1e-12)
+        direction = bump + first / mass.sqrt().clamp_min(1e-12)
         length = direction.square().sum((2, 3), True).sqrt()
         # If the bump is the negative of the current perturbation, their sum is rounding only: take the bump alone.
-        direction = torch.where(length > 1e-4, direction / length.clamp_min(1e-12), self.bump[step])
-        mass = mass + (second * self.only_second[step]).square().sum((2, 3), True)
-        unused = self.unused.clamp_min(0.0)[:, None, None, None] / mass.shape[1]
-        clean_first = self.clean[0][step]
-        moved = (clean_first + direction * (mass + unused).sqrt()).clamp_(0.0, 1.0)
-        self.after = [moved, self.clean[1][step]]
-        self.freed = mass.sum((1, 2, 3)) - (moved - clean_first).square().sum((1, 2, 3))
-        self._write(step, self.after)
-
-    def accept(self, step: int, better: Tensor) -> None:
-        pairs = zip(self.after, self.before, strict=True)
-        self._write(step, [_select(better, after, before) for after, before in pairs])
-        self.unused = self.unused + self.freed * better
-
-    def _write(self, step: int, values: list[Tensor]) -> None:
+        direction = torch.where(length > 1e-4, direction / length.clamp_min(1e-12), bump)
+        only_second = _outside(draws, self.side, self.clean)
+        mass = mass + (second * only_second).square().sum((2, 3), True)
+        unused = (self.epsilon**2 - (current - self.clean).square().sum((1, 2, 3))).clamp_min(0.0)
+        available = mass + (unused / shape[0])[image, None, None, None]
+        moved = (clean_first + direction * available.sqrt()).clamp_(0.0, 1.0)
         # The first window is written last, so that it wins where the windows overlap.
-        for windows, value in reversed(list(zip(self.windows, values, strict=True))):
-            windows.write(step, self.current, value)
+        values = clean_second.flatten(1), moved.flatten(1)
+        return Candidates(list(zip(reversed(addresses), values, strict=True)))
 
 
 def _outside(draws: Tensor, side: int, images: Tensor) -> Tensor:
-    """1 for the pixels of the second window that are outside the first, else 0, ``[Q, n, 1, side, side]``."""
+    """1 for the pixels of the second window that are outside the first, else 0, ``[N, 1, side, side]``."""
     first, second = (corners(pair, side, *images.shape[2:]) for pair in (draws[..., :2], draws[..., 2:4]))
     steps = torch.arange(side, device=images.device)
     offsets = [(b - a)[..., None] + steps for a, b in zip(first, second, strict=True)]
