@@ -45,6 +45,10 @@ MAX_CHANNELS = 4
 # Input gradients, one per image and step, from which on a copy saves more than it costs, on a CPU and elsewhere.
 WORTH_A_COPY = 1_000
 WORTH_A_COPY_ON_ACCELERATOR = 100_000
+# Vector lanes: with fewer output channels, a convolution is slower than a matrix product and a sum over windows.
+_LANES = 8
+# Largest number of values that the input gradient of the first convolution holds at once, to stay in the cache.
+_BLOCK = 2**18
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Operations without side effects: their result may be unused in a graph.
 _PURE = (operator.getitem, getattr, "size", "dim")
@@ -302,7 +306,9 @@ def _replace_module(traced: fx.GraphModule, target: str, module: nn.Module) -> N
 
 
 class FirstConvolution(nn.Module):
-    """``conv((x - mean) / std)`` as one module, whose input gradient is a matrix product and a sum over windows.
+    """``conv((x - mean) / std)`` as one module with an input gradient of its own.
+
+    It is a matrix product and a sum over windows, or with colour and strides a convolution of stride 1.
 
     oneDNN's gradient of a convolution with three input channels uses three of sixteen vector lanes: in a small network
     it is a third of the backward pass, and takes twice as long as this one. The mean is subtracted from the images and
@@ -371,16 +377,57 @@ class _Convolution(torch.autograd.Function):
         (weight,), (gradient,) = ctx.saved_tensors, upstream
         # Under autocast the output, and so its gradient, has the lower precision.
         gradient = gradient.to(weight)
-        (count, channels, height, width), (down, right) = ctx.shape, ctx.stride
-        (top, left), (out_height, out_width) = ctx.padding, gradient.shape[2:]
-        # [C kh kw, O] @ [n, O, L]: gradient with respect to each pixel of each window.
-        windows = (weight.flatten(1).t() @ gradient.flatten(2)).view(
-            count, channels, *weight.shape[2:], out_height, out_width
-        )
-        padded = gradient.new_zeros(count, channels, height + 2 * top, width + 2 * left)
-        for i in range(weight.shape[2]):
-            for j in range(weight.shape[3]):
-                bottom, end = i + down * (out_height - 1) + 1, j + right * (out_width - 1) + 1
-                padded[:, :, i:bottom:down, j:end:right] += windows[:, :, i, j]
-        input_gradient = padded[:, :, top : top + height, left : left + width].contiguous()
+        down, right = ctx.stride
+        if down == right and weight.shape[1] * down**2 >= _LANES:
+            input_gradient = _gradient_by_convolution(gradient, weight, down, ctx.padding, ctx.shape)
+        else:
+            values = weight[0].numel() * gradient.shape[2] * gradient.shape[3]
+            parts = gradient.split(max(1, _BLOCK // values))
+            input_gradient = torch.cat(
+                [_gradient_by_windows(part, weight, ctx.stride, ctx.padding, ctx.shape) for part in parts]
+            )
         return input_gradient, None, None, None, None
+
+
+def _gradient_by_windows(
+    gradient: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], shape: torch.Size
+) -> Tensor:
+    """The input gradient of a convolution as a matrix product and a sum over windows; ``shape`` is the input's."""
+    (_, channels, height, width), (down, right), (top, left) = shape, stride, padding
+    count, _, out_height, out_width = gradient.shape
+    # [C kh kw, O] @ [n, O, L]: gradient with respect to each pixel of each window.
+    windows = (weight.flatten(1).t() @ gradient.flatten(2)).view(
+        count, channels, *weight.shape[2:], out_height, out_width
+    )
+    padded = gradient.new_zeros(count, channels, height + 2 * top, width + 2 * left)
+    for i in range(weight.shape[2]):
+        for j in range(weight.shape[3]):
+            bottom, end = i + down * (out_height - 1) + 1, j + right * (out_width - 1) + 1
+            padded[:, :, i:bottom:down, j:end:right] += windows[:, :, i, j]
+    return padded[:, :, top : top + height, left : left + width].contiguous()
+
+
+def _gradient_by_convolution(
+    gradient: Tensor, weight: Tensor, stride: int, padding: tuple[int, int], shape: torch.Size
+) -> Tensor:
+    """The same for a stride above 1 in both directions: a convolution of stride 1 that returns ``stride**2`` pixels.
+
+    Pixel ``(s i + a, s j + b)`` of the padded input meets the kernel's rows ``a, s + a, ...`` and columns alike, so
+    that all pixels of one ``(a, b)`` are a correlation with a part of the kernel: ``C s**2`` output channels, which
+    fill the vector lanes that C leaves idle.
+    """
+    out_channels, channels, *kernel = weight.shape
+    rows, columns = (-(-size // stride) for size in kernel)
+    parts = F.pad(weight, (0, columns * stride - kernel[1], 0, rows * stride - kernel[0]))
+    parts = parts.view(out_channels, channels, rows, stride, columns, stride).permute(1, 3, 5, 0, 2, 4)
+    parts = parts.flip(4, 5).reshape(channels * stride**2, out_channels, rows, columns)
+    memory_format = torch.channels_last if gradient.is_contiguous(memory_format=torch.channels_last) else None
+    if memory_format is not None:
+        parts = parts.contiguous(memory_format=memory_format)
+    pixels = F.pixel_shuffle(F.conv2d(gradient, parts, padding=(rows - 1, columns - 1)), stride)
+    (top, left), (height, width) = padding, shape[2:]
+    # Pixels behind the last window have no gradient.
+    missing = max(0, top + height - pixels.shape[2]), max(0, left + width - pixels.shape[3])
+    if any(missing):
+        pixels = F.pad(pixels, (0, missing[1], 0, missing[0]))
+    return pixels[:, :, top : top + height, left : left + width].contiguous()
