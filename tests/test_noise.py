@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from trilemma import noise
@@ -65,3 +66,53 @@ def test_huge_streams_and_seeds_wrap() -> None:
     seeds = torch.tensor([2**62, -(2**63), 2**63 - 1])
     u = noise.uniform(seeds, 10**30, (2,))
     assert torch.isfinite(u).all() and len(u.unique()) == 6
+
+
+def test_noise_has_the_moments_of_its_distribution() -> None:
+    """Also along the elements of one image, and between elements that are half an image apart."""
+    n = noise.normal(SEEDS[:64], 1, (2, 1001)).double().flatten(1)
+    u = noise.uniform(SEEDS[:64], 1, (2, 1001)).double().flatten(1)
+    for values, variance, kurtosis in ((n, 1.0, 3.0), ((u - 0.5), 1 / 12, 1.8)):
+        size = values.numel()
+        assert abs(values.mean()) < 4 * math.sqrt(variance / size)
+        assert values.pow(2).mean() / variance - 1 < 4 * math.sqrt((kurtosis - 1) / size)
+        assert abs(values.pow(3).mean()) < 4 * math.sqrt(15 / size)
+        assert abs(values.pow(4).mean() / values.pow(2).mean() ** 2 - kurtosis) < 4 * math.sqrt(96 / size)
+        for lag in (1, 2, 1001):
+            product = (values[:, lag:] * values[:, :-lag]).mean() / variance
+            assert abs(product) < 4 / math.sqrt(size), lag
+        assert abs((values[1:] * values[:-1]).mean() / variance) < 4 / math.sqrt(size)
+        squares = values.square() - variance
+        assert abs((squares[:, 1001:] * squares[:, :-1001]).mean()) < 4 * 2 * variance**2 / math.sqrt(
+            size / 2
+        )
+
+
+@pytest.mark.parametrize("block", [1, 7, 100, 10**9])
+def test_images_that_are_hashed_together_do_not_matter(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    expected = [draw(SEEDS[:9], 2, (3, 5)) for draw in (noise.uniform, noise.normal)]
+    monkeypatch.setattr(noise, "_BLOCK", block)
+    for draw, values in zip((noise.uniform, noise.normal), expected, strict=True):
+        assert torch.equal(draw(SEEDS[:9], 2, (3, 5)), values)
+        assert draw(SEEDS[:0], 2, (3, 5)).shape == (0, 3, 5)
+
+
+def test_the_stream_is_that_of_earlier_versions() -> None:
+    """splitmix64 in Python integers: a run that is resumed by another version goes on with the same numbers."""
+
+    def mix(value: int) -> int:
+        value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+        return value ^ value >> 31
+
+    golden, stream = 0x9E3779B97F4A7C15, 12
+    for seed in (0, 5, 2**61 + 17, 2**64 - 3):
+        key = mix((mix(seed) + stream * golden) % 2**64)
+        hashes = [mix((key + i * golden) % 2**64) for i in range(1, 6)]
+        signed = torch.tensor([seed - 2**64 if seed >= 2**63 else seed])
+        uniform = noise.uniform(signed, stream, (5,))[0].tolist()
+        assert uniform == [((value >> 41) + 0.5) / 2**23 for value in hashes]
+        radius = [math.sqrt(-2 * math.log(((value >> 41) + 0.5) / 2**23)) for value in hashes]
+        angle = [2 * math.pi * (value % 2**24) / 2**24 for value in hashes]
+        wanted = [r * wave(a) for wave in (math.cos, math.sin) for r, a in zip(radius, angle, strict=True)]
+        np.testing.assert_allclose(noise.normal(signed, stream, (9,))[0], wanted[:9], atol=2e-6)

@@ -8,6 +8,7 @@ counter-based hash. They are therefore independent of the batch size, of the oth
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from trilemma.transfers import sent
 _GOLDEN = -7046029254386353131
 _MIX_1 = -4658895280553007687
 _MIX_2 = -7723592293110705685
+# Largest number of hashes that a CPU computes at once: its caches hold them and their temporaries.
+_BLOCK = 2**15
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:
@@ -30,10 +33,20 @@ def _wrap(value: int) -> int:
     return (value + 2**63) % 2**64 - 2**63
 
 
+def _mix_but_last(value: Tensor, shifted: Tensor) -> Tensor:
+    """The finaliser of splitmix64, a hash of int64, without its last step ``value ^ (value >> 31)``; in place.
+
+    The last step does not change the top 31 bits. ``shifted`` is scratch memory of the same shape.
+    """
+    for bits, factor in ((30, _MIX_1), (27, _MIX_2)):
+        torch.bitwise_right_shift(value, bits, out=shifted)
+        value.bitwise_xor_(shifted.bitwise_and_((1 << (64 - bits)) - 1)).mul_(factor)
+    return value
+
+
 def _mix(value: Tensor) -> Tensor:
-    """The finaliser of splitmix64, a hash of int64."""
-    value = (value ^ _shift(value, 30)) * _MIX_1
-    value = (value ^ _shift(value, 27)) * _MIX_2
+    """The finaliser of splitmix64."""
+    value = _mix_but_last(value.clone(), torch.empty_like(value))
     return value ^ _shift(value, 31)
 
 
@@ -44,16 +57,26 @@ def image_seeds(count: int, generator: torch.Generator | None, device: torch.dev
     return sent(seeds, device)
 
 
-def _bits(seeds: Tensor, stream: int, count: int) -> Tensor:
-    """64 hashed bits per element, int64 ``[N, count]``."""
-    keys = _mix(_mix(seeds) + _wrap(stream * _GOLDEN))
+def _hashes(seeds: Tensor, stream: int, count: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yields the places of some images, their hashes but for the last step, int64 ``[n, count]``, and scratch memory.
+
+    The scratch memory is like the hashes. The next images reuse both.
+    """
+    keys = _mix(_mix(seeds) + _wrap(stream * _GOLDEN))[:, None]
     counters = torch.arange(1, count + 1, device=seeds.device) * _GOLDEN
-    return _mix(keys[:, None] + counters)
+    images = max(1, _BLOCK // max(1, count)) if seeds.device.type == "cpu" else max(1, len(seeds))
+    value, scratch = (keys.new_empty(min(images, len(seeds)), count) for _ in range(2))
+    for first in range(0, len(seeds), images):
+        part = slice(first, first + images)
+        used = slice(len(keys[part]))
+        torch.add(keys[part], counters, out=value[used])
+        yield part, _mix_but_last(value[used], scratch[used]), scratch[used]
 
 
-def _open_interval(bits: Tensor) -> Tensor:
-    """Converts the top 23 bits to float32 in (0, 1), exactly; the result is never 0 or 1."""
-    return (_shift(bits, 41).float() + 0.5) * 2.0**-23
+def _open_interval(bits: Tensor, scratch: Tensor, out: Tensor) -> Tensor:
+    """Writes the top 23 of 64 bits to ``out`` as float32 in (0, 1), exactly; the result is never 0 or 1."""
+    torch.bitwise_right_shift(bits, 41, out=scratch)
+    return out.copy_(scratch.bitwise_and_((1 << 23) - 1)).add_(0.5).mul_(2.0**-23)
 
 
 def uniform(seeds: Tensor, stream: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
@@ -64,17 +87,30 @@ def uniform(seeds: Tensor, stream: int, shape: torch.Size | tuple[int, ...]) -> 
         stream: number of the random stream of the image, such as a step number.
         shape: shape of one image.
     """
-    return _open_interval(_bits(seeds, stream, math.prod(shape))).view(len(seeds), *shape)
+    result = torch.empty(len(seeds), math.prod(shape), device=seeds.device)
+    for part, bits, scratch in _hashes(seeds, stream, result.shape[1]):
+        _open_interval(bits, scratch, result[part])
+    return result.view(len(seeds), *shape)
 
 
 def normal(seeds: Tensor, stream: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
     """N(0, 1) noise, float32 ``[N, *shape]``, by the Box-Muller transform; arguments as of :func:`uniform`."""
     count = math.prod(shape)
-    bits = _bits(seeds, stream, (count + 1) // 2)
-    radius = _open_interval(bits).log_().mul_(-2.0).sqrt_()
-    angle = (bits & 0xFFFFFF).float().mul_(2.0 * math.pi * 2.0**-24)
-    pairs = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
-    return pairs[:, :count].reshape(len(seeds), *shape)
+    half = (count + 1) // 2
+    result = torch.empty(len(seeds), count, device=seeds.device)
+    radius, angle, wave = (torch.empty(0, device=seeds.device) for _ in range(3))
+    for part, bits, scratch in _hashes(seeds, stream, half):
+        for memory in (radius, angle, wave):
+            memory.resize_(bits.shape)
+        _open_interval(bits, scratch, radius).log_().mul_(-2.0).sqrt_()
+        # The last step of the hash, whose lowest 24 bits need no logical shift.
+        torch.bitwise_right_shift(bits, 31, out=scratch)
+        angle.copy_(scratch.bitwise_xor_(bits).bitwise_and_(0xFFFFFF)).mul_(2.0 * math.pi * 2.0**-24)
+        torch.mul(torch.cos(angle, out=wave), radius, out=result[part, :half])
+        torch.mul(
+            torch.sin(angle, out=wave)[:, : count - half], radius[:, : count - half], out=result[part, half:]
+        )
+    return result.view(len(seeds), *shape)
 
 
 def derive(seeds: Tensor, stream: int) -> Tensor:
