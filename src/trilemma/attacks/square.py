@@ -30,6 +30,8 @@ DRAWN, PREPARED = 2**21, 2**18
 MOST_AT_ONCE, MOST_LOOKED_UP = 32, 256
 # A pass costs as much as this number of images, besides its images; on an accelerator, where it is launched, more.
 PASS_COST, PASS_COST_ON_ACCELERATOR = 32, 2048
+# Largest share of the evaluated candidates that is discarded, on average.
+MOST_DISCARDED = 0.2
 # Candidates are remembered if there are at most this many of them per move, so that some recur.
 MOST_KINDS_PER_MOVE = 8
 
@@ -225,7 +227,8 @@ class _Segment:
         ``sqrt(2 c / (count p))``.
         """
         cost = PASS_COST if self.next.device.type == "cpu" else PASS_COST_ON_ACCELERATOR
-        evaluated = min(sqrt(2 * cost / (count * max(self.rates.accepted, 1e-3))), MOST_AT_ONCE)
+        rate = max(self.rates.accepted, 1e-3)
+        evaluated = min(sqrt(2 * cost / (count * rate)), 1 + 2 * MOST_DISCARDED / rate, MOST_AT_ONCE)
         looked_up = min(evaluated / max(1 - self.rates.known, 1e-3), MOST_LOOKED_UP)
         affordable = PREPARED // (count * self.moves.window)
         return max(1, min(round(looked_up), affordable, self.moves.count))

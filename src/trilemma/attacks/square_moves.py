@@ -93,7 +93,8 @@ class _Windows:
 
 def _read(images: Tensor, image: Tensor, address: Tensor) -> Tensor:
     """The values of contiguous ``images`` ``[n, C, H, W]`` at ``address`` ``[N, W]`` in image ``image`` ``[N]``."""
-    return images.view(-1).take(address + (image * images[0].numel())[:, None])
+    values: Tensor = images.view(-1).take(address + (image * images[0].numel())[:, None])
+    return values
 
 
 # --- L-inf ---------------------------------------------------------------------------------------------------
@@ -118,7 +119,9 @@ class Recolour:
         self.signs = _signs(draws[..., DRAWS:])
         # The second draw inverts the signs of a random non-empty set of channels, so that it differs from the first.
         self.other_signs = self.signs * nonempty(draws[..., 2], channels)
-        self.kinds = self.windows.positions * 2**channels if channels <= _COUNTED_CHANNELS else None
+        self.kinds: int | None = (
+            self.windows.positions * 2**channels if channels <= _COUNTED_CHANNELS else None
+        )
         self.weights = 2 ** torch.arange(min(channels, _COUNTED_CHANNELS), device=clean.device)
 
     def candidates(self, current: Tensor, image: Tensor, step: Tensor) -> Candidates:
@@ -137,8 +140,8 @@ class Recolour:
 
     def _recolour(self, clean: Tensor, signs: Tensor) -> Tensor:
         """``clean``, ``[N, C side side]``, shifted by the radius in the direction of ``signs``, ``[N, C]``."""
-        shift = (self.epsilon * signs)[..., None]
-        return (clean.unflatten(1, (self.channels, -1)) + shift).clamp_(0.0, 1.0).flatten(1)
+        pixels: Tensor = clean.unflatten(1, (self.channels, -1))
+        return pixels.add((self.epsilon * signs)[..., None]).clamp_(0.0, 1.0).flatten(1)
 
 
 def nonempty(draws: Tensor, channels: int) -> Tensor:
@@ -196,7 +199,7 @@ class Move:
     The perturbation norm that clipping to the box has left unused is added to the bump as well.
     """
 
-    kinds = None
+    kinds: int | None = None
 
     def __init__(self, clean: Tensor, draws: Tensor, side: int, epsilon: float) -> None:
         self.clean, self.epsilon, self.side, self.draws = clean, epsilon, side, draws

@@ -84,8 +84,10 @@ def test_two_threads_find_what_one_does_and_count_the_same(toy, monkeypatch, cha
     assert 5 < one.robust.sum() < 55
     torch.testing.assert_close(two.adversarial, one.adversarial, atol=1e-5, rtol=0)
     for name in quick:
-        counts = [(w.attacked, w.broken, w.forwards, w.backwards) for w in (one.work[name], two.work[name])]
-        assert counts[0] == counts[1]
+        works = one.work[name], two.work[name]
+        assert len({(work.attacked, work.broken, work.backwards) for work in works}) == 1
+        # How many candidates of Square share a pass, and are discarded, depends on the number of images.
+        assert name == "square" or works[0].forwards == works[1].forwards
 
 
 def test_each_share_asks_for_its_part_of_the_batch_size(case):
