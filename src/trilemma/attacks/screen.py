@@ -33,8 +33,8 @@ def screen(
 
     The attacks run in order, each on the images that the earlier ones did not break: 25 steps of Auto-PGD on the
     cross-entropy; 25 steps on the margin ``z_t - z_y`` to each of the 4 likeliest other classes; 400 queries of Square
-    Attack. An image stops when it is broken. A robust image costs 659 passes, a fifteenth of AutoAttack's. The share of
-    robust images is an estimate, from above, of the share under AutoAttack; it does not replace that number.
+    Attack. An image stops when it is broken. A robust image costs about 659 passes, a fifteenth of AutoAttack's. The
+    share of robust images is an estimate, from above, of the share under AutoAttack; it does not replace that number.
 
     Args:
         clf, images, labels, threat, norm: as of :func:`trilemma.attacks.pgd.pgd`; attacked in eval mode.

@@ -388,7 +388,7 @@ ATTACKS = Registry(
         "screen": Row(
             "trilemma.attacks.screen:screen",
             "short apgd on cross-entropy and margins, then 400 queries of square; an estimate of autoattack",
-            cost="659 at most",
+            cost="about 659",
         ),
         "square": Row(
             "trilemma.attacks.square:square",
