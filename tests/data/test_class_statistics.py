@@ -173,8 +173,8 @@ def test_a_bank_has_a_limited_memory(classes: int, side: int, chunk: int) -> Non
     class Law:
         num_classes, image_shape, device = classes, (3, side, side), "cpu"
 
-        def sample(self, labels: Tensor, seeds: Tensor) -> Tensor:
-            drawn.append(len(labels))
+        def sample_class(self, label: int, seeds: Tensor) -> Tensor:
+            drawn.append(len(seeds))
             return seeds.view(-1, 1, 1, 1).expand(-1, 3, side, side)
 
     drawn: list[int] = []
