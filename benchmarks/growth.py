@@ -36,7 +36,7 @@ from trilemma import Batch, Classifier, Threat, methods  # noqa: E402
 from trilemma.data.image_set import ImageSet  # noqa: E402
 from trilemma.data.loader import Loader  # noqa: E402
 from trilemma.data.statistics import BANK_BYTES, ClassGaussian, GaussianBank  # noqa: E402
-from trilemma.figures.style import RUN_MARKERS, Theme, in_theme, legend_above, new_figure, save_figure  # noqa: E402
+from trilemma.figures.style import RUN_MARKERS, Theme, in_theme, new_figure, save_figure  # noqa: E402
 from trilemma.networks.small_resnet import SmallResNet  # noqa: E402
 from trilemma.runs.run_directory import RunDirectory  # noqa: E402
 from trilemma.training.statistics import PCA_BYTES, attach, fit_pca  # noqa: E402
@@ -263,8 +263,8 @@ def draw(rows: Mapping[str, Any], theme: Theme) -> Figure:
             if column == 0:
                 axes.set_ylabel(label)
             if line == 0:
-                axes.set_title(panel, pad=34)
-                legend_above(axes, 2)
+                axes.set_title(panel)
+                axes.legend(loc="upper left")
             else:
                 axes.set_xlabel("size / smallest size")
     return figure
