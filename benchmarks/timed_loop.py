@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from lightning_fabric import Fabric
 
+from trilemma import memory
 from trilemma.config.config import Config
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import Splits
@@ -41,13 +42,37 @@ class Clock:
         return Seconds(time.perf_counter() - self.wall, time.process_time() - self.cpu)
 
 
-def timed(work: Turn, count: int, *, kept: bool) -> Seconds:
-    """Seconds of one call of ``work``, from ``count`` calls after one that warms up.
+@contextmanager
+def adapted_malloc(largest: int) -> Iterator[None]:
+    """The thresholds that glibc has adapted to a program by itself, which a process can set but not get back.
+
+    A freed mapping of up to 32 MB sets the size from which blocks are mappings of their own, and twice that size the
+    end of the heap that is returned to the system (``mallopt(3)``).
 
     Args:
-        kept: the process keeps freed memory, as ``trilemma.train`` has it.
+        largest: the largest such block of the program, in bytes.
     """
-    with freed_memory_kept() if kept else nullcontext():
+    library = memory._glibc()
+    if library is not None:
+        memory._set(library, {memory._MMAP_THRESHOLD: largest, memory._TRIM_THRESHOLD: 2 * largest})
+    try:
+        yield
+    finally:
+        if library is not None:
+            memory._set(library, memory._DEFAULTS)
+
+
+class Other(NamedTuple):
+    """Another turn: the work of a step, and the context in which it runs."""
+
+    work: Turn
+    context: Callable[[], AbstractContextManager[None]]
+
+
+def timed(other: Other, count: int) -> Seconds:
+    """Seconds of one call of the work, from ``count`` calls after one that warms up."""
+    work = other.work
+    with other.context():
         work()
         clock = Clock()
         for _ in range(count):
@@ -70,7 +95,7 @@ class TimedLoop(Loop):
         seconds: of every round, seconds per call of each turn and per step of the loop (``trilemma``).
     """
 
-    others: Mapping[str, tuple[Turn, bool]]
+    others: Mapping[str, Other]
     segment: int
     rounds: int
 
@@ -97,9 +122,7 @@ class TimedLoop(Loop):
         if own is not None:
             ours = Seconds(own.wall / self.segment, own.cpu / self.segment)
             self._kept.__exit__(None, None, None)
-            others = {
-                name: timed(work, self.segment, kept=kept) for name, (work, kept) in self.others.items()
-            }
+            others = {name: timed(other, self.segment) for name, other in self.others.items()}
             self._kept = freed_memory_kept()
             self._kept.__enter__()
             self.seconds.append({OURS: ours, **others})
@@ -117,12 +140,12 @@ def create_loop(folder: Path, config: Config, data: Splits) -> TimedLoop:
 
 
 def run_rounds(
-    loop: TimedLoop, others: Mapping[str, tuple[Turn, bool]], segment: int, rounds: int
+    loop: TimedLoop, others: Mapping[str, Other], segment: int, rounds: int
 ) -> list[dict[str, Seconds]]:
     """Seconds per step of the loop and per call of the others, of every round.
 
     Args:
-        others: by name, the work of one step, and whether the process keeps freed memory meanwhile.
+        others: by name.
         segment: timed steps of each turn.
         rounds: number of rounds.
     """
