@@ -39,7 +39,7 @@ def test_every_method_costs_the_forward_passes_that_it_states(method: str) -> No
 
 @pytest.mark.parametrize("method", sorted(STEPS))
 def test_a_step_in_the_form_of_a_release_is_the_step_of_the_library(method: str) -> None:
-    assert disagreement(few_images(method)) < 2e-6
+    assert disagreement(few_images(method)) < 1e-9
 
 
 def test_a_step_of_other_mathematics_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
