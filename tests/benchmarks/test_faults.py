@@ -172,6 +172,7 @@ def test_a_sweep_that_repeats_work_is_seen(tmp_path: Path) -> None:
         run = before / "sweep" / name
         (run / "checkpoints" / "last").mkdir(parents=True)
         (run / "config.yaml").touch()
+        (run / "metrics.jsonl").touch()
         (run / "status.json").write_text(json.dumps({"status": status}))
         (run / "events.jsonl").write_text("{}\n")
         (run / "checkpoints" / "last" / "state-000000012.safetensors").write_bytes(b"x")
