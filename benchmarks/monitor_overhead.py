@@ -96,11 +96,11 @@ def splits() -> Splits:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20_000, 3, 32, 32), dtype=torch.uint8, generator=generator)
     names = tuple(str(k) for k in range(10))
-    parts = (
+    train, held_out, test = (
         ImageSet(images, torch.arange(20_000) % 10, names, "random", split)
         for split in ("train", "held-out", "test")
     )
-    return Splits(*parts)
+    return Splits(train, held_out, test)
 
 
 def measure(method: str, pairs: int, segment: int, clean: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -449,7 +450,7 @@ def measure(method: str, network: str, root: str | None, size: Size, gaussians: 
     in_format_of_loop(alone.clf)
     others: dict[str, Other] = {}
     if not config.method.double_backwards:
-        others[PASSES] = Other(passes_alone(alone), freed_memory_kept)
+        others[PASSES] = Other(passes_alone(alone), partial(freed_memory_kept, alone.clf.device))
     if method in STEPS:
         row["disagreement"] = disagreement(few)
         released = Setting.of(config, data)
@@ -497,7 +498,7 @@ def measure_copy(network: str, root: str | None, size: Size) -> dict[str, Any]:
     other = fast_copy(clf, images[:2], gradients_only=True)
     copying = time.process_time() - began
     spent: dict[str, list[float]] = {"network": [], "copy": []}
-    with freed_memory_kept():
+    with freed_memory_kept(clf.device):
         for _ in range(2 * size[2] + 1):
             for name, judge in (("network", clf), ("copy", other)):
                 began = time.process_time()

@@ -102,7 +102,7 @@ class TimedLoop(Loop):
     def train(self) -> str:
         self.seconds: list[dict[str, Seconds]] = []
         self._clock: Clock | None = None
-        self._kept = freed_memory_kept()
+        self._kept = freed_memory_kept(self.fabric.device)
         self._kept.__enter__()
         try:
             return super().train()
@@ -123,7 +123,7 @@ class TimedLoop(Loop):
             ours = Seconds(own.wall / self.segment, own.cpu / self.segment)
             self._kept.__exit__(None, None, None)
             others = {name: timed(other, self.segment) for name, other in self.others.items()}
-            self._kept = freed_memory_kept()
+            self._kept = freed_memory_kept(self.fabric.device)
             self._kept.__enter__()
             self.seconds.append({OURS: ours, **others})
         if len(self.seconds) == self.rounds:

@@ -332,7 +332,7 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
     (tmp_path / "b.png").symlink_to("/dev/zero")
     for name in ("a.png", "b.png"):
         check(
-            lambda name=name: read_file(tmp_path / name, name),
+            partial(read_file, tmp_path / name, name),
             f"{name}: is not a regular file; check the file",
         )
     check(lambda: load_images(tmp_path / "a.png"), "is neither a file nor a folder")

@@ -38,7 +38,8 @@ def seeds(count: int = 6, seed: int = 0) -> torch.Tensor:
 
 def search(clf, images, labels, threat, own, queries: int = 60) -> torch.Tensor:
     with inner_loop(clf):
-        return square_search(Oracle(clf), images, labels, threat, own, queries=queries)
+        found: torch.Tensor = square_search(Oracle(clf), images, labels, threat, own, queries=queries)
+    return found
 
 
 def change(kind, current, clean, draws, side: int, epsilon: float) -> torch.Tensor:
@@ -48,7 +49,7 @@ def change(kind, current, clean, draws, side: int, epsilon: float) -> torch.Tens
     image, step = rows.repeat_interleave(2), torch.tensor([0, 1]).repeat(len(rows))
     before = current.clone()
     candidates = moves.candidates(current, image, step)
-    images = current.clone()
+    images: torch.Tensor = current.clone()
     candidates.write(images, 2 * rows + 1)
     assert torch.equal(current, before)
     return images
@@ -310,7 +311,7 @@ def one_by_one(clf, clean, labels, threat, own, queries: int) -> torch.Tensor:
     current = (stripes if threat.norm == "linf" else bumps)(clean, noise.derive(own, 0), threat.epsilon)
     lowest = -margin(clf(current), labels)
     for query in range(1, queries):
-        side = window_side(query, *clean.shape[2:], at_least=1 if threat.norm == "linf" else 3)
+        side = window_side(query, clean.shape[2], clean.shape[3], 1 if threat.norm == "linf" else 3)
         first = (query - 1) // CHUNK * CHUNK + 1
         draws = noise.uniform(own, first, (CHUNK, 5 + clean.shape[1]))[:, query - first]
         moved = change(

@@ -32,9 +32,10 @@ def splits(toy) -> Splits:
     # The sets begin with the same images; those of the test set are mirrored.
     sets[2] = dataclasses.replace(sets[2], images=sets[2].images.flip(3))
     names = ("train", "held-out", "test")
-    return Splits(
-        *(ImageSet(s.images, s.labels, s.class_names, "toy", n) for s, n in zip(sets, names, strict=True))
+    train, held_out, test = (
+        ImageSet(s.images, s.labels, s.class_names, "toy", n) for s, n in zip(sets, names, strict=True)
     )
+    return Splits(train, held_out, test)
 
 
 def test_a_row_carries_its_card(toy, splits):
