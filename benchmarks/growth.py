@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -218,7 +219,7 @@ def page(content: Mapping[str, Any]) -> str:
     lines = [
         "# Growth\n", f"`{content['command']}`\n", f"{content['about']}\n",
         f"Base: {', '.join(f'{name} {value:,}' for name, value in BASE.items())}.\n",
-        "![Growth](growth.png)\n",
+        "![Processor time and memory against the size, in proportion to the smallest one](growth.png)\n",
         "| series | sizes | exponent of time | between the two largest | exponent of memory |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
@@ -254,6 +255,11 @@ def draw(rows: Mapping[str, Any], theme: Theme) -> Figure:
         for line, (cost, label) in enumerate((("seconds", "processor seconds"), ("mb", "memory, MB"))):
             axes = grid[line][column]
             axes.set(xscale="log", yscale="log")
+            for axis in (axes.xaxis, axes.yaxis):
+                # Plain numbers: formulas are text in the figures of this project.
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5) if axis is axes.yaxis else (1,)))
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axis.set_minor_formatter(NullFormatter())
             for number, (name, points) in enumerate(own):
                 shown = [(row["size"] / points[0]["size"], row[cost]) for row in points if row[cost] > 0]
                 axes.plot(
@@ -264,7 +270,7 @@ def draw(rows: Mapping[str, Any], theme: Theme) -> Figure:
                 axes.set_ylabel(label)
             if line == 0:
                 axes.set_title(panel)
-                axes.legend(loc="upper left")
+                axes.legend(loc="best")
             else:
                 axes.set_xlabel("size / smallest size")
     return figure

@@ -18,15 +18,16 @@ COMPONENTS = 64
 QUANTILE_STEPS = 1_000
 # The class PCA in a classifier file has at most this many bytes. If it would have more, it is stored in half precision
 # and with fewer directions; with fewer than FEWEST, a start would say little of its class, and none is stored.
-PCA_BYTES = 16_000_000
+PCA_BYTES = 15_000_000
 FEWEST = 8
 
 
 def fit_pca(data: ImageSet) -> ClassPCA | None:
     """Fits the class PCA stored with a classifier, or ``None`` if it would be too large.
 
-    It has at most 64 directions per class, up to 99 % of the variance, in at most 16 MB: at 32x32x3, 64 directions up
-    to 40 classes (in half precision from 21 classes on), 25 for 100 classes, and none from 290 classes on.
+    It has at most 64 directions per class, up to 99 % of the variance, in at most 15 MB: at 32x32x3, 64 directions up
+    to 37 classes (in half precision from 19 classes on), 23 for 100 classes, and none from 272 classes on. With the
+    statistics of the logits, a file stays below 20 MB beside its weights.
     """
     # Mean and directions of all classes, in half precision.
     directions = min(COMPONENTS, PCA_BYTES // (2 * data.num_classes * math.prod(data.image_shape)) - 1)
