@@ -134,9 +134,9 @@ def test_it_carries_the_statistics_of_its_training_images(run: Run, data: Splits
     ("classes", "side", "directions", "dtype"),
     [
         (10, 32, 64, torch.float32),
-        (40, 32, 64, torch.float16),
-        (100, 32, 25, torch.float16),
-        (290, 32, None, None),
+        (37, 32, 64, torch.float16),
+        (100, 32, 23, torch.float16),
+        (272, 32, None, None),
     ],
 )
 def test_a_class_pca_in_a_file_is_limited_in_bytes(
@@ -163,7 +163,7 @@ def test_a_class_pca_in_a_file_is_limited_in_bytes(
     assert pca is not None and pca.components.shape[1] == directions
     stored = statistics._stored(pca)
     assert stored["pca.components"].dtype == stored["pca.means"].dtype == dtype
-    assert sum(tensor.nbytes for tensor in stored.values()) < 16_100_000
+    assert sum(tensor.nbytes for tensor in stored.values()) < 15_100_000
     again = ClassPCA.from_state_dict({name.removeprefix("pca."): tensor for name, tensor in stored.items()})
     assert again.components.dtype == again.means.dtype == torch.float32
 
