@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from textwrap import dedent
 
 import pytest
 import torch
@@ -13,19 +15,37 @@ from trilemma import memory
 from trilemma.attacks import pgd
 from trilemma.memory import freed_memory_kept
 
-# Above the largest size from which a block is a mapping of its own by default.
-BLOCK = 36 << 20
 CPU = torch.device("cpu")
+# In a process of its own, whose heap no other test has changed. A block is above the largest size from which it is a
+# mapping of its own by default.
+COUNTING = """
+import resource
+from types import SimpleNamespace
+
+from trilemma.memory import freed_memory_kept
+
+CPU = SimpleNamespace(type="cpu")
 
 
-def page_faults(times: int) -> int:
-    """New pages of the process while it fills and frees one block after the other."""
-    import resource
-
+def page_faults(times):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(times):
-        bytearray(b"\1") * BLOCK
+        bytearray(b"\\1") * (36 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+first = page_faults(1)
+"""
+
+
+def count_pages(script: str) -> None:
+    """Runs a script that begins with :data:`COUNTING`; ``first`` is the number of new pages of a block."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(memory._SET_BY_USER)
+    }
+    code = COUNTING + dedent(script)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(autouse=True)
@@ -37,27 +57,38 @@ def glibc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_blocks_after_the_first_consist_of_pages_that_the_process_has() -> None:
-    first = page_faults(1)
-    with freed_memory_kept(CPU):
-        page_faults(1)
-        assert page_faults(3) < first / 2
-    assert page_faults(3) > 1.5 * first
+    count_pages(
+        """
+        with freed_memory_kept(CPU):
+            page_faults(1)
+            assert page_faults(3) < first / 2
+        assert page_faults(3) > 1.5 * first
+        """
+    )
 
 
 def test_the_thresholds_are_reset_after_an_error() -> None:
-    first = page_faults(1)
-    with pytest.raises(KeyError), freed_memory_kept(CPU):
-        raise KeyError
-    assert page_faults(3) > 1.5 * first
+    count_pages(
+        """
+        try:
+            with freed_memory_kept(CPU):
+                raise KeyError
+        except KeyError:
+            assert page_faults(3) > 1.5 * first
+        """
+    )
 
 
 def test_nested_contexts_keep_until_the_last_one_ends() -> None:
-    first = page_faults(1)
-    with freed_memory_kept(CPU):
+    count_pages(
+        """
         with freed_memory_kept(CPU):
-            page_faults(1)
-        assert page_faults(3) < first / 2
-    assert page_faults(3) > 1.5 * first
+            with freed_memory_kept(CPU):
+                page_faults(1)
+            assert page_faults(3) < first / 2
+        assert page_faults(3) > 1.5 * first
+        """
+    )
 
 
 def test_the_tensors_of_another_device_are_not_on_the_heap(monkeypatch: pytest.MonkeyPatch) -> None:

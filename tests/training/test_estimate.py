@@ -63,7 +63,7 @@ def test_paper_scale_has_its_known_size(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         "trilemma.training.estimate.seconds_per_image", lambda network, macs, shape: macs / 1e10
     )
-    monkeypatch.setattr("trilemma.training.estimate._in_cache", lambda name, dataset: False)
+    monkeypatch.setattr("trilemma.training.estimate._is_to_come", lambda name, dataset: True)
     result = estimate(load_config("cifar10/wrn-28-10"), device="cpu")
     assert result["parameters"] == pytest.approx(36.5e6, rel=0.01)
     assert result["macs"] == pytest.approx(5.24e9, rel=0.01)
