@@ -109,15 +109,21 @@ def test_attacks_generation_and_evaluation_keep_freed_memory(monkeypatch: pytest
     clf = trilemma.Classifier(Network(), 2, image_shape=(1, 4, 4))
     images, labels = torch.rand(4, 1, 4, 4), torch.tensor([0, 1, 0, 1])
     for run in (
-        lambda: pgd(clf, images, labels, 0.1, steps=1),
+        lambda: pgd(clf, images, labels, 0.1, steps=150),
         lambda: trilemma.attacks.autoattack(clf, images, labels, 0.1, attacks=["apgd-ce"], progress=False),
-        lambda: trilemma.samplers.generate(clf, labels, images, "langevin", "joint", 1),
+        lambda: trilemma.samplers.generate(clf, labels, images, "langevin", "joint", 150),
         lambda: trilemma.evaluate(clf, (images, labels), ["clean"], lint=False),
     ):
         opened.clear()
         run()
         assert opened[-1] >= 1
         assert not memory._open
+
+
+def test_a_few_gradients_do_not_pay_for_returning_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_set", lambda *_: pytest.fail("changed"))
+    clf = trilemma.Classifier(torch.nn.Flatten(), 16, image_shape=(1, 4, 4))
+    pgd(clf, torch.rand(4, 1, 4, 4), torch.arange(4), 0.1, steps=1)
 
 
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])

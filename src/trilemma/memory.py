@@ -8,6 +8,7 @@ the system has to map and to fill with zeros. Inside :func:`freed_memory_kept` t
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ _DEFAULTS = {_TRIM_THRESHOLD: 64 << 20, _MMAP_THRESHOLD: 32 << 20, _MMAP_MAX: 65
 _KEEP = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}
 # What a user sets for the C library is not changed.
 _SET_BY_USER = ("MALLOC_", "GLIBC_TUNABLES")
-
+# With fewer gradients, one per image and step, returning the memory costs more than keeping it saves.
+_FEW_GRADIENTS = 500
 
 # Open contexts of the process, in all threads.
 _open = 0
@@ -34,7 +36,7 @@ _lock = Lock()
 
 
 @contextmanager
-def freed_memory_kept(device: torch.device) -> Iterator[None]:
+def freed_memory_kept(device: torch.device, gradients: float = math.inf) -> Iterator[None]:
     """The process keeps freed memory for its next tensors, and returns it to the system when the last context ends.
 
     No results change. The context has no effect for another device than a CPU, whose tensors are not on the heap, with
@@ -42,9 +44,11 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
 
     Args:
         device: where the tensors are.
+        gradients: how many there will be, one per image and step; for few of them the context has no effect.
     """
     set_by_user = any(name.startswith(_SET_BY_USER) for name in os.environ)
-    library = None if device.type != "cpu" or set_by_user else _glibc()
+    worth = device.type == "cpu" and gradients >= _FEW_GRADIENTS
+    library = _glibc() if worth and not set_by_user else None
     if library is None:
         yield
         return

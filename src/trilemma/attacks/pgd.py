@@ -96,11 +96,11 @@ def pgd(
     # Drawn only if used, as without a generator they come from torch's global one.
     seeds = noise.image_seeds(len(images), generator, images.device) if random_start or loss == "kl" else None
 
-    with inner_loop(clf, mode), freed_memory_kept(images.device):
+    gradients = steps * restarts * len(images)
+    with inner_loop(clf, mode), freed_memory_kept(images.device, gradients):
         objective = _objective(clf, images, labels, target_labels, loss, gamma)
         # In eval mode the gradients come from a faster copy; the images are judged by the classifier itself.
-        gradients = steps * restarts * len(images) if mode == "eval" else 0
-        quick = quick_gradients(clf, images, gradients)
+        quick = quick_gradients(clf, images, gradients) if mode == "eval" else clf
         climbed = objective if quick is clf else _objective(quick, images, labels, target_labels, loss, gamma)
         worst, worst_score = images, torch.full((len(images),), -torch.inf, device=images.device)
         for restart in range(restarts):

@@ -209,9 +209,10 @@ class _Segment:
         self.next = torch.zeros_like(points.index)
         self.broken = torch.zeros_like(points.index, dtype=torch.bool)
         kinds = moves.kind.kinds
-        counted = kinds is not None and kinds <= MOST_KINDS_PER_MOVE * moves.count
         # Per image, the candidates that were rejected since its last change.
-        self.rejected = self.broken.new_zeros(len(points.index), kinds) if counted and kinds else None
+        self.rejected: Tensor | None = None
+        if kinds is not None and kinds <= MOST_KINDS_PER_MOVE * moves.count:
+            self.rejected = self.broken.new_zeros(len(points.index), kinds)
 
     def run(self) -> Tensor:
         """Does all moves; returns whether each image was broken, bool ``[n]``."""

@@ -14,13 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trilemma import noise
+from trilemma.data.image_set import luma
 from trilemma.transfers import sent
 
 # Images [n, C, H, W] in [0, 1] and magnitudes [n] to images of the same shape, independently for each image.
 Operation = Callable[[Tensor, Tensor], Tensor]
-
-# Weights of red, green and blue in the luma (ITU-R 601), as Pillow converts colour to grey.
-LUMA = (0.299, 0.587, 0.114)
 
 # Pairs of operations: name, probability and magnitude (0 to 9) of each.
 POLICY = (
@@ -90,8 +88,7 @@ def _grey(images: Tensor) -> Tensor:
     """Images converted to grey, ``[n, 1, H, W]`` in [0, 1]; converted colour is rounded to 8-bit levels."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
-    grey = (images * sent(torch.tensor(LUMA), images.device)[:, None, None]).sum(1, keepdim=True)
-    return (grey * 255).round() / 255
+    return (luma(images) * 255).round() / 255
 
 
 def _per_image(values: Tensor) -> Tensor:

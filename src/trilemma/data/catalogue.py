@@ -69,6 +69,8 @@ class Pack:
     split: str = "all"
 
 
+# The most training images, and the most held-out images, of shards that are decoded by default.
+RESIDENT = 20_000
 _DIGITS = tuple("0123456789")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FASHION = (
@@ -152,8 +154,8 @@ SVHN = Dataset(
 # Image files at data.root, in any layout that trilemma.data.layout knows.
 FOLDER = Dataset("")
 SHARDS = Dataset("", streamed=True)
-# Less the held-out images: as many as are decoded at most (trilemma.data.sources.RESIDENT).
-IMAGENET = Dataset("", (), None, 1_000, (3, 224, 224), 1_281_167 - 20_000, streamed=True)
+# Less the held-out images.
+IMAGENET = Dataset("", (), None, 1_000, (3, 224, 224), 1_281_167 - RESIDENT, streamed=True)
 
 
 def find_dataset(name: str) -> Dataset:

@@ -75,8 +75,16 @@ def open_container(path: Path) -> Container:
             with path.open("rb") as stream:
                 return _open_tar(path, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: truncated or damaged archive ({error}); get it again") from error
-    raise DataError(f"{path}: unknown kind of file; give a folder, {', '.join(SUFFIXES)} or {_NPZ}")
+        raise _damaged(path, error) from error
+    raise _unknown_kind(path)
+
+
+def _damaged(path: Path, problem: object) -> DataError:
+    return DataError(f"{path}: truncated or damaged archive ({problem}); get it again")
+
+
+def _unknown_kind(path: Path) -> DataError:
+    return DataError(f"{path}: unknown kind of file; give a folder, {', '.join(SUFFIXES)} or {_NPZ}")
 
 
 def check_kind(path: Path) -> None:
@@ -96,13 +104,11 @@ def check_kind(path: Path) -> None:
             elif name.endswith(".tar"):
                 tarfile.TarInfo.frombuf(first, tarfile.ENCODING, "surrogateescape")
             else:
-                raise DataError(
-                    f"{path}: unknown kind of file; give a folder, {', '.join(SUFFIXES)} or {_NPZ}"
-                )
+                raise _unknown_kind(path)
     except (OSError, tarfile.TarError) as error:
         problem = str(error)
     if problem:
-        raise DataError(f"{path}: truncated or damaged archive ({problem}); get it again")
+        raise _damaged(path, problem)
 
 
 def decompressed(path: Path) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,16 +23,12 @@ from trilemma.data.containers import Container, open_container
 from trilemma.data.layout import SPLITS, ImagePath, list_images, split_spans, unlabelled_images
 from trilemma.data.left_out import LeftOut, print_remarks
 from trilemma.data.locate import locate_images
-from trilemma.data.pictures import decode, is_image, read_header
+from trilemma.data.pictures import decode, decoding_threads, is_image, read_header
 from trilemma.errors import DataError
 from trilemma.limits import check_expansion
 from trilemma.progress import bar, can_draw
 
 _Member = tuple[ImagePath, Container]
-# Mean file size from which threads are faster. For smaller files the time is spent in the interpreter, not in Pillow.
-_MIN_BYTES_FOR_THREADS = 10_000
-
-
 # A split that has a file keeps it if a later one has a link to it: test images stay as they are.
 _KEEPS = ("test", "val", "train", "all")
 
@@ -80,7 +75,7 @@ def image_files_contents(
     shape = (channels, *(size or native))
     if size is None:
         check_expansion(len(members) * math.prod(shape), total_bytes, f"{where}, decoded")
-    threads = min(os.cpu_count() or 1, 8) if total_bytes / len(members) >= _MIN_BYTES_FOR_THREADS else 1
+    threads = decoding_threads(total_bytes / len(members))
 
     def fill(out: NDArray[np.uint8]) -> None:
         def decode_one(index: int) -> None:

@@ -14,9 +14,20 @@ from torch import Tensor
 from trilemma.data.class_names import distinct_names
 from trilemma.data.splitting import stratified_order
 from trilemma.errors import DataError
+from trilemma.transfers import sent
 
 if TYPE_CHECKING:
     from trilemma.data.stream import ShardStream
+
+
+# Weights of red, green and blue in the luma, as Pillow converts colour to grey.
+LUMA = (0.299, 0.587, 0.114)
+
+
+def luma(images: Tensor) -> Tensor:
+    """Converts float images ``[N, 3, H, W]`` to the luma of ITU-R BT.601, ``[N, 1, H, W]``."""
+    weights = sent(torch.tensor(LUMA), images.device)
+    return (images * weights[:, None, None]).sum(1, keepdim=True)
 
 
 def as_float(images: Tensor) -> Tensor:

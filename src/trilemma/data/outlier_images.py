@@ -13,18 +13,15 @@ import torch
 from torch import Tensor
 
 from trilemma import noise
-from trilemma.data.image_set import ImageSet, as_float, source_name
+from trilemma.data.image_set import ImageSet, as_float, luma, source_name
 from trilemma.data.sources import load_unlabelled
 from trilemma.errors import DataError
-from trilemma.transfers import sent
 
 # A mixed image is the mean of this many training images.
 MIXED = 4
 # Largest number of images stored on the device: the size of CIFAR-10.
 LIMIT = 50_000
-# Weights of red, green and blue in the luma (ITU-R 601).
-LUMA = (0.299, 0.587, 0.114)
-# The same in 16 bits, as Pillow has them.
+# Weights of red, green and blue in the luma (ITU-R 601), in 16 bits, as Pillow has them.
 LUMA_16_BITS = (19595, 38470, 7471)
 
 
@@ -52,8 +49,7 @@ def in_channels(images: Tensor, channels: int) -> Tensor:
     """Converts float images to 1 or 3 ``channels``: colour to its luma, grey by repetition."""
     if images.shape[1] == channels:
         return images
-    grey = (images * sent(torch.tensor(LUMA), images.device)[:, None, None]).sum(1, keepdim=True)
-    return grey if channels == 1 else images.expand(-1, channels, -1, -1)
+    return luma(images) if channels == 1 else images.expand(-1, channels, -1, -1)
 
 
 def convert_channels(images: ImageSet, channels: int) -> ImageSet:

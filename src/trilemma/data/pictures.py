@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import functools
 import io
+import math
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -39,6 +41,8 @@ FORMATS = (
 SIGNATURE_BYTES = 16
 # Rows of so many pixels are converted at once, since intermediate values take many times the memory of the result.
 _STRIP_PIXELS = 1 << 20
+# Mean file size from which threads are faster. For smaller files the time is spent in the interpreter, not in Pillow.
+_MIN_BYTES_FOR_THREADS = 10_000
 # The filters of warnings are those of the whole process.
 _WARNINGS = threading.Lock()
 _GREY = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"))
@@ -173,6 +177,11 @@ def read_header(data: bytes, where: str) -> tuple[int, int, bool]:
     # Pillow's readers raise many kinds of exceptions; all of them mean an unreadable file.
     except Exception as error:
         raise _undecodable(where, error) from error
+
+
+def decoding_threads(mean_bytes: float = math.inf) -> int:
+    """The number of threads that decode encoded images of this mean size fastest, at most 8."""
+    return min(os.cpu_count() or 1, 8) if mean_bytes >= _MIN_BYTES_FOR_THREADS else 1
 
 
 def decode(data: bytes, shape: tuple[int, int, int], where: str) -> NDArray[np.uint8]:

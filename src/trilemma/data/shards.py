@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from itertools import accumulate, groupby
 from pathlib import Path, PurePosixPath
@@ -28,7 +28,7 @@ from trilemma.data.class_names import distinct_names, numbers
 from trilemma.data.download import file_sha256
 from trilemma.data.image_files import most_common_size
 from trilemma.data.layout import SPLIT_NAMES, SPLITS
-from trilemma.data.pictures import decode, endings, read_header
+from trilemma.data.pictures import decode, decoding_threads, endings, read_header
 from trilemma.errors import DataError, MissingExtraError, describe
 from trilemma.files import parse_json, replacing, write_text
 from trilemma.headers import Count, Header, Text, problem
@@ -119,12 +119,15 @@ class ShardFolder:
     Attributes:
         path: the folder.
         index: its index.
-        ends: for each shard the number of images in it and in those before it.
     """
 
     path: Path
     index: Index
-    ends: list[int]
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """For each shard the number of images in it and in those before it."""
+        return self.index.ends
 
     @classmethod
     def open(cls, path: Path) -> ShardFolder:
@@ -149,7 +152,7 @@ class ShardFolder:
                     f"{file}: this shard has {file.stat().st_size:,} bytes, but {shard.bytes:,} in {INDEX}; copy it "
                     f"again, or count anew what is there: trilemma shards {path}"
                 )
-        return cls(path, index, index.ends)
+        return cls(path, index)
 
     def read(self, number: int) -> Iterator[Sample]:
         """Yields the samples of a shard.
@@ -287,7 +290,7 @@ class _Survey:
     def __init__(self) -> None:
         self.sizes: dict[str, Counter[tuple[int, int]]] = {}
         self.colour = False
-        self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
+        self._pool = ThreadPoolExecutor(decoding_threads())
 
     def add(self, samples: Sequence[Sample], split: str) -> None:
         """Decodes images; raises :class:`DataError` for the first one that cannot be decoded."""

@@ -42,8 +42,6 @@ _Side = int | tuple[int, int] | None
 TEST_FRACTION = 0.2
 # Beginning of the names of image sets that are named by their content.
 BY_CONTENT = "imagefolder:"
-# The most training images, and the most held-out images, of shards that are decoded.
-RESIDENT = 20_000
 
 
 def load_splits(
@@ -99,7 +97,7 @@ def load_splits(
     source = _open_named(name, root, size)
     shards = source if isinstance(source, _ShardSource) else None
     if shards is not None:
-        source = shards = dataclasses.replace(shards, resident=resident or RESIDENT)
+        source = shards = dataclasses.replace(shards, resident=resident or catalogue.RESIDENT)
     elif (window, resident) != (None, None):
         key = "resident" if window is None else "window"
         raise DataError(f"data.{key} is for tar shards, not for {name!r}; remove it, or use data.name shards")
@@ -348,7 +346,7 @@ class _ShardSource(_Source):
 
     folder: ShardFolder
     shape: tuple[int, int, int]
-    resident: int = RESIDENT
+    resident: int = catalogue.RESIDENT
 
     def divide(self, held_out: float = 0.1, seed: int = 0) -> dict[str, slice | Tensor]:
         first, last = self.entry.parts.get("train", (0, len(self.entry.labels)))

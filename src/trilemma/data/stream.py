@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,14 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trilemma.data.pictures import decode
+from trilemma.data.pictures import decode, decoding_threads
 from trilemma.data.shards import Sample, ShardFolder
 from trilemma.progress import bar, can_draw
 
 # Images over which the order is shuffled, and batches that are decoded ahead of the training.
 WINDOW, AHEAD = 10_000, 4
-# Mean bytes of an encoded image from which threads decode faster (trilemma.data.image_files).
-_MIN_BYTES_FOR_THREADS = 10_000
 # Images that are decoded at once into an array.
 _CHUNK = 256
 
@@ -58,8 +55,9 @@ class ShardStream:
 
         An image is moved by at most ``window`` places, so that the shards are read one after another.
         """
-        shard_of = torch.searchsorted(self._ends, self.positions, right=True)
-        shards = torch.randperm(len(self._ends), generator=generator)
+        ends = torch.tensor(self.folder.ends)
+        shard_of = torch.searchsorted(ends, self.positions, right=True)
+        shards = torch.randperm(len(ends), generator=generator)
         turn = torch.empty_like(shards)
         turn[shards] = torch.arange(len(shards))
         in_turn = torch.argsort(turn[shard_of], stable=True)
@@ -93,10 +91,6 @@ class ShardStream:
                 for one in pending:
                     one.cancel()
 
-    @property
-    def _ends(self) -> Tensor:
-        return torch.tensor(self.folder.ends)
-
 
 class _Reader:
     """Reads and decodes images of shards, each shard once."""
@@ -107,8 +101,7 @@ class _Reader:
         self.expected = np.zeros(self.ends[-1], bool)
         # Encoded images that were read and are not due yet, by position.
         self.held: dict[int, Sample] = {}
-        mean = sum(shard.bytes for shard in folder.index.shards) / self.ends[-1]
-        self.threads = min(os.cpu_count() or 1, 8) if mean >= _MIN_BYTES_FOR_THREADS else 1
+        self.threads = decoding_threads(sum(shard.bytes for shard in folder.index.shards) / self.ends[-1])
         self.pool = ThreadPoolExecutor(self.threads)
 
     def expect(self, positions: Sequence[int]) -> None:

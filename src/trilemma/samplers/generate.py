@@ -140,11 +140,12 @@ def generate(
         return images
     guided = with_statistics(clf, energy, stop, data)
     # A sampler of the user's own may want more of the classifier than its logits and gradients.
+    gradients = steps * len(images)
     if SAMPLERS.row(sampler).built_in:
-        clf = guided = quick_gradients(guided, images, steps * len(images))
+        clf = guided = quick_gradients(guided, images, gradients)
     if precision == "bf16":
         guided = in_bfloat16(guided)
-    with inner_loop(clf, "eval"), freed_memory_kept(images.device):
+    with inner_loop(clf, "eval"), freed_memory_kept(images.device, gradients):
         objective = energy_objective(guided, energy, labels, temperature)
         if diversity:
             objective = repelled(objective, labels, diversity, images)

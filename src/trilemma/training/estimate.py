@@ -15,9 +15,8 @@ from trilemma.classifier.memory_format import preferred_memory_format, set_memor
 from trilemma.config.config import Config
 from trilemma.config.registry import DATASETS
 from trilemma.data.cache import cache_folder, cache_required
-from trilemma.data.catalogue import Dataset, find_dataset
+from trilemma.data.catalogue import RESIDENT, Dataset, find_dataset
 from trilemma.data.image_set import Splits
-from trilemma.data.sources import RESIDENT
 from trilemma.errors import TrilemmaError
 from trilemma.monitors.remedies import late_rollbacks
 from trilemma.networks.cost import count_macs, count_parameters
