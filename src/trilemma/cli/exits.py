@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from trilemma.cli.common import print_error
-from trilemma.errors import NotStoredError, TrainingFailedError, UserError
+from trilemma.errors import NotStoredError, RunError, TrainingFailedError, UserError
 from trilemma.processes import sigterm_interrupts
 from trilemma.storing import ONLY_WRITING, collecting_unstored, not_stored
 
@@ -164,6 +164,18 @@ def _redirect_closed_streams() -> None:
             stream.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextmanager
+def only_copies() -> Iterator[None]:
+    """Context of a command that only copies what is stored elsewhere: a file it cannot write is a user error.
+
+    Nothing computed is lost, so the exit code is 2, not 4.
+    """
+    try:
+        yield
+    except NotStoredError as error:
+        raise RunError(str(error)) from None
 
 
 @contextmanager

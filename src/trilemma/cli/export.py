@@ -14,6 +14,7 @@ from trilemma.cli.common import (
     print_json,
     print_progress,
 )
+from trilemma.cli.exits import only_copies
 from trilemma.cli.model import with_classifier
 from trilemma.errors import ConfigError, RunError
 from trilemma.printing import print_lines
@@ -30,6 +31,7 @@ OutFile = Annotated[
 
 
 @with_classifier
+@only_copies()
 def export(
     classifier: ClassifierSource,
     onnx: Onnx = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import Json, argument, option, print_json
+from trilemma.cli.exits import only_copies
 from trilemma.cli.model import with_classifier
 from trilemma.printing import print_lines
 
@@ -23,6 +24,7 @@ OutDir = Annotated[Path | None, option("--out DIR", "write the files to a new fo
 
 
 @with_classifier
+@only_copies()
 def push(
     classifier: ClassifierSource,
     repository: Repository,

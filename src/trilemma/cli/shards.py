@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from trilemma.cli.common import argument, completed_by, option
+from trilemma.cli.exits import only_copies
 from trilemma.config.registry import DATASETS
 from trilemma.errors import ConfigError, DataError
 from trilemma.printing import print_lines
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from trilemma.data.shards import Index
 
 
+@only_copies()
 def shards(
     source: Annotated[
         str,
