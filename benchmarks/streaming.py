@@ -2,14 +2,16 @@
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/streaming.py --root PATH --work DIR
 
-PATH is a folder with CIFAR-10; `trilemma shards` writes its shards into DIR, where the runs lie too and are trained
-once. The two sides differ in `data` alone: same network, method, seeds and number of images. They take turns. Writes
-`benchmarks/results/streaming.json` and `.md`; what a person wrote under `## Reading` stays.
+PATH is a folder with CIFAR-10; `trilemma shards` writes its shards into DIR, where the runs lie too. A run that has its
+row is not trained again. The two sides differ in `data` alone: same network, method, seeds and number of images. They
+take turns. Writes `benchmarks/results/streaming.json` and `.md`; what a person wrote under `## Reading` stays.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -92,14 +94,17 @@ def main() -> None:
         "resident": {"name": options.name, "root": options.root},
         "shards": {"name": "shards", "root": str(shards)},
     }
+    done = json.loads(options.results.read_text())["rows"] if options.results.exists() else {}
     for seed in range(options.seeds):
         for side in SIDES:
-            path = options.work / f"{side}-{seed}"
-            if path.exists():
+            name, path = f"{side}, seed {seed}", options.work / f"{side}-{seed}"
+            if name in done:
                 continue
+            # Interrupted: its processor time would be that of a part.
+            shutil.rmtree(path, ignore_errors=True)
             row = {"side": side, **one_run(sources[side], seed, options.epochs, path)}
             print(row, flush=True)
-            write(options.results, COMMAND, {f"{side}, seed {seed}": row}, page)
+            write(options.results, COMMAND, {name: row}, page)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,17 @@ def _run_here(job: Job, said: Callable[[str, str], None]) -> TrilemmaError | Non
     return None
 
 
+def by_launcher() -> bool:
+    """Whether ``torchrun`` or ``fabric run`` has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def started_rank() -> int:
+    """The rank of this process among those that train a run together, as whoever started it has set it."""
+    # On a further machine of a launcher, the first process has the local rank 0 too.
+    return int(os.environ.get("RANK" if by_launcher() else "LOCAL_RANK", "0"))
+
+
 def killed_by(code: int | None) -> str | None:
     """The name of the signal that killed a process, from its exit code; ``None`` if none did."""
     if code is None or code >= 0:

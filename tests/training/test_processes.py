@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from tests.training.support import (
     TWO_PROCESSES,
     ScriptProcess,
@@ -24,6 +28,7 @@ from tests.training.support import (
 
 from trilemma.config.config import Config
 from trilemma.config.recipe import dump_config
+from trilemma.errors import ConfigError
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.training.checkpoint import load_state
 from trilemma.training.train import train
@@ -243,3 +248,67 @@ def test_two_processes_roll_back_to_the_same_healthy_state(tmp_path: Path) -> No
     # the monitors read the mean of both, the selection of the first process its own
     assert [row["held_out_pgd10"] for row in rows] == [0.5] * 5
     assert [row["held_out_raw_pgd10"] for row in rows] == pytest.approx([0.505] * 5)
+
+
+LAUNCHED = """
+import sys
+from trilemma.training.train import train
+train(sys.argv[1], ["devices=2"], out=sys.argv[2], device="cpu", progress=False)
+"""
+
+
+def launchers(folder: Path) -> dict[str, list[list[str]]]:
+    """For each way to start two processes, the commands of the machines."""
+    script, recipe = folder / "launched.py", folder / "recipe.yaml"
+    command = ["-m", "trilemma", "train", str(recipe), "devices=2", "--device", "cpu"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    port = str(find_free_network_port())
+    machine = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
+    fabric = [sys.executable, "-m", "lightning_fabric.cli", "--devices", "2", "--main-port", port]
+    return {
+        "two machines of torchrun": [
+            [*torchrun, *machine, "--node-rank", rank, *command, "--out", str(folder / "two machines of torchrun")]
+            for rank in "01"
+        ],
+        "fabric run": [[*fabric, str(script), str(recipe), str(folder / "fabric run")]],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["two machines of torchrun", "fabric run"])
+def test_launchers_train_what_two_own_processes_do(runs: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "launched.py").write_text(LAUNCHED)
+    (tmp_path / "recipe.yaml").write_text(dump_config(METHODS["pgd-at"]))
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "OMP_WAIT_POLICY": "passive",
+    }
+    machines = [
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for command in launchers(tmp_path)[name]
+    ]
+    outputs = [machine.communicate(timeout=500)[0] for machine in machines]
+    skip_without_loopback("".join(outputs))
+    assert [machine.returncode for machine in machines] == [0] * len(machines), outputs
+    assert not differences(state_of(tmp_path / name), state_of(runs / "2/pgd-at"))
+    # Of the command's processes, the first prints.
+    assert ["finished: " in output for output in outputs] in ([True, False], [False])
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"LT_PRECISION": "bf16-mixed"}, "fabric run: --precision bf16-mixed: contradicts the recipe or the device"),
+        ({"WORLD_SIZE": "3"}, "devices: 1, but the launcher has started 3 processes; set devices=3"),
+    ],
+)  # fmt: skip
+def test_a_launcher_that_contradicts_the_recipe_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], line: str
+) -> None:
+    launched = {"LT_CLI_USED": "1", "TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "1", "GROUP_WORLD_SIZE": "1"}
+    for variable, value in {**launched, **options}.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        train(METHODS["standard"], out=tmp_path / "run", device="cpu", progress=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +19,15 @@ from typer.core import TyperGroup
 
 from trilemma.cli.common import print_error
 from trilemma.errors import NotStoredError, RunError, TrainingFailedError, UserError
-from trilemma.processes import sigterm_interrupts
+from trilemma.processes import by_launcher, sigterm_interrupts
 from trilemma.storing import ONLY_WRITING, collecting_unstored, not_stored
 
 USER_ERROR = 2
 TRAINING_FAILED = 3
 NOT_STORED = 4
 INTERRUPTED = 130
+# Seconds for which a further process of a launcher waits with an error, which the first may have too and then reports.
+_DELAY = 5.0
 # ClickException. Newer versions of typer contain a copy of click, so the class is looked up through typer itself.
 COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 # Causes that lie in the user's files, besides those that only a write has.
@@ -113,9 +116,11 @@ class OneLineErrors(TyperGroup):
             sys.stdout.flush()
             return value
         except NotStoredError as error:
+            _let_the_first_report()
             print_error(str(error))
             raise typer.Exit(NOT_STORED) from None
         except UserError as error:
+            _let_the_first_report()
             print_error(str(error))
             raise typer.Exit(USER_ERROR) from None
         except TrainingFailedError as error:
@@ -139,6 +144,12 @@ class OneLineErrors(TyperGroup):
                 f"{error.filename}: cannot be read or written ({error.strerror}); choose another path"
             )
             raise typer.Exit(USER_ERROR) from None
+
+
+def _let_the_first_report() -> None:
+    """Waits in a further process of a launcher, which ends it meanwhile if the first has had the same error."""
+    if by_launcher() and os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(_DELAY)
 
 
 def _results_not_stored(errors: Sequence[NotStoredError]) -> str:

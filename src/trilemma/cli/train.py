@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from trilemma.config.overrides import parse_overrides
 from trilemma.config.recipe import load_config
 from trilemma.errors import RunError
 from trilemma.printing import print_lines
+from trilemma.processes import started_rank
 from trilemma.runs.run_directory import RunDirectory, default_folder
 from trilemma.units import MAX_SEED
 
@@ -73,7 +73,7 @@ def train(
     how: Resume = "restart" if restart else resume
     run_training(recipe, settings, out, resume=how, device=device, quiet=quiet)
     # Of several processes, only the first prints.
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if started_rank():
         return
     result = RunDirectory(out).summary()
     if as_json:

@@ -15,7 +15,7 @@ from typing import Any
 from trilemma import shares
 from trilemma.errors import ConfigError, ProcessLostError, TrainingFailedError
 from trilemma.printing import print_message
-from trilemma.processes import how_ended
+from trilemma.processes import by_launcher, how_ended, started_rank
 from trilemma.shares import Share
 
 # Seconds between two looks at the other processes; for which a further process with an error of its own waits, because
@@ -32,7 +32,7 @@ def nodes(count: int) -> int:
     Raises:
         ConfigError: they have started another number of processes.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not by_launcher():
         return 1
     started = int(os.environ["WORLD_SIZE"])
     if started != count:
@@ -40,6 +40,41 @@ def nodes(count: int) -> int:
             f"devices: {count}, but the launcher has started {started} processes; set devices={started}"
         )
     return int(os.environ["GROUP_WORLD_SIZE"])
+
+
+def create_fabric(**settings: Any) -> Any:
+    """Lightning Fabric with these settings, not launched yet.
+
+    Raises:
+        ConfigError: ``fabric run`` was given an option that contradicts them.
+    """
+    # Imported here because the import takes seconds.
+    from lightning_fabric import Fabric
+
+    try:
+        return Fabric(**settings)
+    except ValueError as error:
+        if not _by_fabric_run() or "CLI" not in str(error):
+            raise
+        given = ", ".join(
+            f"--{key} {value}"
+            for key in ("accelerator", "strategy", "precision")
+            if (value := os.environ.get(f"LT_{key.upper()}")) not in (None, settings[key])
+        )
+        raise ConfigError(
+            f"fabric run: {given}: contradicts the recipe or the device; leave it out of the command, since "
+            "training.precision and --device say it"
+        ) from None
+
+
+def _by_fabric_run() -> bool:
+    return os.environ.get("LT_CLI_USED") == "1"
+
+
+def _launch(fabric: Any) -> None:
+    # Started by `fabric run`, Fabric has joined the processes when it was created, and refuses a launch.
+    if not _by_fabric_run():
+        fabric.launch()
 
 
 @contextmanager
@@ -59,7 +94,7 @@ def processes(fabric: Any, count: int, run: Path) -> Iterator[Share]:
         ProcessLostError: another process has ended, or does not answer.
     """
     if count == 1:
-        fabric.launch()
+        _launch(fabric)
         with shares.among(0, 1) as share:
             yield share
         return
@@ -67,7 +102,7 @@ def processes(fabric: Any, count: int, run: Path) -> Iterator[Share]:
     watch = _Watch([] if environment.creates_processes_externally else _start(environment, count), run, count)
     try:
         with watch:
-            fabric.launch()
+            _launch(fabric)
             with shares.among(fabric.global_rank, count) as share:
                 yield share
     except BaseException as error:
@@ -155,7 +190,7 @@ class _Watch:
             # Time to end by itself, with an error of its own or a saved state.
             if not self._stopped.wait(PATIENCE):
                 self.end(at_once=True)
-                if self.children or os.environ.get("LOCAL_RANK") == "1":
+                if self.children or started_rank() == 1:
                     print_message(f"trilemma: error: {_message(self.run, lost)}")
                 os._exit(_LOST)
             return

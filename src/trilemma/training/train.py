@@ -28,7 +28,7 @@ from trilemma.training.devices import check_compiler, check_devices
 from trilemma.training.interrupt import stop_on_signals
 from trilemma.training.loggers import Log
 from trilemma.training.loop import Loop
-from trilemma.training.processes import nodes, processes
+from trilemma.training.processes import create_fabric, nodes, processes
 from trilemma.training.progress import reporter
 from trilemma.training.record import Record
 from trilemma.training.run import Run
@@ -232,9 +232,6 @@ def _check_same_data(run: RunDirectory, trained_on: str | None, data: Splits) ->
 
 def _fabric(config: Config, device: str) -> Any:
     """Returns Lightning Fabric for devices, precision and the meeting of the processes, not launched yet."""
-    # Imported here because the import takes seconds.
-    from lightning_fabric import Fabric
-
     accelerator, _, device_index = device.partition(":")
     # Every CPU device is the same one.
     single = bool(device_index) and accelerator != "cpu"
@@ -242,6 +239,6 @@ def _fabric(config: Config, device: str) -> Any:
     devices: Any = [int(device_index)] if single else config.devices // machines
     precision: Any = "bf16-mixed" if config.training.precision == "bf16" else "32-true"
     strategy = "ddp" if config.devices > 1 else "auto"
-    return Fabric(
+    return create_fabric(
         accelerator=accelerator, devices=devices, num_nodes=machines, precision=precision, strategy=strategy
     )
