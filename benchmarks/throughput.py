@@ -5,9 +5,10 @@
 For every method and network: images per second of ``trilemma.train``'s loop with all it does in a step; its forward
 passes per image, counted in multiplications and stated by ``trilemma validate``; the highest memory of its tensors; and
 the share of its parts. Two other sides take turns with it in one process, a segment of steps each: the passes alone (as
-many gradients of images and of weights, nothing else), and for some methods the step of ``release_steps.py``. Before
-they are timed, both steps are taken from the same weights with the same random numbers in float64, and the weights
-after it are compared. Ratios are medians over the rounds, of processor time and of the clock.
+many gradients of images and of weights, of the same kind and with as many multiplications, and nothing else), and for
+some methods the step of ``release_steps.py``. Before they are timed, both steps are taken from the same weights with
+the same random numbers in float64, and the weights after it are compared. Ratios are medians over the rounds, of
+processor time and of the clock.
 
 ``--root`` is a folder of CIFAR-10 images (`docs/data.md`); without it the data are the digits, at 8x8. Writes
 `benchmarks/results/throughput.json` and `.md`; rows of earlier calls stay, unless they are measured again.
@@ -77,8 +78,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "small-resnet": {"name": "small-resnet", "depth": 8, "width": 16},
     "WRN-28-2": {"name": "wide-resnet", "depth": 28, "width": 2},
 }
-# The compute-bound network gets fewer, as its step takes half a minute.
-SIZES: dict[str, Size] = {"small-cnn": (64, 1, 2), "small-resnet": (64, 1, 2), "WRN-28-2": (8, 1, 2)}
+# The batch is the published one of the JEM family. In ten timed steps are one line of the log and one forward pass of
+# clean images, as of every ten steps of a run; the compute-bound network gets fewer, as its step takes half a minute.
+SIZES: dict[str, Size] = {"small-cnn": (64, 10, 3), "small-resnet": (64, 5, 2), "WRN-28-2": (64, 1, 2)}
 TOY: Size = (8, 1, 1)
 # As published; all others have plain updates here.
 WITH_SAM = ("sada-jem", "eb-jdat-release")
@@ -110,7 +112,7 @@ def configuration(method: str, network: str, root: str | None, batch: int) -> Co
         "network": NETWORKS[network],
         "method": {"name": method},
         "schedule": {"name": "constant"},
-        "training": {"batch_size": batch, "epochs": 1, "lr": 0.01, "log_every": 2, "evaluate_every": 1},
+        "training": {"batch_size": batch, "epochs": 1, "lr": 0.01},
     }
     if kind.uses_attack:
         l2 = method == "dat"
@@ -228,7 +230,8 @@ def recorded() -> Iterator[Replayed]:
         def record(*given: Any) -> Tensor:
             values = function(*given)
             if not inside:
-                drawn.append(values)
+                # The library writes on numbers that it has drawn.
+                drawn.append(values.clone())
             return values
 
         return record
@@ -317,29 +320,40 @@ def memory_of(work: Turn) -> tuple[float, int]:
 
 
 def passes_alone(setting: Setting) -> Turn:
-    """As many gradients of images and of weights as a step has, and nothing else."""
-    config, clf = setting.config, setting.clf
+    """As many gradients of images and of weights as a step has, of the same kind, and nothing else.
+
+    A pass is that of the classifier, with its normalisation and the cross-entropy behind it. As in a step, the loss is
+    in the method's BatchNorm mode, and its gradient goes on to the adversarial images, where monitors read it.
+    """
+    config, clf, method = setting.config, setting.clf, setting.method
     images, labels, options = setting.batch.images, setting.batch.labels, config.method
     walks = [
         (options.attack_mode, config.attack.steps if options.uses_attack else 0),
         (config.sampler.mode or "eval", config.sampler.steps if options.uses_sampler else 0),
     ]
     losses = 1 if config.update.name == "plain" else 2
+    moving = images.detach().requires_grad_()
+    sets = [moving if options.uses_attack else images, *[images] * (options.loss_sets - 1)]
+
+    @torch.no_grad()
+    def forward(times: int) -> None:
+        for _ in range(times):
+            clf.logits(images)
 
     def work() -> None:
         for mode, steps in walks:
             with inner_loop(clf, mode):
                 for _ in range(steps or 0):
-                    moving = images.detach().requires_grad_()
-                    torch.autograd.grad(F.cross_entropy(clf.network(moving), labels), moving)
-        with torch.no_grad():
-            for _ in range(options.other_forwards):
-                clf.network(images)
-        for _ in range(losses):
-            total = sum(F.cross_entropy(clf.network(images), labels) for _ in range(options.loss_sets))
-            assert isinstance(total, Tensor)
-            total.backward()
-            clf.zero_grad(set_to_none=True)
+                    torch.autograd.grad(F.cross_entropy(clf.logits(moving), labels), moving)
+        forward(options.other_forwards)
+        with method.loss_context(clf):
+            for _ in range(losses):
+                forward(options.detached_sets)
+                total = sum(F.cross_entropy(clf.logits(each), labels) for each in sets)
+                assert isinstance(total, Tensor)
+                total.backward()
+                clf.zero_grad(set_to_none=True)
+                moving.grad = None
 
     return work
 
@@ -451,6 +465,8 @@ def measure(method: str, network: str, root: str | None, size: Size, gaussians: 
     others: dict[str, Other] = {}
     if not config.method.double_backwards:
         others[PASSES] = Other(passes_alone(alone), partial(freed_memory_kept, alone.clf.device))
+        few_alone = alone.of_few()
+        row["counted_alone"] = round(counted(passes_alone(few_alone), few_alone), 2)
     if method in STEPS:
         row["disagreement"] = disagreement(few)
         released = Setting.of(config, data)

@@ -100,6 +100,22 @@ def test_ascent_is_the_steepest_direction_of_unit_length() -> None:
     )
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_step_in_place_has_the_bits_of_its_formula(norm: str, memory_format: torch.memory_format) -> None:
+    threat, step = Threat(norm, "8/255"), 2 / 255
+    clean, images = torch.rand(2, 8, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    gradient = (images - clean).contiguous(memory_format=memory_format)
+    gradient[0, 0, 0, 0] = torch.nan
+    given = [tensor.clone() for tensor in (clean, images, gradient)]
+    moved = threat.climbed(images, gradient, step)
+    assert torch.equal(moved, images + step * threat.ascent(gradient)) and moved.is_contiguous()
+    expected = threat.project(moved, clean)
+    for tensor, before in zip((clean, images, gradient), given, strict=True):
+        torch.testing.assert_close(tensor, before, rtol=0, atol=0, equal_nan=True)
+    assert threat.project_(moved, clean) is moved and torch.equal(moved, expected)
+
+
 @few
 @given(st.sampled_from(NORMS), st.floats(0.01, 1.0), st.integers(0, 99))
 def test_random_starts_are_inside(norm: str, radius: float, seed: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def joint_energy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """The cross-entropy ``CE(x, y) = E(x, y) - E(x) >= 0`` of each image, ``[N]``."""
     # Not computed as that difference, which loses precision for large logits: attacks on confident networks would then
     # follow rounding errors.
-    return joint_energy(logits.log_softmax(1), labels)
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def delta_energies(clean_logits: Tensor, adversarial_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,13 +103,20 @@ class Threat:
 
         The result is in both: the projection onto the box reduces the distance to ``clean``, which is in the box.
         """
-        delta = images - clean
+        return self._inside(images - clean, clean)
+
+    def project_(self, images: Tensor, clean: Tensor) -> Tensor:
+        """As :meth:`project`, but writes the result on ``images``, which have no graph."""
+        return self._inside(images.sub_(clean), clean)
+
+    def _inside(self, delta: Tensor, clean: Tensor) -> Tensor:
+        """The projection of ``clean + delta``; written on ``delta``."""
         if self.norm == "linf":
-            delta = delta.clamp_(-self.epsilon, self.epsilon)
+            delta.clamp_(-self.epsilon, self.epsilon)
         else:
             # In float64, since the rounding of a float32 sum over a large image would leave images outside the ball.
-            length = _per_image(delta.flatten(1).norm(dim=1, dtype=torch.float64), images)
-            delta = delta * (self.epsilon / length.clamp_min(self.epsilon)).to(delta.dtype)
+            length = _per_image(delta.flatten(1).norm(dim=1, dtype=torch.float64), delta)
+            delta.mul_((self.epsilon / length.clamp_min_(self.epsilon)).to(delta.dtype))
         return delta.add_(clean).clamp_(0.0, 1.0)
 
     def ascent(self, gradient: Tensor) -> Tensor:
@@ -121,6 +128,14 @@ class Threat:
             return gradient.sign()
         length = image_norm(gradient)
         return (gradient / length.clamp_min(1e-12)).masked_fill_(~torch.isfinite(length), 0.0)
+
+    def climbed(self, images: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+        """``images + step_size * ascent(gradient)``, a new tensor without a graph."""
+        if self.norm == "linf":
+            # A product with a sign is exact, so that one rounding with the sum, as some CPUs do it, changes nothing.
+            moved = torch.sign(gradient, out=torch.empty_like(images))
+            return torch.add(images, moved, alpha=step_size, out=moved)
+        return images + self.ascent(gradient).mul_(step_size)
 
     def pixel_radius(self, shape: torch.Size) -> float:
         """The radius per pixel value for images of ``shape`` (C, H, W), pixel units.
@@ -144,13 +159,13 @@ class Threat:
         """
         shape = images.shape[1:]
         if self.norm == "linf":
-            delta = (2 * noise.uniform(seeds, stream, shape) - 1) * (scale * self.epsilon)
+            delta = noise.uniform(seeds, stream, shape).sub_(0.5).mul_(2 * scale * self.epsilon)
         else:
             direction = noise.normal(seeds, stream, shape)
             length = noise.uniform(~seeds, stream, (1,)).view(-1).pow(1 / shape.numel())
             delta = direction / image_norm(direction) * (scale * self.epsilon) * _per_image(length, images)
-        start = images + delta.to(images)
-        return start.clamp(0.0, 1.0) if clip else start
+        start = delta.to(images).add_(images)
+        return start.clamp_(0.0, 1.0) if clip else start
 
     def contains(self, images: Tensor, clean: Tensor, tolerance: float = 1e-6) -> Tensor:
         """Whether each image is finite, in the ball and in [0, 1], up to ``tolerance`` in pixel units: bool ``[N]``."""

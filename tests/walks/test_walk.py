@@ -13,6 +13,7 @@ from trilemma.classifier.contexts import inner_loop
 from trilemma.errors import ConfigError
 from trilemma.threat import Threat
 from trilemma.walks import objectives
+from trilemma.walks.steps import ascend
 from trilemma.walks.walk import walk
 
 COUNT = 8
@@ -193,6 +194,19 @@ def test_the_images_handed_in_are_not_written_to(toy) -> None:
     clf, images = toy.mlp(), toy.images(COUNT)
     noisy_descent(clf, images, SEEDS, toy.labels(COUNT), 0.0)
     assert torch.equal(images, toy.images(COUNT))
+
+
+def test_images_that_a_step_rule_keeps_are_not_written_to(toy) -> None:
+    clf, images = toy.mlp(), toy.images(COUNT)
+    kept, clean = images - 1.0, images.clone()
+    objective = objectives.cross_entropy(clf, toy.labels(COUNT))
+    for project in (True, False):
+        with inner_loop(clf):
+            moved = ascend(
+                clf, images, clean, Threat("linf", 0.1), objective, 1, 0.1,
+                project=project, step_rule=lambda walkers, gradient: kept,
+            )  # fmt: skip
+        assert float(moved.min()) >= 0.0 and torch.equal(kept, images - 1.0)
 
 
 def test_a_noisy_step_without_seeds_is_refused(toy) -> None:

@@ -271,10 +271,10 @@ class _Walks:
     def move(self, threat: Threat, momentum: float) -> None:
         """``x_{k+1} = P(x_k + a (z - x_k) + (1 - a) (x_k - x_{k-1}))`` with ``z = P(x_k + step ascent(gradient))``."""
         size = self.step_size.view(-1, 1, 1, 1)
-        z = threat.project(torch.addcmul(self.iterate, size, threat.ascent(self.gradient)), self.clean)
+        z = threat.project_(torch.addcmul(self.iterate, size, threat.ascent(self.gradient)), self.clean)
         if momentum < 1:
             z = torch.lerp(self.iterate, z, momentum).add_(self.iterate - self.previous, alpha=1 - momentum)
-            z = threat.project(z, self.clean)
+            z = threat.project_(z, self.clean)
         self.previous, self.iterate = self.iterate, z
 
 

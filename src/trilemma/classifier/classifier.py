@@ -217,7 +217,7 @@ class Classifier(nn.Module):
         self._check_form(images)
         # Always a tensor that is not the caller's, since a network may write on its input.
         if self.mean is not None and self.std is not None:
-            inputs = ((images - self.mean) / self.std).to(self.dtype)
+            inputs = (images - self.mean).div_(self.std).to(self.dtype)
         else:
             inputs = images.to(self.dtype, copy=True)
         try:

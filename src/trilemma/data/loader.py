@@ -116,4 +116,4 @@ class Loader:
                 yield sent(batch, device), sent(images, device)
         elif self._images is not None:
             for index in (sent(batch, device) for batch in batches):
-                yield index, self._images[index]
+                yield index, self._images.index_select(0, index)

@@ -49,12 +49,17 @@ def ascend(
     """
 
     def steepest(walkers: Walkers, gradient: Tensor) -> Tensor:
-        return walkers.images + step_size * threat.ascent(gradient)
+        return threat.climbed(walkers.images, gradient, step_size)
+
+    # The images of another rule may be a tensor that it keeps.
+    own = step_rule is None
 
     def constraint(images: Tensor, index: Tensor) -> Tensor:
         if project:
-            return threat.project(images, subset(clean, index))
-        return images.clamp(0.0, 1.0) if clip else images
+            return (threat.project_ if own else threat.project)(images, subset(clean, index))
+        if clip:
+            return images.clamp_(0.0, 1.0) if own else images.clamp(0.0, 1.0)
+        return images
 
     rule = step_rule or steepest
     return walk(clf, start, objective, rule, constraint, steps, seeds=seeds, stop=stop, callback=callback)
