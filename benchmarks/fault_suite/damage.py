@@ -74,6 +74,28 @@ def _missing(file: Path, chance: random.Random) -> None:
     file.unlink()
 
 
+def _without_end(file: Path, chance: random.Random) -> None:
+    """Without its last lines, cut where a line ends."""
+    lines = file.read_bytes().splitlines(keepends=True)
+    _rewrite(file, b"".join(lines[: len(lines) // 2]))
+
+
+def _without_one(file: Path, chance: random.Random) -> None:
+    lines = file.read_bytes().splitlines(keepends=True)
+    del lines[chance.randrange(len(lines))]
+    _rewrite(file, b"".join(lines))
+
+
+def _twice(file: Path, chance: random.Random) -> None:
+    """Every line twice in a row, as two processes write them."""
+    _rewrite(file, b"".join(2 * line for line in file.read_bytes().splitlines(keepends=True)))
+
+
+def _repeated(file: Path, chance: random.Random) -> None:
+    """The whole content a second time."""
+    _rewrite(file, 2 * file.read_bytes())
+
+
 def _rewrite(file: Path, content: bytes) -> None:
     # A new file: the old one may be a hard link to another file of the run.
     file.unlink()
@@ -90,6 +112,11 @@ ANY: dict[str, Way] = {
 TENSORS: dict[str, Way] = {**ANY, "exponent bit flip 1": _exponent, "exponent bit flip 2": _exponent}
 TEXT: dict[str, Way] = {**ANY, "a byte of Latin-1": _latin, "UTF-16": _utf16}
 
+LOG: dict[str, Way] = {
+    **TEXT, "half of its lines": _without_end, "a line less": _without_one, "every line twice": _twice,
+    "itself once more": _repeated,
+}  # fmt: skip
+
 
 def copy_of(source: Path, target: Path) -> Path:
     """A copy of a run folder with its hard links as files of their own."""
@@ -100,4 +127,6 @@ def ways(file: str) -> dict[str, Way]:
     """The ways to damage a file of that name."""
     if file.endswith(".safetensors"):
         return TENSORS
+    if file.endswith(".jsonl"):
+        return LOG
     return TEXT if file.endswith((".yaml", ".json", ".jsonl")) else ANY

@@ -52,6 +52,8 @@ _PAGE = (
     "figures/energies.json", "figures/energies.npz", "figures/energy-histograms.png", f"samples/{_SAMPLES}.json",
     f"samples/{_SAMPLES}.png",
 )  # fmt: skip
+# Folders of results.
+_RESULTS = ("evaluation/", "samples/", "figures/")
 _QUICK = ("--json", "-q")
 
 
@@ -201,18 +203,10 @@ def cases(folder: Path, short: bool) -> Iterator[Case]:
     """The cases; of the short form every 60th."""
     sound = Sound(folder)
     every = [
-        (name, file, way)
-        for name, reader in READERS.items()
-        for file in reader.files
-        for way in ways(file)
-        if (name, file, way) not in _RIGHT_AS_IT_IS
+        (name, file, way) for name, reader in READERS.items() for file in reader.files for way in ways(file)
     ]
     for name, file, way in every[::60] if short else every:
         yield _case(sound, name, file, way)
-
-
-# A folder without a configuration is a folder of rows, which has another name.
-_RIGHT_AS_IT_IS = [("compare", "config.yaml", MISSING)]
 
 
 def _case(sound: Sound, name: str, file: str, way: str) -> Case:
@@ -223,8 +217,8 @@ def _case(sound: Sound, name: str, file: str, way: str) -> Case:
         sound.prepare(reader, target)
         ways(file)[way](target / "run" / file, random.Random(title))
 
-    # Nothing else says that the file existed; a resumed run is the same all the same.
-    may_lack = way == MISSING and reader.source == FINISHED
+    # Nothing else says that the result existed, and to delete it is a way to repeat the measurement.
+    may_lack = way == MISSING and (file.startswith(_RESULTS) or file == _LAST)
 
     def judge(ended: Ended) -> str:
         return results.same_as(sound.result(name), reader.read, file, may_lack)(ended)

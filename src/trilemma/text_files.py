@@ -80,7 +80,7 @@ def _lines_of(path: Path) -> Iterator[bytes]:
 
 
 def count_lines(path: Path, part: bytes) -> int:
-    """Returns the number of lines that contain these bytes.
+    """Returns the number of lines that contain these bytes, which may be none.
 
     Raises:
         ValueError: as of :func:`read_json_lines`.
@@ -92,7 +92,7 @@ def count_lines(path: Path, part: bytes) -> int:
         while chunk := file.read(_CHUNK_BYTES):
             chunk += file.readline(LOG_LINE.value)
             if part in chunk:
-                count += sum(part in line for line in chunk.split(b"\n"))
+                count += sum(part in line for line in chunk.removesuffix(b"\n").split(b"\n"))
     return count
 
 
@@ -155,11 +155,13 @@ class Lines:
         records: the objects.
         problems: what is wrong with other lines, such as ``line 3 is not JSON (...)``.
         incomplete: whether the last line has no end, as a killed process leaves it.
+        count: number of all other lines that are not blank, also of those that were passed over.
     """
 
     records: list[dict[str, Any]]
     problems: list[str]
     incomplete: bool
+    count: int
 
 
 def read_json_lines(
@@ -180,12 +182,15 @@ def read_json_lines(
     """
     records: list[dict[str, Any]] = []
     problems: list[str] = []
-    incomplete = False
+    incomplete, found = False, 0
     for number, line in enumerate(_lines_of(path), 1):
         if number == 1:
             _check_not_utf16(line)
             line = line.removeprefix(b"\xef\xbb\xbf")
-        if not line.strip() or (skip is not None and skip(line)):
+        if not line.strip():
+            continue
+        found += 1
+        if skip is not None and skip(line):
             continue
         try:
             record = _object(_decode(line.removesuffix(b"\n")))
@@ -195,12 +200,12 @@ def read_json_lines(
             if line.endswith(b"\n"):
                 problems.append(f"line {number} {str(error).removeprefix('line 1 ')}")
             else:
-                incomplete = True
+                incomplete, found = True, found - 1
             if len(problems) > _MOST_PROBLEMS:
                 raise ValueError(f"has more than {_MOST_PROBLEMS:,} damaged lines: {problems[0]}") from None
             continue
         records.append(record)
-    return Lines(records, problems, incomplete)
+    return Lines(records, problems, incomplete, found)
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:

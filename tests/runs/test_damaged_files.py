@@ -118,17 +118,110 @@ def test_records_without_digests_are_read(run_copy: Path, capsys: Err) -> None:
 def test_lost_lines_of_a_log_are_said(run_copy: Path, capsys: Err) -> None:
     run = RunDirectory(run_copy)
     lines = run.metrics_file.read_text().splitlines(keepends=True)
+    lost = f"warning: {run.metrics_file}: has {{}} of the 8 lines that status.json records; the others are lost\n"
     run.metrics_file.write_text("".join(lines[:4]))
-    assert len(run.metrics()) == 4
-    assert capsys.readouterr().err == (
-        f"warning: {run.metrics_file}: ends at step 20 of 40; its other lines are lost\n"
-    )
+    assert len(run.metrics()) == 4 and capsys.readouterr().err == lost.format(4)
+    run.metrics_file.write_text("".join(lines[:3] + lines[4:]))
+    # Of a long run most lines are passed over, and counted.
+    assert len(run.metrics(2)) < 7 and capsys.readouterr().err == lost.format(7)
     run.metrics_file.write_text("".join(lines)[:-5])
     assert len(run.metrics()) == len(lines) - 1
     assert capsys.readouterr().err == f"warning: {run.metrics_file}: its last line is incomplete; left out\n"
     run.events_file.write_text("")
     assert run.events() == []
+    assert f"{run.events_file}: has 0 of the 2 lines" in capsys.readouterr().err
+    for file, number in ((run.metrics_file, 8), (run.events_file, 2)):
+        file.unlink()
+        read_contents(run_copy)
+        assert capsys.readouterr().err == f"warning: {file}: is missing; its {number} lines are lost\n"
+
+
+def test_lost_lines_of_a_log_of_an_earlier_version_are_said(run_copy: Path, capsys: Err) -> None:
+    run = RunDirectory(run_copy)
+    status = {key: value for key, value in run.status().items() if key not in ("lines", "selected")}
+    run.status_file.write_text(json.dumps(status))
+    lines = run.metrics_file.read_text().splitlines(keepends=True)
+    run.metrics_file.write_text("".join(lines[:4]))
+    assert len(run.metrics()) == 4
+    assert capsys.readouterr().err == (
+        f"warning: {run.metrics_file}: ends at step 20 of 40; its other lines are lost\n"
+    )
+    run.events_file.write_text("")
+    assert run.events() == []
     assert capsys.readouterr().err == f"warning: {run.events_file}: is empty; its lines are lost\n"
+
+
+def test_a_log_that_is_cut_is_said_where_it_is_judged(run_copy: Path, capsys: Err) -> None:
+    file = run_copy / "metrics.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))
+    assert len(read_log(run_copy)) == 2
+    assert f"{file}: has 4 of the 8 lines" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("copies", ["each line", "the file"])
+def test_lines_that_are_written_twice_are_left_out_and_said(run_copy: Path, capsys: Err, copies: str) -> None:
+    run, whole = RunDirectory(run_copy), read_contents(run_copy)
+    for file in (run.metrics_file, run.events_file):
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(2 * line for line in lines) if copies == "each line" else 2 * "".join(lines))
+    assert run.metrics() == whole.metrics
+    run.events()
+    first = (
+        "line 2 is of step 10, after one of step 10"
+        if copies == "each line"
+        else "line 9 is of step 10, after "
+    )
+    metrics, events = capsys.readouterr().err.splitlines()
+    assert metrics.startswith(f"warning: {run.metrics_file}: {first}") and metrics.endswith(
+        " (and 7 more); left out"
+    )
+    assert events == f"warning: {run.events_file}: has 4 lines instead of the 2 that status.json records"
+    # A run that goes on adds events.
+    run.write_status(**{**run.status(), "status": "running"})
+    run.add_event({"kind": "alarm"})
+    run.events()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_line_of_a_best_checkpoint_that_a_rollback_keeps_is_in_no_order(
+    run_copy: Path, capsys: Err
+) -> None:
+    run = RunDirectory(run_copy)
+    run.drop_metrics_after(20, evaluated_at=20, keep_best=True)
+    run.add_metrics({"kind": "step", "step": 30, "epoch": 3.0})
+    assert [(line["kind"], line["step"]) for line in run.metrics()] == [
+        ("step", 10), ("epoch", 10), ("step", 20), ("epoch", 20), ("best", 40), ("step", 30)
+    ]  # fmt: skip
+    # What is removed on purpose is not lost.
+    assert capsys.readouterr().err == "" and run.status()["lines"]["metrics.jsonl"] == 5
+
+
+def test_the_line_of_an_evaluation_that_will_be_repeated_is_removed(run_copy: Path) -> None:
+    run = RunDirectory(run_copy)
+    # Killed after the evaluation at the last step, before the state with it was written.
+    run.drop_metrics_after(40, evaluated_at=30)
+    assert [(line["kind"], line["step"]) for line in run.metrics()][-2:] == [("epoch", 30), ("step", 40)]
+
+
+def test_files_that_every_run_has_are_said_to_be_missing(run_copy: Path, capsys: Err) -> None:
+    run = RunDirectory(run_copy)
+    for file in (run.status_file, run.environment_file):
+        file.unlink()
+    read_contents(run_copy)
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.split(": ")[1] for line in lines) == sorted(
+        map(str, (run.status_file, run.environment_file))
+    )
+    assert all(": is missing; " in line for line in lines)
+
+
+def test_the_best_classifier_is_expected_even_if_the_metrics_are_lost(run_copy: Path) -> None:
+    run = RunDirectory(run_copy)
+    run.write_status(**{**run.status(), "selected": True})
+    shutil.copytree(run.best_classifier.parent, run.last_classifier.parent)
+    for file in (run.metrics_file, run.best_classifier):
+        file.unlink()
+    assert list(run.classifiers()) == ["best", "last"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from trilemma.limits import LOG_ROWS
 from trilemma.monitors.evaluations import Evaluation
 from trilemma.monitors.monitor import CHANCE
 from trilemma.printing import print_message
+from trilemma.runs.run_directory import RunDirectory, warn_once
 from trilemma.text_files import present, read_json_lines, read_text
 
 Row = Mapping[str, Any]
@@ -177,7 +178,7 @@ def _file_rows(path: Path) -> list[Row]:
     suffix = file.suffix.lower()
     try:
         if suffix in (".jsonl", ".ndjson"):
-            return _lines(file)
+            return _lines(file, RunDirectory(path) if path.is_dir() else None)
         text = read_text(file)
         rows: Any = parse_json(text) if suffix == ".json" and text.strip() else None
     except UnicodeError as error:
@@ -201,11 +202,13 @@ def _file_rows(path: Path) -> list[Row]:
         raise DataError(f"{file}: not a table of values ({error}); give {_SUFFIXES}") from None
 
 
-def _lines(file: Path) -> list[Row]:
+def _lines(file: Path, run: RunDirectory | None) -> list[Row]:
     """Returns the objects of a file with one per line; a run that goes on may have an incomplete last line."""
     lines = read_json_lines(file)
     if lines.problems:
         raise ValueError(lines.problems[0])
+    if run is not None and (lost := run.lost_lines(file, lines)) is not None:
+        warn_once(f"{file}: {lost}")
     if lines.incomplete:
         print_message(f"note: {file}: its last line is incomplete, and is left out")
     if not lines.records:

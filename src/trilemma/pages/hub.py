@@ -171,8 +171,6 @@ def _write(folder: Path, clf: Classifier, run: RunDirectory | None, card: str) -
     if run is None:
         return
     pushed = RunDirectory(folder)
-    if status := run.status():
-        pushed.write_status(**status)
     if metrics := run.metrics():
         pushed.write_metrics(metrics)
     for file, row in read_rows(run.path / "evaluation"):
@@ -180,6 +178,9 @@ def _write(folder: Path, clf: Classifier, run: RunDirectory | None, card: str) -
     for event in run.events():
         if event["kind"] in _EVENTS:
             pushed.add_event(event)
+    # Last, since it records the numbers of lines.
+    if status := run.status():
+        pushed.write_status(**status)
     # The hub stores the same content once.
     with replacing(pushed.best_classifier) as temporary:
         shutil.copyfile(folder / CLASSIFIER_FILE, temporary)

@@ -149,6 +149,8 @@ def check_results(path: str | PathLike[str]) -> Path:
     if run.exists():
         return run.path
     if run.path.is_dir():
+        if present(run.status_file) or present(run.metrics_file):
+            warn_once(f"{run.config_file}: is missing, so this run is read as a folder of result rows")
         if any(_read(file, ResultRow) is not None for file in rows.glob("*.json")):
             return run.path
         raise RunError(

@@ -22,7 +22,7 @@ from trilemma.config.yaml_text import read_text
 from trilemma.errors import ConfigError, NotStoredError, RunError
 from trilemma.files import parse_json, write_text
 from trilemma.printing import print_message
-from trilemma.runs.schemas import Environment, Event, Status, check, check_metrics
+from trilemma.runs.schemas import Environment, Event, Status, check, ordered_metrics
 from trilemma.storing import discard, storing, writable_folder
 from trilemma.text_files import (
     Lines,
@@ -156,7 +156,9 @@ class RunDirectory:
         """
         candidates = {"best": self.best_classifier, "last": self.last_classifier}
         expected = {name for name, path in candidates.items() if present(path)}
-        if "best" not in expected and any(line.get("selected") for line in self.metrics()):
+        if "best" not in expected and (
+            self.status().get("selected") or any(line.get("selected") for line in self.metrics())
+        ):
             expected.add("best")
         return {name: path for name, path in candidates.items() if name in expected}
 
@@ -247,14 +249,47 @@ class RunDirectory:
         lines = self._lines(self.metrics_file, None if steps is None else self._thinned(steps))
         status = self.status()
         step, last = status.get("step") or 0, max((line["step"] for line in lines), default=0)
-        # Written when a process ends, after all lines.
-        if status.get("status") not in (None, "running") and last < step:
+        # Earlier versions recorded no number of lines. Written when a process ends, after all lines.
+        if "lines" not in status and status.get("status") not in (None, "running") and last < step:
             warn_once(f"{self.metrics_file}: ends at step {last} of {step}; its other lines are lost")
         return lines
 
     def events(self) -> list[dict[str, Any]]:
-        """Returns the lines of ``events.jsonl``; damaged ones are reported on standard error."""
+        """Returns the lines of ``events.jsonl``; damaged and missing ones are reported on standard error."""
         return self._lines(self.events_file)
+
+    def lost_logs(self) -> list[str]:
+        """Returns what is lost of the logs, as clauses with their names, and reports it on standard error."""
+        found = []
+        for path in (self.metrics_file, self.events_file):
+            try:
+                lost = self.lost_lines(path, self._read_lines(path) if present(path) else None)
+            # Reading the lines says why.
+            except ValueError:
+                continue
+            if lost is not None:
+                warn_once(f"{path}: {lost}")
+                found.append(f"{path.name} {lost}")
+        return found
+
+    def lost_lines(self, path: Path, lines: Lines | None) -> str | None:
+        """Returns how a log differs from the number of lines in ``status.json``, as a clause; ``None`` if it does not.
+
+        Args:
+            path: the log.
+            lines: what was read of it; ``None`` if it does not exist.
+        """
+        status, name = self.status(), self.status_file.name
+        recorded = status.get("lines", {}).get(path.name, 0)
+        if lines is None:
+            return f"is missing; its {recorded} lines are lost" if recorded else None
+        if lines.count + lines.incomplete < recorded:
+            return f"has {lines.count} of the {recorded} lines that {name} records; the others are lost"
+        # A run that goes on adds lines. The order of metric lines shows which of them are written twice.
+        ended = "lines" in status and status["status"] != "running"
+        if ended and path == self.events_file and lines.count > recorded:
+            return f"has {lines.count} lines instead of the {recorded} that {name} records"
+        return None
 
     def _thinned(self, steps: int) -> Callable[[bytes], bool] | None:
         """Returns a function that passes over most lines of steps; ``None`` if there are few."""
@@ -277,21 +312,23 @@ class RunDirectory:
     def _read_lines(self, path: Path, skip: Callable[[bytes], bool] | None = None) -> Lines:
         """Returns the lines of a log; raises :class:`ValueError` if it cannot be read at all."""
         events = path == self.events_file
-        return read_json_lines(path, partial(check, Event) if events else check_metrics, skip)
+        return read_json_lines(path, partial(check, Event) if events else ordered_metrics(), skip)
 
     def _lines(self, path: Path, skip: Callable[[bytes], bool] | None = None) -> list[dict[str, Any]]:
-        if not present(path):
-            return []
         try:
-            lines = self._read_lines(path, skip)
+            lines = self._read_lines(path, skip) if present(path) else None
         except ValueError as error:
             warn_once(f"{path}: {error}; continuing without it")
+            return []
+        if (lost := self.lost_lines(path, lines)) is not None:
+            warn_once(f"{path}: {lost}")
+        if lines is None:
             return []
         problems = [*lines.problems, *(["its last line is incomplete"] if lines.incomplete else [])]
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             warn_once(f"{path}: {problems[0]}{more}; left out")
-        elif not lines.records and path == self.events_file:
+        elif lost is None and not lines.records and path == self.events_file:
             # Created with its first line.
             warn_once(f"{path}: is empty; its lines are lost")
         return lines.records
@@ -299,8 +336,13 @@ class RunDirectory:
     def status(self) -> dict[str, Any]:
         """Returns the contents of ``status.json``; empty before training has begun, or if it is damaged.
 
-        The value of ``status`` is running, interrupted, stopped, failed or finished.
+        The value of ``status`` is running, interrupted, stopped, failed or finished. Also reported if it is missing.
         """
+        # Written before both of these.
+        if not present(self.status_file) and (present(self.metrics_file) or present(self.state_file)):
+            warn_once(
+                f"{self.status_file}: is missing; whether the run has ended, and its logs are whole, is unknown"
+            )
         return _read_json(self.status_file, Status)
 
     def summary(self) -> dict[str, Any]:
@@ -320,7 +362,9 @@ class RunDirectory:
         }
 
     def environment(self) -> dict[str, Any]:
-        """Returns the contents of ``environment.json``; empty if the file does not exist or is damaged."""
+        """Returns the contents of ``environment.json``; empty if the file is missing or damaged, which is reported."""
+        if not present(self.environment_file) and self.exists():
+            warn_once(f"{self.environment_file}: is missing; where the run was trained is unknown")
         return _read_json(self.environment_file, Environment)
 
     def write_config(self, text: str) -> None:
@@ -344,8 +388,9 @@ class RunDirectory:
         ]
 
     def write_status(self, **status: Any) -> None:
-        """Replaces ``status.json``."""
-        _write_json(self.status_file, status)
+        """Replaces ``status.json``; the numbers of lines of the logs are added, by which lost ones are noticed."""
+        logs = [path for path in (self.metrics_file, self.events_file) if present(path)]
+        _write_json(self.status_file, {**status, "lines": {path.name: _count(path) for path in logs}})
 
     def add_metrics(self, record: dict[str, Any]) -> None:
         """Appends a line to ``metrics.jsonl``."""
@@ -355,16 +400,20 @@ class RunDirectory:
         """Appends a line to ``events.jsonl``."""
         _append(self.events_file, record)
 
-    def drop_metrics_after(self, step: int, keep_best: bool = False) -> None:
+    def drop_metrics_after(self, step: int, evaluated_at: int, keep_best: bool = False) -> None:
         """Removes the metric lines of steps after ``step``, which will be run again.
 
         Args:
             step: the last step whose lines remain.
+            evaluated_at: the last step whose line of an evaluation remains.
             keep_best: whether to keep the line of the best checkpoint, of which the run has a classifier, with kind
                 ``best`` instead of ``epoch``.
         """
         lines = self.metrics()
-        remaining = [line for line in lines if line["step"] <= step or line["kind"] == "best"]
+        last = {"epoch": min(step, evaluated_at)}
+        remaining = [
+            line for line in lines if line["kind"] == "best" or line["step"] <= last.get(line["kind"], step)
+        ]
         selected = [line for line in lines if line.get("selected")]
         if keep_best and selected and selected[-1] not in remaining:
             remaining.append({**selected[-1], "kind": "best"})
@@ -372,7 +421,16 @@ class RunDirectory:
 
     def write_metrics(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Replaces all lines of ``metrics.jsonl``."""
+        lines = list(lines)
+        # First: a process that is killed in between leaves more lines than recorded, which are not lost.
+        self._record_fewer_lines(self.metrics_file, len(lines))
         write_text(self.metrics_file, "".join(json.dumps(sealed(line)) + "\n" for line in lines))
+
+    def _record_fewer_lines(self, path: Path, number: int) -> None:
+        """Lowers the number of lines of a log in ``status.json`` to ``number``, since the others are removed."""
+        status = self.status()
+        if status.get("lines", {}).get(path.name, 0) > number:
+            _write_json(self.status_file, {**status, "lines": {**status["lines"], path.name: number}})
 
     def set_aside_damaged(self) -> None:
         """Renames the logs and the status that a run cannot go on writing, so that nothing of them is overwritten.
@@ -391,6 +449,7 @@ class RunDirectory:
             warn_once(
                 f"{path}: damaged; renamed to {aside.name}, and continued with {len(lines)} sound lines"
             )
+            self._record_fewer_lines(path, len(lines))
             if lines:
                 self.write_metrics(lines)
 
@@ -445,6 +504,15 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
         except OSError:
             file.truncate(end)
             raise
+
+
+def _count(path: Path) -> int:
+    """Returns the number of lines of a log; none of one that cannot be read."""
+    try:
+        return count_lines(path, b"")
+    # Where it is read or written, the reason is reported.
+    except ValueError:
+        return 0
 
 
 def _is_json(line: bytes) -> bool:

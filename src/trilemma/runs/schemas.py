@@ -6,7 +6,7 @@ A record that differs is damaged, or was written by another program: it is left 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -312,9 +312,11 @@ class Diagnosis(_Record):
 
 
 class Status(_Record):
-    """The contents of ``status.json``."""
+    """The contents of ``status.json``; ``lines`` are the numbers of lines of the logs, by file name."""
 
     status: str
+    lines: dict[str, Count] = {}
+    selected: bool = False
     step: Count | None = None
     epochs: Number | None = None
     minutes: Number | None = None
@@ -369,6 +371,27 @@ def check_metrics(line: Mapping[str, Any]) -> None:
         values = value.values() if key == "terms" and isinstance(value, dict) else [value]
         if key != "kind" and not all(isinstance(number, bool) or _is_number(number) for number in values):
             raise ValueError(f"has a {key} that is not a number")
+
+
+def ordered_metrics() -> Callable[[Mapping[str, Any]], None]:
+    """Returns a function as :func:`check_metrics` that is called with each line in turn, and checks their order too.
+
+    Of lines of steps, and of those of evaluations, each has a later step than the one before: what is undone or run
+    again is removed. Lines that do not were written by two processes, or copied.
+    """
+    latest = {"step": -1, "epoch": -1}
+
+    def check(line: Mapping[str, Any]) -> None:
+        check_metrics(line)
+        kind, step = line["kind"], line["step"]
+        if step <= latest.get(kind, -1):
+            raise ValueError(
+                f"is of step {step}, after one of step {latest[kind]}: written twice, or by two processes"
+            )
+        if kind in latest:
+            latest[kind] = step
+
+    return check
 
 
 def _is_number(value: object) -> bool:

@@ -124,6 +124,7 @@ class Loop:
         """Restores a saved state and removes the metric lines of later steps, which will be run again."""
         self.state.load_state_dict(saved.state, saved.path)
         self._apply_options()
+        lost = self.record.run.lost_logs() if self.record.writes else []
         self.record.drop_later_metrics(self.state)
         if saved.damaged:
             # The state that is found first by the next resume.
@@ -139,6 +140,7 @@ class Loop:
                 f"{self.record.run.path}: resumed with {changes}: the bits may differ from an uninterrupted run's"
             )
             text += f", with {changes}"
+        text += "".join(f"; {log}" for log in lost)
         self.record.event(self.state, "restart", "resume", text)
 
     def restart(self) -> None:
@@ -456,8 +458,8 @@ class Loop:
             KeyboardInterrupt: always.
         """
         self._checkpoint()
-        self.record.status(self.state, "interrupted")
         self.record.event(self.state, "stop", "interrupted", f"{signal}: state saved")
+        self.record.status(self.state, "interrupted")
         # The first process writes the state; the others wait for it.
         self.share.wait(self.fabric.device)
         raise KeyboardInterrupt(f"state saved at step {self.state.step}; continue with --resume")

@@ -152,7 +152,7 @@ class Record:
                 again (:meth:`trilemma.runs.run_directory.RunDirectory.drop_metrics_after`).
         """
         if self.writes:
-            self.run.drop_metrics_after(state.step, keep_best=undone)
+            self.run.drop_metrics_after(state.step, state.evaluated_at, keep_best=undone)
 
     def drop_all_metrics(self) -> None:
         """Removes all metric lines: those of a run whose training state is lost."""
@@ -278,6 +278,7 @@ class Record:
                 status=status,
                 step=state.step,
                 epochs=state.epoch,
+                selected=bool(state.best),
                 minutes=state.minutes,
                 seconds_per_step=60 * state.minutes / max(1, state.step),
                 peak_memory_mb=_peak_memory_mb(),

@@ -102,9 +102,9 @@ def fail(state: TrainingState, record: Record, alarm: Alarm) -> NoReturn:
     Raises:
         TrainingFailedError: always, with the alarm, the state of the best checkpoint and advice.
     """
-    record.status(state, "failed")
     text = f"{alarm.message} at step {alarm.step}, after {state.rollbacks} rollbacks"
     record.event(state, "stop", "failed", text)
+    record.status(state, "failed")
     has_best = record.run.best_classifier.is_file()
     best = "the best checkpoint is kept" if has_best else "no checkpoint was evaluated yet"
     diverged = alarm.name == "divergence"
