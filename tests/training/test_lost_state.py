@@ -12,7 +12,7 @@ from tests.training.support import STEPS_PER_EPOCH, differences, state_of, tiny,
 from trilemma.config.config import Config
 from trilemma.errors import DamagedError, RunError
 from trilemma.runs.run_directory import RunDirectory
-from trilemma.training.checkpoint import save_state
+from trilemma.training.checkpoint import load_state, save_state
 from trilemma.training.rollback import sound_state
 from trilemma.training.train import train
 
@@ -124,6 +124,77 @@ def test_logs_that_cannot_be_continued_are_set_aside_and_the_run_is_resumed(
         renamed = f"renamed to {file.name}.damaged-1, and continued with {sound} sound lines"
         assert f"warning: {file}: damaged; {renamed}" in printed
     assert f"warning: {run.environment_file}: is not JSON" in printed
+
+
+def test_a_status_that_says_more_than_the_state_is_not_believed(
+    config: Config, run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(config, out=tmp_path / "whole", progress=False)
+    run.write_status(**RunDirectory(whole.path).status())
+    assert run.status()["status"] == run.summary()["status"] == "interrupted"
+    train(config, out=run.path, resume=True, progress=False)
+    assert differences(state_of(whole.path), state_of(run.path)) == []
+    assert capsys.readouterr().err == (
+        f"warning: {run.status_file}: says finished at step 27, but the newest training state is of step 22, so the "
+        "run has not ended; train --resume goes on from there\n"
+    )
+    # Ended as the status says, and without any state as well: nothing contradicts it.
+    assert run.status()["status"] == "finished"
+    for state in run.states():
+        state.unlink()
+    assert run.status()["status"] == "finished"
+
+
+@pytest.mark.parametrize("status", ["running", None])
+def test_a_run_that_has_ended_without_its_status_is_ended_again(
+    config: Config, tmp_path: Path, status: str | None
+) -> None:
+    run = RunDirectory(train(config, out=tmp_path / "run", progress=False).path)
+    content = run.status()
+    run.status_file.unlink()
+    if status is not None:
+        run.write_status(**{**content, "status": status})
+    # Killed before the last classifier was written.
+    run.last_classifier.unlink()
+    before, metrics = run.best_classifier.read_bytes(), run.metrics()
+    again = train(config, out=run.path, resume=True, progress=False)
+    assert run.status()["status"] == "finished" and run.last_classifier.is_file()
+    assert again.metrics == metrics and run.best_classifier.read_bytes() == before
+
+
+def test_lost_lines_of_the_logs_are_said_and_recorded_by_a_resumed_run(
+    config: Config, run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = run.metrics_file.read_text().splitlines(keepends=True)
+    run.metrics_file.write_text("".join(kept[:1] + kept[2:]))
+    run.events_file.unlink()
+    resumed = train(config, out=run.path, resume=True, progress=False)
+    cut = f"has {len(kept) - 1} of the {len(kept)} lines that status.json records; the others are lost"
+    lost = "is missing; its 1 lines are lost"
+    assert capsys.readouterr().err == (
+        f"warning: {run.metrics_file}: {cut}\nwarning: {run.events_file}: {lost}\n"
+    )
+    (event,) = (event for event in run.events() if event["kind"] == "restart")
+    assert event["message"] == f"from the checkpoint of step 22; metrics.jsonl {cut}; events.jsonl {lost}"
+    # Said once: the numbers are those of the new logs.
+    assert run.metrics() == resumed.metrics and run.status()["status"] == "finished"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("how", ["missing", "flipped"])
+def test_a_resumed_run_without_its_best_classifier_selects_a_later_one(
+    config: Config, run: RunDirectory, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    lose(run.best_classifier, how)
+    # No later accuracy would exceed it.
+    state = load_state(run.state_file)
+    state["position"]["best"] = [1.0, 1.0, 1.0]
+    save_state(run.state_file, state)
+    resumed = train(config, out=run.path, resume=True, progress=False)
+    assert resumed.classifier.about["step"] == 27
+    assert capsys.readouterr().err.endswith("; the best classifier is selected among later ones\n")
+    (event,) = (event for event in run.events() if event["kind"] == "restart")
+    assert event["message"].endswith("; the best classifier was lost")
 
 
 def test_restart_of_a_run_with_a_sound_state_resumes_it(config: Config, run: RunDirectory) -> None:

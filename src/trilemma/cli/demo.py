@@ -10,11 +10,11 @@ from typing import Annotated
 from trilemma.classifier.source import ClassifierSource
 from trilemma.cli.common import Data, Device, Quiet, choose_device, option, print_error, print_progress
 from trilemma.cli.model import with_classifier
-from trilemma.cli.quickstart import DONE, NAMES
+from trilemma.cli.quickstart import NAMES
 from trilemma.errors import ConfigError
 from trilemma.printing import print_lines
 from trilemma.processes import sigterm_interrupts
-from trilemma.runs.run_directory import RunDirectory
+from trilemma.runs.run_directory import ENDED, RunDirectory
 
 HOST = "127.0.0.1"
 # The first of these ports that is free is the default.
@@ -84,7 +84,7 @@ def demo(
 def newest_quickstart() -> ClassifierSource | None:
     """The quickstart in the working directory: its run eb-jdat, else the newest finished one; ``None`` without any."""
     runs = [RunDirectory(QUICKSTART / name) for name in NAMES]
-    finished = [run for run in runs if run.status().get("status") in DONE and run.classifiers()]
+    finished = [run for run in runs if run.status().get("status") in ENDED and run.classifiers()]
     if not finished:
         return None
 

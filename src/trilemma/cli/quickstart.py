@@ -27,7 +27,7 @@ from trilemma.cli.exits import INTERRUPTED
 from trilemma.printing import print_lines
 from trilemma.processes import Job, Say, run_jobs
 from trilemma.progress import ProgressBar, can_draw
-from trilemma.runs.run_directory import RunDirectory
+from trilemma.runs.run_directory import ENDED, RunDirectory
 from trilemma.storing import writable_folder
 from trilemma.units import duration
 
@@ -58,7 +58,6 @@ CHAIN: dict[str, Any] = {
 STARTS = {"class-pca": 50, "class-mean-noise": 300, "uniform": 300}
 # The attacks of ``diagnose`` that take at most two seconds, of both aims.
 ATTACKS = ("pgd", "trades-kl", "apgd-ce", "pgd-targeted", "fab-t")
-DONE = ("finished", "stopped")
 
 
 def quickstart(
@@ -199,10 +198,10 @@ def make_run(say: Say, name: str, out: Path, device: str) -> None:
     """Trains, evaluates, samples and diagnoses one run, and writes its report; skips what an earlier call has done."""
     from trilemma.pages.html import write_report
 
-    if RunDirectory(out / name).status().get("status") not in DONE:
+    if RunDirectory(out / name).status().get("status") not in ENDED:
         say("training")
         train_or_resume(name, out / name, device)
-    while RunDirectory(out / NAMER).status().get("status") not in DONE:
+    while RunDirectory(out / NAMER).status().get("status") not in ENDED:
         time.sleep(0.2)
     say("evaluating, sampling and diagnosing")
     analyse(out / name, out / NAMER, device)

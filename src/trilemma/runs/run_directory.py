@@ -23,6 +23,7 @@ from trilemma.errors import ConfigError, NotStoredError, RunError
 from trilemma.files import parse_json, write_text
 from trilemma.printing import print_message
 from trilemma.runs.schemas import Environment, Event, Status, check, ordered_metrics
+from trilemma.runs.state_file import stored_step
 from trilemma.storing import discard, storing, writable_folder
 from trilemma.text_files import (
     Lines,
@@ -39,6 +40,8 @@ from trilemma.text_files import (
 _ROUNDING = ("torch", "platform", "device", "cpu", "threads")
 # The empty file of the lock (:mod:`trilemma.runs.lock`), which is no content of a folder.
 LOCK_FILE = ".lock"
+# Statuses of a run whose training has ended well; ``stopped`` is one with a time limit.
+ENDED = ("finished", "stopped")
 # What a line of ``metrics.jsonl`` about steps contains.
 STEP_LINE = b'"kind": "step"'
 # Bytes at the end of a log in which its last line is looked for.
@@ -157,7 +160,7 @@ class RunDirectory:
         candidates = {"best": self.best_classifier, "last": self.last_classifier}
         expected = {name for name, path in candidates.items() if present(path)}
         if "best" not in expected and (
-            self.status().get("selected") or any(line.get("selected") for line in self.metrics())
+            self._stored_status().get("selected") or any(line.get("selected") for line in self.metrics())
         ):
             expected.add("best")
         return {name: path for name, path in candidates.items() if name in expected}
@@ -190,7 +193,7 @@ class RunDirectory:
         return (
             any(path.is_file() for path in checkpoints.rglob("*.safetensors"))
             or bool(self.metrics())
-            or bool(self.status().get("step"))
+            or bool(self._stored_status().get("step"))
         )
 
     def config_text(self) -> str:
@@ -247,7 +250,7 @@ class RunDirectory:
                 for all. Lines in between are not read, and so not verified.
         """
         lines = self._lines(self.metrics_file, None if steps is None else self._thinned(steps))
-        status = self.status()
+        status = self._stored_status()
         step, last = status.get("step") or 0, max((line["step"] for line in lines), default=0)
         # Earlier versions recorded no number of lines. Written when a process ends, after all lines.
         if "lines" not in status and status.get("status") not in (None, "running") and last < step:
@@ -279,7 +282,7 @@ class RunDirectory:
             path: the log.
             lines: what was read of it; ``None`` if it does not exist.
         """
-        status, name = self.status(), self.status_file.name
+        status, name = self._stored_status(), self.status_file.name
         recorded = status.get("lines", {}).get(path.name, 0)
         if lines is None:
             return f"is missing; its {recorded} lines are lost" if recorded else None
@@ -336,8 +339,24 @@ class RunDirectory:
     def status(self) -> dict[str, Any]:
         """Returns the contents of ``status.json``; empty before training has begun, or if it is damaged.
 
-        The value of ``status`` is running, interrupted, stopped, failed or finished. Also reported if it is missing.
+        The value of ``status`` is running, interrupted, stopped, failed or finished. If it says that the run has ended,
+        but the newest training state is of an earlier step, the file is of another time or run: the status is
+        interrupted, and a line on standard error says so, as it does for a missing file.
         """
+        status = self._stored_status()
+        ended, step = status.get("status"), status.get("step") or 0
+        if ended not in ENDED:
+            return status
+        newest = next((found for path in self.states() if (found := stored_step(path)) is not None), step)
+        if newest >= step:
+            return status
+        warn_once(
+            f"{self.status_file}: says {ended} at step {step}, but the newest training state is of step {newest}, so "
+            "the run has not ended; train --resume goes on from there"
+        )
+        return {**status, "status": "interrupted"}
+
+    def _stored_status(self) -> dict[str, Any]:
         # Written before both of these.
         if not present(self.status_file) and (present(self.metrics_file) or present(self.state_file)):
             warn_once(
@@ -428,7 +447,7 @@ class RunDirectory:
 
     def _record_fewer_lines(self, path: Path, number: int) -> None:
         """Lowers the number of lines of a log in ``status.json`` to ``number``, since the others are removed."""
-        status = self.status()
+        status = self._stored_status()
         if status.get("lines", {}).get(path.name, 0) > number:
             _write_json(self.status_file, {**status, "lines": {**status["lines"], path.name: number}})
 

@@ -9,11 +9,10 @@ from typing import Any
 
 from trilemma.errors import TrilemmaError, describe
 from trilemma.printing import print_traceback
-from trilemma.runs.run_directory import RunDirectory
+from trilemma.runs.run_directory import ENDED, RunDirectory
 from trilemma.storing import collecting_unstored
 
-# Statuses of a run whose training has ended well; ``stopped`` is one with a time limit.
-DONE, FAILED = ("finished", "stopped"), "failed"
+FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Task:
 
 def is_trained(folder: Path) -> bool:
     """Whether the training of a run has ended well."""
-    return RunDirectory(folder).status().get("status") in DONE
+    return RunDirectory(folder).status().get("status") in ENDED
 
 
 def failure(folder: Path) -> str | None:

@@ -10,26 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from trilemma.errors import DamagedError, describe
-from trilemma.files import TensorFormat
-
-
-def _check_tree(tree: Any) -> Any:
-    if not isinstance(tree, dict) or not isinstance(tree.get("$dict"), list):
-        raise ValueError("a training state is a mapping")
-    return tree
-
-
-FORMAT = TensorFormat(
-    name="training-state",
-    version=2,
-    foreign="not a training state of trilemma; resume from a run folder",
-    damaged="not a training state, or a truncated one",
-    remedy="copy it again or resume from an earlier one",
-    advice="free disk space and resume the run",
-    validate=_check_tree,
-    key="tree",
-    older="written by an earlier trilemma, which cannot be resumed; start a new run",
-)
+from trilemma.runs.state_file import STATE
 
 
 def flatten(state: Any, path: str = "") -> tuple[dict[str, Tensor], Any]:
@@ -81,7 +62,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
         NotStoredError: the file cannot be written.
     """
     tensors, tree = flatten(state)
-    FORMAT.write(path, tensors, tree, sync=True)
+    STATE.write(path, tensors, tree, sync=True)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -93,11 +74,11 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise DamagedError(f"{path}: no such training state, so there is nothing to resume from")
-    tree, tensors = FORMAT.read(path)
+    tree, tensors = STATE.read(path)
     try:
         state: dict[str, Any] = unflatten(tree, tensors)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise FORMAT.invalid(path, describe(error)) from None
+        raise STATE.invalid(path, describe(error)) from None
     return state
 
 

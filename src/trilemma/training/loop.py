@@ -23,6 +23,8 @@ from trilemma.config.config import Config
 from trilemma.config.recipe import with_options
 from trilemma.data.batch import Batch
 from trilemma.data.image_set import Splits
+from trilemma.errors import CheckpointError
+from trilemma.files import CLASSIFIER
 from trilemma.methods.base import ForwardResult, Points, Step, check_step
 from trilemma.methods.creation import create_from_config
 from trilemma.methods.inner import fresh_seeds
@@ -125,6 +127,7 @@ class Loop:
         self.state.load_state_dict(saved.state, saved.path)
         self._apply_options()
         lost = self.record.run.lost_logs() if self.record.writes else []
+        lost += self._forget_lost_best()
         self.record.drop_later_metrics(self.state)
         if saved.damaged:
             # The state that is found first by the next resume.
@@ -142,6 +145,22 @@ class Loop:
             text += f", with {changes}"
         text += "".join(f"; {log}" for log in lost)
         self.record.event(self.state, "restart", "resume", text)
+
+    def _forget_lost_best(self) -> list[str]:
+        """Forgets the score of the best checkpoint if its classifier is lost, so that a later one is selected.
+
+        Returns:
+            What is lost, as clauses.
+        """
+        if not self.state.best:
+            return []
+        try:
+            CLASSIFIER.read(self.record.run.best_classifier)
+        except CheckpointError as error:
+            self.state.best = []
+            self.record.warn(f"{error}; the best classifier is selected among later ones")
+            return ["the best classifier was lost"]
+        return []
 
     def restart(self) -> None:
         """Removes all metric lines and stored states: the run is trained again from its initial weights."""
