@@ -551,20 +551,53 @@ def _metadata(path: Path, complete: bool = False) -> dict[str, str]:
         ValueError, struct.error: it is not a safetensors file.
         CheckpointError: its header is too long.
     """
+    content, start = _content(path)
+    metadata = content.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("not a safetensors file")
+    if complete:
+        ends = [_end(entry) for name, entry in content.items() if name != "__metadata__"]
+        if path.stat().st_size != start + max(ends, default=0):
+            raise ValueError("cut short")
+    return metadata
+
+
+def _content(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON at the beginning of a safetensors file, and where its tensors begin; errors as of :func:`_metadata`."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > path.stat().st_size:
             raise ValueError("not a safetensors file")
         HEADER.check(length, str(path), CheckpointError)
         content = parse_json(file.read(length).decode())
-    metadata = content.get("__metadata__", {}) if isinstance(content, dict) else None
-    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+    if not isinstance(content, dict):
         raise ValueError("not a safetensors file")
-    if complete:
-        ends = [_end(entry) for name, entry in content.items() if name != "__metadata__"]
-        if path.stat().st_size != 8 + length + max(ends, default=0):
-            raise ValueError("cut short")
-    return metadata
+    return content, 8 + length
+
+
+def stored_tensors(path: Path, prefix: str) -> Iterator[tuple[str, str, list[int], Iterator[bytes]]]:
+    """Yields the tensors of a safetensors file whose names have a prefix, without torch.
+
+    Yields:
+        The name without the prefix, the type as the file names it, the shape, and the content in parts, which must be
+        read before the next tensor; sorted by name.
+
+    Raises:
+        OSError, ValueError, struct.error, LookupError, TypeError: the file cannot be read, or is none.
+    """
+    content, begin = _content(path)
+    with path.open("rb") as file:
+        for name in sorted(name for name in content if name.startswith(prefix)):
+            start, end = content[name]["data_offsets"]
+            parts = _parts(file, begin + start, end - start)
+            yield name.removeprefix(prefix), content[name]["dtype"], content[name]["shape"], parts
+
+
+def _parts(file: IO[bytes], start: int, size: int) -> Iterator[bytes]:
+    file.seek(start)
+    while size > 0 and (part := file.read(min(size, _CHUNK_BYTES))):
+        size -= len(part)
+        yield part
 
 
 def _end(entry: Any) -> int:

@@ -152,7 +152,7 @@ class ClassifierHeader(HubHeader):
 
     Attributes:
         output: key or index of the logits.
-        weights: SHA-256 of the weights (:func:`trilemma.classifier.file.weights_digest`); earlier versions have none.
+        weights: SHA-256 of the weights (:func:`trilemma.runs.digests.weights_digest`); earlier versions have none.
     """
 
     class_names: list[Text]

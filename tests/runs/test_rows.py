@@ -84,7 +84,7 @@ def test_fewer_images_of_a_newer_checkpoint_replace_those_of_an_older_one_and_sa
     write_row(run_copy, row())
     newer = {"checkpoint": "best", "epoch": 9.0, "data": "digits"}
     write_row(run_copy, row(count=30, checkpoint=newer))
-    assert "replaces a row of 397 images of other weights, now in" in capsys.readouterr().err
+    assert "replaces a row of 397 images of another classifier, now in" in capsys.readouterr().err
     assert read_contents(run_copy).rows["clean"]["count"] == 30
     assert names(run_copy, "earlier") == {"clean-1"}
 

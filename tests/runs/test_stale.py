@@ -20,10 +20,11 @@ from trilemma.evaluation.diagnose import diagnose
 from trilemma.evaluation.evaluate import evaluate_into, evaluate_run
 from trilemma.evaluation.protocols.generation import read_samples
 from trilemma.evaluation.samples import generate
-from trilemma.files import read_npz, write_npz
+from trilemma.files import CLASSIFIER, read_npz, write_npz
 from trilemma.pages.card import model_card
 from trilemma.pages.html import write_report
 from trilemma.pages.table import as_csv, as_latex, as_tree
+from trilemma.runs.digests import classes_digest, stored_weights_digest
 from trilemma.runs.read import read_contents
 from trilemma.runs.records import checkpoint_name, is_stale
 from trilemma.runs.run_directory import RunDirectory
@@ -60,12 +61,12 @@ def test_after_more_training_every_result_is_marked_wherever_it_is_shown(full: P
     assert checkpoint_name(contents.rows["clean"]["checkpoint"]) == "best, epoch 4 (stale)"
     table = compare([full])
     (note,) = table.entries[0].notes
-    assert note.startswith("clean, pgd-20") and "measured on other weights than the folder holds" in note
+    assert note.startswith("clean, pgd-20") and "measured on another classifier than the folder holds" in note
     assert all(cell["result"].endswith(", stale") for cell in table.by_value())
     assert "stale" in table.to_markdown() and "stale" in as_csv(table) and r"$^\ddagger$" in as_latex(table)
     assert as_tree(table)["rows"][0]["values"][0]["stale"] is True
     page = write_report(full).read_text()
-    assert "Stale, measured on other weights than the folder holds: clean, pgd-20" in page
+    assert "Stale, measured on another classifier than the folder holds: clean, pgd-20" in page
     # A card of the new weights does not state the accuracy of the old ones.
     assert "Nothing was measured" in model_card("owner/net", clf, contents, None)
     evaluate_run(full, ["clean"], images=20)
@@ -88,6 +89,68 @@ def test_rows_of_earlier_versions_are_compared_by_step_and_epoch(full: Path) -> 
     assert is_stale(read_contents(full).rows["clean"])
 
 
+def without_digest(path: Path) -> None:
+    """Writes a classifier file again as an earlier version did: no digest of the weights in its header."""
+    header, tensors = CLASSIFIER.read(path)
+    CLASSIFIER.write(path, tensors, {**header.content(), "weights": None})
+
+
+def test_a_file_of_an_earlier_version_in_place_of_the_measured_one_is_noticed(full: Path) -> None:
+    file = RunDirectory(full).best_classifier
+    digest = Classifier.load(file).weights_digest()
+    without_digest(file)
+    header = CLASSIFIER.read_header(file).content()
+    assert header["weights"] is None and stored_weights_digest(file, header) == digest
+    # The same weights are recognised, and others under the same step and epoch.
+    assert not is_stale(read_contents(full).rows["clean"])
+    changed(file)
+    without_digest(file)
+    assert is_stale(read_contents(full).rows["clean"])
+    # One that cannot be read is reported by its header.
+    file.write_bytes(file.read_bytes()[:-100])
+    assert stored_weights_digest(file.with_name("none"), header) is None
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_the_digest_of_a_file_is_that_of_its_classifier(tmp_path: Path, toy: Any, kind: torch.dtype) -> None:
+    clf = toy.mlp()
+    clf.network.to(kind)
+    clf.network.register_buffer("steps", torch.tensor(3))
+    clf.network.register_buffer("empty", torch.zeros(0, 2, dtype=torch.bool))
+    clf.save(tmp_path / "classifier.safetensors")
+    header = CLASSIFIER.read_header(tmp_path / "classifier.safetensors").content()
+    is_half = kind in (torch.float16, torch.bfloat16)
+    expected = None if is_half else header["weights"]
+    assert stored_weights_digest(tmp_path / "classifier.safetensors", header) == expected
+    # Half precision becomes float32 when it is loaded.
+    assert header["weights"] == clf.weights_digest()
+    if is_half:
+        clf.network.float()
+        assert header["weights"] == clf.weights_digest()
+
+
+def test_other_class_names_of_the_same_weights_are_noticed(full: Path) -> None:
+    file = RunDirectory(full).best_classifier
+    clf = Classifier.load(file)
+    clf.class_names = (*clf.class_names[1:], clf.class_names[0])
+    clf.save(file)
+    contents = read_contents(full)
+    assert contents.diagnosis is not None
+    assert all(map(is_stale, [*contents.rows.values(), *contents.samples, contents.diagnosis]))
+    assert "Nothing was measured" in model_card("owner/net", clf, contents, None)
+    # Rows of earlier versions record no class names.
+    for path in (full / "evaluation").glob("*.json"):
+        row = json.loads(path.read_text())
+        del row["digest"], row["checkpoint"]["classes"]
+        path.write_text(json.dumps(row))
+    assert not is_stale(read_contents(full).rows["clean"])
+
+
+def test_the_digest_of_class_names_depends_on_their_order_and_not_on_their_unicode_form() -> None:
+    assert classes_digest(["caf\u00e9", "b"]) == classes_digest(["cafe\u0301", "b"])
+    assert len({classes_digest(names) for names in (["a", "b"], ["b", "a"], ["ab", ""], ["a"])}) == 4
+
+
 def test_rows_of_two_classifiers_in_one_folder_are_no_one_classifier(tmp_path: Path, toy: Any) -> None:
     for seed, protocol in ((0, "clean"), (1, "classes")):
         evaluate_into(tmp_path, toy.mlp(seed=seed), toy.image_set(), [protocol], lint=False)
@@ -103,7 +166,7 @@ def test_a_replaced_row_of_other_weights_is_named(run_copy: Path, capsys: pytest
     capsys.readouterr()
     evaluate_run(run_copy, ["clean"], images=5, lint=False)
     note = capsys.readouterr().err
-    assert "clean.json: replaces a row of 60 images of other weights, now in" in note
+    assert "clean.json: replaces a row of 60 images of another classifier, now in" in note
     assert read_contents(run_copy).rows["clean"]["count"] == 5
 
 

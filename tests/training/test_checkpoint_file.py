@@ -19,6 +19,7 @@ from tests.training.support import differences
 from torch import Tensor
 
 from trilemma.errors import CheckpointError
+from trilemma.runs.state_file import STATE
 from trilemma.training import checkpoint
 from trilemma.training.checkpoint import load_state, save_state
 
@@ -129,15 +130,15 @@ def test_a_missing_state_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_a_newer_format_names_both_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "STATE", replace(checkpoint.STATE, version=checkpoint.STATE.version + 1))
+        patch.setattr(checkpoint, "STATE", replace(STATE, version=STATE.version + 1))
         save_state(tmp_path / "state", {})
     message = refusal(tmp_path / "state")
-    assert f"version {checkpoint.STATE.version + 1}" in message and "upgrade trilemma" in message
+    assert f"version {STATE.version + 1}" in message and "upgrade trilemma" in message
 
 
 def test_an_older_format_says_to_start_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "STATE", replace(checkpoint.STATE, version=checkpoint.STATE.version - 1))
+        patch.setattr(checkpoint, "STATE", replace(STATE, version=STATE.version - 1))
         save_state(tmp_path / "state", {"a": 1})
     with pytest.raises(
         CheckpointError, match="written by an earlier trilemma, which cannot be resumed; start a new run"

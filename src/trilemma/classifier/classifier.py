@@ -19,6 +19,7 @@ from trilemma.data.class_names import distinct_names, numbers
 from trilemma.errors import CheckpointError, ConfigError, ImageError
 from trilemma.files import CLASSIFIER
 from trilemma.printing import quoted
+from trilemma.runs.digests import WEIGHTS, classes_digest
 from trilemma.threat import Threat
 from trilemma.units import MOST_CLASSES, count
 
@@ -247,9 +248,13 @@ class Classifier(nn.Module):
         return file.weights_digest(weights, *self._normalisation(), self.output) if weights else None
 
     def provenance(self) -> dict[str, Any]:
-        """What a result records of its classifier: ``about``, and the digest of the weights as ``weights``."""
+        """What a result records of its classifier: ``about``, and digests of its ``weights`` and its ``classes``.
+
+        The weights have none if :meth:`weights_digest` is ``None``.
+        """
         digest = self.weights_digest()
-        return dict(self.about) if digest is None else {**self.about, "weights": digest}
+        weights = {} if digest is None else {"weights": digest}
+        return {**self.about, **weights, "classes": classes_digest(self.class_names)}
 
     def _normalisation(self) -> tuple[list[float] | None, list[float] | None]:
         mean, std = (None if value is None else value.flatten().tolist() for value in (self.mean, self.std))
@@ -263,7 +268,7 @@ class Classifier(nn.Module):
             NotStoredError: the file cannot be written.
         """
         weights, (mean, std) = file.weights_of(self.network, path), self._normalisation()
-        tensors = {f"network.{name}": value for name, value in weights.items()}
+        tensors = {f"{WEIGHTS}{name}": value for name, value in weights.items()}
         tensors |= {f"{PREFIX}{name}": value for name, value in self.statistics.items()}
         header = {
             "num_classes": self.num_classes,
@@ -294,7 +299,7 @@ class Classifier(nn.Module):
                 or weights that do not fit the network or have diverged.
         """
         header, tensors = file.read(path)
-        weights = _with_prefix(tensors, "network.")
+        weights = _with_prefix(tensors, WEIGHTS)
         network = file.rebuild_network(header, path, weights) if network is None else as_module(network)
         fit_weights(network, weights, path)
         threat = header.threat

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from trilemma.files import CLASSIFIER, is_safetensors, tensor_bytes
 from trilemma.headers import ClassifierHeader, NetworkHeader, problem
 from trilemma.networks.create import create_network
 from trilemma.networks.wrappers import unwrapped
+from trilemma.runs import digests
 
 
 def read(path: str | Path) -> tuple[ClassifierHeader, dict[str, Tensor]]:
@@ -75,16 +74,19 @@ def weights_of(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
 def weights_digest(weights: Mapping[str, Tensor], *settings: Any) -> str:
     """SHA-256 of weights: of their names, types, shapes and bytes, in any order, and of ``settings``.
 
+    Weights in half precision have the digest of the float32 weights that they become when a file is loaded.
+
     Args:
         weights: the state dict of a network.
         settings: JSON values beside the weights that the logits depend on.
     """
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for name in sorted(weights):
-        value = weights[name]
-        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        digest.update(tensor_bytes(value))
-    return f"sha256:{digest.hexdigest()}"
+    half = (torch.float16, torch.bfloat16)
+    entries = (
+        (name, value.float() if value.dtype in half else value) for name, value in sorted(weights.items())
+    )
+    return digests.weights_digest(
+        ((name, str(value.dtype), value.shape, [tensor_bytes(value)]) for name, value in entries), settings
+    )
 
 
 def rebuild_network(header: NetworkHeader, path: str | Path, weights: Mapping[str, Tensor]) -> nn.Module:

@@ -11,6 +11,7 @@ from trilemma.classifier.classifier import Classifier
 from trilemma.pages.lint import lint_result
 from trilemma.pages.words import facts
 from trilemma.runs.read import Contents
+from trilemma.runs.records import is_stale
 from trilemma.tables import Rows, markdown_cell, markdown_table
 
 
@@ -20,14 +21,18 @@ def model_card(repository: str, clf: Classifier, results: Contents | None, licen
     Args:
         repository: ``OWNER/NAME``.
         clf: the classifier.
-        results: a run or a folder of result rows; ``None`` if nothing was measured. Rows of other weights than those
-            of the classifier are left out.
+        results: a run or a folder of result rows; ``None`` if nothing was measured. Rows of another
+            classifier are left out.
         license: identifier of the licence, such as ``mit``; ``None`` if none was chosen.
     """
     measured = {} if results is None else {**results.rows, **results.measures}
     own = (None, clf.weights_digest())
     rows = Rows(
-        {name: row for name, row in measured.items() if (row.get("checkpoint") or {}).get("weights") in own}
+        {
+            name: row
+            for name, row in measured.items()
+            if (row.get("checkpoint") or {}).get("weights") in own and not is_stale(row)
+        }
     )
     parts = [
         f"# {markdown_cell(repository.partition('/')[2])}",

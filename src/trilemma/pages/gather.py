@@ -290,7 +290,7 @@ def _checkpoint(members: Sequence[Sequence[Record]], group: Group) -> str:
 
 
 def _stale_notes(members: Sequence[Sequence[Record]]) -> tuple[str, ...]:
-    """Returns a note for the protocols of rows that were measured on other weights than their run holds."""
+    """Returns a note for the protocols of rows that were measured on another classifier than their run holds."""
     stale = dict.fromkeys(row["protocol"] for rows in members for row in rows if is_stale(row))
     return (f"{', '.join(stale)}: {STALE_NOTE}",) if stale else ()
 

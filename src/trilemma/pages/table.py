@@ -186,7 +186,7 @@ PARTS = ("value", "lower", "upper")
 SPREAD = ("std", "min", "max", "runs")
 SEEDS_NOTE = "Mean ± standard deviation over training seeds; brackets: range. Of one run: 95 % interval."
 INCOMPARABLE = "not comparable"
-STALE_NOTE = "stale, measured on other weights than the folder holds; evaluate again"
+STALE_NOTE = "stale, measured on another classifier than the folder holds; evaluate again"
 
 
 def cell(column: Column, row: Mapping[str, Any] | None) -> str:

@@ -143,7 +143,7 @@ def state_words(run: Contents) -> str | None:
 
 
 def stale_words(run: Contents) -> str | None:
-    """Returns a sentence about results of other weights than the folder holds; ``None`` if there are none."""
+    """Returns a sentence about results of another classifier than the folder holds; ``None`` if there are none."""
     rows = [*run.rows.values(), *run.measures.values(), *run.last.values(), *run.others]
     named = [(row["protocol"], row) for row in rows]
     named += [(f"samples {record['name']}", record) for record in run.samples]
@@ -151,7 +151,7 @@ def stale_words(run: Contents) -> str | None:
     stale = ", ".join(dict.fromkeys(name for name, record in named if is_stale(record)))
     if not stale:
         return None
-    return f"Stale, measured on other weights than the folder holds: {stale}. Repeat the commands that made them."
+    return f"Stale, measured on another classifier than the folder holds: {stale}. Repeat the commands that made them."
 
 
 def checkpoint_words(about: Mapping[str, Any]) -> str:

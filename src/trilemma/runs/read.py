@@ -17,6 +17,7 @@ from trilemma.config.starts import start_names
 from trilemma.errors import CheckpointError, RunError, UserError
 from trilemma.files import CLASSIFIER, dark_path
 from trilemma.limits import IMAGE_FILE
+from trilemma.runs.digests import classes_digest, stored_weights_digest
 from trilemma.runs.records import (
     LAST,
     STALE,
@@ -74,7 +75,8 @@ class Contents:
         last: headline rows of the last classifier, of either kind, if it was evaluated too; never of other data or
             another threat than the row of the best classifier under the same protocol.
         others: all further rows: of other data, another threat, or fewer images. A row, record or diagnosis of other
-            weights than the run holds now (:func:`trilemma.runs.records.is_stale`) is marked in its ``checkpoint``.
+            weights or class names than the run holds now (:func:`trilemma.runs.records.is_stale`) is marked in its
+            ``checkpoint``.
         diagnosis: results of ``trilemma diagnose``, or ``None``; ``energies_file`` holds the energies per image.
         samples: records of ``trilemma generate``.
     """
@@ -201,11 +203,15 @@ def read_contents(path: str | PathLike[str]) -> Contents:
     energies = run.path / "figures" / "energies.json"
     diagnosis = _read(energies, Diagnosis) if present(energies) else None
     samples = sorted((record for _, record in _samples(run.path / "samples")), key=start_order)
+    results = [*best.values(), *last.values(), *others, *samples, *([diagnosis] if diagnosis else [])]
+    recorded = [result.get("checkpoint") or {} for result in results]
+    if any(checkpoint.get("weights") for checkpoint in recorded):
+        _complete(run, headers)
     # Rows without a run are compared with each other.
     references = headers or {"": {"about": about, "weights": about.get("weights")}}
-    for row in (*best.values(), *last.values(), *others, *samples, *([diagnosis] if diagnosis else [])):
-        if _is_of_other_weights(row.get("checkpoint") or {}, references):
-            row["checkpoint"] = {**row["checkpoint"], STALE: True}
+    for result, checkpoint in zip(results, recorded, strict=True):
+        if _is_of_another_classifier(checkpoint, references):
+            result["checkpoint"] = {**checkpoint, STALE: True}
     return Contents(
         path=run.path,
         method=str(read_config(run.path)["method"]["name"] if text else about.get("method", "")),
@@ -329,8 +335,16 @@ def _headers(run: RunDirectory) -> dict[str, Record | None]:
     return headers
 
 
-def _is_of_other_weights(recorded: Mapping[str, Any], headers: Mapping[str, Record | None]) -> bool:
-    """Returns whether a result is of other weights than the classifier of its checkpoint holds.
+def _complete(run: RunDirectory, headers: Mapping[str, Record | None]) -> None:
+    """Adds the digest of the weights to headers of earlier versions, which have none, by reading the weights."""
+    for name, file in run.classifiers().items():
+        header = headers[name]
+        if header is not None and not header.get("weights"):
+            header["weights"] = stored_weights_digest(file, header)
+
+
+def _is_of_another_classifier(recorded: Mapping[str, Any], headers: Mapping[str, Record | None]) -> bool:
+    """Returns whether a result is of other weights or class names than the classifier of its checkpoint has.
 
     Args:
         recorded: what the result records of its classifier.
@@ -343,8 +357,11 @@ def _is_of_other_weights(recorded: Mapping[str, Any], headers: Mapping[str, Reco
     header = headers[name]
     if header is None:
         return True
-    if recorded.get("weights") and header.get("weights"):
-        return bool(recorded["weights"] != header["weights"])
+    classes, weights = recorded.get("classes"), recorded.get("weights")
+    if classes and header.get("class_names") and classes != classes_digest(header["class_names"]):
+        return True
+    if weights and header.get("weights"):
+        return bool(weights != header["weights"])
     # Earlier versions recorded no digest.
     about = header["about"]
     return any(

@@ -32,7 +32,7 @@ Row = Mapping[str, Any]
 # equal.
 IDENTITY = ("protocol", "version", "count", "data", "threat", "seed", "checkpoint", "purification")
 
-# Key of a row's ``checkpoint``, set when it is read: measured on other weights than the run holds.
+# Key of a row's ``checkpoint``, set when it is read: measured on another classifier than the run holds.
 STALE = "stale"
 
 # Subfolder of ``evaluation`` with the rows of the last classifier; the rows of the best are in ``evaluation`` itself.
@@ -120,7 +120,7 @@ def _write_row(path: Path, row: dict[str, Any]) -> str | None:
         return None
     replaced = f"{path}: replaces a row of {existing['count']} images of"
     if not same_checkpoint(existing, row):
-        return f"{replaced} other weights, now in {moved}"
+        return f"{replaced} another classifier, now in {moved}"
     return f"{replaced} other settings, now in {moved}" if existing["count"] > row["count"] else None
 
 
@@ -155,11 +155,11 @@ def _same_measurement(first: Row, second: Row) -> bool:
 
 
 def same_checkpoint(first: Row, second: Row) -> bool:
-    """Returns whether two rows or records are of one classifier: of equal weights, if both record them."""
+    """Returns whether two rows or records are of one classifier: of equal weights and classes, if both record them."""
     one, other = (dict(row.get("checkpoint") or {}) for row in (first, second))
-    if one.keys() ^ other.keys() == {"weights"}:
-        # Earlier versions recorded no digest of the weights.
-        one.pop("weights", None), other.pop("weights", None)
+    # Earlier versions recorded no digests.
+    for key in (one.keys() ^ other.keys()) & {"weights", "classes"}:
+        one.pop(key, None), other.pop(key, None)
     return one == other
 
 
@@ -302,7 +302,7 @@ def _note(text: str) -> None:
 def checkpoint_name(about: Mapping[str, Any]) -> str | None:
     """Returns a text such as ``best, epoch 40`` from a row's ``checkpoint``; ``None`` if no run made the classifier.
 
-    Of a row of other weights than the run holds, the text ends in ``(stale)``.
+    Of a row of another classifier than the run holds, the text ends in ``(stale)``.
     """
     if "checkpoint" not in about:
         return None
@@ -312,5 +312,5 @@ def checkpoint_name(about: Mapping[str, Any]) -> str | None:
 
 
 def is_stale(row: Row) -> bool:
-    """Returns whether a row or record that was read from a folder is of other weights than the folder holds."""
+    """Returns whether a row or record that was read from a folder is of another classifier than the folder holds."""
     return bool((row.get("checkpoint") or {}).get(STALE))

@@ -38,6 +38,7 @@ class Checkpoint(_Record):
     epoch: Number | None = None
     step: Count | None = None
     weights: str | None = None
+    classes: str | None = None
     recipe: str | None = None
     method: str | None = None
     name: str | None = None
