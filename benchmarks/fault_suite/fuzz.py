@@ -1,248 +1,282 @@
 """Part ``fuzz``: random inputs at every door; any outcome but a result or a refusal in one line is a failure.
 
-Hypothesis changes sound inputs piece by piece. Where atheris is installed, it is used for the doors that take bytes,
-guided by the code that is reached. Each door runs for :data:`MINUTES`.
+Hypothesis changes sound inputs piece by piece. atheris, where it is installed, keeps the inputs that reach new code and
+changes those further; the code of the library and of the readers in Python below it is instrumented for that. Each door
+is fuzzed for :data:`MINUTES`, or those of the environment variable ``FAULTS_FUZZ_MINUTES``, or until its first failure,
+whose input is kept.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import io
+import itertools
 import json
 import os
+import random
+import re
+import resource
 import sys
 import time
 import traceback
+import types
 import warnings
-import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
-from benchmarks.fault_suite.case import Case, Ended
+from benchmarks.fault_suite.case import CONTROL, LONGEST_LINE, MEGABYTES, SECONDS, Case, Ended
+from benchmarks.fault_suite.changes import changed_json
+from benchmarks.fault_suite.doors import BEST, CLASSIFIER, DOORS, RUN, Door, words
 from benchmarks.fault_suite.files import FINISHED, Sound
 
 MINUTES = 10.0
-_SHORT_MINUTES = 0.02
-# Time of one input.
-_SECONDS = 2.0
+_SHORT_MINUTES, _SHORT_INPUTS = 0.02, 100
+# Hypothesis remembers all inputs of a run; new runs keep memory small.
+_INPUTS_OF_A_RUN = 2000
 _FAILURE = "failure.json"
-
-
-def _recipe(content: bytes) -> None:
-    from trilemma.config.recipe import load_config
-
-    Path("x.yaml").write_bytes(content)
-    load_config("x.yaml")
-
-
-def _override(content: bytes) -> None:
-    from trilemma.config.recipe import load_config
-
-    load_config("digits/pgd-at", content.decode("utf-8", "surrogateescape").split("\n"))
-
-
-def _archive(content: bytes) -> None:
-    from trilemma.data.sources import load_images
-
-    Path("x.zip").write_bytes(content)
-    load_images("x.zip")
-
-
-def _arrays(content: bytes) -> None:
-    from trilemma.data.sources import load_images
-
-    Path("x.npz").write_bytes(content)
-    load_images("x.npz")
-
-
-def _image(content: bytes) -> None:
-    from trilemma.evaluation.predict import predict
-
-    Path("x.png").write_bytes(content)
-    predict(_loaded("clf.safetensors"), [Path("x.png")])
-
-
-def _classifier(content: bytes) -> None:
-    from trilemma.classifier.classifier import Classifier
-
-    Path("x.safetensors").write_bytes(content)
-    Classifier.load("x.safetensors")
-
-
-def _row(content: bytes) -> None:
-    from trilemma.runs.read import read_contents
-
-    Path("run/evaluation").mkdir(parents=True, exist_ok=True)
-    Path("run/evaluation/clean.json").write_bytes(content)
-    read_contents("run")
-
-
-def _log(content: bytes) -> None:
-    from trilemma.monitors.log import read_log
-
-    Path("x.csv").write_bytes(content)
-    read_log(Path("x.csv"))
-
-
-_cache: dict[str, Any] = {}
-
-
-def _loaded(name: str) -> Any:
-    from trilemma.classifier.load import load
-
-    if name not in _cache:
-        _cache[name] = load(name)
-    return _cache[name]
-
-
-def _zip_of_images(folder: Path) -> bytes:
-    from PIL import Image
-
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w") as archive:
-        for number in range(6):
-            picture = io.BytesIO()
-            Image.fromarray(np.full((8, 8), number, np.uint8)).save(picture, "png")
-            archive.writestr(f"{'ab'[number % 2]}/{number}.png", picture.getvalue())
-    return target.getvalue()
-
-
-def _npz(folder: Path) -> bytes:
-    target = io.BytesIO()
-    np.savez(target, images=np.zeros((6, 8, 8), np.uint8), labels=np.arange(6) % 2)
-    return target.getvalue()
-
-
-def _png(folder: Path) -> bytes:
-    from PIL import Image
-
-    target = io.BytesIO()
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(target, "png")
-    return target.getvalue()
-
-
-_BEST = "checkpoints/best/classifier.safetensors"
-# The doors: the function that takes the input, and a sound input.
-DOORS: dict[str, tuple[Callable[[bytes], None], Callable[[Path], bytes]]] = {
-    "recipe": (_recipe, lambda run: (run / "config.yaml").read_bytes()),
-    "overrides": (_override, lambda run: b"training.lr=0.1\nthreat.radius=8/255\nattack.steps=3"),
-    "archive": (_archive, _zip_of_images),
-    "image": (_image, _png),
-    "classifier file": (_classifier, lambda run: (run / _BEST).read_bytes()),
-    "npz": (_arrays, _npz),
-    "row": (_row, lambda run: (run / "evaluation" / "clean.json").read_bytes()),
-    "log": (_log, lambda run: b"epoch,clean,pgd\n1,0.9,0.5\n2,0.91,0.45\n"),
-}
+# Packages whose functions atheris instruments: the library, and the readers in Python that it calls.
+_INSTRUMENTED = ("trilemma", "yaml", "zipfile", "tarfile", "numpy.lib", "PIL", "json", "csv")
+# Seconds after which libFuzzer takes an input for one that never ends.
+_HANGS = 30
+_HOSTILE = (
+    b"null", b"-1", b"1e999", b"[]", b"{}", b'"', b"\n", b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\x1b[2J", b"9" * 40,
+)  # fmt: skip
 
 
 class FailureError(Exception):
     """An input with another outcome than a result or one clear line."""
 
 
-def check(door: Callable[[bytes], None], content: bytes) -> None:
-    """Passes an input through a door.
+def check(read: Callable[[bytes], object], content: bytes) -> str:
+    """Passes an input through a door; returns the message of a refusal, empty if it was read.
 
     Raises:
-        FailureError: an exception that is no mistake of the user's, a message that is no line, or too much time.
+        FailureError: an exception that is no mistake of the user's, a message that is no clear line, control characters
+            in the output, or too much time or memory.
     """
+    seconds, megabytes, message = _tried(read, content)
+    # Another process may have taken the time; that of one of three is that of the input.
+    for _ in range(2):
+        if seconds > SECONDS:
+            seconds = min(seconds, _tried(read, content)[0])
+    if seconds > SECONDS:
+        raise FailureError(f"{seconds:.1f} s")
+    if megabytes > MEGABYTES:
+        raise FailureError(f"{megabytes:.0f} MB")
+    return message
+
+
+def _tried(read: Callable[[bytes], object], content: bytes) -> tuple[float, float, str]:
+    """Processor seconds, the growth of peak memory in MB, and the message of a refusal."""
     from trilemma.errors import UserError
+    from trilemma.printing import print_message
 
-    begin = time.process_time()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            door(content)
-    except UserError as error:
-        if not str(error).strip():
-            raise FailureError("an empty message") from None
-    except MemoryError:
-        raise FailureError("out of memory") from None
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        what = (
-            f"{type(error).__name__}: {str(error)[:120]} ({Path(place.filename).name}, line {place.lineno})"
-        )
-        raise FailureError(what) from None
-    if time.process_time() - begin > _SECONDS:
-        raise FailureError(f"{time.process_time() - begin:.1f} s")
+    output, message = io.StringIO(), ""
+    begin, peak = time.process_time(), _peak_megabytes()
+    with warnings.catch_warnings(), redirect_stdout(output), redirect_stderr(output):
+        warnings.simplefilter("ignore")
+        try:
+            read(content)
+        except UserError as error:
+            message = str(error).strip()
+            if not message:
+                raise FailureError("an empty message") from None
+            print_message(message)
+        except MemoryError:
+            raise FailureError("out of memory") from None
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}, line {place.lineno}"
+            raise FailureError(f"{type(error).__name__}: {str(error)[:120]} ({where})") from None
+    cost = time.process_time() - begin, _peak_megabytes() - peak
+    lines = output.getvalue()
+    if raw := CONTROL.search(lines):
+        raise FailureError(f"control character {raw[0]!r} in the output")
+    if (longest := max(map(len, lines.splitlines()), default=0)) > LONGEST_LINE:
+        raise FailureError(f"a line of {longest} characters")
+    return *cost, message
 
 
-def _changed(sound: bytes) -> Any:
-    """A Hypothesis strategy: the sound input with a few pieces changed, or any bytes."""
+def _peak_megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+class Attempts:
+    """Tries inputs at a door until the time is over, or one of them is a failure.
+
+    Attributes:
+        tried: number of inputs.
+        read: number of those that were not refused.
+
+    Args:
+        read: the door.
+        minutes: how long.
+        kept: folder for the input of a failure.
+        facts: what else the last line says.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[bytes], object],
+        minutes: float,
+        kept: Path,
+        facts: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._read, self._kept, self._facts = read, kept, facts
+        self._end = time.monotonic() + 60 * minutes
+        self.tried = self.read = 0
+
+    def __call__(self, content: bytes) -> None:
+        """Tries an input; ends the process when the time is over or the input is a failure."""
+        if time.monotonic() > self._end:
+            self.finish()
+        self.tried += 1
+        try:
+            self.read += not check(self._read, content)
+        except FailureError as failure:
+            self._kept.mkdir(parents=True, exist_ok=True)
+            file = self._kept / f"{zlib.crc32(content):08x}"
+            file.write_bytes(content)
+            Path(_FAILURE).write_text(json.dumps({"what": f"{failure}; input: {file.name}"}))
+            self.finish()
+
+    def finish(self) -> NoReturn:
+        """Prints the numbers, and ends the process without what either fuzzer does at its end."""
+        print(f"tried: {self.tried}, read: {self.read}{self._facts()}", file=sys.stderr, flush=True)
+        os._exit(0)
+
+
+def _with_hypothesis(door: Door, samples: list[bytes], minutes: float, kept: Path) -> None:
+    from hypothesis import HealthCheck, Phase, given, seed, settings
+
+    attempts, is_short = Attempts(door.read, minutes, kept), minutes < 1
+    inputs = _SHORT_INPUTS if is_short else _INPUTS_OF_A_RUN
+    first = 0 if is_short else random.randrange(2**32)
+    for number in range(1) if is_short else itertools.count():
+
+        @seed(first + number)
+        @settings(
+            max_examples=inputs, deadline=None, database=None, suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],
+        )  # fmt: skip
+        @given(_changed(samples))
+        def attempt(content: bytes) -> None:
+            attempts(content)
+
+        attempt()
+    attempts.finish()
+
+
+def _changed(samples: list[bytes]) -> Any:
+    """A Hypothesis strategy: a sound input with a few pieces changed, or any bytes."""
     from hypothesis import strategies as st
 
-    pieces = st.one_of(
-        st.binary(max_size=8),
-        st.sampled_from(
-            [b"", b"null", b"-1", b"1e999", b"[]", b"{}", b'"', b"\n", b"\0", b"\xff\xfe", b"9" * 40]
-        ),
-    )
-    place = st.integers(0, max(0, len(sound) - 1))
-    edits = st.lists(st.tuples(place, st.integers(0, 16), pieces), min_size=1, max_size=4)
+    pieces = st.one_of(st.binary(max_size=8), st.sampled_from([b"", *_HOSTILE, *words(samples)]))
+    edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 16), pieces), min_size=1, max_size=4)
 
-    def edited(changes: list[tuple[int, int, bytes]]) -> bytes:
+    def edited(sound: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
         content = sound
-        for start, length, piece in changes:
+        for place, length, piece in changes:
+            start = int(place * len(content))
             content = content[:start] + piece + content[start + length :]
         return content
 
-    return st.one_of(edits.map(edited), st.binary(max_size=200))
+    def restructured(sound: bytes, number: int) -> bytes:
+        return changed_json(sound, random.Random(number)) or sound
+
+    sound = st.sampled_from(samples)
+    kinds = [st.builds(edited, sound, edits), st.binary(max_size=200)]
+    objects = [sample for sample in samples if sample.startswith(b"{")]
+    if objects:
+        kinds.append(st.builds(restructured, st.sampled_from(objects), st.integers(0, 2**32)))
+    return st.one_of(kinds)
 
 
-def _with_hypothesis(name: str, sound: bytes, minutes: float) -> None:
-    from hypothesis import HealthCheck, Phase, given, settings
-
-    door, _ = DOORS[name]
-    end, tried = time.monotonic() + 60 * minutes, 0
-
-    @settings(
-        max_examples=10**9 if minutes > 1 else 200, deadline=None, database=None, derandomize=minutes < 1,
-        suppress_health_check=list(HealthCheck), phases=[Phase.generate], report_multiple_bugs=False,
-    )  # fmt: skip
-    @given(_changed(sound))
-    def attempt(content: bytes) -> None:
-        nonlocal tried
-        if time.monotonic() > end:
-            raise _Over
-        tried += 1
-        check(door, content)
-
-    try:
-        attempt()
-    except _Over:
-        pass
-    except FailureError as failure:
-        Path(_FAILURE).write_text(json.dumps({"what": str(failure)}))
-    print(json.dumps({"tried": tried}))
-
-
-class _Over(BaseException):
-    """The time is over; no exception that Hypothesis keeps as a failure."""
-
-
-def _with_atheris(name: str, sound: bytes, minutes: float) -> None:
+def _with_atheris(door: Door, samples: list[bytes], minutes: float, kept: Path) -> None:
     import atheris
 
-    door, _ = DOORS[name]
-    Path("corpus").mkdir(exist_ok=True)
-    Path("corpus/sound").write_bytes(sound)
+    for sample in samples:
+        # Imports what is imported late, too.
+        if refusal := check(door.read, sample):
+            raise RuntimeError(f"a sound input is refused: {refusal}")
+    functions = _instrument()
+    Path("corpus").mkdir()
+    for number, sample in enumerate(samples):
+        Path(f"corpus/{number}").write_bytes(sample)
+    Path("words").write_text("".join(f'"{_escaped(word)}"\n' for word in (*_HOSTILE, *words(samples))))
+    kept.mkdir(parents=True, exist_ok=True)
 
-    def attempt(content: bytes) -> None:
-        try:
-            check(door, content)
-        except FailureError as failure:
-            Path(_FAILURE).write_text(json.dumps({"what": str(failure)}))
-            os._exit(0)
+    def mutate(content: bytes, longest: int, number: int) -> bytes:
+        chance = random.Random(number)
+        structured = changed_json(content, chance) if chance.random() < 0.5 else None
+        if structured is not None and len(structured) <= longest:
+            return structured
+        return bytes(atheris.Mutate(content, longest))
 
-    atheris.Setup([sys.argv[0], "corpus", f"-max_total_time={int(60 * minutes)}", "-verbosity=0"], attempt)
+    attempts = Attempts(
+        door.read, minutes, kept, lambda: f", {functions} functions instrumented{_coverage()}"
+    )
+    arguments = (
+        "corpus", "-dict=words", f"-max_len={2 * max(map(len, samples)) + 64}", f"-timeout={_HANGS}",
+        "-rss_limit_mb=0", "-malloc_limit_mb=0", "-error_exitcode=1", "-timeout_exitcode=1",
+        f"-artifact_prefix={kept}/", f"-max_total_time={int(60 * minutes) + 2 * _HANGS}", "-verbosity=1",
+    )  # fmt: skip
+    atheris.Setup([sys.argv[0], *arguments], attempts, custom_mutator=mutate)
     atheris.Fuzz()
+
+
+def _instrument() -> int:
+    """Instruments the functions of some packages that exist; returns their number."""
+    import atheris
+
+    # Frozen objects are not listed.
+    gc.unfreeze()
+    functions = [
+        one
+        for one in gc.get_objects()
+        if type(one) is types.FunctionType and _is_instrumented(str(one.__module__))
+    ]
+    for function in functions:
+        atheris.instrument_func(function)
+    gc.collect()
+    gc.freeze()
+    return len(functions)
+
+
+def _is_instrumented(module: str) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in _INSTRUMENTED)
+
+
+def _escaped(word: bytes) -> str:
+    """A word as libFuzzer reads it in a dictionary."""
+    return "".join(f"\\x{byte:02x}" for byte in word)
+
+
+def _coverage() -> str:
+    """What libFuzzer has said of the code reached at its beginning and at its end."""
+    said = re.findall(
+        r"cov: (\d+) ft: (\d+) corp: (\d+)", Path("/proc/self/fd/2").read_text(errors="replace")
+    )
+    if not said:
+        return ", no coverage"
+    names = ("edges", "features", "corpus")
+    return "".join(
+        f", {name}: {one} to {other}" for name, one, other in zip(names, said[0], said[-1], strict=True)
+    )
 
 
 def _judge(ended: Ended) -> str:
     file = ended.folder / _FAILURE
-    return str(json.loads(file.read_text())["what"]) if file.exists() else ""
+    if file.exists():
+        return str(json.loads(file.read_text())["what"])
+    return "" if "tried: " in ended.stderr else "ended before its time"
+
+
+FUZZERS = {"Hypothesis": _with_hypothesis, "atheris": _with_atheris}
 
 
 def cases(folder: Path, short: bool) -> Iterator[Case]:
@@ -253,20 +287,20 @@ def cases(folder: Path, short: bool) -> Iterator[Case]:
     def prepare(target: Path) -> None:
         import shutil
 
-        shutil.copytree(sound.folder / FINISHED, target / "run")
-        shutil.copyfile(target / "run" / _BEST, target / "clf.safetensors")
+        shutil.copytree(sound.folder / FINISHED, target / RUN)
+        shutil.copyfile(target / RUN / BEST, target / CLASSIFIER)
 
-    for name, (_, make) in DOORS.items():
-        for fuzzer, run in (("Hypothesis", _with_hypothesis), ("atheris", _with_atheris)):
+    for name, door in DOORS.items():
+        for fuzzer, run in FUZZERS.items():
             if short and fuzzer == "atheris":
                 continue
 
-            def action(name: str = name, make: Any = make, run: Any = run) -> None:
-                run(name, make(Path("run")), minutes)
+            def action(door: Door = door, run: Any = run, title: str = f"{name}, {fuzzer}") -> None:
+                run(door, door.sound(), minutes, folder.absolute() / "failures" / title)
 
             def surroundings(fuzzer: str = fuzzer) -> str | None:
                 missing = importlib.util.find_spec(fuzzer.lower()) is None
                 return f"{fuzzer} is not installed" if missing else None
 
             yield Case(f"{name}, {minutes:g} minutes of {fuzzer}", prepare, action, _judge, refusals=(),
-                       megabytes=400, timeout=90 * minutes + 60, surroundings=surroundings)  # fmt: skip
+                       megabytes=400, timeout=90 * minutes + 120, surroundings=surroundings)  # fmt: skip

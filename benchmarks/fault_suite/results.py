@@ -19,6 +19,7 @@ VOLATILE = {
 }  # fmt: skip
 # A position of the training state is a tree of pairs; its tensors are all that a result depends on.
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_DURATION = re.compile(r"(?<![\w.])\d+(?:\.\d+)? (?:s|min|h)(?!\w)")
 
 
 def steady(value: Any) -> Any:
@@ -43,8 +44,9 @@ def of_page(name: str) -> Callable[[Ended], Any]:
             for data in re.findall(r"data:image/[a-z+]+;base64,([\w+/=]+)", text)
         ]
         text = re.sub(r"(?s)<(script|style)\b.*?</\1>", " ", text)
-        words = html.unescape(re.sub(r"<[^>]*>", " ", text)).split()
-        return {"words": words, "pictures": pictures}
+        # How long a training took differs each time.
+        text = _DURATION.sub("TIME", html.unescape(re.sub(r"<[^>]*>", " ", text)))
+        return {"words": text.split(), "pictures": pictures}
 
     return read
 
