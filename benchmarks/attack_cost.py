@@ -3,12 +3,13 @@
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/attack_cost.py --reference PATH
     OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive python benchmarks/attack_cost.py --reference PATH
 
-Both run the whole standard protocol on the same network, images and batch in one process and take turns: ours,
-theirs, ours. `--reference` is a folder that holds the package `autoattack`, which is not part of this project; without
-it only ours is measured. `ratio` is theirs over the mean of ours, in seconds of the clock and of the processor: the
-first says more on an idle machine, the second on a busy one. Passes are images through the network, each way, over all
-images, misclassified ones included; theirs are counted by a wrapper around the network. `OMP_WAIT_POLICY=passive` is
-what the command `trilemma` sets: waiting threads then sleep instead of spinning.
+Both run the whole standard protocol on the same network and images in one process and take turns: ours, theirs, ours.
+The reference gets all images as one batch, ours its default batch size, which counts the walks to all targets.
+`--reference` is a folder that holds the package `autoattack`, which is not part of this project; without it only ours
+is measured. `ratio` is theirs over the mean of ours, in seconds of the clock and of the processor: the first says more
+on an idle machine, the second on a busy one. Passes are images through the network, each way, over all images,
+misclassified ones included; theirs are counted by a wrapper around the network. `OMP_WAIT_POLICY=passive` is what the
+command `trilemma` sets: waiting threads then sleep instead of spinning.
 
 Four networks are third-party ones (`../shared/reference-models`), four are trained here, with PGD of the library on
 images of `../shared/data`, and kept in `--work`; a PreActResNet-18 that was trained elsewhere is given by `--run`. It
@@ -47,6 +48,7 @@ from tests.reference_models import SHARED, official_images, reference  # noqa: E
 from trilemma import Classifier, Threat, attacks  # noqa: E402
 from trilemma.attacks.autoattack import STANDARD, AutoAttackResult, ensemble_attack  # noqa: E402
 from trilemma.attacks.ensemble.pool import Pool  # noqa: E402
+from trilemma.classifier.batch_size import auto_batch_size  # noqa: E402
 from trilemma.classifier.load import load  # noqa: E402
 from trilemma.config.presets import AUTOATTACK  # noqa: E402
 from trilemma.data.sources import load_images, load_splits  # noqa: E402
@@ -58,6 +60,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "attack-cost.json"
 COMMAND = (
     "OMP_NUM_THREADS=1|2 OMP_WAIT_POLICY=passive python benchmarks/attack_cost.py --reference PATH --run PATH"
 )
+
+ABOUT_TURNS = "alternating; the reference with all images as one batch, ours with its default batch size"
 
 Examples = tuple[Tensor, Tensor]
 Case = tuple[Classifier, Tensor, Tensor, Threat]
@@ -240,7 +244,7 @@ def timed(run: Robust) -> dict[str, Any]:
 def ours(case: Case, share: float) -> tuple[Tensor, dict[str, Any]]:
     clf, images, labels, threat = case
     table = {name: replace(row, settings=shortened(row.settings, share)) for name, row in AUTOATTACK.items()}
-    pool = Pool(clf, images, labels, threat, 0, len(images))
+    pool = Pool(clf, images, labels, threat, 0, auto_batch_size(clf, images[:1]))
     pool.check_clean()
     for name in STANDARD:
         pool.run(ensemble_attack(table, name))
@@ -378,7 +382,7 @@ def main() -> None:
         found = case(name, arguments.images, arguments.work, arguments.run)
         row = measure(name, found, arguments.reference is not None)
         rows = {f"{name}, {threads} thread{'s' if threads > 1 else ''}": row}
-        write(RESULTS, COMMAND, rows, page, "alternating, one batch")
+        write(RESULTS, COMMAND, rows, page, ABOUT_TURNS)
         print(json.dumps(rows), flush=True)
 
 

@@ -333,3 +333,22 @@ def test_it_ends_where_the_search_by_single_candidates_ends(toy, norm: str) -> N
     with torch.no_grad():
         expected = one_by_one(clf, images, labels, threat, seeds(5), 260)
     torch.testing.assert_close(found, threat.project(expected, images), atol=1e-5, rtol=0)
+
+
+class Falling(Constant):
+    """Logits that fall by the least float32 difference from pass to pass."""
+
+    passes_so_far = 0
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        self.passes_so_far += 1
+        return torch.tensor([[8 - self.passes_so_far * 2.0**-21, 0.0]]).expand(len(images), 2)
+
+
+def test_a_margin_that_falls_by_rounding_only_is_no_better_one(toy) -> None:
+    images, labels = toy.images(2, (1, 8, 8)), torch.zeros(2, dtype=torch.int64)
+    found = square_search(
+        Falling(toy.mlp(2, (1, 8, 8))), images, labels, Threat("linf", 0.1), seeds(2), queries=5
+    )
+    start = stripes(images, noise.derive(seeds(2), 0), 0.1)
+    torch.testing.assert_close(found, start, atol=1e-6, rtol=0)

@@ -32,6 +32,9 @@ MOST_AT_ONCE, MOST_LOOKED_UP = 32, 256
 PASS_COST, PASS_COST_ON_ACCELERATOR = 32, 2048
 # Largest share of the evaluated candidates that is discarded, on average.
 MOST_DISCARDED = 0.2
+# A margin has fallen if it did by more than this share of the largest logit: less is the rounding of float32, which
+# on networks that most windows do not affect would be most of the changes that are kept.
+ROUNDING = 1e-6
 # Candidates are remembered if there are at most this many of them per move, so that some recur.
 MOST_KINDS_PER_MOVE = 8
 
@@ -49,10 +52,11 @@ def square(
 ) -> Tensor:
     """Adversarial images by random search: a misclassified one, else that of lowest margin ``z_y - max_{i != y} z_i``.
 
-    Each query redraws one square window of the perturbation and keeps the change if the margin falls (L-inf: the whole
-    window at plus or minus the radius; L2: mass moves from one window to another). A window covers 0.8 of the image at
-    first; this share is halved after queries 10, 50, 200, 500, 1000, 2000 and 4000, whatever ``queries`` is. No
-    gradient is computed. Each image has its own random numbers, so the result does not depend on the batch.
+    Each query redraws one square window of the perturbation and keeps the change if the margin falls by more than
+    rounding (L-inf: the whole window at plus or minus the radius; L2: mass moves from one window to another). A window
+    covers 0.8 of the image at first; this share is halved after queries 10, 50, 200, 500, 1000, 2000 and 4000, whatever
+    ``queries`` is. No gradient is computed. Each image has its own random numbers, so the result does not depend on the
+    batch.
 
     The network is taken to be a function of the image: a candidate that was rejected and recurs before the perturbation
     changes is not evaluated again, and one pass evaluates several candidates of an image, of which those after the
@@ -122,7 +126,7 @@ def search(
     clean = images.detach().contiguous()
     start = (stripes if threat.norm == "linf" else bumps)(clean, noise.derive(seeds, 0), threat.epsilon)
     start = start.contiguous()
-    margins, broken = _margins(oracle, start, labels)
+    margins, _, broken = _margins(oracle, start, labels)
     index = torch.arange(len(images), device=images.device)
     points, final = _Points(index, clean, start, margins, labels, seeds), start.clone()
     points.select((~broken).nonzero().squeeze(1))
@@ -135,14 +139,14 @@ def search(
     return threat.project(final, images)
 
 
-def _margins(oracle: Oracle, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The margins ``z_y - max_{i != y} z_i`` of images, ``[n]``, and whether each is misclassified, bool ``[n]``."""
+def _margins(oracle: Oracle, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The margins ``z_y - max_{i != y} z_i`` of images, their rounding, and whether each is misclassified; ``[n]``."""
     logits = oracle.logits(images)
-    margins = -margin(logits, labels)
+    margins, rounding = -margin(logits, labels), ROUNDING * logits.abs().amax(1)
     # Usually no image is near the boundary, and the exact check can be skipped.
     if not bool((~(margins > 0)).any()):
-        return margins, torch.zeros_like(labels, dtype=torch.bool)
-    return margins, is_wrong(logits, labels)
+        return margins, rounding, torch.zeros_like(labels, dtype=torch.bool)
+    return margins, rounding, is_wrong(logits, labels)
 
 
 @dataclass
@@ -256,8 +260,8 @@ class _Segment:
         points = self.points
         images = points.current[image]
         candidates.write(images, rows)
-        margins, broken = _margins(self.oracle, images, points.labels[image])
-        better = ((margins < points.margins[image]) | broken).nonzero().squeeze(1)
+        margins, rounding, broken = _margins(self.oracle, images, points.labels[image])
+        better = ((margins < points.margins[image] - rounding) | broken).nonzero().squeeze(1)
         if not len(better):
             self.rates.accepted -= self.rates.accepted / 8
             return

@@ -396,9 +396,11 @@ def _gradient_by_windows(
     (_, channels, height, width), (down, right), (top, left) = shape, stride, padding
     count, _, out_height, out_width = gradient.shape
     # [C kh kw, O] @ [n, O, L]: gradient with respect to each pixel of each window.
-    windows = (weight.flatten(1).t() @ gradient.flatten(2)).view(
-        count, channels, *weight.shape[2:], out_height, out_width
-    )
+    windows = weight.flatten(1).t() @ gradient.flatten(2)
+    # The sum below adds adjacent pixels and is faster where windows overlap most.
+    if max(stride) > 1:
+        return F.fold(windows, (height, width), weight.shape[2:], padding=padding, stride=stride)
+    windows = windows.view(count, channels, *weight.shape[2:], out_height, out_width)
     padded = gradient.new_zeros(count, channels, height + 2 * top, width + 2 * left)
     for i in range(weight.shape[2]):
         for j in range(weight.shape[3]):
@@ -419,15 +421,19 @@ def _gradient_by_convolution(
     out_channels, channels, *kernel = weight.shape
     rows, columns = (-(-size // stride) for size in kernel)
     parts = F.pad(weight, (0, columns * stride - kernel[1], 0, rows * stride - kernel[0]))
-    parts = parts.view(out_channels, channels, rows, stride, columns, stride).permute(1, 3, 5, 0, 2, 4)
-    parts = parts.flip(4, 5).reshape(channels * stride**2, out_channels, rows, columns)
-    memory_format = torch.channels_last if gradient.is_contiguous(memory_format=torch.channels_last) else None
-    if memory_format is not None:
-        parts = parts.contiguous(memory_format=memory_format)
-    pixels = F.pixel_shuffle(F.conv2d(gradient, parts, padding=(rows - 1, columns - 1)), stride)
-    (top, left), (height, width) = padding, shape[2:]
+    parts = parts.view(out_channels, channels, rows, stride, columns, stride).permute(3, 5, 1, 0, 2, 4)
+    parts = parts.flip(4, 5).reshape(stride**2 * channels, out_channels, rows, columns)
+    if gradient.is_contiguous(memory_format=torch.channels_last):
+        parts = parts.contiguous(memory_format=torch.channels_last)
+    pixels = F.conv2d(gradient, parts, padding=(rows - 1, columns - 1))
+    pixels = pixels.unflatten(1, (stride, stride, channels))
     # Pixels behind the last window have no gradient.
-    missing = max(0, top + height - pixels.shape[2]), max(0, left + width - pixels.shape[3])
-    if any(missing):
-        pixels = F.pad(pixels, (0, missing[1], 0, missing[0]))
-    return pixels[:, :, top : top + height, left : left + width].contiguous()
+    input_gradient = gradient.new_zeros(shape)
+    for row in range(stride):
+        for column in range(stride):
+            # Position of this pixel in the padded input, as (s i + a, s j + b).
+            (i, a), (j, b) = divmod(row + padding[0], stride), divmod(column + padding[1], stride)
+            target, source = input_gradient[:, :, row::stride, column::stride], pixels[:, a, b, :, i:, j:]
+            height, width = (min(target.shape[axis], source.shape[axis]) for axis in (2, 3))
+            target[:, :, :height, :width] = source[:, :, :height, :width]
+    return input_gradient
