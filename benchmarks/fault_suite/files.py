@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fault_suite import results
-from benchmarks.fault_suite.case import LONGEST_SECONDS, Case, Ended
+from benchmarks.fault_suite.case import LONGEST_SECONDS, Case, Ended, Judge, must_refuse
 from benchmarks.fault_suite.damage import MISSING, copy_of, ways
 from benchmarks.fault_suite.process import run
 
@@ -207,6 +208,94 @@ def cases(folder: Path, short: bool) -> Iterator[Case]:
     ]
     for name, file, way in every[::60] if short else every:
         yield _case(sound, name, file, way)
+    mixed = [*_mixed(sound)]
+    yield from mixed[::4] if short else mixed
+
+
+def _other_classifier(change: Callable[[Any, dict[str, Any]], None]) -> Callable[[Path], None]:
+    """Puts another classifier, of the same step, in the place of the best one."""
+
+    def mix(run_folder: Path) -> None:
+        from trilemma.files import CLASSIFIER
+
+        file = run_folder / _BEST
+        header, tensors = CLASSIFIER.read(file)
+        content = header.content()
+        change(tensors, content)
+        CLASSIFIER.write(file, tensors, content)
+
+    return mix
+
+
+def _older_weights(tensors: Any, header: dict[str, Any]) -> None:
+    """Other weights, in a file as earlier versions wrote them."""
+    first = min(name for name in tensors if name.startswith("network.") and tensors[name].is_floating_point())
+    tensors[first].mul_(1.01)
+    header["weights"] = None
+
+
+def _other_names(tensors: Any, header: dict[str, Any]) -> None:
+    header["class_names"] = header["class_names"][::-1]
+
+
+def _remove(*names: str) -> Callable[[Path], None]:
+    def mix(run_folder: Path) -> None:
+        for name in names:
+            place = run_folder / name
+            remove(place) if place.is_dir() else place.unlink()
+
+    return mix
+
+
+def _running(run_folder: Path) -> None:
+    """The status of a process that was killed before it wrote that it had finished."""
+    from trilemma.runs.run_directory import RunDirectory
+
+    found = RunDirectory(run_folder)
+    found.write_status(**{**found.status(), "status": "running"})
+    (run_folder / _LAST).unlink()
+
+
+def _mixed(sound: Sound) -> Iterator[Case]:
+    """Files that are whole, and of another run or time; several files that are lost at once."""
+
+    def finished(run_folder: Path) -> None:
+        shutil.copyfile(sound.folder / FINISHED / "status.json", run_folder / "status.json")
+
+    def same(name: str) -> Judge:
+        return lambda ended: results.same_as(sound.result(name), READERS[name].read)(ended)
+
+    def said(text: str) -> Judge:
+        return lambda ended: "" if any(text in line for line in ended.remarks) else f"no word of {text}"
+
+    def stale(ended: Ended) -> str:
+        return "" if '"stale": true' in ended.stdout else "rows of another classifier are not marked"
+
+    resume = "train --resume"
+    table: list[tuple[str, str, str, Callable[[Path], None], Judge]] = [
+        ("the status of a finished run", resume, UNFINISHED, finished, same(resume)),
+        ("the status of a finished run", "compare", UNFINISHED, finished, said("status.json: says finished")),
+        ("the status of a finished run", "report", UNFINISHED, finished, said("status.json: says finished")),
+        ("the status of a running one", resume, FINISHED, _running, same(resume)),
+        ("no status", resume, FINISHED, _remove("status.json", _LAST), same(resume)),
+        ("older weights", "compare", FINISHED, _other_classifier(_older_weights), stale),
+        ("other class names", "compare", FINISHED, _other_classifier(_other_names), stale),
+        ("no checkpoints", "predict", FINISHED, _remove("checkpoints"), must_refuse),
+        ("no checkpoints", "evaluate", FINISHED, _remove("checkpoints"), must_refuse),
+        ("no checkpoints", resume, UNFINISHED, _remove("checkpoints"), must_refuse),
+        ("no best and no metrics", "predict", FINISHED, _remove(_BEST, "metrics.jsonl"), must_refuse),
+        ("no logs", "compare", FINISHED, _remove("metrics.jsonl", "events.jsonl"), said("events.jsonl: is missing")),
+        ("no logs", resume, UNFINISHED, _remove("metrics.jsonl", "events.jsonl"), said("metrics.jsonl: is missing")),
+    ]  # fmt: skip
+    for title, name, source, mix, judge in table:
+
+        def prepare(
+            target: Path, name: str = name, source: str = source, mix: Callable[[Path], None] = mix
+        ) -> None:
+            sound.prepare(dataclasses.replace(READERS[name], source=source), target)
+            mix(target / "run")
+
+        yield Case(f"{title}: {name}", prepare, READERS[name].arguments, judge)
 
 
 def _case(sound: Sound, name: str, file: str, way: str) -> Case:

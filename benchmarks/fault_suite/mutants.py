@@ -97,6 +97,10 @@ MUTANTS = {
         ("evaluation/clean.json, bit flip 1: compare", "evaluation/clean.json, bit flip 2: compare",
          "evaluation/clean.json, bit flip 3: compare", "pgd-20.json, bit flip 3: compare"),
     ),
+    "the number of lines of a log": Mutant(
+        "runs.run_directory:RunDirectory.lost_lines", _nothing, files.cases,
+        ("events.jsonl, half of its lines: compare", "metrics.jsonl, a line less: monitor"),
+    ),
     "the lock of a run folder": Mutant(
         "runs.lock:writing", _no_lock, rough.cases, ("while another process writes: evaluate",),
     ),

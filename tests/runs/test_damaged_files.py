@@ -133,7 +133,7 @@ def test_lost_lines_of_a_log_are_said(run_copy: Path, capsys: Err) -> None:
     for file, number in ((run.metrics_file, 8), (run.events_file, 2)):
         file.unlink()
         read_contents(run_copy)
-        assert capsys.readouterr().err == f"warning: {file}: is missing; its {number} lines are lost\n"
+        assert capsys.readouterr().err == f"warning: {file}: is missing; lost lines: {number}\n"
 
 
 def test_lost_lines_of_a_log_of_an_earlier_version_are_said(run_copy: Path, capsys: Err) -> None:

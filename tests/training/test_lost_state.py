@@ -170,7 +170,7 @@ def test_lost_lines_of_the_logs_are_said_and_recorded_by_a_resumed_run(
     run.events_file.unlink()
     resumed = train(config, out=run.path, resume=True, progress=False)
     cut = f"has {len(kept) - 1} of the {len(kept)} lines that status.json records; the others are lost"
-    lost = "is missing; its 1 lines are lost"
+    lost = "is missing; lost lines: 1"
     assert capsys.readouterr().err == (
         f"warning: {run.metrics_file}: {cut}\nwarning: {run.events_file}: {lost}\n"
     )

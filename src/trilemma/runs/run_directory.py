@@ -285,7 +285,7 @@ class RunDirectory:
         status, name = self._stored_status(), self.status_file.name
         recorded = status.get("lines", {}).get(path.name, 0)
         if lines is None:
-            return f"is missing; its {recorded} lines are lost" if recorded else None
+            return f"is missing; lost lines: {recorded}" if recorded else None
         if lines.count + lines.incomplete < recorded:
             return f"has {lines.count} of the {recorded} lines that {name} records; the others are lost"
         # A run that goes on adds lines. The order of metric lines shows which of them are written twice.
