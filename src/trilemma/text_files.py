@@ -226,6 +226,11 @@ def sealed_text(text: str) -> str:
     return f"{_DIGEST_LINE}{text_digest(text)}\n{text}"
 
 
+def is_sealed(text: str) -> bool:
+    """Whether a text begins with a digest, right or wrong, as :func:`sealed_text` writes it."""
+    return text.startswith(_DIGEST_LINE)
+
+
 def unsealed_text(text: str) -> str:
     """Returns the text that :func:`sealed_text` was given; a text without a digest as it is.
 
@@ -234,7 +239,7 @@ def unsealed_text(text: str) -> str:
     """
     # Version control may have changed the line ends.
     plain = text.replace("\r\n", "\n")
-    if not plain.startswith(_DIGEST_LINE):
+    if not is_sealed(plain):
         return plain
     first, _, body = plain.partition("\n")
     if first.removeprefix(_DIGEST_LINE).strip() != text_digest(body):

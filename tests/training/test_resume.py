@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from trilemma.config.config import Config
 from trilemma.errors import ConfigError, DataError, RunError
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.samplers.replay_buffer import CHAINS
+from trilemma.training.checkpoint import load_state, save_state
 from trilemma.training.train import train
 
 CASES: dict[str, Any] = {
@@ -186,3 +188,41 @@ def test_a_run_whose_images_have_changed_is_not_resumed(tmp_path: Path, interrup
         train(config, out=path, resume=True, progress=False)
     np.savez(source, images=images, labels=labels)
     assert train(config, out=path, resume=True, progress=False).path == path
+
+
+def test_a_state_of_another_run_is_not_resumed(tmp_path: Path, interrupt_after: Interrupt) -> None:
+    """The shapes of its weights fit, and its digest is right."""
+    interrupt_after(STEPS_PER_EPOCH + 2)
+    first, second = tiny("standard"), tiny("standard", {"seed": 7})
+    own, other = interrupted(first, tmp_path / "own"), interrupted(second, tmp_path / "other")
+    interrupt_after(0)
+    copies = {path: path.read_bytes() for path in own.states()}
+    # The file has a second name, which `cp` would overwrite too.
+    own.state_file.unlink()
+    shutil.copyfile(other.state_file, own.state_file)
+    message = r"state\.safetensors: not a state of this run: it was made with training\.seed=7 and not 0; "
+    with pytest.raises(RunError, match=message):
+        train(first, out=own.path, resume=True, progress=False)
+    # As the message says: without it, the run goes on from its own earlier state.
+    own.state_file.unlink()
+    train(first, out=own.path, resume=True, progress=False)
+    assert own.status()["status"] == "finished"
+    # A configuration that was changed on purpose goes with the state it had.
+    for path, content in copies.items():
+        path.write_bytes(content)
+    own.status_file.unlink()
+    own.config_file.write_text(own.config_text().replace("lr: 0.05", "lr: 0.04"))
+    train(tiny("standard", {"lr": 0.04}), out=own.path, resume=True, progress=False)
+
+
+def test_a_state_of_an_earlier_version_is_resumed_without_its_configuration(
+    tmp_path: Path, interrupt_after: Interrupt
+) -> None:
+    interrupt_after(STEPS_PER_EPOCH + 2)
+    run = interrupted(tiny("standard"), tmp_path / "run")
+    interrupt_after(0)
+    state = load_state(run.state_file)
+    del state["config"]
+    save_state(run.state_file, state)
+    train(tiny("standard"), out=run.path, resume=True, progress=False)
+    assert run.status()["status"] == "finished"

@@ -198,6 +198,13 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def lasting_config(config: Config) -> dict[str, Any]:
+    """The resolved configuration by dotted key, without what a resumed run may change: devices and the time limit."""
+    flat = flatten_config(config)
+    # Neither of these changes the result of a step.
+    return {key: flat[key] for key in flat if key not in ("devices", "training.max_minutes")}
+
+
 def flatten_config(config: Config) -> dict[str, Any]:
     """The resolved configuration by dotted key; an absent section is one key with ``None``."""
     flat: dict[str, Any] = {}

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import count
@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from trilemma.config.config import Config
-from trilemma.config.recipe import dump_config, flatten_config, load_config
+from trilemma.config.recipe import dump_config, lasting_config, load_config
 from trilemma.config.yaml_text import read_text
 from trilemma.errors import ConfigError, NotStoredError, RunError
 from trilemma.files import parse_json, write_text
@@ -28,6 +28,7 @@ from trilemma.storing import discard, storing, writable_folder
 from trilemma.text_files import (
     Lines,
     count_lines,
+    is_sealed,
     present,
     read_json,
     read_json_lines,
@@ -225,21 +226,38 @@ class RunDirectory:
         Raises:
             ConfigError: they differ; the message has the first key that does, and both values.
         """
-        saved, given = (flatten_config(c) for c in (self.config(), config))
-        # Neither of these changes the result of a step.
-        different = [
-            key
-            for key in sorted(saved.keys() | given.keys())
-            if key not in ("devices", "training.max_minutes") and saved.get(key) != given.get(key)
-        ]
+        saved, given = lasting_config(self.config()), lasting_config(config)
+        different = [key for key in sorted(saved.keys() | given.keys()) if saved.get(key) != given.get(key)]
         if not different:
             return
-        # A name decides which keys its section has.
-        key = next((key for key in different if key.endswith(".name")), different[0])
-        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        key, more = _named_first(different)
         raise ConfigError(
             f"{self.path}: cannot resume with {key}={given.get(key)}: the run was started with "
             f"{key}={saved.get(key)}{more}; leave it as it was, or give another --out for a new run"
+        )
+
+    def check_state(self, file: Path, trained_with: Mapping[str, Any] | None) -> None:
+        """Checks that a training state was made with the configuration of this run, and not copied from another.
+
+        Args:
+            file: the state.
+            trained_with: :func:`lasting_config` of what it was made with; ``None`` in states of earlier versions. Keys
+                that only one version has are not compared.
+
+        Raises:
+            RunError: it was made with another configuration, and ``config.yaml`` was not changed on purpose.
+        """
+        config = lasting_config(self.config())
+        trained_with = trained_with or {}
+        different = [
+            key for key in sorted(trained_with.keys() & config.keys()) if trained_with[key] != config[key]
+        ]
+        if not different or not is_sealed(read_text(self.config_file)):
+            return
+        key, more = _named_first(different)
+        raise RunError(
+            f"{file}: not a state of this run: it was made with {key}={trained_with[key]} and not {config[key]}{more}; "
+            "put the state of this run back, or remove this one and resume from an earlier one"
         )
 
     def metrics(self, steps: int | None = None) -> list[dict[str, Any]]:
@@ -495,6 +513,13 @@ def selected_line(metrics: Iterable[dict[str, Any]]) -> dict[str, Any]:
     epochs = [row for row in metrics if row["kind"] in ("epoch", "best")]
     selected = [row for row in epochs if row.get("selected")] or epochs
     return selected[-1] if selected else {}
+
+
+def _named_first(different: Sequence[str]) -> tuple[str, str]:
+    """The key that a message about different keys names, and in words how many more there are."""
+    # A name decides which keys its section has.
+    key = next((key for key in different if key.endswith(".name")), different[0])
+    return key, f" (and {len(different) - 1} more)" if len(different) > 1 else ""
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.config import Config
+from trilemma.config.recipe import lasting_config
 from trilemma.data.image_set import ImageSet
 from trilemma.data.loader import Loader
 from trilemma.errors import CheckpointError, describe
@@ -48,13 +49,14 @@ class TrainingState:
         options: configuration values set by remedies, by dotted key.
         sounded: number of alarms so far, by name of the alarm.
         data: name of the training images, which identifies their content.
+        config: the configuration of the run, by which a state of another run is noticed.
     """
 
     def __init__(
         self, config: Config, clf: Classifier, method: Method, train: ImageSet, loader: Loader, seed: int
     ) -> None:
         decay = config.training.ema
-        self.clf, self.data = clf, train.name
+        self.clf, self.data, self.config = clf, train.name, lasting_config(config)
         self.method_state = check_state(config.method.name, method.init_state(clf, train, seed))
         self.method_state.to(clf.device)
         self.optimiser = build.build_optimiser(config, clf, self.method_state.parameters())
@@ -87,6 +89,7 @@ class TrainingState:
             "watch": self.watch.state_dict(),
             "position": {name: getattr(self, name) for name in Position.model_fields},
             "data": self.data,
+            "config": self.config,
         }
 
     def load_state_dict(self, state: dict[str, Any], where: object = "training state") -> None:

@@ -139,11 +139,12 @@ def _run_training(
 
     Raises:
         DataError: the training images have changed since.
-        RunError: the run has taken steps and no sound state is left, unless ``restart``.
+        RunError: the state is of another run, or there is none after steps were taken, unless ``restart``.
     """
     saved = newest_sound_state(run.states())
     if saved is not None:
         _check_same_data(run, saved.state.get("data"), data)
+        run.check_state(saved.path, saved.state.get("config"))
     lost = saved is None and run.has_begun()
     if lost and not restart:
         raise RunError(
