@@ -51,14 +51,14 @@ def _scheduled(name: str, value: float, schedule: str, steps: int) -> Callable[[
 def _step_rule(
     change: Callable[[Walkers, Tensor], Tensor], noise_std: Callable[[Walkers], float], clamp: float | None
 ) -> StepRule:
-    """The step that all samplers share: ``x + change(walkers, clamped gradient) + noise_std n``."""
+    """The step that all samplers share: ``x + change(walkers, clamped gradient) + noise_std n``, new images."""
 
     def step(walkers: Walkers, gradient: Tensor) -> Tensor:
         if clamp is not None:
             gradient = gradient.clamp(-clamp, clamp)
         moved = walkers.images + change(walkers, gradient)
         std = noise_std(walkers)
-        return moved + std * walkers.normal() if std else moved
+        return moved.add_(walkers.normal().mul_(std)) if std else moved
 
     return step
 
@@ -102,7 +102,7 @@ def langevin(
     size = _scheduled("step_schedule", step_size, step_schedule, steps)
     noise_size = _scheduled("noise_schedule", noise_std, noise_schedule, steps)
     step = _step_rule(lambda walkers, gradient: -size(walkers) * gradient, noise_size, clamp)
-    return descend(clf, images, energy, step, steps, seeds=seeds, **walk_options)
+    return descend(clf, images, energy, step, steps, seeds=seeds, new_images=True, **walk_options)
 
 
 def momentum(
@@ -140,7 +140,7 @@ def momentum(
         return velocity
 
     step = _step_rule(change, noise_size, clamp)
-    return descend(clf, images, energy, step, steps, seeds=seeds, **walk_options)
+    return descend(clf, images, energy, step, steps, seeds=seeds, new_images=True, **walk_options)
 
 
 def proximal(
@@ -200,4 +200,4 @@ def normalised(
         return -size(walkers) * gradient / image_norm(gradient).clamp_min(1e-12)
 
     step = _step_rule(change, noise_size, clamp)
-    return descend(clf, images, energy, step, steps, seeds=seeds, **walk_options)
+    return descend(clf, images, energy, step, steps, seeds=seeds, new_images=True, **walk_options)

@@ -76,6 +76,7 @@ def descend(
     clean: Tensor | None = None,
     budget: float | None = None,
     clip: bool = True,
+    new_images: bool = False,
     stop: Stop | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -93,6 +94,7 @@ def descend(
         clean: with ``budget``, the centres of the L2 balls, ``[N, C, H, W]``.
         budget: largest L2 distance to ``clean``, pixel units (counterfactuals).
         clip: clip to [0, 1] after each step.
+        new_images: the images that ``step_rule`` returns are a new tensor, which may be written on.
         stop, callback: see :func:`trilemma.walks.walk.walk`.
 
     Returns:
@@ -105,6 +107,8 @@ def descend(
             delta = stepped - centre
             length = delta.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, *[1] * (stepped.dim() - 1))
             stepped = centre + delta * (budget / length).clamp_max(1.0)
-        return stepped.clamp(0.0, 1.0) if clip else stepped
+        if clip:
+            return stepped.clamp_(0.0, 1.0) if new_images else stepped.clamp(0.0, 1.0)
+        return stepped
 
     return walk(clf, images, energy, step_rule, constraint, steps, seeds=seeds, stop=stop, callback=callback)
