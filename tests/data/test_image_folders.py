@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from trilemma.data import ImageSet, load_images, load_splits
 from trilemma.errors import ConfigError, DataError
@@ -321,3 +322,18 @@ def test_a_zip_whose_directory_is_damaged_is_one_line(tmp_path: Path) -> None:
         archive.writestr(zipfile.ZipInfo(""), b"x")
     with pytest.raises(DataError, match=r"data\.zip: truncated or damaged archive .*; get it again"):
         load_images(source)
+
+
+def test_images_that_change_places_are_decoded_anew(tmp_path: Path) -> None:
+    """Their names, sizes and modification times stay, as in an archive unpacked within a second."""
+    files = []
+    for name, colour in (("a", (250, 0, 0)), ("b", (0, 0, 250))):
+        (tmp_path / name).mkdir()
+        files.append(tmp_path / name / "0.bmp")
+        Image.new("RGB", (4, 4), colour).save(files[-1])
+        os.utime(files[-1], (1, 1))
+    before = load_images(str(tmp_path))
+    third = tmp_path.parent / "third.bmp"
+    files[0].rename(third), files[1].rename(files[0]), third.rename(files[1])
+    after = load_images(str(tmp_path))
+    assert torch.equal(after.images, before.images.flip(0)) and not torch.equal(after.images, before.images)

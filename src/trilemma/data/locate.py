@@ -164,9 +164,10 @@ def _require(root: Path) -> None:
 
 
 def folder_state(root: Path) -> str:
-    """A hash of the path of a folder and of the paths, sizes and modification times of its files."""
+    """A hash of the path of a folder and of the paths, sizes and times of its files."""
+    # Unpacked or copied with their times, files of one size look alike; the time of the change of status cannot be set.
     lines = [
-        f"{path} {status and status.st_size} {status and status.st_mtime_ns}"
+        f"{path} {status and (status.st_size, status.st_mtime_ns, status.st_ctime_ns)}"
         for path, status in walk_folder(root).files.items()
     ]
     content = "\n".join([str(root.resolve()), *sorted(lines)])
