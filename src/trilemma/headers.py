@@ -167,9 +167,15 @@ class ClassifierHeader(HubHeader):
 
 
 class ChainsHeader(Header):
-    """The header of a file of chains: one name per class."""
+    """The header of a file of chains.
+
+    Attributes:
+        class_names: one name per class.
+        weights: digest of the classifier that was saved with them, as in its header; earlier versions have none.
+    """
 
     class_names: Annotated[list[Text], Field(min_length=1)]
+    weights: str | None = None
 
 
 def problem(error: ValidationError) -> str:

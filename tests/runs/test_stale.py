@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,11 +23,12 @@ from trilemma.evaluation.protocols.generation import read_samples
 from trilemma.evaluation.samples import generate
 from trilemma.files import CLASSIFIER, read_npz, write_npz
 from trilemma.pages.card import model_card
+from trilemma.pages.comparison import write_comparison
 from trilemma.pages.html import write_report
 from trilemma.pages.table import as_csv, as_latex, as_tree
 from trilemma.runs.digests import classes_digest, stored_weights_digest
 from trilemma.runs.read import read_contents
-from trilemma.runs.records import checkpoint_name, is_stale
+from trilemma.runs.records import checkpoint_name, is_stale, keeps
 from trilemma.runs.run_directory import RunDirectory
 
 
@@ -77,6 +79,34 @@ def test_after_more_training_every_result_is_marked_wherever_it_is_shown(full: P
 def test_weights_from_elsewhere_under_the_same_name_and_epoch_are_noticed(full: Path) -> None:
     changed(RunDirectory(full).best_classifier)
     assert is_stale(read_contents(full).rows["clean"])
+
+
+def test_a_comparison_page_says_which_of_its_results_are_stale(full: Path, tmp_path: Path) -> None:
+    page = write_comparison([full], tmp_path / "page.html")
+    assert "Stale, measured on" not in page.read_text()
+    changed(RunDirectory(full).best_classifier)
+    text = write_comparison([full], page).read_text()
+    assert "Stale, measured on another classifier than the folder holds: clean, pgd-20" in text
+
+
+def test_energies_without_their_diagnosis_are_not_shown(
+    full: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents, file = read_contents(full), full / "figures" / "energies.npz"
+    assert contents.energies_file == file
+    # A killed process leaves those of its diagnosis beside the record of the one before.
+    write_npz(file, {"x": np.zeros(2)})
+    assert read_contents(full).energies_file is None
+    assert capsys.readouterr().err.startswith(f"warning: left out: {file}: damaged, or of another")
+    (full / "figures" / "energies.json").unlink()
+    assert read_contents(full).energies_file is None
+
+
+def test_a_damaged_record_is_replaced_with_a_word(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = full / "figures" / "energies.json"
+    file.write_text(file.read_text().replace('"count": 20', '"count": 30', 1))
+    assert not keeps(file, {"count": 5}, "count")
+    assert capsys.readouterr().err.endswith("measure again; it is replaced now\n")
 
 
 def test_rows_of_earlier_versions_are_compared_by_step_and_epoch(full: Path) -> None:
@@ -261,4 +291,4 @@ def test_damaged_energies_are_left_out_of_a_comparison_and_named(
     file = full / "figures" / "energies.npz"
     file.write_bytes(file.read_bytes()[:-30])
     compare([full], out=full.parent / "compare.html")
-    assert f"warning: left out: {file}: cannot be read" in capsys.readouterr().err
+    assert f"warning: left out: {file}: damaged, or of another diagnosis" in capsys.readouterr().err

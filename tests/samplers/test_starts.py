@@ -207,6 +207,23 @@ def test_chains_of_training_are_saved_and_drawn(toy, tmp_path) -> None:
     assert ((given.flatten(1)[:, None] - toy.images(9).flatten(1)[None]).abs().amax(2).amin(1) == 0).all()
 
 
+def test_chains_of_other_weights_than_the_classifier_beside_them_are_named(toy, tmp_path, capsys) -> None:
+    file = tmp_path / "classifier.safetensors"
+    clf = toy.mlp()
+    clf.save(file)
+    chains = ReplayBuffer(lambda labels: toy.images(len(labels)), 12, 3, reinit=0.0).state_dict()
+    names = ("a", "b", "c")
+    for weights, words in (
+        (clf.weights_digest(), ""),
+        (None, ""),
+        (toy.mlp(seed=1).weights_digest(), "other"),
+    ):
+        save_chains(tmp_path / CHAINS_FILE, chains, names, weights)
+        assert len(load_chains(file)) == 12
+        printed = capsys.readouterr().err
+        assert words in printed and printed.count("\n") == len(words[:1])
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [

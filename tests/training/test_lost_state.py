@@ -12,7 +12,7 @@ from tests.training.support import STEPS_PER_EPOCH, differences, state_of, tiny,
 from trilemma.config.config import Config
 from trilemma.errors import DamagedError, RunError
 from trilemma.runs.run_directory import RunDirectory
-from trilemma.training.checkpoint import load_state, save_state
+from trilemma.training.checkpoint import load_state, newest_sound_state, save_state
 from trilemma.training.rollback import sound_state
 from trilemma.training.train import train
 
@@ -195,6 +195,19 @@ def test_a_resumed_run_without_its_best_classifier_selects_a_later_one(
     assert capsys.readouterr().err.endswith("; the best classifier is selected among later ones\n")
     (event,) = (event for event in run.events() if event["kind"] == "restart")
     assert event["message"].endswith("; the best classifier was lost")
+
+
+def test_a_state_with_the_name_of_another_step_is_passed_over(run: RunDirectory) -> None:
+    # A copy that a file manager makes is none of the stored states.
+    copy = run.state_file.with_name(f"state-{18:09d} (1).safetensors")
+    copy.write_bytes(run.state_file.read_bytes())
+    assert list(run.earlier_states()) == [18, 22]
+    copy.rename(run.earlier_state(20))
+    lose(run.state_file, "missing")
+    lose(run.earlier_state(22), "missing")
+    found = newest_sound_state(run.states())
+    assert found is not None and found.path == run.earlier_state(18)
+    assert found.damaged[1].startswith(f"{run.earlier_state(20)}: holds the state of step 22; ")
 
 
 def test_restart_of_a_run_with_a_sound_state_resumes_it(config: Config, run: RunDirectory) -> None:

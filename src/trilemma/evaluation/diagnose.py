@@ -36,6 +36,7 @@ from trilemma.metrics.energy_landscape import (
     write_points,
 )
 from trilemma.progress import bar
+from trilemma.runs.digests import file_digest
 from trilemma.runs.lock import writing_inside
 from trilemma.runs.records import keeps, note_kept, write_json
 from trilemma.samplers.generate import generate, stored_pca
@@ -255,7 +256,10 @@ def diagnose(
 def _write(out: Path, record: dict[str, Any], energies: Landscape) -> None:
     """Writes the record, the energies and the figures to the folder ``out``; raises :class:`NotStoredError`."""
     sets, attack = energies.sets, next(iter(energies.attacked))
-    write_points(out / "energies.npz", sets)
+    points = out / "energies.npz"
+    write_points(points, sets)
+    # Ties the record to these energies, in case the process is killed before it is written.
+    record["points_sha256"] = file_digest(points)
     save_figure(out / "energy-histograms.png", lambda theme: draw_histograms(sets, theme))
     save_figure(
         out / "energy-quiver.png", lambda theme: draw_quiver(sets[CLEAN], sets[ADVERSARIAL], theme, attack)

@@ -28,7 +28,7 @@ from trilemma.pages.table import (
     incomparable,
     with_range,
 )
-from trilemma.pages.words import footer, method_words, shown_path, threat_words
+from trilemma.pages.words import footer, method_words, shown_path, stale_words, threat_words
 from trilemma.printing import print_message
 from trilemma.runs.read import Contents, read_all, start_order
 
@@ -84,7 +84,7 @@ def write_comparison(
         seeds_note=SEEDS_NOTE if table.grouped else "",
         paths=[shown_path(run) if run.is_run else None for run in firsts],
         setting=setting(contents),
-        warnings=mismatches(contents),
+        warnings=[*mismatches(contents), *stale_warnings(names, firsts)],
         lint=lint_lines(group_names([(run,) for run in evaluated]), evaluated),
         trade_offs=trade_off_pictures(table),
         samples=sample_sets(names, firsts),
@@ -117,6 +117,11 @@ def mismatches(runs: Sequence[Contents]) -> list[str]:
             if len(values) > 1:
                 warnings.append(f"{name}: the rows differ in {key}, so they are not comparable.")
     return warnings
+
+
+def stale_warnings(names: Sequence[str], runs: Sequence[Contents]) -> list[str]:
+    """Returns a warning for each run with results of another classifier, of which the page shows pictures too."""
+    return [f"{name}: {words}" for name, run in zip(names, runs, strict=True) if (words := stale_words(run))]
 
 
 # Attacks from strongest to weakest: of those that equally many runs have, the trade-off shows the strongest.

@@ -17,7 +17,7 @@ from trilemma.config.starts import start_names
 from trilemma.errors import CheckpointError, RunError, UserError
 from trilemma.files import CLASSIFIER, dark_path
 from trilemma.limits import IMAGE_FILE
-from trilemma.runs.digests import classes_digest, stored_weights_digest
+from trilemma.runs.digests import classes_digest, file_digest, stored_weights_digest
 from trilemma.runs.records import (
     LAST,
     STALE,
@@ -120,9 +120,19 @@ class Contents:
 
     @property
     def energies_file(self) -> Path | None:
-        """Path of ``energies.npz`` of ``trilemma diagnose``, or ``None`` if it does not exist."""
+        """Path of ``energies.npz`` of ``trilemma diagnose``; ``None`` without one that belongs to the diagnosis.
+
+        One of another diagnosis, which a killed process leaves, is named on standard error.
+        """
         path = self.path / "figures" / "energies.npz"
-        return path if path.is_file() else None
+        if self.diagnosis is None or not path.is_file():
+            return None
+        if self.diagnosis.get("points_sha256") not in (None, file_digest(path)):
+            warn_once(
+                f"left out: {path}: damaged, or of another diagnosis than energies.json; diagnose again"
+            )
+            return None
+        return path
 
     def read_figure(self, relative: str) -> tuple[bytes, bytes] | None:
         """Returns the light and the dark version of a figure in the folder, or ``None`` if either is missing."""

@@ -284,7 +284,8 @@ def keeps(path: Path, record: Mapping[str, Any], size: str) -> bool:
     """
     try:
         existing = read_record(path) if present(path) else {}
-    except RunError:
+    except RunError as error:
+        _note(f"{error}; it is replaced now")
         return False
     stored = existing.get(size)
     return isinstance(stored, int) and same_checkpoint(existing, record) and stored > record[size]

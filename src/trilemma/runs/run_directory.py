@@ -23,7 +23,7 @@ from trilemma.errors import ConfigError, NotStoredError, RunError
 from trilemma.files import parse_json, write_text
 from trilemma.printing import print_message
 from trilemma.runs.schemas import Environment, Event, Status, check, ordered_metrics
-from trilemma.runs.state_file import stored_step
+from trilemma.runs.state_file import step_of, stored_step
 from trilemma.storing import discard, storing, writable_folder
 from trilemma.text_files import (
     Lines,
@@ -176,8 +176,9 @@ class RunDirectory:
 
     def earlier_states(self) -> dict[int, Path]:
         """Returns the paths of the stored training states by step, including the last one, for rollbacks."""
-        files = self.state_file.parent.glob("state-*.safetensors")
-        return {int(file.stem.removeprefix("state-")): file for file in sorted(files)}
+        # Others are copies, such as "state-000000020 (1).safetensors".
+        files = sorted(self.state_file.parent.glob("state-*"))
+        return {step: file for file in files if (step := step_of(file)) is not None}
 
     def earlier_state(self, step: int) -> Path:
         """Returns the path of the stored training state of a step."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from trilemma.errors import CheckpointError
 from trilemma.files import TensorFormat
+
+# Names of the states that are stored for rollbacks.
+_NAME = re.compile(r"state-([0-9]{9,18})\.safetensors")
 
 
 def _check_tree(tree: Any) -> Any:
@@ -26,6 +30,12 @@ STATE = TensorFormat(
     key="tree",
     older="written by an earlier trilemma, which cannot be resumed; start a new run",
 )
+
+
+def step_of(path: Path) -> int | None:
+    """Returns the step in the name of a stored state; ``None`` for other names, such as that of the last state."""
+    match = _NAME.fullmatch(path.name)
+    return None if match is None else int(match[1])
 
 
 def stored_step(path: Path) -> int | None:

@@ -12,8 +12,9 @@ from trilemma import shares
 from trilemma.classifier.source import ClassifierSource
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import ConfigError, DataError
-from trilemma.files import TensorFormat
+from trilemma.files import CLASSIFIER, TensorFormat
 from trilemma.headers import ChainsHeader
+from trilemma.printing import print_message
 from trilemma.transfers import sent
 
 # From labels, int64 [n], to starting images [n, C, H, W].
@@ -153,19 +154,26 @@ class ReplayBuffer:
         self.labels = state["labels"][self._own].to(self.labels, copy=True)
 
 
-def save_chains(path: Path, chains: Mapping[str, Tensor], class_names: tuple[str, ...]) -> None:
+def save_chains(
+    path: Path, chains: Mapping[str, Tensor], class_names: tuple[str, ...], weights: str | None = None
+) -> None:
     """Writes the chains of a replay buffer as images of 8 bits, clipped to [0, 1].
 
     Args:
         path: the file; beside a classifier it is called :data:`CHAINS_FILE`.
         chains: ``images`` and ``labels``, as :meth:`ReplayBuffer.state_dict` returns them.
         class_names: one name per class.
+        weights: digest of the weights that the chains belong to.
 
     Raises:
         NotStoredError: the file cannot be written.
     """
     images = (chains["images"].clamp(0, 1) * 255).round().to(torch.uint8)
-    CHAINS.write(path, {"images": images, "labels": chains["labels"]}, {"class_names": list(class_names)})
+    CHAINS.write(
+        path,
+        {"images": images, "labels": chains["labels"]},
+        {"class_names": list(class_names), "weights": weights},
+    )
 
 
 def load_chains(source: str | Path) -> ImageSet:
@@ -174,11 +182,13 @@ def load_chains(source: str | Path) -> ImageSet:
     Args:
         source: a run folder (the chains of its best checkpoint), a classifier file of a run, or the file of chains.
 
+    A line on standard error says so if they belong to other weights than the classifier beside them.
+
     Raises:
         ConfigError: there are none.
         CheckpointError: no such file, or it is damaged.
     """
-    path = Path(source)
+    path, classifier_file = Path(source), None
     if path.name != CHAINS_FILE:
         described = ClassifierSource(source)
         described.check()
@@ -191,6 +201,9 @@ def load_chains(source: str | Path) -> ImageSet:
             "start"
         )
     header, tensors = CHAINS.read(path)
+    beside = None if classifier_file is None else CLASSIFIER.read_header(classifier_file).weights
+    if None not in (beside, header.weights) and beside != header.weights:
+        print_message(f"warning: {path}: chains of other weights than the classifier beside them has")
     images, labels = tensors.get("images"), tensors.get("labels")
     if images is None or labels is None or images.dtype != torch.uint8 or not len(images):
         raise CHAINS.invalid(path, "images of 8 bits and labels are missing")

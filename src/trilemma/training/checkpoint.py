@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from trilemma.errors import DamagedError, describe
-from trilemma.runs.state_file import STATE
+from trilemma.runs.state_file import STATE, step_of
 
 
 def flatten(state: Any, path: str = "") -> tuple[dict[str, Tensor], Any]:
@@ -100,6 +100,8 @@ class SoundState:
 def newest_sound_state(files: Iterable[Path]) -> SoundState | None:
     """Returns the first of ``files`` that is neither missing nor damaged; ``None`` if there is none.
 
+    A file with the name of another step counts as damaged: it would be restored for that step.
+
     Args:
         files: paths of training states, newest first.
 
@@ -109,7 +111,12 @@ def newest_sound_state(files: Iterable[Path]) -> SoundState | None:
     damaged: list[str] = []
     for path in files:
         try:
-            return SoundState(path, load_state(path), tuple(damaged))
+            state = load_state(path)
+            position, named = state.get("position"), step_of(path)
+            step = position.get("step", named) if isinstance(position, dict) else named
+            if named not in (None, step):
+                raise DamagedError(f"{path}: holds the state of step {step}; remove it or copy the right one")
+            return SoundState(path, state, tuple(damaged))
         except DamagedError as error:
             damaged.append(str(error))
     return None

@@ -223,7 +223,8 @@ class Record:
         path = self.run.best_classifier if checkpoint == "best" else self.run.last_classifier
         finished.save(path)
         if chains is not None:
-            save_chains(path.with_name(CHAINS_FILE), chains, train.class_names)
+            weights = finished.weights_digest()
+            save_chains(path.with_name(CHAINS_FILE), chains, train.class_names, weights)
 
     def checkpoint(self, state: TrainingState) -> None:
         """Saves the training state, called by all processes; some earlier states are stored too, for rollbacks."""

@@ -265,6 +265,20 @@ def test_the_state_of_another_evaluation_is_refused(case, tmp_path: Path):
     autoattack(clf, images, labels, THREAT, state=state, **options)  # not asked to resume: written anew
 
 
+def test_the_state_of_another_network_with_the_same_weights_is_refused(case, tmp_path: Path):
+    clf, images, labels = case
+    state = tmp_path / "state.safetensors"
+    options: dict[str, Any] = {"attacks": ("apgd-ce",), "progress": False, "state": state}
+    autoattack(clf, images, labels, THREAT, **options)
+    for name, value in (("network_config", {"activation": "silu"}), ("about", {"source": {"size": 7}})):
+        before = getattr(clf, name)
+        setattr(clf, name, value)
+        with pytest.raises(CheckpointError, match="of another evaluation"):
+            autoattack(clf, images, labels, THREAT, resume=True, **options)
+        setattr(clf, name, before)
+    autoattack(clf, images, labels, THREAT, resume=True, **options)
+
+
 def test_a_state_that_cannot_be_written_is_one_warning(case, tmp_path: Path, capsys):
     (tmp_path / "file").write_text("")
     result = run(case, attacks=QUICK, state=tmp_path / "file" / "state")

@@ -14,6 +14,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
 from trilemma.attacks.ensemble.pool import MISCLASSIFIED, Pool, Work
+from trilemma.classifier.classifier import Classifier
 from trilemma.errors import CheckpointError, NotStoredError
 from trilemma.files import TensorFormat, tensor_bytes
 from trilemma.headers import Count, Header
@@ -32,9 +33,13 @@ class WorkHeader(Header):
 
 
 class PoolHeader(Header):
-    """The header of a pool file: the evaluation, the running attack with the sizes of its batches, the work so far."""
+    """The header of a pool file: the evaluation, the running attack with the sizes of its batches, the work so far.
+
+    Earlier versions did not store the form of the classifier.
+    """
 
     evaluation: str
+    form: str | None = None
     batch_size: Count
     running: str | None
     batches: list[Count] | None = None
@@ -87,6 +92,7 @@ class PoolFile:
             tensors |= {"places": torch.cat(pool.broken_indices), "found": torch.cat(pool.adversarial_parts)}
         header = {
             "evaluation": self._evaluation,
+            "form": _form(pool.clf),
             "batch_size": pool.batch_size,
             "running": pool.running,
             # So that a resumed attack has the same batches, with any number of processes.
@@ -110,7 +116,7 @@ class PoolFile:
         if not self.path.exists():
             return False
         header, tensors = FORMAT.read(self.path)
-        if header.evaluation != self._evaluation:
+        if header.evaluation != self._evaluation or header.form not in (None, _form(self.pool.clf)):
             raise CheckpointError(
                 f"{self.path}: holds the state of another evaluation (classifier, images, threat, seed or attacks "
                 "differ); delete it, or start again without resuming"
@@ -153,6 +159,13 @@ def _fits(tensors: Mapping[str, Tensor], header: PoolHeader, pool: Pool) -> bool
         and bool(((index >= 0) & (index < images)).all())
         for index in indices
     )
+
+
+def _form(clf: Classifier) -> str:
+    """What the logits depend on beside weights and normalisation, as JSON: network, output, and how it was opened."""
+    source = clf.about.get("source") or {}
+    opened = {key: source.get(key) for key in ("model", "network", "size")}
+    return json.dumps([clf.network_config, clf.output, opened], sort_keys=True, default=str)
 
 
 def _fingerprint(pool: Pool, attacks: Sequence[str]) -> str:
