@@ -8,15 +8,18 @@ whose input is kept.
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib.util
 import io
 import itertools
 import json
+import math
 import os
 import random
 import re
 import resource
+import shutil
 import sys
 import time
 import traceback
@@ -34,9 +37,9 @@ from benchmarks.fault_suite.doors import BEST, CLASSIFIER, DOORS, RUN, Door, wor
 from benchmarks.fault_suite.files import FINISHED, Sound
 
 MINUTES = 10.0
-_SHORT_MINUTES, _SHORT_INPUTS = 0.02, 100
+_SHORT_MINUTES, _SHORT_INPUTS = 0.1, 25
 # Hypothesis remembers all inputs of a run; new runs keep memory small.
-_INPUTS_OF_A_RUN = 2000
+_INPUTS_OF_A_RUN = 250
 _FAILURE = "failure.json"
 # Packages whose functions atheris instruments: the library, and the readers in Python that it calls.
 _INSTRUMENTED = ("trilemma", "yaml", "zipfile", "tarfile", "numpy.lib", "PIL", "json", "csv")
@@ -127,11 +130,13 @@ class Attempts:
         facts: Callable[[], str] = lambda: "",
     ) -> None:
         self._read, self._kept, self._facts = read, kept, facts
-        self._end = time.monotonic() + 60 * minutes
+        self._seconds, self._end = 60 * minutes, math.inf
         self.tried = self.read = 0
 
     def __call__(self, content: bytes) -> None:
         """Tries an input; ends the process when the time is over or the input is a failure."""
+        if not self.tried:
+            self._end = time.monotonic() + self._seconds
         if time.monotonic() > self._end:
             self.finish()
         self.tried += 1
@@ -169,6 +174,20 @@ def _with_hypothesis(door: Door, samples: list[bytes], minutes: float, kept: Pat
 
         attempt()
     attempts.finish()
+
+
+@functools.cache
+def _warm_up_hypothesis() -> None:
+    """Makes Hypothesis read the constants of all modules now, in a second, and not again for each door."""
+    from hypothesis import given, settings
+    from hypothesis import strategies as st
+
+    @settings(max_examples=20, database=None, derandomize=True)
+    @given(st.binary(), st.floats(0, 1), st.integers())
+    def nothing(content: bytes, place: float, number: int) -> None:
+        pass
+
+    nothing()
 
 
 def _changed(samples: list[bytes]) -> Any:
@@ -269,7 +288,8 @@ def _coverage() -> str:
     )
 
 
-def _judge(ended: Ended) -> str:
+def judge(ended: Ended) -> str:
+    """The judge of a fuzzer that has ended: the failure that it has found."""
     file = ended.folder / _FAILURE
     if file.exists():
         return str(json.loads(file.read_text())["what"])
@@ -280,13 +300,14 @@ FUZZERS = {"Hypothesis": _with_hypothesis, "atheris": _with_atheris}
 
 
 def cases(folder: Path, short: bool) -> Iterator[Case]:
-    """One case per door and fuzzer; of the short form for a second, with Hypothesis."""
+    """One case per door and fuzzer; of the short form some inputs of Hypothesis."""
     sound = Sound(folder)
     minutes = _SHORT_MINUTES if short else float(os.environ.get("FAULTS_FUZZ_MINUTES", MINUTES))
 
     def prepare(target: Path) -> None:
-        import shutil
-
+        if importlib.util.find_spec("hypothesis") is not None:
+            os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(folder.absolute() / "hypothesis"))
+            _warm_up_hypothesis()
         shutil.copytree(sound.folder / FINISHED, target / RUN)
         shutil.copyfile(target / RUN / BEST, target / CLASSIFIER)
 
@@ -302,5 +323,5 @@ def cases(folder: Path, short: bool) -> Iterator[Case]:
                 missing = importlib.util.find_spec(fuzzer.lower()) is None
                 return f"{fuzzer} is not installed" if missing else None
 
-            yield Case(f"{name}, {minutes:g} minutes of {fuzzer}", prepare, action, _judge, refusals=(),
+            yield Case(f"{name}, {minutes:g} minutes of {fuzzer}", prepare, action, judge, refusals=(),
                        megabytes=400, timeout=90 * minutes + 120, surroundings=surroundings)  # fmt: skip

@@ -210,7 +210,10 @@ class _Jobs:
                     _kill_after(command, chance.uniform(0, seconds))
             command = job.again if Path("run/config.yaml").exists() or "run" not in job.first else job.first
             copy_of(Path(), self.before)
-            sys.exit(exit_code(command))
+            code = exit_code(command)
+            if others := _processes_here():
+                raise RuntimeError(f"a process of a killed command has not ended: {others[0]}")
+            sys.exit(code)
 
         def prepare(target: Path) -> None:
             self.prepare(target)
@@ -252,6 +255,20 @@ def _count_changes(command: tuple[str, ...]) -> None:
     sys.addaudithook(hook)
     exit_code(command)
     print(count, file=sys.stderr)
+
+
+def _processes_here() -> list[str]:
+    """The commands of processes that work in this folder, beside this process and those that it has started."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            if (process / "cwd").readlink() == Path.cwd() and os.getpid() not in (parent, int(process.name)):
+                found.append((process / "cmdline").read_text(errors="replace").replace("\0", " "))
+        # It has ended meanwhile, or belongs to somebody else.
+        except OSError:
+            continue
+    return found
 
 
 def _forked(command: tuple[str, ...], prepare: Callable[[], None] = lambda: None) -> int:

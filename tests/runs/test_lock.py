@@ -139,3 +139,13 @@ def test_a_writer_removes_the_temporary_files_of_killed_processes_alone(tmp_path
     with writing(tmp_path), writing(tmp_path):
         assert not any(path.exists() for path in of_killed)
         assert all(path.exists() for path in others)
+
+
+def test_a_writer_with_patience_waits_for_the_other_one(
+    run_copy: Path, other_process: subprocess.Popen[bytes]
+) -> None:
+    with pytest.raises(RunError), writing(run_copy, patience=0.1):
+        pass
+    threading.Timer(0.3, other_process.kill).start()
+    with writing(run_copy, patience=60):
+        assert other_process.wait() == -signal.SIGKILL

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from trilemma.errors import (
     TrainingFailedError,
     UnknownNameError,
 )
+from trilemma.runs.lock import writing
 from trilemma.runs.run_directory import RunDirectory
 from trilemma.sweeps import launchers
 from trilemma.sweeps.plan import run_name
@@ -153,6 +156,17 @@ def test_an_interrupted_sweep_goes_on_with_the_same_call(trainer):
     trainer.trained.clear()
     assert len(trilemma.sweep(RECIPE, GRID, progress=False).runs) == 4
     assert trainer.trained == NAMES[1:]
+
+
+def test_a_run_waits_for_a_process_of_a_killed_sweep_that_saves_its_state(trainer):
+    run = RunDirectory(trilemma.sweep(RECIPE, ["seed=0,1"], progress=False).path / "seed=0")
+    run.write_status(status="interrupted", minutes=0.5)
+    with ThreadPoolExecutor() as pool:
+        with writing(run.path):
+            again = pool.submit(lambda: trilemma.sweep(RECIPE, ["seed=0,1"], progress=False))
+            time.sleep(0.3)
+            assert len(trainer.trained) == 2 and not again.done()
+        assert again.result().failed == {} and trainer.trained[2:] == ["seed=0"]
 
 
 def test_two_spellings_of_one_configuration_are_one_run(trainer):

@@ -20,7 +20,7 @@ _DEPTH = 2
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path, patience: float = 0) -> Iterator[None]:
     """Context in which this thread alone writes to a folder of results; may be nested. Readers are not blocked.
 
     Temporary files that a killed process left in the folder are removed.
@@ -30,16 +30,17 @@ def writing(folder: Path) -> Iterator[None]:
 
     Args:
         folder: a run folder or a folder of result rows; created if it does not exist.
+        patience: seconds to wait for another process that is writing there.
 
     Raises:
-        RunError: another process or thread is writing there.
+        RunError: another process or thread is still writing there.
     """
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / LOCK_FILE, timeout=0, is_singleton=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.acquire(timeout=patience)
     except Timeout:
         raise RunError(
             f"{folder}: another process is writing to this folder; wait until it has ended, or stop it (to use the "

@@ -9,6 +9,8 @@ from typing import Any
 
 from trilemma.errors import TrilemmaError, describe
 from trilemma.printing import print_traceback
+from trilemma.processes import PATIENCE
+from trilemma.runs.lock import writing
 from trilemma.runs.run_directory import ENDED, RunDirectory
 from trilemma.storing import collecting_unstored
 
@@ -45,6 +47,9 @@ class Task:
     def __call__(self) -> str | None:
         """Does what is missing; returns ``None``, or in one line why the run failed. Only interruptions are raised."""
         try:
+            # A process of a killed sweep may be saving the state of its run.
+            with writing(self.folder, PATIENCE):
+                pass
             if (line := failure(self.folder)) is not None:
                 return line
             if not is_trained(self.folder):
