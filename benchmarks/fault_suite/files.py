@@ -247,6 +247,15 @@ def _remove(*names: str) -> Callable[[Path], None]:
     return mix
 
 
+def _copied_state(name: str) -> Callable[[Path], None]:
+    """Copies the last state under another name."""
+
+    def mix(run_folder: Path) -> None:
+        shutil.copyfile(run_folder / _STATES[0], run_folder / "checkpoints" / "last" / name)
+
+    return mix
+
+
 def _running(run_folder: Path) -> None:
     """The status of a process that was killed before it wrote that it had finished."""
     from trilemma.runs.run_directory import RunDirectory
@@ -272,12 +281,16 @@ def _mixed(sound: Sound) -> Iterator[Case]:
         return "" if '"stale": true' in ended.stdout else "rows of another classifier are not marked"
 
     resume = "train --resume"
+    copied, misnamed = (_copied_state(f"state-{name}.safetensors") for name in ("000000015 (1)", "000000003"))
     table: list[tuple[str, str, str, Callable[[Path], None], Judge]] = [
         ("the status of a finished run", resume, UNFINISHED, finished, same(resume)),
         ("the status of a finished run", "compare", UNFINISHED, finished, said("status.json: says finished")),
         ("the status of a finished run", "report", UNFINISHED, finished, said("status.json: says finished")),
         ("the status of a running one", resume, FINISHED, _running, same(resume)),
         ("no status", resume, FINISHED, _remove("status.json", _LAST), same(resume)),
+        ("a copy of a state", resume, UNFINISHED, copied, same(resume)),
+        ("a copy of a state", "compare", FINISHED, copied, same("compare")),
+        ("a state of another step", resume, UNFINISHED, misnamed, same(resume)),
         ("older weights", "compare", FINISHED, _other_classifier(_older_weights), stale),
         ("other class names", "compare", FINISHED, _other_classifier(_other_names), stale),
         ("no checkpoints", "predict", FINISHED, _remove("checkpoints"), must_refuse),

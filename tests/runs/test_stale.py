@@ -24,6 +24,7 @@ from trilemma.evaluation.samples import generate
 from trilemma.files import CLASSIFIER, read_npz, write_npz
 from trilemma.pages.card import model_card
 from trilemma.pages.comparison import write_comparison
+from trilemma.pages.gather import with_held_out
 from trilemma.pages.html import write_report
 from trilemma.pages.table import as_csv, as_latex, as_tree
 from trilemma.runs.digests import classes_digest, stored_weights_digest
@@ -87,6 +88,15 @@ def test_a_comparison_page_says_which_of_its_results_are_stale(full: Path, tmp_p
     changed(RunDirectory(full).best_classifier)
     text = write_comparison([full], page).read_text()
     assert "Stale, measured on another classifier than the folder holds: clean, pgd-20" in text
+
+
+def test_held_out_accuracies_of_another_checkpoint_are_marked(run_copy: Path) -> None:
+    run = RunDirectory(run_copy)
+    rows = with_held_out(read_contents(run_copy)).rows
+    assert len(rows) == 2 and not any(map(is_stale, rows.values()))
+    # The line of the selected checkpoint is lost, and the one before it takes its place.
+    run.write_metrics(line for line in run.metrics() if line["step"] < 40)
+    assert all(map(is_stale, with_held_out(read_contents(run_copy)).rows.values()))
 
 
 def test_energies_without_their_diagnosis_are_not_shown(

@@ -13,7 +13,14 @@ from typing import Any
 from trilemma.pages.table import DISTANCE, HELD_OUT, NAMED, STALE_NOTE, Column, Entry, Table
 from trilemma.pages.words import DASH, threat_words
 from trilemma.runs.read import Contents, Record, read_all
-from trilemma.runs.records import checkpoint_name, is_stale, read_config, same_checkpoint, stored_threat
+from trilemma.runs.records import (
+    STALE,
+    checkpoint_name,
+    is_stale,
+    read_config,
+    same_checkpoint,
+    stored_threat,
+)
 from trilemma.runs.run_directory import selected_line
 
 # Runs that differ by their training seed only, or one run; never empty.
@@ -86,10 +93,12 @@ def with_held_out(run: Contents) -> Contents:
 
     line = selected_line(run.metrics)
     count, data = line.get("held_out_images"), run.about.get("data") or DASH
+    # Of another checkpoint than the folder holds, as after its line was lost.
+    stale = {STALE: True} if line.get("step") != run.about.get("step", line.get("step")) else {}
     common = {
         "version": 1, "quantity": "accuracy", "better": "higher", "count": count or 0, "seed": None,
         "data": {"name": data, "split": "held-out", "images": "" if count is None else f"first {count}"},
-        "checkpoint": run.about, "facts": {}, "chance": line.get("held_out_chance"),
+        "checkpoint": {**run.about, **stale}, "facts": {}, "chance": line.get("held_out_chance"),
     }  # fmt: skip
     rows = {}
     for name, key, threat in (("clean", "clean", None), ("pgd-10", "pgd10", stored_threat(run.path))):
