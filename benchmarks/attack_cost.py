@@ -155,7 +155,7 @@ TRAINED = {
         lambda: SmallCNN(10, (3, 64, 64), activation="leaky_relu"), tiny, Threat("linf", "1/255"), 4, 60,
     ),
     "mnist-preact-resnet-18": Trained(
-        "28x28 grey, residual, BatchNorm, ReLU", lambda: PreActResNet(10, 1), mnist, Threat("linf", "0.3"), 2, 10, 0.1
+        "28x28 grey, residual, BatchNorm, ReLU", lambda: PreActResNet(10, 1), mnist, Threat("linf", "0.1"), 2, 10, 0.1
     ),
 }  # fmt: skip
 THIRD_PARTY = {
