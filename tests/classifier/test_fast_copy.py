@@ -396,3 +396,16 @@ def test_pgd_on_a_copy_is_as_strong(toy, finished_run):
     assert float((quick - plain).abs().mean()) < 1e-3
     fooled = [float((clf(found).argmax(1) != labels).float().mean()) for found in (quick, plain)]
     assert fooled[0] == pytest.approx(fooled[1], abs=0.01)
+
+
+def test_a_network_whose_frozen_form_cannot_run_is_asked_in_its_other_form(toy):
+    """oneDNN's layout, which optimised graphs use, knows no GELU between poolings."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.GELU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 16, 3, padding=1), nn.GELU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+    clf, images = Classifier(network, 10).eval(), toy.images(2, (1, 12, 12))
+    other = fast_copy(clf, images)
+    assert isinstance(other.network, FastNetwork)
+    assert_same(other, clf, images)
