@@ -151,6 +151,25 @@ def test_lost_lines_of_a_log_of_an_earlier_version_are_said(run_copy: Path, caps
     assert capsys.readouterr().err == f"warning: {run.events_file}: is empty; its lines are lost\n"
 
 
+@pytest.mark.parametrize("status", ["running", "finished"])
+def test_a_log_that_grows_while_it_is_read_has_lost_nothing(
+    run_copy: Path, capsys: Err, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    run, read = RunDirectory(run_copy), RunDirectory._read_lines
+
+    def reading(*arguments: Any) -> Any:
+        lines = read(*arguments)
+        # The process that trains writes lines and their number right after they were read here.
+        run.add_metrics({"kind": "step", "step": 50, "epoch": 5.0})
+        run.add_event({"kind": "restart"})
+        run.write_status(status=status, step=50)
+        return lines
+
+    monkeypatch.setattr(RunDirectory, "_read_lines", reading)
+    assert len(run.metrics()) == 8 and len(run.events()) == 3
+    assert capsys.readouterr().err == ""
+
+
 def test_a_log_that_is_cut_is_said_where_it_is_judged(run_copy: Path, capsys: Err) -> None:
     file = run_copy / "metrics.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))

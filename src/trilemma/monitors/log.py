@@ -204,10 +204,11 @@ def _file_rows(path: Path) -> list[Row]:
 
 def _lines(file: Path, run: RunDirectory | None) -> list[Row]:
     """Returns the objects of a file with one per line; a run that goes on may have an incomplete last line."""
+    recorded = 0 if run is None else run.recorded_lines(file)
     lines = read_json_lines(file)
     if lines.problems:
         raise ValueError(lines.problems[0])
-    if run is not None and (lost := run.lost_lines(file, lines)) is not None:
+    if run is not None and (lost := run.lost_lines(file, lines, recorded)) is not None:
         warn_once(f"{file}: {lost}")
     if lines.incomplete:
         print_message(f"note: {file}: its last line is incomplete, and is left out")

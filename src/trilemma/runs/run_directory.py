@@ -284,33 +284,41 @@ class RunDirectory:
         """Returns what is lost of the logs, as clauses with their names, and reports it on standard error."""
         found = []
         for path in (self.metrics_file, self.events_file):
+            recorded = self.recorded_lines(path)
             try:
-                lost = self.lost_lines(path, self._read_lines(path) if present(path) else None)
+                lines = self._read_lines(path) if present(path) else None
             # Reading the lines says why.
             except ValueError:
                 continue
-            if lost is not None:
+            if (lost := self.lost_lines(path, lines, recorded)) is not None:
                 warn_once(f"{path}: {lost}")
                 found.append(f"{path.name} {lost}")
         return found
 
-    def lost_lines(self, path: Path, lines: Lines | None) -> str | None:
+    def recorded_lines(self, path: Path) -> int:
+        """Returns the number of lines that a log has at least, by ``status.json``; 0 if that does not say it."""
+        number: int = self._stored_status().get("lines", {}).get(path.name, 0)
+        return number
+
+    def lost_lines(self, path: Path, lines: Lines | None, recorded: int) -> str | None:
         """Returns how a log differs from the number of lines in ``status.json``, as a clause; ``None`` if it does not.
 
         Args:
             path: the log.
             lines: what was read of it; ``None`` if it does not exist.
+            recorded: :meth:`recorded_lines` before it was read, since a process that trains writes both.
         """
         status, name = self._stored_status(), self.status_file.name
-        recorded = status.get("lines", {}).get(path.name, 0)
+        now: int = status.get("lines", {}).get(path.name, 0)
+        least = min(recorded, now)
         if lines is None:
-            return f"is missing; lost lines: {recorded}" if recorded else None
-        if lines.count + lines.incomplete < recorded:
-            return f"has {lines.count} of the {recorded} lines that {name} records; the others are lost"
+            return f"is missing; lost lines: {least}" if least else None
+        if lines.count + lines.incomplete < least:
+            return f"has {lines.count} of the {least} lines that {name} records; the others are lost"
         # A run that goes on adds lines. The order of metric lines shows which of them are written twice.
         ended = "lines" in status and status["status"] != "running"
-        if ended and path == self.events_file and lines.count > recorded:
-            return f"has {lines.count} lines instead of the {recorded} that {name} records"
+        if ended and path == self.events_file and lines.count > now:
+            return f"has {lines.count} lines instead of the {now} that {name} records"
         return None
 
     def _thinned(self, steps: int) -> Callable[[bytes], bool] | None:
@@ -337,12 +345,13 @@ class RunDirectory:
         return read_json_lines(path, partial(check, Event) if events else ordered_metrics(), skip)
 
     def _lines(self, path: Path, skip: Callable[[bytes], bool] | None = None) -> list[dict[str, Any]]:
+        recorded = self.recorded_lines(path)
         try:
             lines = self._read_lines(path, skip) if present(path) else None
         except ValueError as error:
             warn_once(f"{path}: {error}; continuing without it")
             return []
-        if (lost := self.lost_lines(path, lines)) is not None:
+        if (lost := self.lost_lines(path, lines, recorded)) is not None:
             warn_once(f"{path}: {lost}")
         if lines is None:
             return []

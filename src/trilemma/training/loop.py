@@ -144,6 +144,8 @@ class Loop:
             )
             text += f", with {changes}"
         text += "".join(f"; {log}" for log in lost)
+        # First: the logs of a run that goes on are longer than recorded.
+        self.record.status(self.state, "running")
         self.record.event(self.state, "restart", "resume", text)
 
     def _forget_lost_best(self) -> list[str]:
@@ -166,6 +168,7 @@ class Loop:
         """Removes all metric lines and stored states: the run is trained again from its initial weights."""
         self.record.drop_all_metrics()
         self.record.checkpoint(self.state)
+        self.record.status(self.state, "running")
         self.record.event(self.state, "restart", "from-step-0", "no sound training state was left")
 
     def train(self) -> str:
