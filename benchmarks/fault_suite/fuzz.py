@@ -324,4 +324,4 @@ def cases(folder: Path, short: bool) -> Iterator[Case]:
                 return f"{fuzzer} is not installed" if missing else None
 
             yield Case(f"{name}, {minutes:g} minutes of {fuzzer}", prepare, action, judge, refusals=(),
-                       megabytes=400, timeout=90 * minutes + 120, surroundings=surroundings)  # fmt: skip
+                       megabytes=400, timeout=180 * minutes + 600, surroundings=surroundings)  # fmt: skip

@@ -20,12 +20,14 @@ from benchmarks.fault_suite.process import exit_code
 
 _STOP_AT = 4
 _RECIPE = """
-data: {name: DATA}
+data: {name: NAME, root: ROOT}
 network: {name: small-resnet, width: 4, depth: 8}
 method: {name: standard}
+threat: {norm: linf, radius: 1/10}
 training: {epochs: 4, batch_size: 16, log_every: 1, held_out_images: 10, checkpoint_minutes: 0.0001}
 """
-_FORMATS = {"arrays": "data.npz", "a folder": "photos", "a zip": "photos.zip"}
+_FORMATS = {"arrays": "data.npz", "a folder": "photos", "a zip": "photos.zip", "shards": "shards"}
+_PER_SHARD = 20
 
 
 def _write_data(folder: Path, name: str, seed: int = 0) -> None:
@@ -45,6 +47,11 @@ def _write_data(folder: Path, name: str, seed: int = 0) -> None:
     if name.endswith(".zip"):
         shutil.make_archive(str(photos), "zip", photos)
         shutil.rmtree(photos)
+    if name == "shards":
+        from trilemma.data.sharding import shard_source
+
+        shard_source(str(photos), folder / name, per_shard=_PER_SHARD)
+        shutil.rmtree(photos)
 
 
 def _remove(file: Path) -> None:
@@ -56,31 +63,36 @@ def _other(file: Path) -> None:
     _write_data(file.parent, file.name, seed=1)
 
 
+def _first(folder: Path) -> Path:
+    """The first image or shard."""
+    return min([*folder.rglob("*.png"), *folder.rglob("*.tar")])
+
+
 def _cut(file: Path) -> None:
     if file.is_dir():
-        _cut(min(file.rglob("*.png")))
+        _cut(_first(file))
     else:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def _fewer(file: Path) -> None:
-    min(file.rglob("*.png")).unlink()
+    _first(file).unlink()
 
 
 def _more(file: Path) -> None:
-    first = min(file.rglob("*.png"))
+    first = _first(file)
     shutil.copyfile(first, first.with_name("new.png"))
 
 
 def _other_class(file: Path) -> None:
-    first = min(file.rglob("*.png"))
+    first = _first(file)
     first.rename(file / "b" / "moved.png")
 
 
 def _other_pixels(file: Path) -> None:
     """Other pixels, under the same name."""
-    first = min(file.rglob("*.png"))
-    first.write_bytes(max(file.rglob("*.png")).read_bytes())
+    first = _first(file)
+    first.write_bytes(max(file.rglob(f"*{first.suffix}")).read_bytes())
 
 
 _CHANGES: dict[str, dict[str, Callable[[Path], None]]] = {
@@ -89,6 +101,10 @@ _CHANGES: dict[str, dict[str, Callable[[Path], None]]] = {
     "a folder": {
         "removed": _remove, "others": _other, "one cut in half": _cut, "one fewer": _fewer, "one more": _more,
         "one in another class": _other_class, "one with other pixels": _other_pixels,
+    },
+    "shards": {
+        "removed": _remove, "others": _other, "one cut in half": _cut, "one fewer": _fewer,
+        "one with other pixels": _other_pixels,
     },
 }  # fmt: skip
 
@@ -100,17 +116,96 @@ def _data_cases() -> Iterator[Case]:
                        ("train", "run", "--resume", "-q"), _said)  # fmt: skip
 
 
+def _write_all(folder: Path, kind: str) -> None:
+    """Writes data and a recipe that trains on them."""
+    name = _FORMATS[kind]
+    _write_data(folder, name)
+    recipe = _RECIPE.replace("NAME", "shards" if kind == "shards" else "folder").replace("ROOT", name)
+    (folder / "new.yaml").write_text(recipe)
+
+
 def _begun(kind: str, change: Callable[[Path], None]) -> Callable[[Path], None]:
     """Prepares an interrupted run whose data have changed since."""
 
     def prepare(folder: Path) -> None:
-        name = _FORMATS[kind]
-        _write_data(folder, name)
-        (folder / "new.yaml").write_text(_RECIPE.replace("DATA", f"folder, root: {name}"))
+        _write_all(folder, kind)
         succeed(lambda: stop_at(_STOP_AT, "new.yaml", (), "run"), folder)
-        change(folder / name)
+        change(folder / _FORMATS[kind])
 
     return prepare
+
+
+def _train(kind: str, change: Callable[[Path], None] = lambda data: None) -> None:
+    """Trains on data that change after a step."""
+    from trilemma.training.train import train
+
+    def log(record: dict[str, Any], step: int) -> None:
+        if step == _STOP_AT and record["kind"] == "step":
+            change(Path(_FORMATS[kind]))
+
+    train("new.yaml", out="run", progress=False, log=log)
+
+
+_EVALUATE = ("evaluate", "run", "--protocol", "clean", "--protocol", "pgd-20", "--json", "-q")
+
+
+def _evaluate(kind: str, change: Callable[[Path], None]) -> None:
+    """Evaluates on data that change after the first forward pass."""
+    import torch
+
+    waiting = [change]
+
+    def hook(*_: object) -> None:
+        if waiting:
+            waiting.pop()(Path(_FORMATS[kind]))
+
+    torch.nn.modules.module.register_module_forward_hook(hook)
+    sys.exit(exit_code(_EVALUATE))
+
+
+def _running_cases(sound: Sound) -> Iterator[Case]:
+    """Data that change while a job works on them: it ends as if they had not, or says so."""
+    peace: dict[str, tuple[Any, Any]] = {}
+    read_run = results.of_run("run")
+
+    def undisturbed(kind: str) -> tuple[Any, Any]:
+        """The results of a training and of an evaluation of it, whose folder is kept."""
+        place = sound.folder / f"on {kind}"
+        if kind not in peace:
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            _write_all(place, kind)
+            trained = read_run(succeed(lambda: _train(kind), place))
+            peace[kind] = trained, results.of_json(succeed(_EVALUATE, place))
+            shutil.rmtree(place / "run" / "evaluation")
+        return peace[kind]
+
+    for kind, changes in _CHANGES.items():
+        for title, change in changes.items():
+
+            def prepare(folder: Path, kind: str = kind) -> None:
+                undisturbed(kind)
+                _write_all(folder, kind)
+
+            def judge(ended: Ended, kind: str = kind) -> str:
+                return results.same_as(undisturbed(kind)[0], read_run)(ended) and _said(ended)
+
+            def action(kind: str = kind, change: Callable[[Path], None] = change) -> None:
+                _train(kind, change)
+
+            yield Case(f"{kind}, {title} while a run trains", prepare, action, judge, may_leave="^run/")
+
+        def copied(folder: Path, kind: str = kind) -> None:
+            undisturbed(kind)
+            shutil.copytree(sound.folder / f"on {kind}", folder, dirs_exist_ok=True)
+
+        def judge_rows(ended: Ended, kind: str = kind) -> str:
+            return results.same_as(undisturbed(kind)[1], results.of_json)(ended) and _said(ended)
+
+        def evaluate(kind: str = kind) -> None:
+            _evaluate(kind, _remove)
+
+        yield Case(f"{kind}, removed while a run is evaluated", copied, evaluate, judge_rows)
 
 
 def _said(ended: Ended) -> str:
@@ -253,6 +348,7 @@ def cases(folder: Path, short: bool) -> Iterator[Case]:
     """The cases; of the short form six."""
     sound = Sound(folder)
     every = [
-        *_data_cases(), *_clock_cases(sound), *_machine_cases(sound), *_copies(sound), *_twice(sound)
+        *_data_cases(), *_running_cases(sound), *_clock_cases(sound), *_machine_cases(sound), *_copies(sound),
+        *_twice(sound),
     ]  # fmt: skip
     yield from random.Random(0).sample(every, 6) if short else every

@@ -278,17 +278,53 @@ def test_members_of_a_size_that_no_image_has_are_refused_unread(tmp_path: Path) 
         shards.index_shards(tmp_path)
 
 
-def test_a_shard_that_changed_since_it_was_counted_is_found_when_it_is_read(
-    written: Path, build: Build
+@pytest.mark.parametrize("same_labels", [True, False])
+def test_a_shard_that_changed_since_it_was_counted_is_found_before_it_is_used(
+    written: Path, build: Build, same_labels: bool
 ) -> None:
     path = written / "train-000000.tar"
     size = path.stat().st_size
-    names = {f"{k}.png": build.grey(k) for k in range(3)} | {f"{k}.cls": b"1" for k in range(3)}
+    labels = [sample.label if same_labels else 1 for sample in shards.read_shard(path)]
+    names = {f"{k}.png": build.grey(k) for k in range(len(labels))}
+    names |= {f"{k}.cls": str(label).encode() for k, label in enumerate(labels)}
     build.tar(path, dict(sorted(names.items())))
     with path.open("ab") as stream:
         stream.truncate(size)
-    with pytest.raises(DataError, match=r"train-000000.tar: holds other samples than shards.json says"):
+    with pytest.raises(
+        DataError, match=r"train-000000.tar: its content does not match the checksum in shards.json"
+    ):
         load_splits("shards", written)
+
+
+def test_an_index_with_other_labels_than_the_shard_is_found(written: Path) -> None:
+    index = json.loads((written / "shards.json").read_text())
+    index["shards"][0]["labels"].reverse()
+    index["shards"][0]["labels"][0] ^= 1
+    (written / "shards.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match=r"train-000000.tar: holds other samples than shards.json says"):
+        list(shards.ShardFolder.open(written).read(0))
+
+
+def test_the_checksum_of_a_shard_is_computed_again_only_if_the_file_changes(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests: list[Path] = []
+    sha256 = shards.file_sha256
+    monkeypatch.setattr(shards, "file_sha256", lambda path: digests.append(path) or sha256(path))
+    folder = shards.ShardFolder.open(written)
+    first, second = list(folder.read(0)), list(folder.read(0))
+    path = written / "train-000000.tar"
+    assert first == second and digests == [path]
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 6] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="does not match the checksum"):
+        list(folder.read(0))
+    path.unlink()
+    with pytest.raises(
+        DataError, match=r"train-000000.tar: this shard cannot be read \(No such file or directory\)"
+    ):
+        list(folder.read(0))
 
 
 def test_without_the_extra_its_name_is_said(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:

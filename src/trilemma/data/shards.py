@@ -154,6 +154,31 @@ class ShardFolder:
                 )
         return cls(path, index)
 
+    @cached_property
+    def _verified(self) -> dict[int, tuple[int, int, int]]:
+        """Inode, size and modification time of the shards whose content had the checksum of the index."""
+        return {}
+
+    def _verify(self, number: int) -> None:
+        """Compares the content of a shard with the index, once unless the file changes."""
+        shard = self.index.shards[number]
+        path = self.path / shard.file
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(
+                f"{path}: this shard cannot be read ({error.strerror or error}); copy it again"
+            ) from None
+        version = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._verified.get(number) == version:
+            return
+        if file_sha256(path) != shard.sha256:
+            raise DataError(
+                f"{path}: its content does not match the checksum in {INDEX}; copy it again, or count anew what is "
+                f"there: trilemma shards {self.path}"
+            )
+        self._verified[number] = version
+
     def read(self, number: int) -> Iterator[Sample]:
         """Yields the samples of a shard.
 
@@ -161,9 +186,11 @@ class ShardFolder:
             number: position in the index.
 
         Raises:
-            DataError: the shard is damaged, or holds other samples than the index says.
+            DataError: the shard is damaged, does not match the checksum of the index, or holds other samples than the
+                index says.
             MissingExtraError: webdataset is not installed.
         """
+        self._verify(number)
         shard = self.index.shards[number]
         path, count = self.path / shard.file, 0
         for count, sample in enumerate(read_shard(path), start=1):
