@@ -16,6 +16,7 @@ import torch
 from tests.data.conftest import Build
 
 from trilemma.data import Loader, load_images, load_splits, shards
+from trilemma.data.download import file_sha256
 from trilemma.data.sharding import shard_source
 from trilemma.data.stream import ShardStream
 from trilemma.errors import DataError, MissingExtraError
@@ -309,8 +310,12 @@ def test_the_checksum_of_a_shard_is_computed_again_only_if_the_file_changes(
     written: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digests: list[Path] = []
-    sha256 = shards.file_sha256
-    monkeypatch.setattr(shards, "file_sha256", lambda path: digests.append(path) or sha256(path))
+
+    def digest(path: Path) -> str:
+        digests.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr(shards, "file_sha256", digest)
     folder = shards.ShardFolder.open(written)
     first, second = list(folder.read(0)), list(folder.read(0))
     path = written / "train-000000.tar"
