@@ -187,7 +187,8 @@ def _freeze(traced: fx.GraphModule, images: Tensor) -> Callable[[Tensor], Tensor
             warnings.simplefilter("ignore")
             script = torch.jit.trace(traced, images, check_trace=False)
             frozen = torch.jit.optimize_for_inference(script.eval())
-            # Some graphs can be made and not run: oneDNN's layout knows no GELU. A second pass runs an optimised form.
+            # Some graphs can be made and not run: oneDNN's adaptive pooling needs multiples. The second pass runs an
+            # optimised form.
             for _ in range(2):
                 frozen(images)
     # For example an operation that TorchScript does not know.
