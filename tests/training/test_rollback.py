@@ -342,8 +342,9 @@ def test_robust_overfitting_goes_to_the_best_mean(tmp_path: Path, monkeypatch: p
     assert remedied(path, "robust-overfitting") == [("robust-overfitting", 17), ("rollback", 12)]
 
 
+@pytest.mark.parametrize("killed", [False, True])
 def test_the_line_of_the_best_checkpoint_survives_the_rollback_that_undoes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
     """The average is best at epoch 11, after the last healthy evaluation of the training weights."""
 
@@ -357,7 +358,20 @@ def test_the_line_of_the_best_checkpoint_survives_the_rollback_that_undoes_it(
         return HEALTHY if steps == 2 or epoch <= 10 else COLLAPSED
 
     run_script(monkeypatch, Later(accuracies))
-    path = train(config(epochs=14, ema=0.9), out=tmp_path / "run", progress=False).path
+    path, drop = tmp_path / "run", Record.drop_later_metrics
+
+    def dying(self: Record, state: Any, undone: bool = False) -> None:
+        if undone:
+            raise SystemExit
+        drop(self, state, undone)
+
+    if killed:
+        # After the restored state was saved, before the lines of the undone steps are removed.
+        with monkeypatch.context() as patch:
+            patch.setattr(Record, "drop_later_metrics", dying)
+            with pytest.raises(SystemExit):
+                train(config(epochs=14, ema=0.9), out=path, progress=False)
+    train(config(epochs=14, ema=0.9), out=path, resume="auto", progress=False)
     run = RunDirectory.open(path)
     assert remedied(path) == [("accuracy-gap", 11), ("rollback", 10)]
     summary = run.summary()

@@ -159,7 +159,7 @@ class Loop:
         try:
             CLASSIFIER.read(self.record.run.best_classifier)
         except CheckpointError as error:
-            self.state.best = []
+            self.state.best, self.state.best_step = [], None
             self.record.warn(f"{error}; the best classifier is selected among later ones")
             return ["the best classifier was lost"]
         return []
@@ -373,6 +373,9 @@ class Loop:
             state.watch.give_time(state.step, rolled_back, accuracy)
             # Saved at once, so that a resumed run has the changes of the remedies.
             self.record.checkpoint(state)
+        if rolled_back:
+            # Last: a process that is killed before resumes from the restored state, and removes them then.
+            self.record.drop_later_metrics(state, undone=True)
         return rolled_back
 
     def _apply_options(self) -> None:
@@ -416,7 +419,7 @@ class Loop:
         if self.criterion != "last" and passed_over(given, state.best):
             self._report_selection(given, state.best)
         if selected:
-            state.best = given
+            state.best, state.best_step = given, state.step
             # Before the line that says so: without that file, the line would make the run unreadable.
             self.record.classifier(finished, self.data.train, state, "best", self.criterion)
         self.record.held_out(state, accuracies, fgsm, pgd10, selected)

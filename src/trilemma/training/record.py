@@ -151,8 +151,9 @@ class Record:
             undone: whether a rollback has undone those steps, so that the run may never come to its best checkpoint
                 again (:meth:`trilemma.runs.run_directory.RunDirectory.drop_metrics_after`).
         """
+        keep_best = undone or (state.best_step or 0) > state.step
         if self.writes:
-            self.run.drop_metrics_after(state.step, state.evaluated_at, keep_best=undone)
+            self.run.drop_metrics_after(state.step, state.evaluated_at, keep_best)
 
     def drop_all_metrics(self) -> None:
         """Removes all metric lines: those of a run whose training state is lost."""

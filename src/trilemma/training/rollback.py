@@ -20,7 +20,8 @@ def roll_back(state: TrainingState, record: Record, alarm: Alarm) -> None:
     without one, than its start.
 
     The changes made by remedies are not undone. The best score is not reset either, because the file of the best
-    classifier stays and a weaker classifier must not replace it.
+    classifier stays and a weaker classifier must not replace it. The metric lines of the undone steps are to be removed
+    once the state is saved.
 
     Args:
         state: the training state; overwritten.
@@ -28,7 +29,8 @@ def roll_back(state: TrainingState, record: Record, alarm: Alarm) -> None:
         alarm: the alarm that caused the rollback.
     """
     preserved = {
-        name: getattr(state, name) for name in ("rate_factor", "options", "sounded", "minutes", "best")
+        name: getattr(state, name)
+        for name in ("rate_factor", "options", "sounded", "minutes", "best", "best_step")
     }
     files, rollbacks = record.run.earlier_states(), state.rollbacks + 1
     limit = _limit(state, alarm)
@@ -43,7 +45,6 @@ def roll_back(state: TrainingState, record: Record, alarm: Alarm) -> None:
     if restored > limit:
         # A run of an earlier version has not stored a state this old, and the counts of this one belong to the alarm.
         state.watch.give_time(state.step)
-    record.drop_later_metrics(state, undone=True)
     text = f"from step {alarm.step} to the checkpoint of step {restored}"
     if alarm.name != "divergence":
         text += f", {_describe(restored, alarm, healthy)}"

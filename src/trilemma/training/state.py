@@ -45,6 +45,8 @@ class TrainingState:
         minutes: training time so far.
         best: score of the best checkpoint (:func:`trilemma.training.selection.score`); empty before the first
             evaluation.
+        best_step: step of the best checkpoint; ``None`` before the first, and in states of earlier versions. Later than
+            ``step`` after a rollback.
         ended: whether a remedy ended the run early.
         options: configuration values set by remedies, by dotted key.
         sounded: number of alarms so far, by name of the alarm.
@@ -68,6 +70,7 @@ class TrainingState:
         self.evaluated_at = -1
         self.rate_factor, self.minutes = 1.0, 0.0
         self.best: list[float] = []
+        self.best_step: int | None = None
         self.ended = False
         self.options: dict[str, Any] = {}
         self.sounded: dict[str, int] = {}
@@ -170,6 +173,7 @@ class Position(Header):
     options: dict[str, Any]
     sounded: dict[str, NonNegativeInt]
     restored: NonNegativeInt | None = None
+    best_step: NonNegativeInt | None = None
 
 
 ACCURACIES = 2
