@@ -25,8 +25,8 @@ from trilemma.files import (
     write_npz,
 )
 from trilemma.headers import ClassifierHeader
+from trilemma.runs.state_file import STATE as TRAINING_STATE
 from trilemma.samplers.replay_buffer import CHAINS
-from trilemma.training.checkpoint import FORMAT as TRAINING_STATE
 
 FORMATS = [CLASSIFIER, CHAINS, TRAINING_STATE, ATTACK_STATE]
 HEADER = {
