@@ -37,7 +37,7 @@ HEADER = {
 WORK = {"attacked": 3, "broken": 1, "unconfirmed": 0, "forwards": 9, "backwards": 6, "seconds": 0.5}
 HEADERS = {
     "classifier": HEADER,
-    "chains": {"class_names": ["cat", "dog"]},
+    "chains": {"class_names": ["cat", "dog"], "weights": "sha256:ab"},
     "training-state": {"$dict": [["step", 7]]},
     "attack-state": {
         "evaluation": "ab",
@@ -45,6 +45,7 @@ HEADERS = {
         "running": "fab-t",
         "work": {"fab-t": WORK},
         "batches": None,
+        "form": "cd",
     },
 }
 
