@@ -18,11 +18,23 @@ _STAYS = 0.2
 
 
 def changed_json(content: bytes, chance: random.Random) -> bytes | None:
-    """A JSON text with some values replaced, removed, moved, wrapped or renamed; ``None`` if it is not JSON."""
+    """JSON, or a random line of JSON lines, with some values replaced, removed, moved, wrapped or renamed.
+
+    ``None`` if it is not JSON.
+    """
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
-        return None
+        lines = content.splitlines()
+        if len(lines) < 2:
+            return None
+        number = chance.randrange(len(lines))
+        line = changed_json(lines[number], chance)
+        return (
+            None
+            if line is None
+            else b"".join(one + b"\n" for one in [*lines[:number], line, *lines[number + 1 :]])
+        )
     for _ in range(chance.randint(1, _MOST_CHANGES)):
         value = _changed(value, chance)
     return json.dumps(value).encode()

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.fault_suite import seals
+from benchmarks.fault_suite.files import SAMPLES
 
 from trilemma.pages.compare import Format
 
@@ -173,7 +174,7 @@ def _classifier(content: bytes) -> None:
         predict(clf, torch.zeros(1, *clf.image_shape))
 
 
-def _record(name: str) -> Callable[[bytes], None]:
+def _compared(name: str) -> Callable[[bytes], None]:
     """Reads a run one of whose records is replaced, as ``compare`` does."""
 
     def read(content: bytes) -> None:
@@ -183,6 +184,22 @@ def _record(name: str) -> Callable[[bytes], None]:
         table = compare([RUN])
         for form in _FORMS:
             as_text(table, form)
+
+    return read
+
+
+def _reported(name: str) -> Callable[[bytes], None]:
+    """Reads a run one of whose records is replaced, as ``report`` does; its figures are made, and not drawn."""
+
+    def read(content: bytes) -> None:
+        from matplotlib.figure import Figure
+
+        from trilemma.pages.html import write_report
+
+        (RUN / name).write_bytes(content)
+        picture = _picture("L", "png")
+        setattr(Figure, "savefig", lambda figure, target, **_: target.write(picture))  # noqa: B010
+        write_report(RUN)
 
     return read
 
@@ -204,7 +221,8 @@ def _log(content: bytes) -> None:
     read_log(Path("x.csv"))
 
 
-_ROW = "evaluation/pgd-20.json"
+_ROW, _DIAGNOSIS = "evaluation/pgd-20.json", "figures/energies.json"
+_SAMPLES = f"samples/{SAMPLES}.json"
 _READERS = {
     "recipe": Door(_recipe, _recipes),
     "overrides": Door(_override, _overrides),
@@ -213,9 +231,11 @@ _READERS = {
     "image": Door(_image, _pictures, seals.sealed_image),
     "classifier file": Door(_classifier, lambda: [CLASSIFIER.read_bytes()]),
     "npz": Door(_images("x.npz"), _npz, seals.sealed_zip),
-    "row": Door(_record(_ROW), _of_run(_ROW), seals.sealed_object),
-    "metrics": Door(_record("metrics.jsonl"), _of_run("metrics.jsonl"), seals.sealed_objects),
-    "status": Door(_record("status.json"), _of_run("status.json"), seals.sealed_object),
+    "row": Door(_compared(_ROW), _of_run(_ROW), seals.sealed_object),
+    "status": Door(_compared("status.json"), _of_run("status.json"), seals.sealed_object),
+    "metrics": Door(_reported("metrics.jsonl"), _of_run("metrics.jsonl"), seals.sealed_objects),
+    "diagnosis": Door(_reported(_DIAGNOSIS), _of_run(_DIAGNOSIS), seals.sealed_object),
+    "samples": Door(_reported(_SAMPLES), _of_run(_SAMPLES), seals.sealed_object),
     "log": Door(_log, lambda: [b"epoch,clean,pgd\n1,0.9,0.5\n2,0.91,0.45\n"]),
 }
 DOORS: dict[str, Door] = {

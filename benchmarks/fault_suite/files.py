@@ -24,7 +24,7 @@ RECIPE = (
 )  # fmt: skip
 # The step after which the unfinished run was interrupted; it has 27.
 _INTERRUPTED = 15
-_SAMPLES = "class-pca_momentum_joint_2"
+SAMPLES = "class-pca_momentum_joint_2"
 FINISHED, UNFINISHED = "finished", "unfinished"
 
 
@@ -50,8 +50,8 @@ _BEST, _LAST = (f"checkpoints/{name}/classifier.safetensors" for name in ("best"
 _ABOUT = ("config.yaml", "environment.json", "status.json", "metrics.jsonl", "events.jsonl")
 _ROWS = ("evaluation/clean.json", "evaluation/last/pgd-20.json")
 _PAGE = (
-    "figures/energies.json", "figures/energies.npz", "figures/energy-histograms.png", f"samples/{_SAMPLES}.json",
-    f"samples/{_SAMPLES}.png",
+    "figures/energies.json", "figures/energies.npz", "figures/energy-histograms.png", f"samples/{SAMPLES}.json",
+    f"samples/{SAMPLES}.png",
 )  # fmt: skip
 # Folders of results.
 _RESULTS = ("evaluation/", "samples/", "figures/")
@@ -79,7 +79,7 @@ READERS = {
     ),
     "compare": Reader(
         ("compare", "run", "--format", "json"), FINISHED, results.of_json,
-        (*_ABOUT, *_ROWS, f"samples/{_SAMPLES}.json", _BEST, _LAST),
+        (*_ABOUT, *_ROWS, f"samples/{SAMPLES}.json", _BEST, _LAST),
     ),
     "monitor": Reader(
         ("monitor", "run", "--json"), FINISHED, results.of_json, ("config.yaml", "metrics.jsonl", "events.jsonl")
@@ -90,7 +90,7 @@ READERS = {
     ),
     "generate": Reader(
         ("generate", "run", "--per-class", "1", "--steps", "2", *_QUICK), FINISHED, results.of_json,
-        ("config.yaml", _BEST, f"samples/{_SAMPLES}.json", f"samples/{_SAMPLES}.npz"),
+        ("config.yaml", _BEST, f"samples/{SAMPLES}.json", f"samples/{SAMPLES}.npz"),
     ),
     "train --resume": Reader(
         ("train", "run", "--resume", *_QUICK), UNFINISHED, results.of_run("run"), (*_ABOUT, *_STATES, _BEST),

@@ -94,6 +94,8 @@ def test_changes_of_json_are_json_and_reach_every_place() -> None:
     assert any("c" not in one for one in values if isinstance(one, dict))
     assert {"a": {"b": [1]}, "c": None} in values and {"a": {"b": [-1, "x"]}, "c": None} in values
     assert changed_json(b"no json", random.Random(0)) is None
+    first, second = (changed_json(b'{"a": 1}\n{"b": 2}\n', random.Random(3)) or b"").splitlines()
+    assert (first == b'{"a": 1}') != (second == b'{"b": 2}')
     assert words([b"key: 1\nother-key: x", b"key"]) == [b"key", b"other-key"]
 
 

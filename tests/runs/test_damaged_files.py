@@ -251,6 +251,8 @@ def test_the_best_classifier_is_expected_even_if_the_metrics_are_lost(run_copy: 
         {"kind": "step", "step": True, "epoch": 1.0},
         {"kind": "step", "step": 1, "epoch": float("nan")},
         {"kind": "step", "step": 1, "epoch": "1"},
+        {"kind": "step", "step": 1, "epoch": None},
+        {"kind": "step", "step": 1},
         {"kind": "step", "step": 1, "epoch": 1.0, "loss": "0.5"},
         {"kind": "step", "step": 1, "epoch": 1.0, "loss": [0.5]},
         {"kind": "step", "step": 1, "epoch": 1.0, "loss": {"a": 1}},

@@ -366,7 +366,8 @@ def check_metrics(line: Mapping[str, Any]) -> None:
         raise ValueError("has no kind")
     if type(line.get("step")) is not int or line["step"] < 0:
         raise ValueError("has no step")
-    if not _is_number(line.get("epoch")) or not math.isfinite(line.get("epoch") or 0.0):
+    epoch = line.get("epoch")
+    if epoch is None or not _is_number(epoch) or not math.isfinite(epoch):
         raise ValueError("has no epoch")
     for key, value in line.items():
         values = value.values() if key == "terms" and isinstance(value, dict) else [value]
