@@ -174,6 +174,21 @@ def _classifier(content: bytes) -> None:
         predict(clf, torch.zeros(1, *clf.image_shape))
 
 
+def _weights(content: bytes) -> None:
+    from trilemma.classifier.foreign_weights import read_weights
+
+    Path("x.pt").write_bytes(content)
+    read_weights("x.pt")
+
+
+def _state_dicts() -> list[bytes]:
+    import torch
+
+    target = io.BytesIO()
+    torch.save({"state_dict": {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}, "epoch": 3}, target)
+    return [target.getvalue()]
+
+
 def _compared(name: str) -> Callable[[bytes], None]:
     """Reads a run one of whose records is replaced, as ``compare`` does."""
 
@@ -230,6 +245,7 @@ _READERS = {
     "tar": Door(_images("x.tar"), _tars),
     "image": Door(_image, _pictures, seals.sealed_image),
     "classifier file": Door(_classifier, lambda: [CLASSIFIER.read_bytes()]),
+    "weights": Door(_weights, _state_dicts, seals.sealed_zip),
     "npz": Door(_images("x.npz"), _npz, seals.sealed_zip),
     "row": Door(_compared(_ROW), _of_run(_ROW), seals.sealed_object),
     "status": Door(_compared("status.json"), _of_run("status.json"), seals.sealed_object),

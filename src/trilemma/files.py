@@ -143,6 +143,15 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
         np.savez_compressed(stream, **arrays)
 
 
+def is_zip(file: Path | IO[bytes]) -> bool:
+    """Whether a file ends like a zip archive; also one whose directory says something impossible is none."""
+    try:
+        return zipfile.is_zipfile(file)
+    # Of archives on several disks.
+    except zipfile.BadZipFile:
+        return False
+
+
 def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
     """Returns the NumPy arrays of an ``.npz`` by name; each has a CRC-32, which is verified.
 

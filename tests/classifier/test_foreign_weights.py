@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.foreign_weights import CONTAINERS, load_weights, read_weights
-from trilemma.errors import CheckpointError
+from trilemma.data import load_images
+from trilemma.errors import CheckpointError, UserError
 from trilemma.evaluation.export import plain
 
 
@@ -263,3 +265,30 @@ def test_names_of_wrappers_reach_no_file(wrapper: str, nested: bool, tmp_path: P
     assert all(torch.equal(value, expected[name]) for name, value in inside.state_dict().items())
     exported = plain(clf).state_dict().keys() - {"mean", "std"}
     assert exported == {f"network.{name}" for name in expected}
+
+
+# The end of a zip archive that says that its beginning is on another disk; and one whose directory is cut.
+OTHER_DISK = struct.pack("<4sLQL", b"PK\6\7", 1, 0, 2) + struct.pack(
+    "<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0
+)
+CUT = b"PK\1\2" + bytes(20) + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, 24, 0, 0)
+
+
+@pytest.mark.parametrize("end", [OTHER_DISK, CUT])
+@pytest.mark.parametrize(
+    ("read", "name", "message"),
+    [
+        (Classifier.load, "x.safetensors", "not a classifier file, or cut short|a pickled checkpoint"),
+        (read_weights, "x.pt", "not a file of weights, or cut short|holds more than tensors"),
+        (load_images, "x.zip", "truncated or damaged archive"),
+        (load_images, "x.npz", "truncated or damaged archive|not an .npz|damaged"),
+    ],
+)
+def test_an_impossible_zip_archive_is_one_line(
+    tmp_path: Path, end: bytes, read: Callable[[str], object], name: str, message: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(b"x" * 100 + end)
+    with pytest.raises(UserError, match=message) as caught:
+        read(str(file))
+    assert "\n" not in str(caught.value)

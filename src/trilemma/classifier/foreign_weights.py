@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from trilemma.classifier.namings import recognise, translations, unsupported
 from trilemma.errors import CheckpointError, DamagedError
 from trilemma.files import PREFIXES as FORMAT_PREFIXES
-from trilemma.files import intact, is_safetensors, open_tensors, parse_json
+from trilemma.files import intact, is_safetensors, is_zip, open_tensors, parse_json
 from trilemma.headers import NetworkHeader, problem
 from trilemma.limits import check_expansion
 
@@ -143,7 +143,7 @@ def _plain_types() -> list[Any]:
 def is_pickle(path: Path) -> bool:
     """Whether the file begins like a pickle or is a zip archive, as ``torch.save`` writes."""
     with path.open("rb") as file:
-        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
+        return file.read(1) == b"\x80" or is_zip(path)
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -152,12 +152,17 @@ def _is_torchscript(path: Path) -> bool:
     Raises:
         CheckpointError: an archive that expands to more than weights do; PyTorch itself compresses nothing.
     """
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            check_expansion(info.file_size, info.compress_size, str(path), CheckpointError)
-        parts = [name.split("/") for name in archive.namelist()]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    # zipfile raises many kinds of exceptions for a damaged file, which torch refuses as well.
+    except Exception:
+        return False
+    for info in members:
+        check_expansion(info.file_size, info.compress_size, str(path), CheckpointError)
+    parts = [info.filename.split("/") for info in members]
     return any("constants.pkl" in part for part in parts) and any("code" in part for part in parts)
 
 

@@ -18,6 +18,7 @@ from typing import IO, cast
 
 from trilemma.data.left_out import LeftOut
 from trilemma.errors import DataError
+from trilemma.files import is_zip
 from trilemma.limits import IMAGE_FILE, check_expansion
 from trilemma.text_files import regular_size
 
@@ -98,7 +99,7 @@ def check_kind(path: Path) -> None:
         with path.open("rb") as stream:
             first = stream.read(tarfile.BLOCKSIZE)
             if name.endswith((".zip", _NPZ)):
-                problem = "" if zipfile.is_zipfile(stream) else "no zip file"
+                problem = "" if is_zip(stream) else "no zip file"
             elif name.endswith((".tar.gz", ".tgz")):
                 problem = "" if first.startswith(b"\x1f\x8b") else "no gzip file"
             elif name.endswith(".tar"):
