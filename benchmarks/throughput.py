@@ -535,16 +535,18 @@ def measure_copy(network: str, root: str | None, size: Size) -> dict[str, Any]:
 def page(content: dict[str, Any]) -> str:
     """Tables of speed, of shares, and of the folded copy."""
     steps = [row for row in content["rows"].values() if "method" in row]
+    steps.sort(key=lambda row: (list(NETWORKS).index(row["network"]), row["method"]))
     copies = [row for row in content["rows"].values() if "copy_ratio" in row]
     lines = [
         "# Throughput of training\n",
         f"`{content['command']}`\n",
         f"{content['about']}\n",
         "images/s: of the library's whole loop. Passes: forward passes per image, counted in multiplications / stated.",
-        "Alone: the time of the passes alone, in that of a step (1 is the limit). Release: the time of a step in the",
-        "form of the papers' releases ([what that means](../release_steps.py)), in that of a step of the library, and",
-        "the passes that it does. In processor time, in brackets by the clock; medians. Memory: the highest of a",
-        "step's tensors. The library keeps freed memory; the release has the malloc of glibc as it adapts by itself.",
+        "Alone: the time of the passes alone, in that of a step (1 is the limit); they do the same multiplications.",
+        "Release: the time of a step in the form of the papers' releases ([what that means](../release_steps.py)), in",
+        "that of a step of the library, and the passes that it does. In processor time, in brackets by the clock;",
+        "medians. Memory: the highest of a step's tensors. The library and its passes alone keep freed memory; the",
+        "release has the malloc of glibc as it adapts by itself.",
         "**Bold: short of the target** in the last column.\n",
         "| network | method | update | batch | images/s | passes | alone | release | its passes | MB | release, MB "
         "| target |",
