@@ -15,6 +15,7 @@ from trilemma.errors import CheckpointError, NotStoredError
 from trilemma.files import CLASSIFIER
 from trilemma.networks.create import create_network
 from trilemma.networks.options import SmallResNetOptions
+from trilemma.runs.digests import classes_digest
 
 OPTIONS = SmallResNetOptions(width=4)
 
@@ -217,10 +218,11 @@ def test_the_digest_of_the_weights_is_of_what_the_logits_depend_on(tmp_path: Pat
     header = CLASSIFIER.read_header(tmp_path / "a.safetensors")
     loaded = trilemma.load(tmp_path / "a.safetensors")
     assert digest is not None and digest == header.weights == loaded.weights_digest()
-    assert loaded.provenance() == {**loaded.about, "weights": digest}
+    classes = classes_digest(clf.class_names)
+    assert loaded.provenance() == {**loaded.about, "weights": digest, "classes": classes}
     # Names, statistics and modes leave the logits as they are.
     loaded.class_names, loaded.statistics = ("a", "b", "c"), {}
-    assert loaded.train().weights_digest() == digest
+    assert loaded.train().weights_digest() == digest and loaded.provenance()["classes"] != classes
     loaded.mean = torch.full((1, 1, 1, 1), 0.41)
     assert loaded.weights_digest() != digest
     with torch.no_grad():
