@@ -221,8 +221,8 @@ def _output(ended: Ended) -> Any:
     try:
         found = results.of_json(ended)
     except ValueError:
-        # The time of a step is measured.
-        return [word for word in ended.stdout.split() if not re.fullmatch(r"[\d.]+|seconds|minutes", word)]
+        # The time of a step is measured, and a table is as wide as its digits.
+        return [word for word in ended.stdout.split() if not re.fullmatch(r"[\d.]+|seconds|minutes|─+", word)]
     if isinstance(found, dict):
         return {key: value for key, value in found.items() if key not in ("figure", "figures", "grid")}
     return found
