@@ -179,10 +179,10 @@ def save_chains(
 def load_chains(source: str | Path) -> ImageSet:
     """Returns the chains that training kept.
 
+    A line on standard error says so if they belong to other weights than the classifier beside them.
+
     Args:
         source: a run folder (the chains of its best checkpoint), a classifier file of a run, or the file of chains.
-
-    A line on standard error says so if they belong to other weights than the classifier beside them.
 
     Raises:
         ConfigError: there are none.
