@@ -325,7 +325,9 @@ def _case(sound: Sound, name: str, file: str, way: str) -> Case:
     def judge(ended: Ended) -> str:
         return results.same_as(sound.result(name), reader.read, file, may_lack)(ended)
 
-    return Case(title, prepare, reader.arguments, judge, error=_names(file))
+    # A command that computes a result shows it, also if a folder is where it would be stored.
+    codes = (2, 4) if way == "a folder in its place" else (2,)
+    return Case(title, prepare, reader.arguments, judge, codes, _names(file))
 
 
 def _names(file: str) -> Callable[[Ended], str]:
