@@ -29,12 +29,15 @@ def not_stored(path: str | Path, error: OSError, advice: str | None = None) -> N
     Args:
         path: the file that was to be written, not a temporary one.
         error: the reason. If a part of ``path`` is a file or too long, the message names it.
-        advice: what to do; by default to free disk space or choose another folder.
+        advice: what to do; by default to free disk space or choose another folder, or to move a folder away that is
+            in the place of the file.
     """
     reason = error.strerror or str(error) or type(error).__name__
     place = None if error.filename is None else os.fsdecode(str(error.filename))
     if error.errno in _IN_THE_PATH and place is not None and Path(place) in Path(path).parents:
         reason += f": {place}"
+    if error.errno == errno.EISDIR and advice is None:
+        advice = "move that folder away"
     return NotStoredError(str(path), reason, advice)
 
 

@@ -244,3 +244,23 @@ def test_a_damaged_status_or_environment_does_not_keep_a_run_from_being_resumed(
     assert run.environment() == {} and (damage == b"{" or run.status() == {})
     lines = capsys.readouterr().err.splitlines()
     assert sorted(line.split(": ")[1] for line in lines) == sorted(map(str, files))
+
+
+@pytest.mark.parametrize("name", ["state_file", "best_classifier", "last_classifier"])
+def test_a_folder_in_the_place_of_a_file_is_said_before_the_run_goes_on(
+    tmp_path: Path, interrupt_after: Interrupt, name: str
+) -> None:
+    interrupt_after(STEPS_PER_EPOCH + 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny("standard"), out=tmp_path / "run", progress=False)
+    interrupt_after(0)
+    file = getattr(RunDirectory(tmp_path / "run"), name)
+    file.unlink(missing_ok=True)
+    file.mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError, match=f"{file.name}: is a folder, not a file; move it away, then continue"):
+        train(tiny("standard"), out=tmp_path / "run", resume=True, progress=False)
+    assert sorted(tmp_path.rglob("*")) == before
+    file.rmdir()
+    train(tiny("standard"), out=tmp_path / "run", resume=True, progress=False)
+    assert RunDirectory(tmp_path / "run").status()["status"] == "finished"

@@ -20,7 +20,7 @@ from trilemma.files import CLASSIFIER
 from trilemma.memory import freed_memory_kept
 from trilemma.runs.lock import writing
 from trilemma.runs.run_directory import RunDirectory
-from trilemma.storing import writable_folder
+from trilemma.storing import writable_file, writable_folder
 from trilemma.training.build import build_data
 from trilemma.training.checkpoint import newest_sound_state
 from trilemma.training.checks import check_run
@@ -99,6 +99,8 @@ def train(
     else:
         RunDirectory.check_unused(path)
     writable_folder(path)
+    for file in () if run is None else (run.state_file, run.best_classifier, run.last_classifier):
+        writable_file(file, "move it away, then continue the run with --resume (in Python resume=True)")
     check_compiler(config, chosen_device)
     data = build_data(config)
     if run is None or not run.has_begun():
