@@ -616,7 +616,8 @@ def main(arguments: list[str] | None = None) -> None:
             kept.append(class_gaussians(data.train))
         return kept[0]
 
-    about = f"{torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    about = f"{threads} thread{'s' if threads > 1 else ''}"
     for network in options.networks:
         size = TOY if options.toy else SIZES[network]
         for method in options.methods:
