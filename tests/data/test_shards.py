@@ -16,10 +16,10 @@ import torch
 from tests.data.conftest import Build
 
 from trilemma.data import Loader, load_images, load_splits, shards
-from trilemma.data.download import file_sha256
 from trilemma.data.sharding import shard_source
 from trilemma.data.stream import ShardStream
 from trilemma.errors import DataError, MissingExtraError
+from trilemma.files import file_sha256
 
 pytest.importorskip("webdataset", reason="needs the extra stream")
 

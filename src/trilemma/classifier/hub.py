@@ -12,9 +12,8 @@ from pydantic import ValidationError
 from trilemma.classifier import file as classifier_file
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.foreign_weights import load_weights, read_weights
-from trilemma.data.download import file_sha256
 from trilemma.errors import CheckpointError, ConfigError, MissingExtraError, describe
-from trilemma.files import CLASSIFIER, parse_json
+from trilemma.files import CLASSIFIER, file_sha256, parse_json
 from trilemma.headers import HubHeader, problem
 from trilemma.threat import Threat
 

@@ -23,11 +23,10 @@ from trilemma.classifier.output import accepted_shape, logits_in, raised
 from trilemma.config.overrides import parse_overrides
 from trilemma.config.registry import NETWORKS
 from trilemma.data.class_names import names_by_order, numbers
-from trilemma.data.download import file_sha256
 from trilemma.data.image_set import ImageSet
 from trilemma.data.sources import load_images
 from trilemma.errors import CheckpointError, ConfigError, ImageError, NetworkError, describe
-from trilemma.files import CLASSIFIER
+from trilemma.files import CLASSIFIER, file_sha256
 from trilemma.networks.create import create_network
 from trilemma.networks.own_network import own_network
 from trilemma.printing import print_message

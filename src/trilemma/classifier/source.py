@@ -260,7 +260,7 @@ class ClassifierSource:
 
     def _describe(self, clf: Classifier, file: Path | None) -> dict[str, Any]:
         """What was opened, for result rows: texts of the arguments, SHA-256 of the file, and the resulting values."""
-        from trilemma.data.download import file_sha256
+        from trilemma.files import file_sha256
 
         described = {
             "source": None if self.source is None else str(self.source),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import ssl
@@ -11,25 +10,9 @@ import urllib.request
 from pathlib import Path
 
 from trilemma.errors import DataError
+from trilemma.files import file_digest
 from trilemma.progress import bar, can_draw
 from trilemma.storing import not_stored
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, 64 hex digits.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    return _digest(path, "sha256")
-
-
-def _digest(path: Path, kind: str) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, kind).hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
 
 
 def verify_checksum(path: Path, expected: str) -> None:
@@ -39,7 +22,7 @@ def verify_checksum(path: Path, expected: str) -> None:
         DataError: the checksums differ, or the file cannot be read.
     """
     kind = "md5" if len(expected) == 32 else "sha256"
-    actual = _digest(path, kind)
+    actual = file_digest(path, kind)
     if actual != expected:
         raise DataError(
             f"{path}: wrong checksum ({kind} {actual}, expected {expected}); "

@@ -25,12 +25,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, ValidationError
 
 from trilemma.data.class_names import distinct_names, numbers
-from trilemma.data.download import file_sha256
 from trilemma.data.image_files import most_common_size
 from trilemma.data.layout import SPLIT_NAMES, SPLITS
 from trilemma.data.pictures import decode, decoding_threads, endings, read_header
 from trilemma.errors import DataError, MissingExtraError, describe
-from trilemma.files import parse_json, replacing, write_text
+from trilemma.files import file_sha256, parse_json, replacing, write_text
 from trilemma.headers import Count, Header, Text, problem
 from trilemma.limits import CLASSES, IMAGE_FILE, SHARD_INDEX
 from trilemma.progress import bar, can_draw

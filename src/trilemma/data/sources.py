@@ -21,7 +21,7 @@ from trilemma.data.arrays import arrays_contents, as_arrays, read_npz
 from trilemma.data.cache import FORMAT, Contents, Entry, Size, cached, in_memory
 from trilemma.data.class_names import match_classes, names_by_order, numbers
 from trilemma.data.containers import check_kind
-from trilemma.data.download import file_sha256, verify_checksum
+from trilemma.data.download import verify_checksum
 from trilemma.data.given import given_images
 from trilemma.data.image_files import image_files_contents
 from trilemma.data.image_set import ImageSet, Splits, source_name
@@ -32,6 +32,7 @@ from trilemma.data.shards import BY_INDEX, ShardFolder, is_shard_folder, webdata
 from trilemma.data.splitting import stratified_order, stratified_split
 from trilemma.data.stream import WINDOW, ShardStream, fill
 from trilemma.errors import DataError, nearest
+from trilemma.files import file_sha256
 from trilemma.limits import IMAGE_PIXELS
 from trilemma.printing import quoted
 from trilemma.units import MOST_PIXELS, count, number, seed_number, whole_number

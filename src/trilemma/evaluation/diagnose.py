@@ -21,6 +21,7 @@ from trilemma.evaluation.lint.rows import lint_data
 from trilemma.evaluation.source import Data, Source, find_run, open_images, open_source
 from trilemma.figures.energy_landscape import draw_deltas, draw_histograms, draw_moves, draw_quiver
 from trilemma.figures.style import save_figure
+from trilemma.files import file_sha256
 from trilemma.metrics.energy_landscape import (
     ADVERSARIAL,
     CLEAN,
@@ -36,7 +37,6 @@ from trilemma.metrics.energy_landscape import (
     write_points,
 )
 from trilemma.progress import bar
-from trilemma.runs.digests import file_digest
 from trilemma.runs.lock import writing_inside
 from trilemma.runs.records import keeps, note_kept, write_json
 from trilemma.samplers.generate import generate, stored_pca
@@ -259,7 +259,7 @@ def _write(out: Path, record: dict[str, Any], energies: Landscape) -> None:
     points = out / "energies.npz"
     write_points(points, sets)
     # Ties the record to these energies, in case the process is killed before it is written.
-    record["points_sha256"] = file_digest(points)
+    record["points_sha256"] = file_sha256(points)
     save_figure(out / "energy-histograms.png", lambda theme: draw_histograms(sets, theme))
     save_figure(
         out / "energy-quiver.png", lambda theme: draw_quiver(sets[CLEAN], sets[ADVERSARIAL], theme, attack)

@@ -20,7 +20,6 @@ from trilemma.classifier.batch_size import free_memory
 from trilemma.classifier.classifier import Classifier
 from trilemma.config.chains import choose_chain
 from trilemma.config.starts import REPLAY_BUFFER, start_names
-from trilemma.data.download import file_sha256
 from trilemma.data.image_set import ImageSet, Splits, as_float
 from trilemma.errors import ConfigError, NotStoredError
 from trilemma.evaluation.chain_record import ChainRecord, ChainRecorder, recorded_chains, recorded_steps
@@ -29,7 +28,7 @@ from trilemma.evaluation.source import Source, find_run, open_source
 from trilemma.figures.chains import draw_chain_energies, draw_trajectories
 from trilemma.figures.sample_grid import COLUMNS, draw_grid, draw_neighbours, first_of_each_class
 from trilemma.figures.style import LIGHT, Theme, render, save_figure
-from trilemma.files import write_bytes, write_npz
+from trilemma.files import file_sha256, write_bytes, write_npz
 from trilemma.metrics.generation import compare_samples, nearest_images
 from trilemma.noise import image_seeds
 from trilemma.progress import bar

@@ -62,12 +62,3 @@ def classes_digest(names: Iterable[str]) -> str:
     """SHA-256 of class names in label order, as text; the same for all Unicode forms of a name."""
     normal = [unicodedata.normalize("NFC", name) for name in names]
     return f"sha256:{hashlib.sha256(json.dumps(normal).encode()).hexdigest()}"
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file in hex; empty if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""

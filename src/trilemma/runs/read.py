@@ -14,10 +14,10 @@ from pydantic import BaseModel
 
 from trilemma.config.registry import STARTS
 from trilemma.config.starts import start_names
-from trilemma.errors import CheckpointError, RunError, UserError
-from trilemma.files import CLASSIFIER, dark_path
+from trilemma.errors import CheckpointError, DataError, RunError, UserError
+from trilemma.files import CLASSIFIER, dark_path, file_sha256
 from trilemma.limits import IMAGE_FILE
-from trilemma.runs.digests import classes_digest, file_digest, stored_weights_digest
+from trilemma.runs.digests import classes_digest, stored_weights_digest
 from trilemma.runs.records import (
     LAST,
     STALE,
@@ -127,7 +127,11 @@ class Contents:
         path = self.path / "figures" / "energies.npz"
         if self.diagnosis is None or not path.is_file():
             return None
-        if self.diagnosis.get("points_sha256") not in (None, file_digest(path)):
+        try:
+            digest = file_sha256(path)
+        except DataError:
+            digest = ""
+        if self.diagnosis.get("points_sha256") not in (None, digest):
             warn_once(
                 f"left out: {path}: damaged, or of another diagnosis than energies.json; diagnose again"
             )

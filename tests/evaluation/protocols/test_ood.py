@@ -13,11 +13,11 @@ from PIL import Image
 import trilemma
 from trilemma.config.registry import PROTOCOLS
 from trilemma.data.catalogue import CIFAR10, PACKS, Pack
-from trilemma.data.download import file_sha256
 from trilemma.data.image_set import ImageSet
 from trilemma.errors import DataError, UnknownNameError
 from trilemma.evaluation.evaluate import evaluate_run
 from trilemma.evaluation.protocols.ood import SYNTHETIC, WORDNET, outside_images, without_overlap
+from trilemma.files import file_sha256
 from trilemma.runs.records import read_record
 
 

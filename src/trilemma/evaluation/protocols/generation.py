@@ -14,14 +14,13 @@ from torch import Tensor
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.data.containers import read_file
-from trilemma.data.download import file_sha256
 from trilemma.data.image_files import folder_images
 from trilemma.data.image_set import Splits, as_float
 from trilemma.data.pictures import decode, read_header
 from trilemma.errors import ConfigError, DataError
 from trilemma.evaluation.evaluate import environment, which_images
 from trilemma.evaluation.protocol import Measurement, Protocol, Quantity, Request
-from trilemma.files import read_npz
+from trilemma.files import file_sha256, read_npz
 from trilemma.metrics.efficientnet import NAME as EFFICIENTNET
 from trilemma.metrics.efficientnet import efficientnet_lite0
 from trilemma.metrics.features import MANIFOLD, Features, extract, feature_metrics, metric_names
