@@ -12,8 +12,8 @@ misclassified ones included; theirs are counted by a wrapper around the network.
 command `trilemma` sets: waiting threads then sleep instead of spinning.
 
 Four networks are third-party ones (`../shared/reference-models`), four are trained here, with PGD of the library on
-images of `../shared/data`, and kept in `--work`; a PreActResNet-18 that was trained elsewhere is given by `--run`. It
-is so slow that both sides do a tenth of the steps and queries. Writes `benchmarks/results/attack-cost.json` and `.md`,
+images of `../shared/data`, and kept in `--work`; another PreActResNet-18 for CIFAR-10 may be given by `--run`. It is
+so slow that both sides do a tenth of the steps and queries. Writes `benchmarks/results/attack-cost.json` and `.md`,
 network by network.
 """
 
@@ -82,6 +82,12 @@ def mnist(count: int = 4000) -> tuple[Examples, Examples]:
     ), official_images("mnist", 250)
 
 
+def cifar10(count: int = 4000) -> tuple[Examples, Examples]:
+    train = load_splits("folder", root=SHARED / "data" / "cifar10-lossless-subset").train
+    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(0))[:count]
+    return (train.float_images(order), train.labels[order]), official_images("cifar10", 250)
+
+
 def tiny(classes: int = 10) -> tuple[Examples, Examples]:
     """Images of the first ten classes."""
     folder = SHARED / "data" / "tiny-imagenet"
@@ -131,6 +137,7 @@ class Trained:
         epochs: epochs of training.
         images: number of images that are evaluated.
         share: share of the protocol's steps and queries.
+        attack_steps: steps of PGD in training.
     """
 
     about: str
@@ -140,6 +147,7 @@ class Trained:
     epochs: int
     images: int = 100
     share: float = 1.0
+    attack_steps: int = 5
 
 
 TRAINED = {
@@ -154,8 +162,9 @@ TRAINED = {
         "64x64 colour, two convolutions, LeakyReLU",
         lambda: SmallCNN(10, (3, 64, 64), activation="leaky_relu"), tiny, Threat("linf", "1/255"), 4, 60,
     ),
-    "mnist-preact-resnet-18": Trained(
-        "28x28 grey, residual, BatchNorm, ReLU", lambda: PreActResNet(10, 1), mnist, Threat("linf", "0.1"), 2, 10, 0.1
+    "cifar10-preact-resnet-18": Trained(
+        "32x32 colour, residual, BatchNorm, ReLU", lambda: PreActResNet(10, 3), cifar10, Threat("linf", "1/255"),
+        4, 10, 0.1, attack_steps=1,
     ),
 }  # fmt: skip
 THIRD_PARTY = {
@@ -168,7 +177,7 @@ ABOUT = {name: kind.about for name, kind in TRAINED.items()} | THIRD_PARTY
 
 
 def train(kind: Trained, images: Tensor, labels: Tensor) -> Classifier:
-    """A network after a short adversarial training with five steps of PGD, Adam and a falling rate."""
+    """A network after a short adversarial training with PGD, Adam and a falling rate."""
     torch.manual_seed(0)
     clf = Classifier(kind.network(), 10, threat=kind.threat)
     batch = 64
@@ -179,7 +188,7 @@ def train(kind: Trained, images: Tensor, labels: Tensor) -> Classifier:
         index = torch.randint(len(labels), (batch,))
         # The radius grows over the first quarter: a large one from the start keeps a small network from learning.
         radius = kind.threat.epsilon * min(1.0, (step + 1) / (steps / 4))
-        attacked = attacks.pgd(clf, images[index], labels[index], radius, steps=5)
+        attacked = attacks.pgd(clf, images[index], labels[index], radius, steps=kind.attack_steps)
         clf.train()
         optimiser.zero_grad()
         F.cross_entropy(clf(attacked), labels[index]).backward()
@@ -194,7 +203,7 @@ def case(name: str, count: int | None, work: Path, run: Path | None) -> Case:
         return reference(name, count or 100)
     kind, path = TRAINED[name], work / f"{name}.pt"
     train_images, (images, labels) = kind.data()
-    if name == "mnist-preact-resnet-18" and run is not None:
+    if name == "cifar10-preact-resnet-18" and run is not None:
         clf = load(run)
     elif path.is_file():
         clf = Classifier(kind.network(), 10, threat=kind.threat)
@@ -362,7 +371,7 @@ def main() -> None:
     )
     parser.add_argument("--reference", type=Path, metavar="PATH", help="a folder that holds `autoattack/`")
     parser.add_argument(
-        "--run", type=Path, metavar="PATH", help="a trained PreActResNet-18 for MNIST, a run or a file"
+        "--run", type=Path, metavar="PATH", help="a trained PreActResNet-18 for CIFAR-10, a run or a file"
     )
     parser.add_argument(
         "--work", type=Path, metavar="PATH", default=Path("attack-cost"), help="trained networks"

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ from trilemma.classifier.classifier import Classifier  # noqa: E402
 from trilemma.classifier.contexts import inner_loop  # noqa: E402
 from trilemma.classifier.fast_copy import fast_copy  # noqa: E402
 from trilemma.classifier.memory_format import preferred_memory_format, set_memory_format  # noqa: E402
+from trilemma.classifier.winograd import WinogradConvolutions  # noqa: E402
 from trilemma.config.config import Config  # noqa: E402
 from trilemma.config.recipe import build_config  # noqa: E402
 from trilemma.config.registry import METHODS  # noqa: E402
@@ -464,7 +465,7 @@ def measure(method: str, network: str, root: str | None, size: Size, gaussians: 
     in_format_of_loop(alone.clf)
     others: dict[str, Other] = {}
     if not config.method.double_backwards:
-        others[PASSES] = Other(passes_alone(alone), partial(freed_memory_kept, alone.clf.device))
+        others[PASSES] = Other(passes_alone(alone), partial(context_of_loop, config, alone.clf))
         few_alone = alone.of_few()
         row["counted_alone"] = round(counted(passes_alone(few_alone), few_alone), 2)
     if method in STEPS:
@@ -496,6 +497,14 @@ def draws_of(setting: Setting, data: Splits, gaussians: Gaussians) -> Draws:
     classes = gaussians(data) if sampler.start == "class-gaussian" else None
     chains = None if state.buffer is None else state.buffer.images.clone()
     return Draws(chains, classes, sampler.reinit or 0.0, outside)
+
+
+@contextmanager
+def context_of_loop(config: Config, clf: Classifier) -> Iterator[None]:
+    """Freed memory and convolutions as in a step of the loop."""
+    winograd = build.uses_winograd(config, clf.network)
+    with freed_memory_kept(clf.device), WinogradConvolutions() if winograd else nullcontext():
+        yield
 
 
 def in_format_of_loop(clf: Classifier) -> None:

@@ -14,10 +14,13 @@ from trilemma.classifier.contexts import Mode
 from trilemma.classifier.fast_copy import FastNetwork, FirstConvolution, fast_copy, quick_gradients
 from trilemma.classifier.load import load
 from trilemma.classifier.memory_format import preferred_memory_format
+from trilemma.classifier.precision import in_bfloat16
+from trilemma.classifier.winograd import FixedConvolution
 from trilemma.config.registry import NETWORKS
 from trilemma.data.sources import load_splits
 from trilemma.networks.create import create_network
 from trilemma.networks.small_cnn import SmallCNN
+from trilemma.networks.small_resnet import SmallResNet
 
 
 def used(clf: Classifier) -> Classifier:
@@ -409,3 +412,26 @@ def test_a_network_whose_frozen_form_cannot_run_is_asked_in_its_other_form(toy):
     other = fast_copy(clf, images)
     assert isinstance(other.network, FastNetwork)
     assert_same(other, clf, images)
+
+
+def test_a_wide_network_has_winograd_convolutions_in_its_copy_instead_of_a_frozen_graph(toy):
+    torch.manual_seed(0)
+    shape = (3, 16, 16)
+    for width, wide in ((64, True), (32, True), (16, False)):
+        network = SmallResNet(10, 3, width=width, activation="silu")
+        clf = used(Classifier(network, 10, [0.4] * 3, [0.2] * 3)).eval()
+        other = fast_copy(clf, toy.images(2, shape))
+        assert isinstance(other.network, FastNetwork)
+        replaced = [module for module in other.network.modules() if isinstance(module, FixedConvolution)]
+        assert bool(replaced) == wide == (other.network.logits_only is other.network.with_gradient)
+        for count in (20, 1):
+            assert_same(other, clf, toy.images(count, shape, seed=count))
+
+
+def test_the_copy_of_a_wide_network_in_bfloat16_is_one_in_bfloat16(toy):
+    torch.manual_seed(0)
+    images = toy.images(20, (3, 16, 16))
+    clf = Classifier(SmallResNet(10, 3, width=64), 10).eval().requires_grad_(False)
+    other = in_bfloat16(fast_copy(clf, images[:2]))
+    exact, rounded = clf.logits(images), other.logits(images)
+    assert 0 < float((exact - rounded).abs().max() / exact.abs().max()) < 0.05

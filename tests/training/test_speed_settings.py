@@ -43,6 +43,37 @@ def _format(loop: Loop) -> str:
     return loop.record.memory_format
 
 
+WIDE = {"name": "small-resnet", "width": 64, "depth": 8}
+
+
+def test_a_wide_network_is_trained_with_winograd_convolutions_and_another_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same steps up to rounding; the run records which convolutions it has used."""
+    # The choice depends on the number of threads.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    few = {"epochs": 1, "held_out_images": 20}
+    runs = {}
+    for name, network, training in (
+        ("tiled", WIDE, {}),
+        ("direct", WIDE, {"winograd": False}),
+        ("lower precision", WIDE, {"precision": "bf16"}),
+        ("narrow", {"name": "small-resnet", "width": 8}, {}),
+    ):
+        config = tiny("pgd-at", few | training, network=network, attack={"steps": 1})
+        config = config.model_copy(update={"data": config.data.model_copy(update={"train_images": 96})})
+        runs[name] = trilemma.train(config, out=tmp_path / name, progress=False)
+    used = {
+        name: json.loads((run.path / "status.json").read_text())["convolutions"] for name, run in runs.items()
+    }
+    assert used == {"tiled": "winograd", "direct": "direct", "lower precision": "direct", "narrow": "direct"}
+    tiled, direct = (
+        torch.cat([weight.detach().flatten() for weight in trilemma.load(runs[name].path).parameters()])
+        for name in ("tiled", "direct")
+    )
+    assert 0 < float((tiled - direct).norm() / direct.norm()) < 1e-3
+
+
 def test_freed_memory_is_kept_during_training_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[str] = []
 

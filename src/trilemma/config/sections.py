@@ -329,6 +329,11 @@ class TrainingConfig(Section):
     select: Literal["auto", "clean", "pgd-10", "last"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
+    winograd: bool = Field(
+        True,
+        description="3x3 convolutions of at least 64 channels by Winograd's algorithm where that is faster: on a CPU, "
+        "in `fp32` and without `compile`; results change by rounding",
+    )
     compile: bool = False
     input_noise: NonNegativeFloat = Field(
         0.0, description="standard deviation of the Gaussian noise on training images, pixel units"

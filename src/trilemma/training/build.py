@@ -10,6 +10,7 @@ from torch import nn
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import set_batch_norm_momentum
+from trilemma.classifier.winograd import has_wide_convolutions
 from trilemma.config.config import Config
 from trilemma.config.sections import AugmentationConfig, UpdateConfig
 from trilemma.data.augmentation import Augmentation, default_augmentation
@@ -97,6 +98,16 @@ def synchronised(network: nn.Module, config: Config) -> nn.Module:
     # The layers are new ones, which are not frozen yet.
     freeze(network, config.training.freeze)
     return network
+
+
+def uses_winograd(config: Config, network: nn.Module) -> bool:
+    """Whether training computes wide convolutions by Winograd's algorithm, on the device where ``network`` is.
+
+    Not under autocast; and a compiled network chooses its convolutions itself.
+    """
+    training = config.training
+    possible = training.winograd and training.precision == "fp32" and not training.compile
+    return possible and has_wide_convolutions(network)
 
 
 def build_augmentation(section: AugmentationConfig, train: ImageSet | ShardStream) -> Augmentation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from trilemma.classifier.memory_format import (
     preferred_memory_format,
     set_memory_format,
 )
+from trilemma.classifier.winograd import WinogradConvolutions
 from trilemma.config.config import Config
 from trilemma.config.recipe import with_options
 from trilemma.data.batch import Batch
@@ -90,6 +92,12 @@ class Loop:
         self.clf.to(fabric.device)
         if training.channels_last:
             self._set_memory_format()
+        winograd = build.uses_winograd(config, self.clf.network)
+        record.convolutions = "winograd" if winograd else "direct"
+        # Around every step.
+        self.convolutions: AbstractContextManager[object] = (
+            WinogradConvolutions() if winograd else nullcontext()
+        )
         if training.compile:
             self.clf.network.compile()
         self.loader = build.build_loader(
@@ -239,7 +247,7 @@ class Loop:
             self.method = create_from_config(self.config, state.step)
         epoch = state.step // self.loader.steps_per_epoch + 1
         update = build.build_update(self.config.update, self.clf, epoch)
-        with self.fabric.autocast():
+        with self.convolutions, self.fabric.autocast():
             points = self.method.points(self.clf, batch, state.method_state)
             step = update(
                 lambda: check_step(

@@ -56,7 +56,7 @@ class Record:
         logs: Sequence[Log] = (),
     ) -> None:
         self.run, self.config, self.reporter, self.recipe, self.writes = run, config, reporter, recipe, writes
-        self.memory_format = "contiguous"
+        self.memory_format, self.convolutions = "contiguous", "direct"
         self.saved_at = time.monotonic()
         self._pca: ClassPCA | None = None
         events = tensorboard(run.path / "tensorboard") if writes else None
@@ -285,6 +285,7 @@ class Record:
                 seconds_per_step=60 * state.minutes / max(1, state.step),
                 peak_memory_mb=_peak_memory_mb(),
                 memory_format=self.memory_format,
+                convolutions=self.convolutions,
                 precision=self.config.training.precision,
                 compile=self.config.training.compile,
             )

@@ -22,7 +22,7 @@ from trilemma.networks.create import create_network
 from trilemma.training.build import build_classifier, normalisation
 
 # Keys of ``training`` that a first stage takes from its run, besides data, network and threat.
-_INHERITED = ("seed", "max_minutes", "precision", "channels_last", "compile", "sync_bn")
+_INHERITED = ("seed", "max_minutes", "precision", "channels_last", "winograd", "compile", "sync_bn")
 
 
 def is_recipe(start: str) -> bool:
