@@ -295,14 +295,21 @@ def test_a_real_collapse_is_met_without_a_person(tmp_path: Path) -> None:
         "accuracy-gap": [ladder[1], "pgd-2"],
     }
     training = {"epochs": 25, "batch_size": 64, "lr": 0.2, "evaluate_every": 5, "held_out_images": 200}
-    sick = tiny(
-        "fgsm", training, data={"name": "digits", "train_images": 1000}, threat={"norm": "linf", "radius": "0.3"},
-        schedule={"name": "cyclic"}, monitors={"remedies": remedies},
-    )  # fmt: skip
-    run = RunDirectory.open(train(sick, out=tmp_path / "run", progress=False).path)
-    events = run.events()
-    back = next(place for place, event in enumerate(events) if event["name"] == "rollback")
-    alarm = max(place for place, event in enumerate(events[:back]) if event["name"] in remedies)
-    assert events[back]["step"] < events[alarm]["step"]
-    assert any(event["message"] == "attack.steps = 2" for event in events)
-    assert run.status()["status"] == "finished" and run.best_classifier.is_file()
+    # Which seeds collapse depends on the rounding of the processor.
+    for seed in range(6):
+        sick = tiny(
+            "fgsm", training | {"seed": seed}, data={"name": "digits", "train_images": 1000},
+            threat={"norm": "linf", "radius": "0.3"}, schedule={"name": "cyclic"}, monitors={"remedies": remedies},
+        )  # fmt: skip
+        run = RunDirectory.open(train(sick, out=tmp_path / str(seed), progress=False).path)
+        events = run.events()
+        assert run.status()["status"] == "finished" and run.best_classifier.is_file()
+        rollbacks = [place for place, event in enumerate(events) if event["name"] == "rollback"]
+        if rollbacks:
+            break
+    else:
+        pytest.fail("no seed collapses")
+    alarm = max(place for place, event in enumerate(events[: rollbacks[0]]) if event["name"] in remedies)
+    assert events[rollbacks[0]]["step"] < events[alarm]["step"]
+    remedied = [event["message"] for event in events if event["kind"] == "remedy"]
+    assert {"attack.steps = 2", "regulariser.name = der"} & set(remedied)

@@ -14,7 +14,9 @@ from trilemma.attacks.arguments import AnyThreat, attack_arguments
 from trilemma.attacks.ensemble.oracle import Oracle
 from trilemma.attacks.margins import is_wrong, margin
 from trilemma.attacks.square_moves import DRAWS, Candidates, Move, Moves, Recolour, bumps, stripes
+from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import inner_loop
+from trilemma.classifier.winograd import FixedConvolution
 from trilemma.classifier.wrap import Images, Labels, Network
 from trilemma.threat import Threat
 from trilemma.units import count
@@ -28,8 +30,9 @@ CHUNK = 50
 DRAWN, PREPARED = 2**21, 2**18
 # Largest number of candidates of one image in a pass, and of those that are looked up among the rejected ones.
 MOST_AT_ONCE, MOST_LOOKED_UP = 32, 256
-# A pass costs as much as this number of images, besides its images; on an accelerator, where it is launched, more.
-PASS_COST, PASS_COST_ON_ACCELERATOR = 32, 2048
+# A pass costs as much as this number of images, besides its images; less for wide networks, whose images take longer,
+# and on an accelerator, where it is launched, more.
+PASS_COST, PASS_COST_WIDE, PASS_COST_ON_ACCELERATOR = 32, 4, 2048
 # Largest share of the evaluated candidates that is discarded, on average.
 MOST_DISCARDED = 0.2
 # A margin has fallen if it did by more than this share of the largest logit: less is the rounding of float32, which
@@ -130,7 +133,7 @@ def search(
     index = torch.arange(len(images), device=images.device)
     points, final = _Points(index, clean, start, margins, labels, seeds), start.clone()
     points.select((~broken).nonzero().squeeze(1))
-    query, rates = 1, _Rates()
+    query, rates = 1, _Rates(_pass_cost(oracle.clf))
     while query < queries and len(points.index):
         moves, query = _next_moves(points, query, queries, threat)
         broken = _Segment(oracle, points, moves, rates).run()
@@ -189,12 +192,22 @@ class _Rates:
     """Running estimates by which the number of candidates per pass is chosen.
 
     Attributes:
+        pass_cost: cost of a pass besides its images, in images.
         accepted: share of candidates that lower the margin.
         known: share of candidates that are known to be rejected.
     """
 
+    pass_cost: int
     accepted: float = 0.5
     known: float = 0.0
+
+
+def _pass_cost(clf: Classifier) -> int:
+    """What a pass costs besides its images, in images."""
+    if clf.device.type != "cpu":
+        return PASS_COST_ON_ACCELERATOR
+    wide = any(isinstance(module, FixedConvolution) for module in clf.network.modules())
+    return PASS_COST_WIDE if wide else PASS_COST
 
 
 class _Segment:
@@ -231,7 +244,7 @@ class _Segment:
         candidate, and about the share ``p (j - 1) / 2`` of the candidates is discarded; the product is least at
         ``sqrt(2 c / (count p))``.
         """
-        cost = PASS_COST if self.next.device.type == "cpu" else PASS_COST_ON_ACCELERATOR
+        cost = self.rates.pass_cost
         rate = max(self.rates.accepted, 1e-3)
         evaluated = min(sqrt(2 * cost / (count * rate)), 1 + 2 * MOST_DISCARDED / rate, MOST_AT_ONCE)
         looked_up = min(evaluated / max(1 - self.rates.known, 1e-3), MOST_LOOKED_UP)
