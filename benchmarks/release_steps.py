@@ -108,8 +108,14 @@ def class_gaussians(data: ImageSet, jitter: float = 2.5e-5) -> list[Multivariate
 
 
 def released_form(network: nn.Module) -> nn.Module:
-    """The network as a release calls it, with the same weights: every convolution by its own module."""
-    return nn.Sequential(network.body, network.classifier) if isinstance(network, SmallCNN) else network
+    """The network as a release calls it, with the same weights: every convolution is PyTorch's own."""
+    if not isinstance(network, SmallCNN):
+        return network
+    first, *others = network.body
+    assert isinstance(first, nn.Conv2d)
+    plain = nn.Conv2d(first.in_channels, first.out_channels, kernel_size=4, stride=2, padding=1)
+    plain.weight, plain.bias = first.weight, first.bias
+    return nn.Sequential(plain, *others, network.classifier)
 
 
 @dataclass

@@ -384,7 +384,9 @@ def test_what_is_faster_in_contiguous_memory_stays_so(toy):
     assert preferred_memory_format(network, torch.device("cuda")) == torch.channels_last
     other = fast_copy(Classifier(network, 10).eval(), torch.rand(2, 1, 28, 28))
     assert isinstance(other.network, FastNetwork)
-    weights = [weight for weight in other.network.with_gradient.parameters() if weight.dim() == 4]
+    graph = other.network.with_gradient
+    # The first one is a buffer of its module.
+    weights = [weight for weight in (*graph.parameters(), *graph.buffers()) if weight.dim() == 4]
     assert len(weights) == 2 and all(weight.is_contiguous() for weight in weights)
 
 

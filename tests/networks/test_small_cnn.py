@@ -11,7 +11,7 @@ from trilemma.errors import ConfigError, UnknownNameError
 from trilemma.networks.cost import count_macs, count_parameters
 from trilemma.networks.create import create_network
 from trilemma.networks.options import SmallCNNOptions
-from trilemma.networks.small_cnn import SmallCNN, blockwise_convolution
+from trilemma.networks.small_cnn import SmallCNN
 
 
 def published(classes: int = 10) -> nn.Module:
@@ -46,17 +46,6 @@ def test_the_linear_layer_fits_the_image_shape(shape: tuple[int, int, int]) -> N
     assert isinstance(network, SmallCNN)
     assert network(images).shape == (2, 7)
     assert torch.equal(network.classifier(network.features(images)), network(images))
-
-
-@pytest.mark.parametrize(("channels", "height", "width"), [(1, 28, 28), (3, 9, 8), (2, 5, 11)])
-def test_the_blockwise_convolution_is_the_strided_one(channels: int, height: int, width: int) -> None:
-    conv = nn.Conv2d(channels, 6, 4, stride=2, padding=1).double()
-    images = torch.rand(2, channels, height, width).double().requires_grad_()
-    strided, blockwise = conv(images), blockwise_convolution(conv, images)
-    torch.testing.assert_close(blockwise, strided, rtol=0, atol=1e-12)
-    leaves = [images, *conv.parameters()]
-    gradients = [torch.autograd.grad(out.square().sum(), leaves) for out in (strided, blockwise)]
-    assert all(torch.allclose(a, b, rtol=0, atol=1e-11) for a, b in zip(*gradients, strict=True))
 
 
 def test_images_below_four_pixels_are_refused() -> None:

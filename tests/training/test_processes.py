@@ -297,6 +297,47 @@ def test_launchers_train_what_two_own_processes_do(runs: Path, tmp_path: Path, n
     assert ["finished: " in output for output in outputs] in ([True, False], [False])
 
 
+DISKS_OF_THEIR_OWN = """
+import os, sys
+from trilemma.cli.main import main
+from trilemma.training import train
+train.FOLDER_PATIENCE = 0.5
+sys.argv[1:] = ["train", sys.argv[1], "devices=2", "--device", "cpu", "--out", sys.argv[2] + os.environ["RANK"]]
+main()
+"""
+
+
+def test_machines_without_a_shared_folder_end_with_a_line(tmp_path: Path) -> None:
+    (tmp_path / "launched.py").write_text(DISKS_OF_THEIR_OWN)
+    (tmp_path / "recipe.yaml").write_text(dump_config(METHODS["pgd-at"]))
+    out = tmp_path / "machine-"
+    machines = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "launched.py"), str(tmp_path / "recipe.yaml"), str(out)],
+            env={**os.environ, **variables},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for variables in by_torchrun(2)
+    ]  # fmt: skip
+    outputs = [machine.communicate(timeout=120)[0] for machine in machines]
+    skip_without_loopback("".join(outputs))
+    assert [machine.returncode for machine in machines] == [2, 2], outputs
+    line = "is not the same folder on all machines; give --out (in Python out=) in a folder that they share"
+    assert f"trilemma: error: {out}0: {line}" in outputs[0]
+    assert not any("Traceback" in output for output in outputs)
+    assert not (tmp_path / "machine-1").exists()
+
+
+def by_torchrun(count: int) -> list[dict[str, str]]:
+    """The variables that ``torchrun`` gives to one process on each of ``count`` machines."""
+    common = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "WORLD_SIZE": str(count),
+        "GROUP_WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "a",
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    return [{**common, "RANK": str(rank), "GROUP_RANK": str(rank)} for rank in range(count)]
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

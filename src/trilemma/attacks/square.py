@@ -32,7 +32,7 @@ DRAWN, PREPARED = 2**21, 2**18
 MOST_AT_ONCE, MOST_LOOKED_UP = 32, 256
 # A pass costs as much as this number of images, besides its images; less for wide networks, whose images take longer,
 # and on an accelerator, where it is launched, more.
-PASS_COST, PASS_COST_WIDE, PASS_COST_ON_ACCELERATOR = 32, 4, 2048
+PASS_COST, PASS_COST_WIDE, PASS_COST_ON_ACCELERATOR = 16, 4, 2048
 # Largest share of the evaluated candidates that is discarded, on average.
 MOST_DISCARDED = 0.2
 # A margin has fallen if it did by more than this share of the largest logit: less is the rounding of float32, which

@@ -26,11 +26,9 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from trilemma.classifier.classifier import Classifier
@@ -38,6 +36,7 @@ from trilemma.classifier.contexts import inner_loop
 from trilemma.classifier.memory_format import contiguous_is_faster, preferred_memory_format, set_memory_format
 from trilemma.classifier.output import logits_in
 from trilemma.classifier.winograd import FixedConvolution
+from trilemma.networks import stem
 
 # Largest difference of logits that counts as rounding, relative to the largest logit.
 _LOGIT_TOLERANCE = 1e-4
@@ -45,17 +44,11 @@ _LOGIT_TOLERANCE = 1e-4
 # switches a ReLU whose input is near 0, which happens in every third image of a WRN-28-2 and changes its gradient by a
 # per cent or two.
 _GRADIENT_TOLERANCE, _GRADIENT_TOLERANCE_OF_ALL = 1e-2, 5e-2
-# With more input channels than this, oneDNN's own input gradient is as fast.
-MAX_CHANNELS = 4
 # Input gradients, one per image and step, from which on a copy saves more than it costs, on a CPU and elsewhere.
 WORTH_A_COPY = 1_000
 WORTH_A_COPY_ON_ACCELERATOR = 100_000
-# Vector lanes: with fewer output channels, a convolution is slower than a matrix product and a sum over windows.
-_LANES = 8
 # With fewer channels in all convolutions, the frozen form gains more than tiles do.
 _WIDE = 128
-# Largest number of values that the input gradient of the first convolution holds at once, to stay in the cache.
-_BLOCK = 2**18
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Operations without side effects: their result may be unused in a graph.
 _PURE = (operator.getitem, getattr, "size", "dim")
@@ -237,6 +230,8 @@ class _Tracer(fx.Tracer):
     """Treats PyTorch's modules as leaves unless they contain other modules, as ``DataParallel`` does."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, stem.StemConvolution):
+            return True
         all_torch = all(type(module).__module__.startswith("torch.") for module in m.modules())
         return all_torch and super().is_leaf_module(m, module_qualified_name)
 
@@ -335,13 +330,10 @@ def _replace_module(traced: fx.GraphModule, target: str, module: nn.Module) -> N
 
 
 class FirstConvolution(nn.Module):
-    """``conv((x - mean) / std)`` as one module with an input gradient of its own.
+    """``conv((x - mean) / std)`` as one module with a cheap input gradient (:mod:`trilemma.networks.stem`).
 
-    It is a matrix product and a sum over windows, or with colour and strides a convolution of stride 1.
-
-    oneDNN's gradient of a convolution with three input channels uses three of sixteen vector lanes: in a small network
-    it is a third of the backward pass, and takes twice as long as this one. The mean is subtracted from the images and
-    not folded into the bias, because zero padding comes after it; ``std`` is folded into the weights.
+    The mean is subtracted from the images and not folded into the bias, because zero padding comes after it; ``std`` is
+    folded into the weights.
 
     Args:
         conv: a convolution for which :meth:`fits` is true.
@@ -350,6 +342,8 @@ class FirstConvolution(nn.Module):
     """
 
     mean: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(
         self, conv: nn.Conv2d, mean: Tensor | None, std: Tensor | None, memory_format: torch.memory_format
@@ -359,110 +353,14 @@ class FirstConvolution(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("weight", weight.clone(memory_format=memory_format))
         self.register_buffer("bias", None if conv.bias is None else conv.bias.detach())
+        assert isinstance(conv.padding, tuple)
         self.stride, self.padding = conv.stride, conv.padding
 
     @staticmethod
     def fits(conv: nn.Module) -> bool:
         """Whether this class can replace ``conv`` and is faster than it."""
-        return (
-            type(conv) is nn.Conv2d
-            and conv.weight.device.type == "cpu"
-            and conv.in_channels <= MAX_CHANNELS
-            and conv.groups == 1
-            and conv.dilation == (1, 1)
-            and conv.padding_mode == "zeros"
-            and isinstance(conv.padding, tuple)
-        )
+        return type(conv) in (nn.Conv2d, stem.StemConvolution) and stem.fits(conv)
 
     def forward(self, images: Tensor) -> Tensor:
-        output: Tensor = _Convolution.apply(
-            images if self.mean is None else images - self.mean,
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-        )  # type: ignore[no-untyped-call]
-        return output
-
-
-class _Convolution(torch.autograd.Function):
-    """``F.conv2d`` with a backward pass for the input only."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        images: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-    ) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.shape, ctx.stride, ctx.padding = images.shape, stride, padding
-        return F.conv2d(images, weight, bias, stride, padding)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (weight,), (gradient,) = ctx.saved_tensors, upstream
-        # Under autocast the output, and so its gradient, has the lower precision.
-        gradient = gradient.to(weight)
-        down, right = ctx.stride
-        if down == right and weight.shape[1] * down**2 >= _LANES:
-            input_gradient = _gradient_by_convolution(gradient, weight, down, ctx.padding, ctx.shape)
-        else:
-            values = weight[0].numel() * gradient.shape[2] * gradient.shape[3]
-            parts = gradient.split(max(1, _BLOCK // values))
-            input_gradient = torch.cat(
-                [_gradient_by_windows(part, weight, ctx.stride, ctx.padding, ctx.shape) for part in parts]
-            )
-        return input_gradient, None, None, None, None
-
-
-def _gradient_by_windows(
-    gradient: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], shape: torch.Size
-) -> Tensor:
-    """The input gradient of a convolution as a matrix product and a sum over windows; ``shape`` is the input's."""
-    (_, channels, height, width), (down, right), (top, left) = shape, stride, padding
-    count, _, out_height, out_width = gradient.shape
-    # [C kh kw, O] @ [n, O, L]: gradient with respect to each pixel of each window.
-    windows = weight.flatten(1).t() @ gradient.flatten(2)
-    # The sum below adds adjacent pixels and is faster where windows overlap most.
-    if max(stride) > 1:
-        return F.fold(windows, (height, width), weight.shape[2:], padding=padding, stride=stride)
-    windows = windows.view(count, channels, *weight.shape[2:], out_height, out_width)
-    padded = gradient.new_zeros(count, channels, height + 2 * top, width + 2 * left)
-    for i in range(weight.shape[2]):
-        for j in range(weight.shape[3]):
-            bottom, end = i + down * (out_height - 1) + 1, j + right * (out_width - 1) + 1
-            padded[:, :, i:bottom:down, j:end:right] += windows[:, :, i, j]
-    return padded[:, :, top : top + height, left : left + width].contiguous()
-
-
-def _gradient_by_convolution(
-    gradient: Tensor, weight: Tensor, stride: int, padding: tuple[int, int], shape: torch.Size
-) -> Tensor:
-    """The same for a stride above 1 in both directions: a convolution of stride 1 that returns ``stride**2`` pixels.
-
-    Pixel ``(s i + a, s j + b)`` of the padded input meets the kernel's rows ``a, s + a, ...`` and columns alike, so
-    that all pixels of one ``(a, b)`` are a correlation with a part of the kernel: ``C s**2`` output channels, which
-    fill the vector lanes that C leaves idle.
-    """
-    out_channels, channels, *kernel = weight.shape
-    rows, columns = (-(-size // stride) for size in kernel)
-    parts = F.pad(weight, (0, columns * stride - kernel[1], 0, rows * stride - kernel[0]))
-    parts = parts.view(out_channels, channels, rows, stride, columns, stride).permute(3, 5, 1, 0, 2, 4)
-    parts = parts.flip(4, 5).reshape(stride**2 * channels, out_channels, rows, columns)
-    if gradient.is_contiguous(memory_format=torch.channels_last):
-        parts = parts.contiguous(memory_format=torch.channels_last)
-    pixels = F.conv2d(gradient, parts, padding=(rows - 1, columns - 1))
-    pixels = pixels.unflatten(1, (stride, stride, channels))
-    # Pixels behind the last window have no gradient.
-    input_gradient = gradient.new_zeros(shape)
-    for row in range(stride):
-        for column in range(stride):
-            # Position of this pixel in the padded input, as (s i + a, s j + b).
-            (i, a), (j, b) = divmod(row + padding[0], stride), divmod(column + padding[1], stride)
-            target, source = input_gradient[:, :, row::stride, column::stride], pixels[:, a, b, :, i:, j:]
-            height, width = (min(target.shape[axis], source.shape[axis]) for axis in (2, 3))
-            target[:, :, :height, :width] = source[:, :, :height, :width]
-    return input_gradient
+        images = images if self.mean is None else images - self.mean
+        return stem.convolution(images, self.weight, self.bias, self.stride, self.padding)

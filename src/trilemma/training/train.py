@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ from trilemma.files import CLASSIFIER
 from trilemma.memory import freed_memory_kept
 from trilemma.runs.lock import writing
 from trilemma.runs.run_directory import RunDirectory
+from trilemma.shares import Share
 from trilemma.storing import writable_file, writable_folder
 from trilemma.training.build import build_data
 from trilemma.training.checkpoint import newest_sound_state
@@ -33,6 +36,9 @@ from trilemma.training.progress import reporter
 from trilemma.training.record import Record
 from trilemma.training.run import Run
 from trilemma.training.start import first_stage, load_start
+
+# Seconds for which a network file system may hide from one machine what another one has written.
+FOLDER_PATIENCE = 60.0
 
 
 def train(
@@ -117,6 +123,7 @@ def train(
             RunDirectory.create(path, config, name)
         share.wait(fabric.device)
         run = RunDirectory(path)
+        _check_same_folder(run, share, fabric.device)
         # The process that wrote before may have finished the run meanwhile.
         if run.status().get("status") != "finished":
             try:
@@ -125,6 +132,25 @@ def train(
                 advice = "free disk space, then continue the run with --resume (in Python resume=True)"
                 raise NotStoredError(error.path, error.reason, advice) from error
     return Run(path, load(path), run.metrics())
+
+
+def _check_same_folder(run: RunDirectory, share: Share, device: torch.device) -> None:
+    """Checks, in all processes at once, that they see the same run folder: machines have disks of their own.
+
+    Raises:
+        RunError: they do not.
+    """
+    until = time.monotonic() + FOLDER_PATIENCE
+    while share.count > 1 and not run.exists() and time.monotonic() < until:
+        time.sleep(0.5)
+    files = (run.config_file, run.environment_file)
+    seen = [zlib.crc32(file.read_bytes()) if file.is_file() else 0 for file in files]
+    all_seen = share.whole(torch.tensor([seen], device=device))
+    if bool((all_seen != all_seen[0]).any()):
+        raise RunError(
+            f"{run.path}: is not the same folder on all machines; give --out (in Python out=) in a folder that they "
+            "share"
+        )
 
 
 def _run_training(
