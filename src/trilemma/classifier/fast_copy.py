@@ -277,11 +277,7 @@ def _fold_batch_norm(traced: fx.GraphModule) -> None:
 
 def _replace_wide_convolutions(traced: fx.GraphModule) -> bool:
     """Replaces every convolution that is faster by tiles if one is wide; returns whether there was one."""
-    fitting = {
-        name: module
-        for name, module in traced.named_modules()
-        if isinstance(module, nn.Conv2d) and FixedConvolution.fits(module)
-    }
+    fitting = {name: module for name, module in traced.named_modules() if FixedConvolution.fits(module)}
     if not any(min(conv.in_channels, conv.out_channels) >= _WIDE for conv in fitting.values()):
         return False
     for name, conv in fitting.items():

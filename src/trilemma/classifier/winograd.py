@@ -15,7 +15,7 @@ float32 (128 channels, normal inputs); with the usual 0, 1, -1, 2, -2 it is 4 ti
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -227,7 +227,7 @@ class FixedConvolution(nn.Module):
         self.register_buffer("transposed", transposed_kernel(weight))
 
     @staticmethod
-    def fits(conv: nn.Module) -> bool:
+    def fits(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
         """Whether this class can replace ``conv`` and is faster for some images."""
         return (
             type(conv) is nn.Conv2d
