@@ -26,7 +26,7 @@ from trilemma.classifier.winograd import (
     weight_gradient,
 )
 
-WIDE = 64
+WIDE = 128
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -149,26 +149,34 @@ def test_a_gradient_that_is_differentiated_is_that_of_direct_convolutions(tiled:
 
 
 @pytest.mark.parametrize(
-    "call",
+    "conv",
     [
-        lambda images, weight: F.conv2d(images, weight, stride=2),
-        lambda images, weight: F.conv2d(images, weight, padding=2),
-        lambda images, weight: F.conv2d(images, weight, dilation=2),
-        lambda images, weight: F.conv2d(images, weight[:, : WIDE // 2], padding=1, groups=2),
-        lambda images, weight: F.conv2d(images, weight[:, :, :1, :1], padding=1),
-        lambda images, weight: F.conv2d(images[:, :32], weight[:, :32], padding=1),
-        lambda images, weight: F.conv2d(images[0], weight, None, (1, 1), (1, 1), (1, 1), 1),
-        lambda images, weight: F.conv2d(images.double(), weight.double(), padding=1),
-        lambda images, weight: F.conv2d(images.bfloat16(), weight.bfloat16(), padding=1),
+        nn.Conv2d(WIDE, WIDE, 3, padding=1, stride=2),
+        nn.Conv2d(WIDE, WIDE, 3, padding=2),
+        nn.Conv2d(WIDE, WIDE, 3, padding=1, dilation=2),
+        nn.Conv2d(WIDE, 2 * WIDE, 3, padding=1, groups=2),
+        nn.Conv2d(WIDE, WIDE, 3, padding="same"),
+        nn.Conv2d(WIDE, WIDE, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(WIDE, WIDE, 1),
+        nn.Conv2d(WIDE, 32, 3, padding=1),
+        nn.Conv2d(WIDE, WIDE, 3, padding=1).double(),
+        nn.Conv2d(WIDE, WIDE, 3, padding=1).bfloat16(),
     ],
-    ids=["stride", "padding", "dilation", "groups", "1x1", "narrow", "one image", "float64", "bfloat16"],
+    ids=repr,
 )
-def test_every_other_convolution_is_left_as_it_is(tiled: list[str], call: Callable[..., Tensor]) -> None:
-    images, weight = normal(16, WIDE, 16, 16), normal(WIDE, WIDE, 3, 3, seed=1)
-    expected = call(images, weight)
+def test_every_other_convolution_is_left_as_it_is(tiled: list[str], conv: nn.Conv2d) -> None:
+    images = normal(16, WIDE, 16, 16).to(conv.weight.dtype)
+    expected = conv(images)
     with WinogradConvolutions():
-        found = call(images, weight)
+        found = conv(images)
     assert torch.equal(found, expected) and not tiled
+
+
+def test_one_image_without_a_batch_is_left_as_it_is(tiled: list[str]) -> None:
+    conv, image = nn.Conv2d(WIDE, WIDE, 3, padding=1), normal(WIDE, 32, 32)
+    expected = conv(image)
+    with WinogradConvolutions():
+        assert torch.equal(conv(image), expected) and not tiled
 
 
 def test_a_convolution_under_autocast_is_left_as_it_is(tiled: list[str]) -> None:
@@ -195,7 +203,7 @@ def test_the_context_may_be_entered_again_and_ends_with_an_error(tiled: list[str
 def test_wider_convolutions_and_larger_batches_pay_and_small_ones_do_not(tiled: list[str]) -> None:
     weights = [torch.empty(channels, channels, 3, 3) for channels in (64, 128, 256, 512)]
     for weight in weights:
-        maps = [torch.empty(count, weight.shape[1], 8, 8) for count in (1, 4, 16, 64)]
+        maps = [torch.empty(count, weight.shape[1], 16, 16) for count in (1, 4, 16, 64)]
         for transformed in (True, False):
             found = [pays(images, weight, transformed=transformed) for images in maps]
             assert all(later >= earlier for earlier, later in pairwise(found)) and found[-1]
