@@ -36,7 +36,7 @@ _FEWEST_CHANNELS = 64
 # Times in units of one multiplication of a direct convolution, measured on AVX2 with 64 to 512 channels
 # (benchmarks/winograd.py): of a tile per pair of channels, and per channel with one thread and with several, since
 # copies gain less from threads; of a pair of channels when a transformed kernel is read, and when it is made too.
-_PER_PAIR, _PER_CHANNEL, _PER_CHANNEL_THREADS = 50, 2800, 4000
+_PER_PAIR, _PER_CHANNEL, _PER_CHANNEL_THREADS = 50, 3000, 5000
 _READ_KERNEL, _MAKE_KERNEL = 400, 3500
 # oneDNN's weight gradient takes half as long again as its forward pass.
 _DIRECT_WEIGHT_GRADIENT = 1.5
@@ -261,6 +261,7 @@ class WinogradConvolutions(TorchFunctionMode):
             and not kwargs
             and fits(args[1], *args[3:])
             and _takes(*args[:2])
+            and _gains(*args[:2])
         ):
             return _convolve(*args[:3])
         return func(*args, **(kwargs or {}))
@@ -278,6 +279,14 @@ def _takes(images: Tensor, weight: Tensor) -> bool:
         and images.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _gains(images: Tensor, weight: Tensor) -> bool:
+    """Whether the forward pass, or else the weight gradient, is faster by tiles."""
+    of_weight = weight.requires_grad and pays(
+        images, weight, transformed=False, direct=_DIRECT_WEIGHT_GRADIENT
+    )
+    return of_weight or pays(images, weight, transformed=False)
 
 
 def _convolve(
