@@ -211,8 +211,8 @@ def test_wider_convolutions_and_larger_batches_pay_and_small_ones_do_not(tiled: 
     # A map of 5x5 takes four tiles of 4x4; one of 80x80 leaves the cache.
     for side in (5, 80):
         assert not pays(torch.empty(64, 128, side, side), weights[0], transformed=True)
-    # 64 channels gain in the weight gradient alone.
-    images, weight = torch.empty(64, 64, 16, 16), torch.empty(64, 64, 3, 3)
+    # With 64 channels and few images the weight gradient gains, and the others do not.
+    images, weight = torch.empty(8, 64, 16, 16), torch.empty(64, 64, 3, 3)
     assert not pays(images, weight, transformed=False)
     assert pays(images, weight, transformed=False, direct=winograd._DIRECT_WEIGHT_GRADIENT)
 

@@ -36,7 +36,7 @@ _FEWEST_CHANNELS = 64
 # Times in units of one multiplication of a direct convolution, measured on AVX2 with 64 to 512 channels
 # (benchmarks/winograd.py): of a tile per pair of channels, and per channel with one thread and with several, since
 # copies gain less from threads; of a pair of channels when a transformed kernel is read, and when it is made too.
-_PER_PAIR, _PER_CHANNEL, _PER_CHANNEL_THREADS = 50, 3000, 5000
+_PER_PAIR, _PER_CHANNEL, _PER_CHANNEL_THREADS = 50, 2800, 5000
 _READ_KERNEL, _MAKE_KERNEL = 400, 3500
 # oneDNN's weight gradient takes half as long again as its forward pass.
 _DIRECT_WEIGHT_GRADIENT = 1.5
