@@ -37,6 +37,12 @@ def relative_error(values: Tensor, exact: Tensor) -> float:
     return float((values.double() - exact).norm() / exact.norm())
 
 
+def assert_close(values: Tensor, exact: Tensor, left: Tensor, right: Tensor, terms: int) -> None:
+    """Equal up to the rounding of sums of so many products; a tile mixes neighbours, so their size counts too."""
+    scale = terms * float(left.abs().max() * right.abs().max()) + 1.0
+    assert values.shape == exact.shape and float((values.double() - exact).abs().max()) < 1e-6 * scale
+
+
 def test_the_transforms_are_those_of_polynomial_products() -> None:
     """In exact arithmetic a tile of a correlation is ``A' [(G g G') * (B' d B)] A``, here for one channel in NumPy."""
     random = np.random.default_rng(0)
@@ -65,16 +71,21 @@ def test_all_three_products_are_those_of_a_direct_convolution_for_any_size(
     exact = F.conv2d(exact_images, exact_weight, None if bias is None else bias.double(), padding=1)
     exact.backward(upstream.double())
     assert exact_images.grad is not None and exact_weight.grad is not None
-    assert relative_error(convolution(images, transformed_kernel(weight), bias), exact.detach()) < 1e-5
-    assert relative_error(convolution(upstream, transposed_kernel(weight)), exact_images.grad) < 1e-5
-    assert relative_error(weight_gradient(images, upstream), exact_weight.grad) < 1e-5
+    assert_close(
+        convolution(images, transformed_kernel(weight), bias), exact.detach(), images, weight, 9 * channels
+    )
+    assert_close(
+        convolution(upstream, transposed_kernel(weight)), exact_images.grad, upstream, weight, 9 * outputs
+    )
+    terms = count * height * width
+    assert_close(weight_gradient(images, upstream), exact_weight.grad, images, upstream, terms)
 
 
-def test_rounding_is_at_most_twice_that_of_a_direct_convolution() -> None:
+def test_rounding_is_that_of_float32() -> None:
+    """1.0e-6 of the root mean square; a direct convolution has 0.6e-6, the usual points of interpolation 2.4e-6."""
     images, weight = normal(4, 128, 16, 16), normal(128, 128, 3, 3, seed=1)
     exact = F.conv2d(images.double(), weight.double(), padding=1)
-    tiled = relative_error(convolution(images, transformed_kernel(weight)), exact)
-    assert tiled < 2.5 * relative_error(F.conv2d(images, weight, padding=1), exact)
+    assert relative_error(convolution(images, transformed_kernel(weight)), exact) < 1.5e-6
 
 
 def test_an_image_does_not_depend_on_the_others_but_by_rounding() -> None:

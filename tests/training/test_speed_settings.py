@@ -60,7 +60,8 @@ def test_a_wide_network_is_trained_with_winograd_convolutions_and_another_is_not
         ("lower precision", WIDE, {"precision": "bf16"}),
         ("narrow", {"name": "small-resnet", "width": 8}, {}),
     ):
-        config = tiny("pgd-at", few | training, network=network, attack={"steps": 1})
+        # No attack, whose signs turn rounding into whole steps.
+        config = tiny("standard", few | training, network=network)
         config = config.model_copy(update={"data": config.data.model_copy(update={"train_images": 96})})
         runs[name] = trilemma.train(config, out=tmp_path / name, progress=False)
     used = {
