@@ -6,7 +6,7 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -278,6 +278,8 @@ def test_faults_have_one_clear_line(
             lambda: load_splits("cifar-10"),
             "'cifar-10' is neither a data set nor a path. Did you mean 'cifar10'",
         ),
+        # An annotation keeps nobody from passing a path.
+        (lambda: load_splits(cast(str, Path("no/such/path"))), "'no/such/path' is neither a data set"),
         (lambda: load_images("no/such/path"), "'no/such/path' is neither a data set nor a path"),
         (lambda: load_splits("folder"), "data set 'folder' needs root"),
         (lambda: load_splits("digits", root="."), "digits are in this package and need no root"),

@@ -413,7 +413,8 @@ def _open_shards(root: Path, size: _Side) -> _ShardSource:
 def _open_named(name: str, root: str | Path | None, size: _Side) -> _Source:
     """Decodes a data set of the registry."""
     if name not in DATASETS:
-        raise _unknown(name)
+        # A path object is no name either.
+        raise _unknown(str(name))
     dataset = catalogue.find_dataset(name)
     if dataset.streamed:
         if root is None:
