@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,6 @@ from trilemma.classifier.classifier import Classifier  # noqa: E402
 from trilemma.classifier.contexts import inner_loop  # noqa: E402
 from trilemma.classifier.fast_copy import fast_copy  # noqa: E402
 from trilemma.classifier.memory_format import preferred_memory_format, set_memory_format  # noqa: E402
-from trilemma.classifier.winograd import WinogradConvolutions  # noqa: E402
 from trilemma.config.config import Config  # noqa: E402
 from trilemma.config.recipe import build_config  # noqa: E402
 from trilemma.config.registry import METHODS  # noqa: E402
@@ -502,8 +501,7 @@ def draws_of(setting: Setting, data: Splits, gaussians: Gaussians) -> Draws:
 @contextmanager
 def context_of_loop(config: Config, clf: Classifier) -> Iterator[None]:
     """Freed memory and convolutions as in a step of the loop."""
-    winograd = build.uses_winograd(config, clf.network)
-    with freed_memory_kept(clf.device), WinogradConvolutions() if winograd else nullcontext():
+    with freed_memory_kept(clf.device), build.build_convolutions(config, clf.network):
         yield
 
 

@@ -304,12 +304,10 @@ def test_a_real_collapse_is_met_without_a_person(tmp_path: Path) -> None:
         run = RunDirectory.open(train(sick, out=tmp_path / str(seed), progress=False).path)
         events = run.events()
         assert run.status()["status"] == "finished" and run.best_classifier.is_file()
-        rollbacks = [place for place, event in enumerate(events) if event["name"] == "rollback"]
-        if rollbacks:
+        if any(event["message"] == "attack.steps = 2" for event in events):
             break
     else:
-        pytest.fail("no seed collapses")
-    alarm = max(place for place, event in enumerate(events[: rollbacks[0]]) if event["name"] in remedies)
-    assert events[rollbacks[0]]["step"] < events[alarm]["step"]
-    remedied = [event["message"] for event in events if event["kind"] == "remedy"]
-    assert {"attack.steps = 2", "regulariser.name = der"} & set(remedied)
+        pytest.fail("no seed needs the last remedy")
+    back = next(place for place, event in enumerate(events) if event["name"] == "rollback")
+    alarm = max(place for place, event in enumerate(events[:back]) if event["name"] in remedies)
+    assert events[back]["step"] < events[alarm]["step"]

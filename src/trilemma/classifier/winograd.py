@@ -242,7 +242,7 @@ class FixedConvolution(nn.Module):
 
 
 def has_wide_convolutions(network: nn.Module) -> bool:
-    """Whether a convolution of ``network`` is faster by tiles for some images; false where only others can be."""
+    """Whether a convolution of ``network``, on its device, is faster by tiles for some images."""
     return any(FixedConvolution.fits(module) for module in network.modules())
 
 
@@ -323,22 +323,20 @@ class _Convolution(torch.autograd.Function):
         for_images, for_weight, for_bias, *_ = ctx.needs_input_grad
         # A gradient that will be differentiated needs a graph, which the functions above do not record.
         direct = torch.is_grad_enabled()
-        image_gradient = weight_gradient_ = bias_gradient = None
+        of_images = of_weight = of_bias = None
         if for_images:
             flipped = weight.transpose(0, 1)
             if direct or not pays(gradient, flipped, transformed=transposed is not None):
-                image_gradient = F.conv_transpose2d(gradient, weight, padding=1)
+                of_images = F.conv_transpose2d(gradient, weight, padding=1)
             else:
-                image_gradient = convolution(
+                of_images = convolution(
                     gradient, transposed_kernel(weight) if transposed is None else transposed
                 )
         if for_weight:
             if direct or not pays(images, weight, transformed=False, direct=_DIRECT_WEIGHT_GRADIENT):
-                weight_gradient_ = convolution_gradients.conv2d_weight(
-                    images, weight.shape, gradient, padding=1
-                )
+                of_weight = convolution_gradients.conv2d_weight(images, weight.shape, gradient, padding=1)
             else:
-                weight_gradient_ = weight_gradient(images, gradient)
+                of_weight = weight_gradient(images, gradient)
         if for_bias:
-            bias_gradient = gradient.sum((0, 2, 3))
-        return image_gradient, weight_gradient_, bias_gradient, None, None
+            of_bias = gradient.sum((0, 2, 3))
+        return of_images, of_weight, of_bias, None, None

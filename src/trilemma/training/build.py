@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from trilemma.classifier.classifier import Classifier
 from trilemma.classifier.contexts import set_batch_norm_momentum
-from trilemma.classifier.winograd import has_wide_convolutions
+from trilemma.classifier.winograd import WinogradConvolutions, has_wide_convolutions
 from trilemma.config.config import Config
 from trilemma.config.sections import AugmentationConfig, UpdateConfig
 from trilemma.data.augmentation import Augmentation, default_augmentation
@@ -100,14 +101,14 @@ def synchronised(network: nn.Module, config: Config) -> nn.Module:
     return network
 
 
-def uses_winograd(config: Config, network: nn.Module) -> bool:
-    """Whether training computes wide convolutions by Winograd's algorithm, on the device where ``network`` is.
+def build_convolutions(config: Config, network: nn.Module) -> AbstractContextManager[object]:
+    """The context of every training step: ``WinogradConvolutions``, or none, for the device where ``network`` is.
 
-    Not under autocast; and a compiled network chooses its convolutions itself.
+    None under autocast; and a compiled network chooses its convolutions itself.
     """
     training = config.training
     possible = training.winograd and training.precision == "fp32" and not training.compile
-    return possible and has_wide_convolutions(network)
+    return WinogradConvolutions() if possible and has_wide_convolutions(network) else nullcontext()
 
 
 def build_augmentation(section: AugmentationConfig, train: ImageSet | ShardStream) -> Augmentation:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from torch import nn
 
 from trilemma.classifier.memory_format import preferred_memory_format, set_memory_format
-from trilemma.classifier.winograd import WinogradConvolutions
 from trilemma.config.config import Config
 from trilemma.config.registry import DATASETS
 from trilemma.data.cache import cache_folder, cache_required
@@ -72,7 +70,7 @@ def estimate(config: Config, device: str = "auto") -> dict[str, Any]:
     passes = forward_passes(config)
     batch = config.training.batch_size
     steps = config.training.epochs * (images // batch) * config.method.repeats
-    with WinogradConvolutions() if build.uses_winograd(config, network) else nullcontext():
+    with build.build_convolutions(config, network):
         seconds = seconds_per_image(network, macs, shape) * passes * batch / config.devices
     resident = _resident_images(config, splits, images)
     memory = _memory_gb(config, network, shape, parameters, resident)

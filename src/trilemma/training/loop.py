@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -92,12 +91,9 @@ class Loop:
         self.clf.to(fabric.device)
         if training.channels_last:
             self._set_memory_format()
-        winograd = build.uses_winograd(config, self.clf.network)
-        record.convolutions = "winograd" if winograd else "direct"
-        # Around every step.
-        self.convolutions: AbstractContextManager[object] = (
-            WinogradConvolutions() if winograd else nullcontext()
-        )
+        self.convolutions = build.build_convolutions(config, self.clf.network)
+        if isinstance(self.convolutions, WinogradConvolutions):
+            record.convolutions = "winograd"
         if training.compile:
             self.clf.network.compile()
         self.loader = build.build_loader(

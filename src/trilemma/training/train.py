@@ -140,8 +140,10 @@ def _check_same_folder(run: RunDirectory, share: Share, device: torch.device) ->
     Raises:
         RunError: they do not.
     """
+    if share.count == 1:
+        return
     until = time.monotonic() + FOLDER_PATIENCE
-    while share.count > 1 and not run.exists() and time.monotonic() < until:
+    while not run.exists() and time.monotonic() < until:
         time.sleep(0.5)
     files = (run.config_file, run.environment_file)
     seen = [zlib.crc32(file.read_bytes()) if file.is_file() else 0 for file in files]
